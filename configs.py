@@ -1,0 +1,75 @@
+"""The named experiments. `python -m launch.train NAME [--field value ...]`; `launch.train --help` lists them.
+
+Each says what it is for and what to expect.
+"""
+
+import dataclasses
+
+from crn_jax.cascade import PAPER_WIDTHS, CascadeConfig
+from crn_jax.data.label_space import CAMVID, CITYSCAPES
+from crn_jax.data.sources import DataConfig
+from crn_jax.experiment import Experiment, RunConfig
+from crn_jax.lambdas import LambdaConfig
+from crn_jax.losses import RELEASED_WEIGHTS
+from crn_jax.train import OptimizerConfig
+from crn_jax.vgg_weights import VGGConfig
+
+# Procedural streets at 64x128: shows the whole path on a CPU without any data.
+demo = Experiment(
+    name="demo",
+    data=DataConfig("streets", num_scenes=200),
+    cascade=CascadeConfig(CITYSCAPES.num_classes, widths=(128, 128, 128, 96, 48)),
+    vgg=VGGConfig(allow_random=True),
+    lambdas=LambdaConfig(rescale_epoch=1),
+    optimizer=OptimizerConfig(learning_rate=5e-4),
+    epochs=2,
+    run=RunConfig(validate_every=200, validation_examples=16, checkpoint_every=200),
+)
+
+# CamVid, 367 photographs of 4:3. Narrow, for a CPU.
+camvid_96x128 = Experiment(
+    name="camvid_96x128",
+    data=DataConfig("camvid"),
+    cascade=CascadeConfig(CAMVID.num_classes, widths=(256, 256, 256, 256, 128, 64), base=(3, 4)),
+    lambdas=LambdaConfig(rescale_epoch=2, conv5_2_factor=10),
+    optimizer=OptimizerConfig(ema_decay=0.999),
+    epochs=16,
+    run=RunConfig(validate_every=734, checkpoint_every=367),
+)
+
+# The paper's widths at 192x256, for a GPU.
+camvid_192x256 = dataclasses.replace(
+    camvid_96x128,
+    name="camvid_192x256",
+    cascade=CascadeConfig(CAMVID.num_classes, widths=PAPER_WIDTHS[:7], base=(3, 4)),
+    lambdas=LambdaConfig(rescale_epoch=10, conv5_2_factor=10),
+    epochs=100,
+)
+
+# The paper on Cityscapes (2975 photographs): Adam at 1e-4, batch 1, λ rescaled at epoch 100 of 200.
+cityscapes_256p = Experiment(
+    name="cityscapes_256p",
+    data=DataConfig("cityscapes", threads=8),
+    cascade=CascadeConfig(CITYSCAPES.num_classes, widths=PAPER_WIDTHS[:7]),
+    run=RunConfig(validate_every=2975, checkpoint_every=2975),
+)
+
+# Eight and nine modules, all of them trained, with the weights λ that the released programs contain.
+cityscapes_512p = dataclasses.replace(
+    cityscapes_256p,
+    name="cityscapes_512p",
+    cascade=CascadeConfig(CITYSCAPES.num_classes, widths=PAPER_WIDTHS[:8]),
+    lambdas=LambdaConfig(initial=RELEASED_WEIGHTS["cityscapes_512p"], rescale_epoch=None),
+)
+cityscapes_1024p = dataclasses.replace(
+    cityscapes_512p, name="cityscapes_1024p", cascade=CascadeConfig(CITYSCAPES.num_classes, widths=PAPER_WIDTHS)
+)
+
+EXPERIMENTS = {
+    "A first look: procedural streets at 64x128, minutes on a CPU.": demo,
+    "CamVid at 96x128, narrow: an hour or two on a CPU.": camvid_96x128,
+    "CamVid at 192x256 with the paper's widths: for a GPU.": camvid_192x256,
+    "The paper on Cityscapes at 256x512.": cityscapes_256p,
+    "Cityscapes at 512x1024, eight modules end to end.": cityscapes_512p,
+    "Cityscapes at 1024x2048, nine modules end to end.": cityscapes_1024p,
+}

@@ -1,0 +1,150 @@
+"""The Cascaded Refinement Network (Chen & Koltun, ICCV 2017, section 3.2).
+
+A layout is a float array `[B, H, W, c]`: one-hot over the classes, void last. The cascade turns it into
+`[B, k, H, W, 3]`: k images per layout, float32, RGB on the 0..255 scale, not clipped.
+"""
+
+import dataclasses
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from crn_jax.resize import double_bilinear, halve_area
+
+PAPER_WIDTHS = (1024, 1024, 1024, 1024, 1024, 512, 512, 128, 32)
+"""Feature maps d_0 ... d_8 of the paper: seven modules give 256x512, eight 512x1024, nine 1024x2048."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CascadeConfig:
+    """The shape of a cascade. Module i has `widths[i]` feature maps and works at `base * 2**i`."""
+
+    num_classes: int
+    """Channels of the layout, void included."""
+    widths: tuple[int, ...] = PAPER_WIDTHS[:7]
+    """Feature maps d_i of each refinement module; their number sets the resolution."""
+    base: tuple[int, int] = (4, 8)
+    """Height and width of the first module: 4 8 for images 1:2 (the paper), 3 4 for 3:4, 4 4 for square ones."""
+    num_images: int = 1
+    """Images k synthesized from one layout."""
+    variant: Literal["paper", "authors"] = "authors"
+    """authors: the last feature layer is normalized as all others (the released program); paper: it is linear."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the convolutions, here and in the VGG-19 of the loss. Parameters, norms, colours and the loss stay float32."""
+
+    def __post_init__(self):
+        if not self.widths or min(self.widths) < 1:
+            raise ValueError(f"widths must hold at least one positive number, got {self.widths}.")
+        if min(self.num_classes, self.num_images, *self.base) < 1:
+            raise ValueError(f"num_classes, num_images and base must be positive, got {self}.")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the synthesized image, in pixels."""
+        scale = 2 ** (len(self.widths) - 1)
+        return self.base[0] * scale, self.base[1] * scale
+
+
+class LayerNorm(nn.Module):
+    """Layer norm over height, width and channels of each sample, with a scale and a bias per channel.
+
+    Statistics in float32 whatever the input's dtype; epsilon as in the released program.
+    """
+
+    epsilon: float = 1e-12
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:  # [B, H, W, C]
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
+        y = jnp.asarray(x, jnp.promote_types(x.dtype, jnp.float32))
+        mean = y.mean((1, 2, 3), keepdims=True)
+        variance = jnp.square(y - mean).mean((1, 2, 3), keepdims=True)
+        y = (y - mean) * jax.lax.rsqrt(variance + self.epsilon) * scale[None, None, None] + bias[None, None, None]
+        return y.astype(x.dtype)
+
+
+class RefinementModule(nn.Module):
+    """M_i: two 3x3 convolutions, each followed by layer norm and LReLU; `[B, h, w, c_in] -> [B, h, w, width]`."""
+
+    width: int
+    dtype: jnp.dtype
+    linear_output: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for i in (1, 2):
+            # No bias: the norm's takes its place, and behind a linear output that of the colour projection does.
+            x = nn.Conv(
+                self.width, (3, 3), use_bias=False, kernel_init=nn.initializers.xavier_uniform(), dtype=self.dtype,
+                name=f"conv{i}",
+            )(x)  # fmt: skip
+            if not (self.linear_output and i == 2):
+                x = nn.leaky_relu(LayerNorm(name=f"norm{i}")(x), 0.2)
+        return x
+
+
+class Cascade(nn.Module):
+    """g(L; θ): the refinement modules M_0 ... M_n and the projection to colour."""
+
+    config: CascadeConfig
+
+    @nn.compact
+    def __call__(self, layout: jax.Array) -> jax.Array:  # [B, H, W, c] -> [B, k, H, W, 3]
+        config, last = self.config, len(self.config.widths) - 1
+        check_layout_shape(config, layout.shape)
+        layouts = [jnp.asarray(layout, config.dtype)]
+        for _ in range(last):
+            layouts.insert(0, halve_area(layouts[0]))
+
+        features = None
+        for i, width in enumerate(config.widths):
+            x = layouts[0] if i == 0 else jnp.concatenate([double_bilinear(features), layouts[i]], axis=-1)
+            linear = config.variant == "paper" and i == last
+            features = RefinementModule(width, jnp.dtype(config.dtype), linear, name=f"module_{i}")(x)
+
+        rgb = nn.Conv(
+            3 * config.num_images, (1, 1), kernel_init=nn.initializers.xavier_uniform(), dtype=jnp.float32,
+            name="to_rgb",
+        )(features.astype(jnp.float32))  # fmt: skip
+        # The released weights emit all k reds first, then the greens, then the blues.
+        b, h, w, _ = rgb.shape
+        images = rgb.reshape(b, h, w, 3, config.num_images).transpose(0, 4, 1, 2, 3)
+        return (images + 1) / 2 * 255
+
+
+def check_layout_shape(config: CascadeConfig, shape: tuple[int, ...]) -> None:
+    """Raises ValueError unless a layout of this shape `[B, H, W, c]` fits the cascade; the message names sizes that do."""
+    if len(shape) != 4 or shape[-1] != config.num_classes:
+        raise ValueError(f"A layout must be [B, H, W, {config.num_classes}] (void last), got {list(shape)}.")
+    height, width = shape[1:3]
+    scale = 2 ** (len(config.widths) - 1)
+    if height % scale or width % scale:
+        fitting = [f"{max(h, 1) * scale}x{max(w, 1) * scale}" for h, w in _neighbours(height, width, scale)]
+        raise ValueError(
+            f"A layout of {height}x{width} does not fit {len(config.widths)} modules: height and width must be multiples "
+            f"of 2^{len(config.widths) - 1} = {scale}. Nearest sizes: {', '.join(dict.fromkeys(fitting))}; this "
+            f"cascade was made for {config.size[0]}x{config.size[1]}."
+        )
+
+
+def _neighbours(height: int, width: int, scale: int) -> list[tuple[int, int]]:
+    (h0, h1), (w0, w1) = ((n // scale, -(-n // scale)) for n in (height, width))
+    return [(h0, w0), (h0, w1), (h1, w0), (h1, w1)]
+
+
+def count_parameters(params) -> int:
+    """The number of scalars in a tree of arrays (or of their shapes)."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def init_params(config: CascadeConfig, key: jax.Array) -> dict:
+    """Fresh parameters: Xavier uniform kernels, zero biases, norms at scale 1 and bias 0 (as the released program).
+
+    Shapes do not depend on the resolution, so the smallest layout serves.
+    """
+    scale = 2 ** (len(config.widths) - 1)
+    layout = jnp.zeros((1, scale, scale, config.num_classes))
+    return Cascade(config).init(key, layout)["params"]

@@ -1,0 +1,123 @@
+"""Checkpoints of a run, through Orbax: asynchronous, atomic, the last few and the best kept."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+from orbax.checkpoint import v1 as ocp
+
+from crn_jax.errors import UserError
+from crn_jax.train import TrainState
+
+
+class Checkpoints:
+    """The checkpoints of one run folder, named by the number of steps done."""
+
+    def __init__(self, folder: str | Path, keep_last: int = 2):
+        self.folder = Path(folder).absolute()
+        policies = ocp.training.preservation_policies
+        keep = [
+            policies.LatestN(n=keep_last),
+            # In descending order the last one, which BestN keeps, has the smallest distance.
+            policies.BestN(
+                get_metric_fn=lambda metrics: metrics["distance"],
+                reverse=True,
+                n=1,
+                keep_checkpoints_without_metrics=False,
+            ),
+        ]
+        try:
+            self._orbax = ocp.training.Checkpointer(
+                self.folder,
+                preservation_policy=policies.AnyPreservationPolicy(keep),
+                cleanup_tmp_directories=True,  # what a killed save left behind
+            )
+        except OSError as error:
+            raise UserError(f"{self.folder}: checkpoints cannot be kept here ({error}).") from error
+        self._saving = None
+
+    def latest_step(self) -> int | None:
+        """Steps done at the newest checkpoint, None if there is none."""
+        return self._orbax.latest.step if self._orbax.latest else None
+
+    def best_step(self) -> int | None:
+        """Steps done at the checkpoint with the smallest held-out distance, None if none was validated."""
+        validated = [c for c in self._orbax.checkpoints if c.metrics]
+        return min(validated, key=lambda c: c.metrics["distance"]).step if validated else None
+
+    def steps(self) -> list[int]:
+        """Steps done at every checkpoint there is, ascending."""
+        return [c.step for c in self._orbax.checkpoints]
+
+    def save(self, step: int, state: TrainState, distance: float | None, description: dict[str, Any]) -> None:
+        """Starts saving; the disk is written in the background. A step that is there already is left alone.
+
+        Args:
+          step: the number of steps done.
+          state: the training state; it may be donated as soon as this returns.
+          distance: the held-out distance at this step, by which the best is chosen.
+          description: plain JSON stored beside the state (config, label space).
+
+        Raises:
+          UserError: if this save, or the one before it, could not be written.
+        """
+        self.wait()
+        if step in self.steps():
+            return
+        metrics = None if distance is None else {"distance": distance}
+        try:
+            self._saving = self._orbax.save_async(step, state, force=True, metrics=metrics, custom_metadata=description)
+        except Exception as error:  # Orbax, TensorStore and the file system each raise their own.
+            raise self._failed(error) from error
+
+    def wait(self) -> None:
+        """Returns once everything is on disk."""
+        saving, self._saving = self._saving, None
+        if saving is not None:
+            try:
+                saving.result()
+            except Exception as error:
+                raise self._failed(error) from error
+
+    def load(self, step: int, abstract: TrainState) -> TrainState:
+        """Reads the state at `step`; leaves that are `ocp.PLACEHOLDER` in `abstract` are left out.
+
+        Raises:
+          UserError: if something is missing, damaged or of another shape than in `abstract`.
+        """
+        try:
+            state = self._orbax.load(step, abstract)
+        except Exception as error:
+            raise UserError(f"{self.folder}/{step}: the checkpoint cannot be read: {error}") from error
+        # Where a key is missing Orbax leaves the ShapeDtypeStruct, without an error.
+        missing = [
+            jax.tree_util.keystr(path)
+            for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+            if isinstance(leaf, jax.ShapeDtypeStruct)
+        ]
+        if missing:
+            raise UserError(f"{self.folder}/{step}: the checkpoint lacks {', '.join(missing[:5])}.")
+        return state
+
+    def load_params(self, step: int, abstract: TrainState) -> dict:
+        """Reads only the parameters to synthesize with: the moving average if the run keeps one."""
+        wanted = "params" if abstract.ema is None else "ema"
+        skipped = {
+            field: jax.tree.map(lambda _: ocp.PLACEHOLDER, getattr(abstract, field))
+            for field in TrainState._fields
+            if field != wanted
+        }
+        return getattr(self.load(step, abstract._replace(**skipped)), wanted)
+
+    def close(self) -> None:
+        """Waits for the last save."""
+        self.wait()
+        self._orbax.close()
+
+    def _failed(self, error: Exception) -> UserError:
+        kept = self.steps()
+        return UserError(
+            f"A checkpoint could not be written to {self.folder}: {error}\nMake room there or make it writable, then give "
+            f"the same command again; the run goes on from "
+            f"{f'step {kept[-1]}, its last good checkpoint' if kept else 'the start: nothing was saved yet'}."
+        )

@@ -1,0 +1,127 @@
+"""An experiment: all that defines a run, as one frozen dataclass that goes to JSON and back.
+
+`configs.py` names instances; a run folder stores its own, so that no flag has to be repeated to resume or use it.
+"""
+
+import dataclasses
+import difflib
+from typing import Any
+
+import cattrs
+
+from crn_jax.cascade import CascadeConfig
+from crn_jax.data.sources import DataConfig, label_space_of
+from crn_jax.errors import UserError
+from crn_jax.lambdas import LambdaConfig
+from crn_jax.train import Objective, OptimizerConfig
+from crn_jax.vgg_weights import VGGConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """Where a run lives and how often it reports. All of this may change when a run is resumed."""
+
+    folder: str | None = None
+    """Default: runs/NAME."""
+    log_every: int = 20
+    """Steps between lines of metrics.jsonl; a line holds means over them."""
+    validate_every: int = 1000
+    """Steps between validations and contact sheets; one more comes at the end."""
+    validation_examples: int = 50
+    """Examples of a validation, spread evenly over the split."""
+    sheet_examples: int = 6
+    """Rows of a contact sheet."""
+    checkpoint_every: int = 1000
+    """Steps between checkpoints; one more comes at the end and at an interruption."""
+    keep_last: int = 2
+    """Checkpoints kept besides the best one."""
+
+    def __post_init__(self):
+        if min(dataclasses.astuple(self)[1:]) < 1:
+            raise UserError(f"Intervals and counts of --run must be at least 1, got {self}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A named experiment."""
+
+    name: str
+    data: DataConfig
+    cascade: CascadeConfig
+    vgg: VGGConfig = VGGConfig()
+    lambdas: LambdaConfig = LambdaConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    batch_size: int = 1
+    """Layouts per step; the paper's is 1."""
+    epochs: int = 200
+    """Passes over the training data."""
+    seed: int = 0
+    """Of the initial parameters and of the data's order."""
+    run: RunConfig = RunConfig()
+
+    def __post_init__(self):
+        expected = label_space_of(self.data).num_classes
+        if self.cascade.num_classes != expected:
+            raise UserError(
+                f"{self.data.source} has {expected} classes, void included, but --cascade.num_classes is "
+                f"{self.cascade.num_classes}."
+            )
+        height, width = self.cascade.size
+        if min(height, width) < 16:
+            raise UserError(f"VGG-19 needs images of at least 16x16; the cascade makes {height}x{width}.")
+
+    @property
+    def folder(self) -> str:
+        """The run's folder."""
+        return self.run.folder or f"runs/{self.name}"
+
+    def objective(self, steps_per_epoch: int) -> Objective:
+        """The static part of the training step."""
+        return Objective(self.cascade, self.lambdas, self.optimizer, self.vgg.pooling, steps_per_epoch)
+
+
+_converter = cattrs.Converter(forbid_extra_keys=True)
+
+
+def to_json(experiment: Experiment) -> dict[str, Any]:
+    """An experiment as plain dicts, lists, numbers and strings."""
+    return _converter.unstructure(experiment)
+
+
+def from_json(fields: dict[str, Any]) -> Experiment:
+    """The inverse of `to_json`.
+
+    Raises:
+      UserError: naming each field that is unknown, missing or of a wrong type.
+    """
+    try:
+        return _converter.structure(fields, Experiment)
+    except cattrs.BaseValidationError as error:
+        problems = "; ".join(cattrs.transform_error(error, path="experiment"))
+        raise UserError(f"The stored experiment does not fit this version of crn_jax: {problems}") from error
+
+
+_MAY_CHANGE = ("name", "epochs", "run.", "data.root", "data.threads", "vgg.weights")
+
+
+def differences(stored: Experiment, asked: Experiment) -> list[str]:
+    """The fields that a resumed run must not change but that differ, each as 'field: stored, now asked'."""
+    before, after = _flat(to_json(stored)), _flat(to_json(asked))
+    return [
+        f"{key}: {before.get(key)}, now {after.get(key)}"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key) and not key.startswith(_MAY_CHANGE)
+    ]
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def nearest(name: str, known) -> str:
+    """' Did you mean X?' for a misspelt name, else an empty string."""
+    close = difflib.get_close_matches(name, known, n=1)
+    return f" Did you mean '{close[0]}'?" if close else ""

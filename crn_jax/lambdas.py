@@ -1,0 +1,71 @@
+"""λ, the balance of the loss's terms, as explicit training state (section 3.3 of the paper).
+
+The state holds the weights w_l = λ_l · (number of elements of layer l); see `losses.py`. All functions are pure and
+keep shapes, so rescaling recompiles nothing.
+"""
+
+import dataclasses
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from crn_jax.vgg import TAPS
+
+
+@dataclasses.dataclass(frozen=True)
+class LambdaConfig:
+    """How λ starts and when it is rescaled."""
+
+    initial: tuple[float, ...] = (1.0,) * len(TAPS)
+    """Weights of the mean absolute difference of input, conv1_2, ... conv5_2; 1 is the paper's λ = 1/elements."""
+    rescale_epoch: int | None = 100
+    """λ is rescaled once, at the end of this epoch (counted from 1), by the terms' means over it. None: never."""
+    keep: Literal["total", "image"] = "total"
+    """What rescaling leaves as it was: the expected loss, or the image term (the authors: "relative to l0")."""
+    conv5_2_factor: float = 1.0
+    """Multiplies conv5_2 after rescaling; the released programs use 10."""
+
+    def __post_init__(self):
+        if len(self.initial) != len(TAPS):
+            raise ValueError(f"initial needs {len(TAPS)} weights ({', '.join(TAPS)}), got {self.initial}.")
+        if self.rescale_epoch is not None and self.rescale_epoch < 1:
+            raise ValueError(f"rescale_epoch counts from 1, got {self.rescale_epoch}.")
+
+
+class LambdaState(NamedTuple):
+    """`weights` [6] in force, and `sums` [6] of the terms seen so far in this epoch; both float32."""
+
+    weights: jax.Array
+    sums: jax.Array
+
+
+def init_lambdas(config: LambdaConfig) -> LambdaState:
+    """The state before the first step."""
+    return LambdaState(jnp.asarray(config.initial, jnp.float32), jnp.zeros(len(TAPS), jnp.float32))
+
+
+def update_lambdas(
+    config: LambdaConfig, state: LambdaState, terms: jax.Array, step: jax.Array, steps_per_epoch: int
+) -> LambdaState:
+    """Takes in the terms [6] of step `step` (counted from 0) and rescales if it ends the epoch `rescale_epoch`.
+
+    The moment follows from the step alone, so a restart can neither skip nor repeat it.
+    """
+    sums = jnp.where(step % steps_per_epoch == 0, 0.0, state.sums) + terms
+    if config.rescale_epoch is None:
+        return LambdaState(state.weights, sums)
+    due = step + 1 == config.rescale_epoch * steps_per_epoch
+    rescaled = rescale(config, state.weights, sums / steps_per_epoch)
+    return LambdaState(jnp.where(due, rescaled, state.weights), sums)
+
+
+def rescale(config: LambdaConfig, weights: jax.Array, means: jax.Array) -> jax.Array:
+    """Weights [6] under which the terms with these means [6] contribute equally: w_l = contribution / mean_l.
+
+    A term that is zero, such as one between identical images, keeps its weight.
+    """
+    contributions = weights * means
+    contribution = contributions[0] if config.keep == "image" else contributions.mean()
+    balanced = jnp.where(means > 0, contribution / jnp.where(means > 0, means, 1), weights)
+    return balanced.at[TAPS.index("conv5_2")].multiply(config.conv5_2_factor)

@@ -1,0 +1,51 @@
+"""The perceptual loss of the paper (section 3.3), on images of the 0..255 scale.
+
+A *term* is the mean absolute difference of one VGG-19 layer: with λ_l = w_l / (number of elements of layer l), the summand
+λ_l ‖Φ_l(I) − Φ_l(g)‖₁ of Eq. 1 is w_l times the term. The code works with the weights w, which do not depend on the
+resolution; they start at 1, the paper's λ_l = 1/elements.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from crn_jax.vgg import TAPS, Pooling, vgg19_features
+
+RELEASED_WEIGHTS = {
+    "cityscapes_256p": (1, 1 / 1.6, 1 / 2.3, 1 / 1.8, 1 / 2.8, 10 / 0.8),
+    "cityscapes_512p": (1, 1 / 2.6, 1 / 4.8, 1 / 3.7, 1 / 5.6, 10 / 1.5),
+    "gta_256p": (1, 1 / 1.4, 1 / 1.8, 1 / 1.3, 1 / 2.2, 10 / 0.62),
+}
+"""The weights w_l that the released programs contain as fixed divisors; 1024p uses those of 512p."""
+
+
+def layer_terms(
+    vgg_params: dict, photograph: jax.Array, images: jax.Array, pooling: Pooling = "average", dtype=jnp.float32
+) -> jax.Array:
+    """Mean absolute difference of every layer in `TAPS`, for each synthesized image.
+
+    Args:
+      vgg_params: the perception network's parameters.
+      photograph: the reference I, `[B, H, W, 3]`.
+      images: g(L), `[B, k, H, W, 3]`.
+      pooling: of the perception network.
+      dtype: of its convolutions; differences are taken in float32.
+
+    Returns:
+      float32 `[B, k, 6]`.
+    """
+    b, k = images.shape[:2]
+    reference = jax.lax.stop_gradient(vgg19_features(vgg_params, photograph, pooling, dtype))
+    features = vgg19_features(vgg_params, images.reshape(b * k, *images.shape[2:]), pooling, dtype)
+
+    def term(name: str) -> jax.Array:
+        feature = features[name].reshape(b, k, *features[name].shape[1:])
+        exact = jnp.promote_types(feature.dtype, jnp.float32)
+        difference = feature.astype(exact) - reference[name].astype(exact)[:, None]
+        return jnp.abs(difference).mean((2, 3, 4))
+
+    return jnp.stack([term(name) for name in TAPS], axis=-1)
+
+
+def perceptual_loss(terms: jax.Array, weights: jax.Array) -> jax.Array:
+    """Eq. 1 for k = 1, Eq. 2 (the best of the k images) beyond: `[B, k, 6], [6] -> []`, the mean over the batch."""
+    return jnp.sum(terms * weights[None, None], axis=-1).min(axis=1).mean()

@@ -1,0 +1,46 @@
+"""The two resamplings of the cascade, as local stencils.
+
+Arrays are float `[B, H, W, C]`. Both functions change height and width by exactly two, touch only neighbouring
+rows and columns (so an image split by rows over devices exchanges single rows), and keep the input's dtype.
+"""
+
+import jax
+import jax.numpy as jnp
+
+
+def halve_area(x: jax.Array) -> jax.Array:
+    """Averages 2x2 blocks: `[B, H, W, C] -> [B, H/2, W/2, C]`, TensorFlow's `resize_area` at a factor of two.
+
+    Raises:
+      ValueError: if the height or the width is odd.
+    """
+    b, h, w, c = x.shape
+    if h % 2 or w % 2:
+        raise ValueError(f"halve_area needs an even height and width, got {h}x{w}.")
+    return x.reshape(b, h // 2, 2, w // 2, 2, c).mean((2, 4))
+
+
+def double_bilinear(x: jax.Array) -> jax.Array:
+    """Bilinear upsampling with aligned corners: `[B, H, W, C] -> [B, 2H, 2W, C]`.
+
+    TensorFlow's `resize_bilinear(align_corners=True)`, which the released program uses.
+    """
+    return _double(_double(x, axis=1), axis=2)
+
+
+def _double(x: jax.Array, axis: int) -> jax.Array:
+    # Output row r samples the input at r (n-1)/(2n-1). For r = 2k that lies k/(2n-1) before row k, for r = 2k+1 it lies
+    # (n-1-k)/(2n-1) behind it.
+    n = x.shape[axis]
+    k = jnp.expand_dims(jnp.arange(n), [a for a in range(x.ndim) if a != axis])
+    before = (k / (2 * n - 1)).astype(x.dtype)
+    behind = ((n - 1 - k) / (2 * n - 1)).astype(x.dtype)
+    # The rows shifted in from outside are multiplied by zero. Pad and slice, not a negative pad: XLA miscompiles the
+    # latter when a replicated operand meets a sharded result (seen in jax 0.10.2 to 0.12.0).
+    padded = jnp.pad(x, [(1, 1) if a == axis else (0, 0) for a in range(x.ndim)])
+    previous = jax.lax.slice_in_dim(padded, 0, n, axis=axis)
+    following = jax.lax.slice_in_dim(padded, 2, n + 2, axis=axis)
+    even = x + (previous - x) * before
+    odd = x + (following - x) * behind
+    shape = x.shape[:axis] + (2 * n,) + x.shape[axis + 1 :]
+    return jnp.stack([even, odd], axis + 1).reshape(shape)

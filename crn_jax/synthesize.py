@@ -1,0 +1,98 @@
+"""From layouts to images: the jitted `synthesize`, and loading a run by its folder."""
+
+import functools
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cattrs
+import jax
+import jax.numpy as jnp
+
+from crn_jax.cascade import Cascade, CascadeConfig
+from crn_jax.checkpoint import Checkpoints
+from crn_jax.data.label_space import LabelSpace
+from crn_jax.errors import UserError
+from crn_jax.experiment import Experiment, from_json, to_json
+from crn_jax.train import abstract_state, one_hot
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def synthesize(config: CascadeConfig, params: dict, layout_ids: jax.Array) -> jax.Array:
+    """Synthesizes images; compiled once per config and shape.
+
+    Args:
+      config: the cascade's.
+      params: its parameters.
+      layout_ids: uint8 (uint16 past 256 classes) `[B, H, W]`, class indices, void last.
+
+    Returns:
+      uint8 `[B, k, H, W, 3]`, RGB.
+
+    Raises:
+      ValueError: if height or width do not fit the cascade; the message names the nearest sizes that do.
+    """
+    images = Cascade(config).apply({"params": params}, one_hot(config, layout_ids))
+    return jnp.clip(jnp.round(images), 0, 255).astype(jnp.uint8)
+
+
+class Run(NamedTuple):
+    """A trained run: what `synthesize` needs, and how it came about."""
+
+    experiment: Experiment
+    label_space: LabelSpace
+    params: dict
+    step: int
+    vgg19: dict[str, str]
+
+
+def describe_run(experiment: Experiment, label_space: LabelSpace, vgg19: dict[str, str]) -> dict[str, Any]:
+    """What `run.json` and every checkpoint say of a run."""
+    return {
+        "experiment": to_json(experiment),
+        "label_space": cattrs.unstructure(label_space),
+        "vgg19": vgg19,
+        "versions": {"jax": jax.__version__},
+    }
+
+
+def read_description(folder: str | Path) -> tuple[Experiment, LabelSpace, dict[str, str]]:
+    """Reads a run folder's `run.json`.
+
+    Raises:
+      UserError: if the folder is not a run's, or the file is damaged.
+    """
+    path = Path(folder) / "run.json"
+    if not path.is_file():
+        raise UserError(f"{folder}: this is not a run folder (no run.json in it); give one that launch.train has made.")
+    try:
+        fields = json.loads(path.read_text())
+        label_space = cattrs.structure(fields["label_space"], LabelSpace)
+        return from_json(fields["experiment"]), label_space, fields["vgg19"]
+    except (json.JSONDecodeError, KeyError, cattrs.BaseValidationError) as error:
+        raise UserError(f"{path}: the file is damaged ({error!r}).") from error
+
+
+def load_run(folder: str | Path, checkpoint: str = "latest") -> Run:
+    """Loads a run.
+
+    Args:
+      folder: a run folder.
+      checkpoint: `latest`, `best` (smallest held-out distance), or a number of steps.
+
+    Raises:
+      UserError: if the folder, the checkpoint or what is in it does not fit.
+    """
+    experiment, label_space, vgg19 = read_description(folder)
+    checkpoints = Checkpoints(Path(folder) / "checkpoints")
+    try:
+        available = checkpoints.steps()
+        named = {"latest": checkpoints.latest_step(), "best": checkpoints.best_step()}
+        step = named[checkpoint] if checkpoint in named else int(checkpoint) if checkpoint.isdigit() else None
+        if step not in available:
+            listing = ", ".join(map(str, available)) or "none yet"
+            raise UserError(f"{folder}: there is no checkpoint '{checkpoint}'. Steps saved: {listing}.")
+        params = checkpoints.load_params(step, abstract_state(experiment.objective(steps_per_epoch=1)))
+        return Run(experiment, label_space, params, step, vgg19)
+    finally:
+        checkpoints.close()

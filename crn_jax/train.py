@@ -1,0 +1,130 @@
+"""The training step: a pure function of (state, VGG-19, batch), jitted, its state donated.
+
+A batch is `{"layout": uint8 or uint16 [B, H, W] class ids, "photograph": uint8 [B, H, W, 3]}`.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from crn_jax.cascade import Cascade, CascadeConfig, init_params
+from crn_jax.lambdas import LambdaConfig, LambdaState, init_lambdas, update_lambdas
+from crn_jax.losses import layer_terms, perceptual_loss
+from crn_jax.vgg import Pooling
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """Adam, as in the paper."""
+
+    learning_rate: float = 1e-4
+    """The paper's, constant over the training."""
+    schedule: Literal["constant", "authors_fallback"] = "constant"
+    """authors_fallback: min(1e-6 * 1.1^(epoch-1), 1e-4 if epoch > 100 else 1e-3), for a training that diverges."""
+    ema_decay: float | None = None
+    """Keeps an exponential moving average of the parameters, say 0.999, which validation and synthesis then use."""
+
+    def __post_init__(self):
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ValueError(f"ema_decay must lie between 0 and 1, got {self.ema_decay}.")
+
+
+class TrainState(NamedTuple):
+    """All that a run is, as one pytree: what is not in it does not survive a restart."""
+
+    step: jax.Array  # int32 [], steps done
+    params: Any
+    opt_state: Any
+    lambdas: LambdaState
+    ema: Any  # like params, or None
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """What is trained, and on what: the static part of a training step."""
+
+    cascade: CascadeConfig
+    lambdas: LambdaConfig
+    optimizer: OptimizerConfig
+    pooling: Pooling
+    steps_per_epoch: int
+
+    def transformation(self) -> optax.GradientTransformation:
+        """Adam with the learning rate as a function of the step."""
+        if self.optimizer.schedule == "constant":
+            return optax.adam(self.optimizer.learning_rate)
+
+        def fallback(step):
+            epoch = step // self.steps_per_epoch + 1
+            return jnp.minimum(1e-6 * 1.1 ** (epoch - 1), jnp.where(epoch > 100, 1e-4, 1e-3))
+
+        return optax.adam(fallback)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def init_state(objective: Objective, seed: int) -> TrainState:
+    """The state before the first step; everything random in it follows from the seed."""
+    params = init_params(objective.cascade, jax.random.key(seed))
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=objective.transformation().init(params),
+        lambdas=init_lambdas(objective.lambdas),
+        ema=None if objective.optimizer.ema_decay is None else jax.tree.map(jnp.copy, params),
+    )
+
+
+def abstract_state(objective: Objective) -> TrainState:
+    """Shapes and dtypes of the state, without allocating it."""
+    return jax.eval_shape(lambda: init_state(objective, 0))
+
+
+def one_hot(config: CascadeConfig, layout: jax.Array) -> jax.Array:
+    """Class ids `[B, H, W]` -> the cascade's layout, float32 `[B, H, W, c]`."""
+    return jax.nn.one_hot(layout, config.num_classes)
+
+
+def _synthesis_terms(objective: Objective, params, vgg_params, batch) -> tuple[jax.Array, jax.Array]:
+    images = Cascade(objective.cascade).apply({"params": params}, one_hot(objective.cascade, batch["layout"]))
+    photograph = batch["photograph"].astype(jnp.float32)
+    dtype = jnp.dtype(objective.cascade.dtype)
+    return layer_terms(vgg_params, photograph, images, objective.pooling, dtype), images
+
+
+def make_train_step(objective: Objective) -> Callable[[TrainState, dict, dict], tuple[TrainState, dict]]:
+    """Makes `step(state, vgg_params, batch) -> (state, metrics)`, jitted; the state passed in is used up.
+
+    Metrics: `loss` and `grad_norm` [], `terms` [6] (of the image chosen by the loss: means over the batch) and
+    `weights` [6], the λ that this step used, both in the order of `TAPS`.
+    """
+    transformation = objective.transformation()
+
+    def loss_of(params, weights, vgg_params, batch):
+        terms, _ = _synthesis_terms(objective, params, vgg_params, batch)
+        best = jnp.argmin(jnp.sum(terms * weights[None, None], axis=-1), axis=1)
+        best_terms = jnp.take_along_axis(terms, best[:, None, None], axis=1)
+        return perceptual_loss(terms, weights), best_terms.mean((0, 1))
+
+    def step(state: TrainState, vgg_params: dict, batch: dict) -> tuple[TrainState, dict]:
+        weights = state.lambdas.weights
+        (loss, terms), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params, weights, vgg_params, batch)
+        updates, opt_state = transformation.update(gradient, state.opt_state)
+        params = optax.apply_updates(state.params, updates)
+        ema = state.ema
+        if ema is not None:
+            ema = optax.incremental_update(params, ema, 1 - objective.optimizer.ema_decay)
+        lambdas = update_lambdas(objective.lambdas, state.lambdas, terms, state.step, objective.steps_per_epoch)
+        metrics = {"loss": loss, "terms": terms, "weights": weights, "grad_norm": optax.tree.norm(gradient)}
+        return TrainState(state.step + 1, params, opt_state, lambdas, ema), metrics
+
+    return jax.jit(step, donate_argnums=0)
+
+
+def make_eval_step(objective: Objective) -> Callable[[dict, dict, dict], tuple[jax.Array, jax.Array]]:
+    """Makes `evaluate(params, vgg_params, batch) -> (terms [B, k, 6], images [B, k, H, W, 3])`, jitted."""
+    return jax.jit(lambda params, vgg_params, batch: _synthesis_terms(objective, params, vgg_params, batch))

@@ -1,0 +1,67 @@
+"""VGG-19 (Simonyan & Zisserman, 2015) as the perception network Φ of the loss.
+
+Images are float `[N, H, W, 3]`, RGB on the 0..255 scale. Parameters are a plain dict,
+`{"mean": [3], "conv1_1": {"kernel": [3, 3, in, out], "bias": [out]}, ...}`; `vgg_weights.py` makes them.
+"""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+LAYERS = {
+    "conv1_1": (3, 64), "conv1_2": (64, 64),
+    "conv2_1": (64, 128), "conv2_2": (128, 128),
+    "conv3_1": (128, 256), "conv3_2": (256, 256), "conv3_3": (256, 256), "conv3_4": (256, 256),
+    "conv4_1": (256, 512), "conv4_2": (512, 512), "conv4_3": (512, 512), "conv4_4": (512, 512),
+    "conv5_1": (512, 512), "conv5_2": (512, 512),
+}  # fmt: skip
+"""Channels in and out of every convolution up to the deepest tap."""
+
+TAPS = ("input", "conv1_2", "conv2_2", "conv3_2", "conv4_2", "conv5_2")
+"""The layers Φ_0 ... Φ_5 of the paper, in the order of λ."""
+
+Pooling = Literal["average", "max"]
+
+
+def vgg19_features(
+    params: dict, images: jax.Array, pooling: Pooling = "average", dtype: jnp.dtype = jnp.float32
+) -> dict[str, jax.Array]:
+    """Φ_l for every layer in `TAPS`, after the ReLU; `input` is the image less the network's mean colour.
+
+    Args:
+      params: from `vgg_weights`.
+      images: `[N, H, W, 3]`, 0..255.
+      pooling: average as the released program of the paper, or max as VGG-19 was trained with.
+      dtype: of the convolutions; the features have it too, but for `input`, which stays float32.
+
+    Returns:
+      name -> `[N, H / 2^s, W / 2^s, C]`, s = 0, 0, 1, 2, 3, 4. Odd sizes are padded to even ones as in TensorFlow
+      ("SAME"), the average being taken over real pixels only.
+    """
+    features = {"input": images - params["mean"][None, None, None]}
+    x = features["input"].astype(dtype)
+    for name in LAYERS:
+        if name.endswith("_1") and name != "conv1_1":
+            x = _pool(x, pooling)
+        x = _conv_relu(params[name], x)
+        if name in TAPS:
+            features[name] = x
+    return features
+
+
+def _conv_relu(layer: dict, x: jax.Array) -> jax.Array:
+    kernel, bias = layer["kernel"].astype(x.dtype), layer["bias"].astype(x.dtype)
+    y = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    return jax.nn.relu(y + bias[None, None, None])
+
+
+def _pool(x: jax.Array, pooling: Pooling) -> jax.Array:
+    window = (1, 2, 2, 1)
+    if pooling == "max":
+        return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, window, "SAME")
+    total = jax.lax.reduce_window(x, 0.0, jax.lax.add, window, window, "SAME")
+    if x.shape[1] % 2 == 0 and x.shape[2] % 2 == 0:
+        return total / 4
+    ones = jnp.ones((1, *x.shape[1:3], 1), x.dtype)
+    return total / jax.lax.reduce_window(ones, 0.0, jax.lax.add, window, window, "SAME")

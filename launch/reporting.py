@@ -1,0 +1,158 @@
+"""What a run tells while it trains: metrics.jsonl, TensorBoard, and the progress display."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rich.live
+import rich.progress
+import rich.table
+from rich.console import Console, Group
+from tensorboardX import SummaryWriter
+
+from crn_jax.vgg import TAPS
+
+
+class MetricsLog:
+    """`metrics.jsonl` and TensorBoard of a run that goes on from `first_step`; later lines of an earlier try are dropped."""
+
+    def __init__(self, folder: Path, first_step: int):
+        self.path = folder / "metrics.jsonl"
+        kept = [line for line in read_metrics(self.path) if first_step and line["step"] <= first_step]
+        replacement = self.path.with_suffix(".tmp")
+        replacement.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        os.replace(replacement, self.path)
+        self._file = open(self.path, "a")
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1)
+
+    def write(self, step: int, values: dict[str, Any]) -> None:
+        """One line, on disk at once; numbers go to TensorBoard as well."""
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+        for name, value in _scalars(values):
+            self._board.add_scalar(name, value, step)
+
+    def picture(self, step: int, name: str, image: np.ndarray) -> None:
+        """A picture `[H, W, 3]` for TensorBoard."""
+        self._board.add_image(name, image, step, dataformats="HWC")
+
+    def close(self) -> None:
+        """Writes out what TensorBoard still holds."""
+        self._file.close()
+        self._board.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl; a last line cut short by a kill is left out."""
+    if not path.is_file():
+        return []
+    lines = path.read_text().split("\n")
+    return [json.loads(line) for line in lines[:-1]]
+
+
+def _scalars(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:
+    flat = []
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat += _scalars(value, f"{prefix}{key}/")
+        elif isinstance(value, (int, float)):
+            flat.append((prefix + key, value))
+    return flat
+
+
+class Window:
+    """Means of the steps' metrics since the last line, and how the time was spent."""
+
+    def __init__(self):
+        self._start()
+
+    def _start(self) -> None:
+        self._rows: list[np.ndarray] = []
+        self._seconds, self._waited, self._images = 0.0, 0.0, 0
+
+    def add(self, metrics: dict[str, np.ndarray], images: int, seconds: float, waited: float) -> None:
+        """Takes in one step: its metrics, the number of its images, its seconds and those spent waiting for data."""
+        self._rows.append(np.concatenate([[metrics["loss"], metrics["grad_norm"]], metrics["terms"]]))
+        self._weights = metrics["weights"]
+        self._images += images
+        self._seconds += seconds
+        self._waited += waited
+
+    def line(self) -> dict[str, Any]:
+        """The means as a line of metrics.jsonl; a new window begins."""
+        loss, grad_norm, *terms = np.mean(self._rows, axis=0, dtype=np.float64).tolist()
+        line = {
+            "loss": loss,
+            "terms": dict(zip(TAPS, terms)),
+            "lambda": named(self._weights),
+            "grad_norm": grad_norm,
+            "images_per_second": self._images / self._seconds,
+            "seconds_per_step": self._seconds / len(self._rows),
+            "waiting_for_data": self._waited / self._seconds,
+        }
+        self._start()
+        return line
+
+
+def named(values: np.ndarray) -> dict[str, float]:
+    """Six numbers by the names of their layers."""
+    return dict(zip(TAPS, np.asarray(values).tolist()))
+
+
+class Progress:
+    """A bar with the time left and, beneath it, loss, terms, λ and speed; plain lines where there is no terminal."""
+
+    def __init__(self, console: Console, first_step: int, last_step: int, device: str):
+        self._console, self._device = console, device
+        self._bar = rich.progress.Progress(
+            rich.progress.TextColumn("step"),
+            rich.progress.MofNCompleteColumn(),
+            rich.progress.BarColumn(None),
+            rich.progress.TaskProgressColumn(),
+            rich.progress.TimeElapsedColumn(),
+            rich.progress.TextColumn("left"),
+            rich.progress.TimeRemainingColumn(elapsed_when_finished=False),
+            console=console,
+        )
+        self._task = self._bar.add_task("train", total=last_step, completed=first_step)
+        self._live = rich.live.Live(self._bar, console=console, refresh_per_second=2)
+        self._last_step = last_step
+
+    def __enter__(self):
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_):
+        if self._console.is_terminal:
+            self._live.stop()
+
+    def step(self, step: int) -> None:
+        """Moves the bar."""
+        self._bar.update(self._task, completed=step)
+
+    def line(self, step: int, line: dict[str, Any]) -> None:
+        """Shows a line of metrics."""
+        if self._console.is_terminal:
+            self._live.update(Group(self._bar, self._table(line)))
+            return
+        left = (self._last_step - step) * line["seconds_per_step"]
+        terms = "  ".join(f"{name} {value:.3g}·{line['lambda'][name]:.3g}" for name, value in line["terms"].items())
+        self._console.print(
+            f"step {step}/{self._last_step}  loss {line['loss']:.4g}  {terms}  "
+            f"{line['images_per_second']:.2f} images/s  left {left / 60:.0f} min",
+            markup=False,
+        )
+
+    def _table(self, line: dict[str, Any]) -> rich.table.Table:
+        table = rich.table.Table("", *TAPS, "sum", box=None, header_style="dim")
+        table.add_row("term", *(f"{v:.4g}" for v in line["terms"].values()), "")
+        table.add_row("λ x elements", *(f"{v:.4g}" for v in line["lambda"].values()), "")
+        shares = [line["terms"][name] * line["lambda"][name] for name in TAPS]
+        table.add_row("loss", *(f"{v:.4g}" for v in shares), f"[bold]{line['loss']:.4g}[/]")
+        table.caption = (
+            f"{line['images_per_second']:.2f} images/s, {line['waiting_for_data']:.0%} waiting for data, {self._device}"
+        )
+        return table

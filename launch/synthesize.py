@@ -1,0 +1,105 @@
+"""Turns layouts into images: `python -m launch.synthesize RUN LAYOUT.png [LAYOUT.png | FOLDER ...]`."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import rich.progress
+import tyro
+from PIL import Image
+
+from crn_jax.data.sources import resize_layout
+from crn_jax.errors import UserError
+from crn_jax.synthesize import Run, load_run, synthesize
+from launch.contact_sheet import Row, contact_sheet
+from launch.terminal import command, console
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Synthesizes images from layouts with a trained run; nothing else has to be said again."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """A run folder, as launch.train makes it."""
+    layouts: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Layout PNGs, or folders of them: ids or palette colours of the run's label space, of the run's aspect ratio."""
+    out: Path | None = None
+    """Folder for the images. Default: RUN/synthesized."""
+    checkpoint: str = "latest"
+    """latest, best (smallest held-out distance), or a number of steps."""
+    sheet: bool = False
+    """Also write contact_sheet.png: layouts beside images."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Reads the command line and synthesizes."""
+    with command():
+        run_command(tyro.cli(Arguments, prog="python -m launch.synthesize", args=arguments, use_underscores=True))
+
+
+def run_command(arguments: Arguments) -> None:
+    """Reads every layout before the first image is written, so that a bad one costs nothing."""
+    run = load_run(arguments.run, arguments.checkpoint)
+    paths = list(find_layouts(arguments.layouts))
+    targets = target_names(paths, run.experiment.cascade.num_images)
+    layouts = [resize_layout(run.label_space.read(path), run.experiment.cascade.size, path) for path in paths]
+    out = arguments.out or arguments.run / "synthesized"
+    rows = []
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for layout, names in rich.progress.track(list(zip(layouts, targets)), "synthesizing", console=console):
+            images = np.asarray(synthesize(run.experiment.cascade, run.params, layout[None]))[0]
+            for name, image in zip(names, images):
+                Image.fromarray(image).save(out / name)
+            rows.append(Row(layout, None, images))
+        if arguments.sheet:
+            write_sheet(run, rows, out / "contact_sheet.png")
+    except OSError as error:
+        raise UserError(f"{out}: the images cannot be written there ({error}); choose another folder with --out.") from error
+    first = out / targets[0][0]
+    console.print(f"{sum(map(len, targets))} images in {out}, the first: {first} (step {run.step})", markup=False)
+
+
+def find_layouts(paths: tuple[Path, ...]) -> Iterator[Path]:
+    """The PNG files that the paths name, those of a folder in order.
+
+    Raises:
+      UserError: if a path does not exist or a folder has no PNG.
+    """
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(p for p in path.iterdir() if p.suffix.lower() == ".png")
+            if not inside:
+                raise UserError(f"{path}: there is no PNG in this folder.")
+            yield from inside
+        elif path.is_file():
+            yield path
+        else:
+            raise UserError(f"{path}: there is no such file or folder.")
+
+
+def target_names(paths: list[Path], num_images: int) -> list[list[str]]:
+    """File names of each layout's images: `NAME.png`, or `NAME_0.png` ... for a collection.
+
+    Raises:
+      UserError: if two layouts would write the same file.
+    """
+    stems = [path.stem for path in paths]
+    if doubled := sorted({stem for stem in stems if stems.count(stem) > 1}):
+        raise UserError(
+            f"Several layouts are called {', '.join(doubled)}: their images would overwrite each other. Give them in separate "
+            f"calls with --out."
+        )
+    return [[f"{s}.png"] if num_images == 1 else [f"{s}_{u}.png" for u in range(num_images)] for s in stems]
+
+
+def write_sheet(run: Run, rows: list[Row], path: Path) -> None:
+    """The layouts beside their images."""
+    warning = "trained with RANDOM VGG-19 weights" if run.vgg19["weights"] == "random" else ""
+    contact_sheet(rows, run.label_space, f"{run.experiment.name}, step {run.step}", warning).save(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,261 @@
+"""Trains a cascade: `python -m launch.train EXPERIMENT [--field value ...]`.
+
+The same command resumes a run that was stopped. A run folder (default runs/EXPERIMENT) receives checkpoints, run.json,
+metrics.jsonl, TensorBoard files and contact sheets.
+"""
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import tyro
+
+from configs import EXPERIMENTS
+from crn_jax.cascade import count_parameters
+from crn_jax.checkpoint import Checkpoints
+from crn_jax.data.label_space import LabelSpace
+from crn_jax.data.pipeline import steps_per_epoch, training_batches
+from crn_jax.data.sources import label_space_of, open_source
+from crn_jax.errors import UserError
+from crn_jax.experiment import Experiment, differences, nearest
+from crn_jax.synthesize import describe_run, read_description
+from crn_jax.train import TrainState, abstract_state, init_state, make_train_step
+from crn_jax.vgg import TAPS
+from crn_jax.vgg_weights import perception_network
+from launch.contact_sheet import contact_sheet
+from launch.reporting import MetricsLog, Progress, Window, named
+from launch.terminal import command, console
+from launch.validation import Validation, Validator
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Reads the command line and trains."""
+    with command():
+        train(parse(sys.argv[1:] if arguments is None else arguments))
+
+
+def parse(arguments: list[str]) -> Experiment:
+    """The experiment that a command line names, with its overrides."""
+    named_experiments = {experiment.name: (description, experiment) for description, experiment in EXPERIMENTS.items()}
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in named_experiments:
+        known = ", ".join(named_experiments)
+        raise UserError(f"There is no experiment '{arguments[0]}'.{nearest(arguments[0], named_experiments)} Known: {known}.")
+    return tyro.extras.overridable_config_cli(
+        named_experiments, prog="python -m launch.train", description=__doc__, args=arguments, use_underscores=True
+    )
+
+
+def train(experiment: Experiment) -> None:
+    """Trains until `experiment.epochs` are done, from the last checkpoint if there is one."""
+    folder = Path(experiment.folder)
+    size = experiment.cascade.size
+    train_source, val_source = (open_source(experiment.data, split, size) for split in ("train", "val"))
+    epoch = steps_per_epoch(train_source, experiment.batch_size)
+    vgg_params, vgg19 = perception_network(experiment.vgg)
+    label_space = label_space_of(experiment.data)
+    description = prepare_folder(folder, experiment, label_space, vgg19)
+    vgg_params = jax.device_put(vgg_params)
+
+    objective = experiment.objective(epoch)
+    checkpoints = Checkpoints(folder / "checkpoints", experiment.run.keep_last)
+    first_step = checkpoints.latest_step() or 0
+    if first_step:
+        state = checkpoints.load(first_step, abstract_state(objective))
+    else:
+        check_room(folder, abstract_state(objective))
+        state = init_state(objective, experiment.seed)
+    announce(experiment, state, first_step, epoch, vgg19)
+
+    log = MetricsLog(folder, first_step)
+    session = Session(
+        experiment, description, label_space, vgg19, vgg_params, log, checkpoints, Validator(experiment, objective, val_source)
+    )
+    if not first_step:
+        floor = session.validator.floor(train_source, vgg_params)
+        log.write(0, {"mean_photograph": floor.line()["validation"]})
+        console.print(f"Held-out distance of the mean training photograph, the floor to beat: {floor.distance:.1f}")
+        session.validate(0, state)
+    batches = training_batches(train_source, experiment.batch_size, experiment.seed, first_step, experiment.data.threads)
+    try:
+        session.run(make_train_step(objective), state, batches, first_step, epoch)
+    finally:
+        log.close()
+        checkpoints.close()
+
+
+def prepare_folder(folder: Path, experiment: Experiment, label_space: LabelSpace, vgg19: dict) -> dict:
+    """Makes the run folder with its `run.json`, or checks that the one that is there belongs to this experiment."""
+    if (folder / "run.json").exists():
+        stored, _, stored_vgg19 = read_description(folder)
+        changes = differences(stored, experiment)
+        if stored_vgg19 != vgg19:
+            changes.append(f"VGG-19 weights: {stored_vgg19}, now {vgg19}")
+        if changes:
+            raise UserError(
+                f"{folder} holds a run of other settings; it cannot be resumed with these:\n  " + "\n  ".join(changes) + "\n"
+                "Give the settings of the run, or start another one with --run.folder."
+            )
+    description = describe_run(experiment, label_space, vgg19)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = folder / "run.json.tmp"
+        temporary.write_text(json.dumps(description, indent=1))
+        os.replace(temporary, folder / "run.json")
+    except OSError as error:
+        raise UserError(f"The run folder {folder} cannot be written ({error}); choose another with --run.folder.") from error
+    return description
+
+
+def check_room(folder: Path, state: TrainState) -> None:
+    """Refuses to start where not even two checkpoints fit."""
+    needed = 2 * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise UserError(
+            f"{folder} has {free / 1e9:.2f} GB free; two checkpoints of this cascade need {needed / 1e9:.2f} GB. Make room or "
+            f"choose another disk with --run.folder."
+        )
+
+
+def announce(experiment: Experiment, state: TrainState, first_step: int, epoch: int, vgg19: dict) -> None:
+    """Says what is about to be trained."""
+    height, width = experiment.cascade.size
+    console.print(
+        f"[bold]{experiment.name}[/]: {height}x{width}, k = {experiment.cascade.num_images}, "
+        f"{count_parameters(state.params):,} parameters, {epoch} steps an epoch, {experiment.epochs} epochs, "
+        f"on {jax.device_count()} x {jax.devices()[0].device_kind}"
+    )
+    if first_step:
+        console.print(f"Resuming {experiment.folder} at step {first_step}.")
+    if vgg19["weights"] == "random":
+        console.print(f"[bold yellow]{RANDOM_WARNING}[/]")
+
+
+RANDOM_WARNING = "VGG-19 has seeded RANDOM weights (no ImageNet file was found): expect worse images."
+
+
+@dataclasses.dataclass
+class Session:
+    """One process's part of a run: the loop over steps, and what happens between them."""
+
+    experiment: Experiment
+    description: dict
+    label_space: LabelSpace
+    vgg19: dict
+    vgg_params: dict
+    log: MetricsLog
+    checkpoints: Checkpoints
+    validator: Validator
+
+    def run(self, train_step, state: TrainState, batches, first_step: int, epoch: int) -> None:
+        """Trains to the last epoch or to the first SIGTERM or SIGINT, saving at the end in either case."""
+        last_step, every = self.experiment.epochs * epoch, self.experiment.run
+        stop = _Stop()
+        window, distance, step = Window(), None, first_step
+        device = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+        with Progress(console, first_step, last_step, device) as progress:
+            for step in range(first_step + 1, last_step + 1):
+                began = time.perf_counter()
+                batch = next(batches)
+                waited = time.perf_counter() - began
+                state, metrics = train_step(state, self.vgg_params, batch)
+                metrics = {name: np.asarray(value) for name, value in metrics.items()}
+                check_finite(step, metrics, self.checkpoints)
+                window.add(metrics, self.experiment.batch_size, time.perf_counter() - began, waited)
+                progress.step(step)
+                if step % every.log_every == 0 or step == last_step:
+                    line = {"epoch": (step - 1) // epoch + 1, **window.line()}
+                    self.log.write(step, line)
+                    progress.line(step, line)
+                if step == (self.experiment.lambdas.rescale_epoch or 0) * epoch:
+                    self.report_rescaling(step, metrics["weights"], state, epoch)
+                due = step == last_step
+                if due or step % every.validate_every == 0:
+                    distance = self.validate(step, state).distance
+                if due or step % every.checkpoint_every == 0 or stop.requested:
+                    self.checkpoints.save(step, state, distance, self.description)
+                distance = None
+                if stop.requested:
+                    break
+        self.checkpoints.wait()
+        self.farewell(step, last_step, stop.requested)
+
+    def validate(self, step: int, state: TrainState) -> Validation:
+        """Measures the held-out distance and writes a contact sheet."""
+        params = state.params if state.ema is None else state.ema
+        validation = self.validator(params, self.vgg_params)
+        self.log.write(step, validation.line())
+        warning = RANDOM_WARNING if self.vgg19["weights"] == "random" else ""
+        title = f"{self.experiment.name}, step {step}, held-out distance {validation.distance:.1f}"
+        sheet = contact_sheet(validation.rows, self.label_space, title, warning)
+        path = self.sheet_path(step)
+        path.parent.mkdir(exist_ok=True)
+        sheet.save(path)
+        self.log.picture(step, "contact_sheet", np.asarray(sheet))
+        console.print(f"step {step}: held-out distance {validation.distance:.1f}, {path}", markup=False)
+        return validation
+
+    def sheet_path(self, step: int) -> Path:
+        """Where the contact sheet of a step lies."""
+        return Path(self.experiment.folder) / "contact_sheets" / f"step_{step:07d}.png"
+
+    def report_rescaling(self, step: int, before: np.ndarray, state: TrainState, epoch: int) -> None:
+        """Logs λ before and after, with the mean terms that it was computed from."""
+        after, means = np.asarray(state.lambdas.weights), np.asarray(state.lambdas.sums) / epoch
+        event = {
+            "before": named(before),
+            "after": named(after),
+            "mean_terms": named(means),
+            "contributions": named(after * means),
+        }
+        self.log.write(step, {"lambda_rescaled": event})
+        changes = ", ".join(f"{name} {b:.3g} -> {a:.3g}" for name, b, a in zip(TAPS, before, after))
+        console.print(f"step {step}: λ x elements rescaled: {changes}", markup=False)
+
+    def farewell(self, step: int, last_step: int, stopped: bool) -> None:
+        """Says where everything is and what to do next."""
+        folder = self.experiment.folder
+        if stopped:
+            console.print(f"Stopped and saved at step {step} of {last_step}. The same command resumes.")
+            return
+        console.print(f"Trained to step {step}. Contact sheet: {self.sheet_path(step)}", markup=False)
+        console.print(f"Next: python -m launch.synthesize {folder} LAYOUT.png", markup=False)
+
+
+class _Stop:
+    """Notes a SIGTERM or SIGINT, so that the loop can end between two steps; a second one ends at once."""
+
+    def __init__(self):
+        self.requested = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._note)
+
+    def _note(self, number, _frame) -> None:
+        self.requested = True
+        signal.signal(number, signal.SIG_DFL)
+        console.print("Stopping after this step; the run is saved first.")
+
+
+def check_finite(step: int, metrics: dict[str, np.ndarray], checkpoints: Checkpoints) -> None:
+    """Ends the run at a loss or gradient that is NaN or infinite, before it can be saved."""
+    bad = [name for name, term in zip(TAPS, metrics["terms"]) if not np.isfinite(term)]
+    bad += [name for name in ("loss", "grad_norm") if not np.isfinite(metrics[name])]
+    if bad:
+        checkpoints.wait()
+        kept = checkpoints.latest_step()
+        raise UserError(
+            f"Not a finite number at step {step}: {', '.join(bad)}. "
+            + (f"The last good checkpoint, step {kept}, is kept. " if kept else "Nothing had been saved yet. ")
+            + "Try a smaller --optimizer.learning_rate or --optimizer.schedule authors_fallback in another --run.folder."
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""Strict settings, and the fixtures that several files share. Nothing here is timed, and nothing is downloaded."""
+
+import os
+from pathlib import Path
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ.pop("CRN_JAX_VGG19", None)
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+from crn_jax import authors, vgg_weights  # noqa: E402
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real photographs, real VGG-19 weights, and numbers recorded from the authors' graph."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"needs the shared data (CamVid, VGG-19, the authors' reference runs) at {SHARED_DATA}")
+    return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def keras_file(shared_data) -> Path:
+    return shared_data / "vgg19" / vgg_weights.PUBLISHED_NAME
+
+
+@pytest.fixture(scope="session")
+def imagenet_vgg19(keras_file) -> dict:
+    return vgg_weights.load_vgg19(keras_file)
+
+
+class ReferenceRun:
+    """A run of the authors' own graph: arrays of reference.npz as attributes, and its converted start."""
+
+    def __init__(self, folder: Path):
+        self.arrays = dict(np.load(folder / "reference.npz"))
+        self.variables = dict(np.load(folder / "init_variables.npz"))
+        self.config, self.params = authors.cascade_from_variables(self.variables)
+
+    def __getattr__(self, name):
+        return self.arrays[name]
+
+
+@pytest.fixture(scope="session")
+def simple_run(shared_data) -> ReferenceRun:
+    return ReferenceRun(shared_data / "authors" / "graph_simple")
+
+
+@pytest.fixture(scope="session")
+def diversity_run(shared_data) -> ReferenceRun:
+    return ReferenceRun(shared_data / "authors" / "graph_diversity")

@@ -1,0 +1,44 @@
+import jax
+import numpy as np
+import pytest
+
+from crn_jax.resize import double_bilinear, halve_area
+from tests import reference
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (2, 1, 4, 3), (1, 3, 5, 2), (2, 4, 8, 3), (1, 17, 2, 1)])
+def test_double_bilinear_equals_numpy(shape):
+    x = np.random.default_rng(0).normal(size=shape)
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(double_bilinear(x), reference.double_bilinear(x), rtol=0, atol=1e-12)
+
+
+def test_double_bilinear_keeps_corners_constants_and_lines():
+    x = np.arange(5.0)[None, :, None, None] + np.arange(3.0)[None, None, :, None]
+    with jax.enable_x64(True):
+        y = np.asarray(double_bilinear(x))
+    np.testing.assert_allclose(y[0, :, 0, 0], np.linspace(0, 4, 10), atol=1e-12)  # corners aligned: a line stays one
+    np.testing.assert_allclose(y[0, -1, -1, 0], x[0, -1, -1, 0], atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 2, 1), (2, 4, 6, 3), (1, 8, 2, 20)])
+def test_halve_area_equals_numpy(shape):
+    x = np.random.default_rng(1).normal(size=shape)
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(halve_area(x), reference.halve_area(x), rtol=0, atol=1e-15)
+
+
+def test_halve_area_of_one_hot_gives_exact_fractions():
+    layout = np.eye(3, dtype=np.float32)[np.array([[0, 0], [0, 2]])][None]
+    assert halve_area(layout).ravel().tolist() == [0.75, 0.0, 0.25]
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 4, 1), (1, 4, 3, 1)])
+def test_halve_area_refuses_odd_sizes(shape):
+    with pytest.raises(ValueError, match=f"{shape[1]}x{shape[2]}"):
+        halve_area(np.zeros(shape, np.float32))
+
+
+def test_both_keep_the_dtype():
+    x = jax.numpy.ones((1, 2, 2, 1), "bfloat16")
+    assert double_bilinear(x).dtype == halve_area(x).dtype == x.dtype

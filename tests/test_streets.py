@@ -1,0 +1,36 @@
+import numpy as np
+import pytest
+
+from crn_jax.data.label_space import CITYSCAPES
+from crn_jax.data.streets import CAR_COLORS, TIMES, WEATHERS, render_street
+
+
+@pytest.mark.parametrize("size", [(16, 32), (96, 128), (128, 96), (37, 53)])
+def test_any_size(size):
+    street = render_street(5, size)
+    assert street.layout.shape == size and street.layout.dtype == np.uint8
+    assert street.photograph.shape == (*size, 3) and street.photograph.dtype == np.uint8
+    assert street.layout.max() < CITYSCAPES.num_classes
+
+
+def test_scenes_follow_from_their_index():
+    first, again, other = (render_street(i, (48, 96)) for i in (7, 7, 8))
+    assert (first.layout == again.layout).all() and (first.photograph == again.photograph).all()
+    assert (first.layout != other.layout).any()
+
+
+def test_the_population_covers_classes_and_hidden_choices():
+    streets = [render_street(i, (32, 64)) for i in range(60)]
+    present = {CITYSCAPES.classes[i] for i in np.unique([s.layout for s in streets])}
+    assert present >= {"road", "sidewalk", "building", "vegetation", "sky", "car", "person", "pole", "terrain", "void"}
+    assert {s.choices.time for s in streets} == set(TIMES)
+    assert {s.choices.weather for s in streets} == set(WEATHERS)
+    assert {color for s in streets for color in s.choices.car_colors} == set(CAR_COLORS)
+
+
+def test_night_is_darker_than_day():
+    brightness = {time: [] for time in TIMES}
+    for i in range(60):
+        street = render_street(i, (32, 64))
+        brightness[street.choices.time].append(street.photograph.mean())
+    assert np.mean(brightness["night"]) < np.mean(brightness["dusk"]) < np.mean(brightness["day"])

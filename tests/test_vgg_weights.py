@@ -1,0 +1,153 @@
+import functools
+import hashlib
+import http.server
+import threading
+
+import h5py
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from crn_jax import vgg_weights
+from crn_jax.errors import UserError
+from crn_jax.vgg import LAYERS, vgg19_features
+from tests import reference
+
+
+def test_keras_and_matconvnet_files_convert_to_identical_parameters(imagenet_vgg19, shared_data):
+    oxford = vgg_weights.load_vgg19(shared_data / "vgg19" / "imagenet-vgg-verydeep-19.mat")
+    assert jax.tree.structure(oxford) == jax.tree.structure(imagenet_vgg19)
+    jax.tree.map(np.testing.assert_array_equal, imagenet_vgg19, oxford)
+
+
+@pytest.fixture(scope="module")
+def torchvision_file(tmp_path_factory):
+    """A file as torchvision lays it out: OIHW, numbered by position in a Sequential."""
+    rng, tensors, index = np.random.default_rng(0), {}, 0
+    for block, convs in enumerate((2, 2, 4, 4, 4), 1):
+        for n in range(1, convs + 1):
+            shape = LAYERS.get(f"conv{block}_{n}", (512, 512))[::-1] + (3, 3)
+            tensors[f"features.{index}.weight"] = rng.normal(0, np.sqrt(2 / 9 / shape[1]), shape).astype(np.float32)
+            tensors[f"features.{index}.bias"] = rng.normal(0, 0.1, shape[0]).astype(np.float32)
+            index += 2
+        index += 1
+    path = tmp_path_factory.mktemp("weights") / "vgg19.safetensors"
+    safetensors.numpy.save_file(tensors, path)
+    return path, tensors
+
+
+def test_torchvision_weights_take_the_same_images(torchvision_file):
+    """Images 0..255 through our tree equal normalized images through the file's own convolutions, borders included."""
+    path, tensors = torchvision_file
+    params = vgg_weights.load_vgg19(path)
+    image = np.random.default_rng(1).uniform(0, 255, (1, 16, 16, 3)).astype(np.float32)
+    normalized = (image / 255.0 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    kernels = [tensors[f"features.{i}.weight"].transpose(2, 3, 1, 0).astype(float) for i in (0, 2)]
+    biases = [tensors[f"features.{i}.bias"] for i in (0, 2)]
+    expected = normalized
+    for kernel, bias in zip(kernels, biases):
+        expected = np.maximum(reference.conv_same(expected, kernel) + bias, 0)
+    np.testing.assert_allclose(vgg19_features(params, image)["conv1_2"], expected, atol=1e-4)
+
+
+def test_torchvision_and_keras_trees_have_the_same_structure(torchvision_file):
+    shapes = [jax.tree.map(np.shape, p) for p in (vgg_weights.load_vgg19(torchvision_file[0]), vgg_weights.random_vgg19(0))]
+    assert shapes[0] == shapes[1]
+
+
+@pytest.mark.parametrize("ending", [".h5", ".mat", ".safetensors"])
+def test_a_truncated_file_is_named(ending, tmp_path, request):
+    if ending == ".safetensors":
+        source = request.getfixturevalue("torchvision_file")[0]
+    else:
+        source = next((request.getfixturevalue("shared_data") / "vgg19").glob(f"*{ending}"))
+    broken = tmp_path / f"broken{ending}"
+    broken.write_bytes(source.read_bytes()[:-200_000])
+    with pytest.raises(UserError, match=rf"broken\{ending}: the file is damaged or truncated"):
+        vgg_weights.load_vgg19(broken)
+
+
+def test_weights_of_another_network_are_refused(tmp_path):
+    lacking, wide = tmp_path / "vgg11.h5", tmp_path / "wide.h5"
+    with h5py.File(lacking, "w") as file:
+        file["block1_conv1/kernel:0"], file["block1_conv1/bias:0"] = np.zeros((3, 3, 3, 64)), np.zeros(64)
+    with pytest.raises(UserError, match=r"vgg11\.h5: these are not VGG-19's weights: block1_conv2 is missing"):
+        vgg_weights.load_vgg19(lacking)
+    with h5py.File(wide, "w") as file:
+        for name, (channels_in, channels_out) in LAYERS.items():
+            keras = f"block{name[4]}_conv{name[6]}"
+            file[f"{keras}/kernel:0"] = np.zeros((1, 1, channels_in, channels_out), np.float32)
+            file[f"{keras}/bias:0"] = np.zeros(channels_out, np.float32)
+    with pytest.raises(UserError, match=r"conv1_1 is \(1, 1, 3, 64\), expected \(3, 3, 3, 64\)"):
+        vgg_weights.load_vgg19(wide)
+    with pytest.raises(UserError, match=r"not from '\.pth'"):
+        vgg_weights.load_vgg19("vgg19.pth")
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A web server of this process for a folder; yields the folder and its address."""
+    folder = tmp_path / "published"
+    folder.mkdir()
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=folder)
+    handler.log_message = lambda *_: None
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as http_server:
+        thread = threading.Thread(target=http_server.serve_forever, daemon=True)
+        thread.start()
+        yield folder, f"http://127.0.0.1:{http_server.server_port}"
+        http_server.shutdown()
+
+
+def test_download(server, tmp_path):
+    folder, address = server
+    (folder / "weights.h5").write_bytes(b"weights")
+    digest = f"md5:{hashlib.md5(b'weights').hexdigest()}"
+    cache = tmp_path / "cache"
+    path = vgg_weights.download_vgg19(cache, f"{address}/weights.h5", digest, progressbar=False)
+    assert path == cache / vgg_weights.PUBLISHED_NAME and path.read_bytes() == b"weights"
+    (folder / "weights.h5").unlink()  # a second call does not ask the server
+    assert vgg_weights.download_vgg19(cache, f"{address}/weights.h5", digest, progressbar=False) == path
+
+
+def test_a_download_with_a_wrong_checksum_leaves_nothing(server, tmp_path):
+    folder, address = server
+    (folder / "weights.h5").write_bytes(b"something else")
+    with pytest.raises(UserError, match="wrong checksum"):
+        vgg_weights.download_vgg19(tmp_path / "cache", f"{address}/weights.h5", "md5:" + "0" * 32, progressbar=False)
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_offline_says_which_file_to_fetch_and_where_to_put_it(tmp_path):
+    with pytest.raises(UserError) as error:
+        vgg_weights.download_vgg19(tmp_path, "http://127.0.0.1:9/weights.h5", "md5:" + "0" * 32, progressbar=False)
+    for needed in (vgg_weights.PUBLISHED_URL, str(tmp_path / vgg_weights.PUBLISHED_NAME), "CRN_JAX_VGG19", "--vgg.weights"):
+        assert needed in str(error.value)
+
+
+def test_weights_are_found_by_path_then_variable_then_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(vgg_weights, "cache_folder", lambda: tmp_path)
+    assert vgg_weights.find_vgg19() is None
+    (tmp_path / vgg_weights.PUBLISHED_NAME).touch()
+    assert vgg_weights.find_vgg19() == tmp_path / vgg_weights.PUBLISHED_NAME
+    monkeypatch.setenv("CRN_JAX_VGG19", "/elsewhere.mat")
+    assert str(vgg_weights.find_vgg19()) == "/elsewhere.mat"
+    assert str(vgg_weights.find_vgg19("/here.h5")) == "/here.h5"
+
+
+def test_only_an_experiment_that_allows_it_goes_on_with_random_weights(monkeypatch):
+    def offline(**_):
+        raise UserError("no network")
+
+    monkeypatch.setattr(vgg_weights, "download_vgg19", offline)
+    monkeypatch.setattr(vgg_weights, "find_vgg19", lambda _: None)
+    with pytest.raises(UserError, match="no network"):
+        vgg_weights.perception_network(vgg_weights.VGGConfig())
+    params, source = vgg_weights.perception_network(vgg_weights.VGGConfig(allow_random=True))
+    assert source == {"weights": "random"} and params["conv5_2"]["kernel"].shape == (3, 3, 512, 512)
+
+
+def test_where_the_weights_come_from_is_recorded(keras_file):
+    _, source = vgg_weights.perception_network(vgg_weights.VGGConfig(weights=str(keras_file)))
+    digest = hashlib.sha256(keras_file.read_bytes()).hexdigest()
+    assert source == {"weights": "ImageNet", "file": keras_file.name, "sha256": digest}
