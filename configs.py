@@ -66,10 +66,13 @@ cityscapes_1024p = dataclasses.replace(
 )
 
 EXPERIMENTS = {
-    "A first look: procedural streets at 64x128, minutes on a CPU.": demo,
-    "CamVid at 96x128, narrow: an hour or two on a CPU.": camvid_96x128,
-    "CamVid at 192x256 with the paper's widths: for a GPU.": camvid_192x256,
-    "The paper on Cityscapes at 256x512.": cityscapes_256p,
-    "Cityscapes at 512x1024, eight modules end to end.": cityscapes_512p,
-    "Cityscapes at 1024x2048, nine modules end to end.": cityscapes_1024p,
+    experiment.name: (description, experiment)
+    for description, experiment in (
+        ("A first look: procedural streets at 64x128, minutes on a CPU.", demo),
+        ("CamVid at 96x128, narrow: an hour or two on a CPU.", camvid_96x128),
+        ("CamVid at 192x256 with the paper's widths: for a GPU.", camvid_192x256),
+        ("The paper on Cityscapes at 256x512.", cityscapes_256p),
+        ("Cityscapes at 512x1024, eight modules end to end.", cityscapes_512p),
+        ("Cityscapes at 1024x2048, nine modules end to end.", cityscapes_1024p),
+    )
 }

@@ -5,6 +5,7 @@ A layout is a float array `[B, H, W, c]`: one-hot over the classes, void last. T
 """
 
 import dataclasses
+import functools
 from typing import Literal
 
 import flax.linen as nn
@@ -140,6 +141,7 @@ def count_parameters(params) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def init_params(config: CascadeConfig, key: jax.Array) -> dict:
     """Fresh parameters: Xavier uniform kernels, zero biases, norms at scale 1 and bias 0 (as the released program).
 

@@ -11,9 +11,15 @@ from crn_jax.train import TrainState
 
 
 class Checkpoints:
-    """The checkpoints of one run folder, named by the number of steps done."""
+    """The checkpoints of one run folder, named by the number of steps done.
 
-    def __init__(self, folder: str | Path, keep_last: int = 2):
+    Args:
+      folder: where they lie.
+      keep_last: how many to keep besides the best one. None: the folder is only read, which a training that writes to
+        it at the same time does not notice.
+    """
+
+    def __init__(self, folder: str | Path, keep_last: int | None = None):
         self.folder = Path(folder).absolute()
         policies = ocp.training.preservation_policies
         keep = [
@@ -30,11 +36,12 @@ class Checkpoints:
             self._orbax = ocp.training.Checkpointer(
                 self.folder,
                 preservation_policy=policies.AnyPreservationPolicy(keep),
-                cleanup_tmp_directories=True,  # what a killed save left behind
+                cleanup_tmp_directories=keep_last is not None,  # what a killed save left behind
             )
         except OSError as error:
             raise UserError(f"{self.folder}: checkpoints cannot be kept here ({error}).") from error
         self._saving = None
+        self._failed = False
 
     def latest_step(self) -> int | None:
         """Steps done at the newest checkpoint, None if there is none."""
@@ -68,7 +75,7 @@ class Checkpoints:
         try:
             self._saving = self._orbax.save_async(step, state, force=True, metrics=metrics, custom_metadata=description)
         except Exception as error:  # Orbax, TensorStore and the file system each raise their own.
-            raise self._failed(error) from error
+            raise self.write_error(error) from error
 
     def wait(self) -> None:
         """Returns once everything is on disk."""
@@ -77,7 +84,7 @@ class Checkpoints:
             try:
                 saving.result()
             except Exception as error:
-                raise self._failed(error) from error
+                raise self.write_error(error) from error
 
     def load(self, step: int, abstract: TrainState) -> TrainState:
         """Reads the state at `step`; leaves that are `ocp.PLACEHOLDER` in `abstract` are left out.
@@ -85,8 +92,13 @@ class Checkpoints:
         Raises:
           UserError: if something is missing, damaged or of another shape than in `abstract`.
         """
+        here = jax.sharding.SingleDeviceSharding(jax.devices()[0])  # not where the arrays were when they were saved
+
+        def placed(leaf):
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here) if hasattr(leaf, "shape") else leaf
+
         try:
-            state = self._orbax.load(step, abstract)
+            state = self._orbax.load(step, jax.tree.map(placed, abstract))
         except Exception as error:
             raise UserError(f"{self.folder}/{step}: the checkpoint cannot be read: {error}") from error
         # Where a key is missing Orbax leaves the ShapeDtypeStruct, without an error.
@@ -110,14 +122,18 @@ class Checkpoints:
         return getattr(self.load(step, abstract._replace(**skipped)), wanted)
 
     def close(self) -> None:
-        """Waits for the last save."""
+        """Waits for the last save, unless one has failed already: Orbax would raise that error once more."""
+        if self._failed:
+            return
         self.wait()
         self._orbax.close()
 
-    def _failed(self, error: Exception) -> UserError:
+    def write_error(self, error: Exception) -> UserError:
+        """What to tell a user whose disk refused a write; nothing more is saved from here on."""
+        self._failed = True
         kept = self.steps()
+        good = f"step {kept[-1]}, its last good checkpoint" if kept else "the start: nothing was saved yet"
         return UserError(
-            f"A checkpoint could not be written to {self.folder}: {error}\nMake room there or make it writable, then give "
-            f"the same command again; the run goes on from "
-            f"{f'step {kept[-1]}, its last good checkpoint' if kept else 'the start: nothing was saved yet'}."
+            f"{self.folder.parent} could not be written: {error}\nMake room there or make it writable, then give the same "
+            f"command again; the run goes on from {good}."
         )

@@ -54,20 +54,20 @@ class Objective:
     pooling: Pooling
     steps_per_epoch: int
 
-    def transformation(self) -> optax.GradientTransformation:
-        """Adam with the learning rate as a function of the step."""
+    def learning_rate(self, step: jax.Array) -> jax.Array | float:
+        """Adam's, at a step counted from 0."""
         if self.optimizer.schedule == "constant":
-            return optax.adam(self.optimizer.learning_rate)
+            return self.optimizer.learning_rate
+        epoch = step // self.steps_per_epoch + 1
+        return jnp.minimum(1e-6 * 1.1 ** (epoch - 1), jnp.where(epoch > 100, 1e-4, 1e-3))
 
-        def fallback(step):
-            epoch = step // self.steps_per_epoch + 1
-            return jnp.minimum(1e-6 * 1.1 ** (epoch - 1), jnp.where(epoch > 100, 1e-4, 1e-3))
-
-        return optax.adam(fallback)
+    def transformation(self) -> optax.GradientTransformation:
+        """Adam."""
+        return optax.adam(self.learning_rate)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def init_state(objective: Objective, seed: int) -> TrainState:
+@functools.partial(jax.jit, static_argnums=0)
+def init_state(objective: Objective, seed: int | jax.Array) -> TrainState:
     """The state before the first step; everything random in it follows from the seed."""
     params = init_params(objective.cascade, jax.random.key(seed))
     return TrainState(

@@ -41,6 +41,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run_command(arguments: Arguments) -> None:
     """Reads every layout before the first image is written, so that a bad one costs nothing."""
+    if not arguments.layouts:
+        raise UserError("Give at least one layout PNG, or a folder of them, behind the run folder.")
     run = load_run(arguments.run, arguments.checkpoint)
     paths = list(find_layouts(arguments.layouts))
     targets = target_names(paths, run.experiment.cascade.num_images)

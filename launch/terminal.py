@@ -21,7 +21,7 @@ console = Console(highlight=False, soft_wrap=True)
 @contextlib.contextmanager
 def command() -> Iterator[None]:
     """Sets up a command's process, and turns a `UserError` into a message and exit status 2."""
-    absl.logging.set_verbosity(absl.logging.ERROR)
+    absl.logging.set_verbosity(absl.logging.FATAL)  # Orbax logs each failure many times over before it raises it
     logging.getLogger("jax").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="orbax")
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(Path(pooch.os_cache("crn_jax")) / "xla")

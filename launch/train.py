@@ -4,6 +4,7 @@ The same command resumes a run that was stopped. A run folder (default runs/EXPE
 metrics.jsonl, TensorBoard files and contact sheets.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -15,21 +16,23 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import rich.table
 import tyro
+from PIL import Image
 
 from configs import EXPERIMENTS
 from crn_jax.cascade import count_parameters
 from crn_jax.checkpoint import Checkpoints
 from crn_jax.data.label_space import LabelSpace
 from crn_jax.data.pipeline import steps_per_epoch, training_batches
-from crn_jax.data.sources import label_space_of, open_source
+from crn_jax.data.sources import Source, label_space_of, open_source
 from crn_jax.errors import UserError
 from crn_jax.experiment import Experiment, differences, nearest
 from crn_jax.synthesize import describe_run, read_description
 from crn_jax.train import TrainState, abstract_state, init_state, make_train_step
 from crn_jax.vgg import TAPS
 from crn_jax.vgg_weights import perception_network
-from launch.contact_sheet import contact_sheet
+from launch.contact_sheet import Row, contact_sheet
 from launch.reporting import MetricsLog, Progress, Window, named
 from launch.terminal import command, console
 from launch.validation import Validation, Validator
@@ -42,13 +45,28 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def parse(arguments: list[str]) -> Experiment:
-    """The experiment that a command line names, with its overrides."""
-    named_experiments = {experiment.name: (description, experiment) for description, experiment in EXPERIMENTS.items()}
-    if arguments and not arguments[0].startswith("-") and arguments[0] not in named_experiments:
-        known = ", ".join(named_experiments)
-        raise UserError(f"There is no experiment '{arguments[0]}'.{nearest(arguments[0], named_experiments)} Known: {known}.")
-    return tyro.extras.overridable_config_cli(
-        named_experiments, prog="python -m launch.train", description=__doc__, args=arguments, use_underscores=True
+    """The experiment that a command line names, with its overrides; without a name, lists them and exits."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        console.print(__doc__, markup=False)
+        table = rich.table.Table(box=None, show_header=False)
+        for name, (description, _) in EXPERIMENTS.items():
+            table.add_row(name, description)
+        console.print(table)
+        console.print("Fields and defaults of one: python -m launch.train EXPERIMENT --help", markup=False)
+        sys.exit(0 if arguments else 2)
+    name, *overrides = arguments
+    if name not in EXPERIMENTS:
+        known = ", ".join(EXPERIMENTS)
+        raise UserError(f"There is no experiment '{name}'.{nearest(name, EXPERIMENTS)} Known: {known}.")
+    description, experiment = EXPERIMENTS[name]
+    return tyro.cli(
+        Experiment,
+        default=experiment,
+        args=overrides,
+        prog=f"python -m launch.train {name}",
+        description=description,
+        use_underscores=True,
+        config=(tyro.conf.AvoidSubcommands,),
     )
 
 
@@ -73,20 +91,20 @@ def train(experiment: Experiment) -> None:
         state = init_state(objective, experiment.seed)
     announce(experiment, state, first_step, epoch, vgg19)
 
-    log = MetricsLog(folder, first_step)
-    session = Session(
-        experiment, description, label_space, vgg19, vgg_params, log, checkpoints, Validator(experiment, objective, val_source)
-    )
-    if not first_step:
-        floor = session.validator.floor(train_source, vgg_params)
-        log.write(0, {"mean_photograph": floor.line()["validation"]})
-        console.print(f"Held-out distance of the mean training photograph, the floor to beat: {floor.distance:.1f}")
-        session.validate(0, state)
-    batches = training_batches(train_source, experiment.batch_size, experiment.seed, first_step, experiment.data.threads)
     try:
-        session.run(make_train_step(objective), state, batches, first_step, epoch)
+        with contextlib.closing(MetricsLog(folder, first_step)) as log:
+            validator = Validator(experiment, objective, val_source)
+            session = Session(experiment, description, label_space, vgg19, vgg_params, log, checkpoints, validator)
+            if not first_step:
+                session.measure_floor(train_source)
+                session.save_layouts(session.validate(0, state).rows)
+            batches = training_batches(
+                train_source, experiment.batch_size, experiment.seed, first_step, experiment.data.threads
+            )
+            session.run(make_train_step(objective), state, batches, first_step, epoch)
+    except OSError as error:
+        raise checkpoints.write_error(error) from error
     finally:
-        log.close()
         checkpoints.close()
 
 
@@ -187,6 +205,12 @@ class Session:
         self.checkpoints.wait()
         self.farewell(step, last_step, stop.requested)
 
+    def measure_floor(self, train_source: Source) -> None:
+        """Logs how far the mean training photograph is from the held-out ones."""
+        floor = self.validator.floor(train_source, self.vgg_params)
+        self.log.write(0, {"mean_photograph": floor.line()["validation"]})
+        console.print(f"Held-out distance of the mean training photograph, the floor to beat: {floor.distance:.1f}")
+
     def validate(self, step: int, state: TrainState) -> Validation:
         """Measures the held-out distance and writes a contact sheet."""
         params = state.params if state.ema is None else state.ema
@@ -201,6 +225,13 @@ class Session:
         self.log.picture(step, "contact_sheet", np.asarray(sheet))
         console.print(f"step {step}: held-out distance {validation.distance:.1f}, {path}", markup=False)
         return validation
+
+    def save_layouts(self, rows: list[Row]) -> None:
+        """Writes the contact sheet's layouts as PNGs, something to try `launch.synthesize` on."""
+        folder = Path(self.experiment.folder) / "layouts"
+        folder.mkdir(exist_ok=True)
+        for i, row in enumerate(rows):
+            Image.fromarray(self.label_space.draw(row.layout)).save(folder / f"{i}.png")
 
     def sheet_path(self, step: int) -> Path:
         """Where the contact sheet of a step lies."""
@@ -226,7 +257,7 @@ class Session:
             console.print(f"Stopped and saved at step {step} of {last_step}. The same command resumes.")
             return
         console.print(f"Trained to step {step}. Contact sheet: {self.sheet_path(step)}", markup=False)
-        console.print(f"Next: python -m launch.synthesize {folder} LAYOUT.png", markup=False)
+        console.print(f"Next: python -m launch.synthesize {folder} {folder}/layouts --sheet", markup=False)
 
 
 class _Stop:

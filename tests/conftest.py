@@ -6,6 +6,7 @@ from pathlib import Path
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.pop("CRN_JAX_VGG19", None)
 
+import h5py  # noqa: E402
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
@@ -55,3 +56,25 @@ def simple_run(shared_data) -> ReferenceRun:
 @pytest.fixture(scope="session")
 def diversity_run(shared_data) -> ReferenceRun:
     return ReferenceRun(shared_data / "authors" / "graph_diversity")
+
+
+@pytest.fixture(scope="session")
+def random_vgg_file(tmp_path_factory) -> Path:
+    """A weight file in Keras' layout with random values, for runs whose images do not matter."""
+    path = tmp_path_factory.mktemp("vgg19") / "random.h5"
+    with h5py.File(path, "w") as file:
+        for name, layer in vgg_weights.random_vgg19(3).items():
+            if name != "mean":
+                keras = f"block{name[4]}_conv{name[6]}"
+                file[f"{keras}/kernel:0"], file[f"{keras}/bias:0"] = layer["kernel"], layer["bias"]
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny(random_vgg_file, tmp_path_factory) -> list[str]:
+    """Arguments of launch.train for a run of a few seconds: 48x64 streets, six steps an epoch."""
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(tmp_path_factory.mktemp("compiled"))
+    return (
+        "demo --cascade.base 6 8 --cascade.widths 8 8 8 8 --data.num_scenes 6 --run.validation_examples 2 "
+        f"--run.sheet_examples 2 --optimizer.learning_rate 1e-3 --optimizer.ema_decay 0.9 --vgg.weights {random_vgg_file}"
+    ).split()

@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import json
 
 import jax
@@ -19,8 +20,9 @@ def moved(params, seed=0):
     return jax.tree.map(lambda p: np.asarray(p, np.float64) + 0.1 * rng.normal(size=p.shape), params)
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def apply(config, params, layout):
-    return np.asarray(Cascade(config).apply({"params": params}, layout))
+    return Cascade(config).apply({"params": params}, layout)
 
 
 @pytest.mark.parametrize("variant", ["authors", "paper"])

@@ -49,12 +49,12 @@ def test_the_authors_layouts(shared_data):
     paths = sorted((shared_data / "authors" / "layouts").glob("Label*/*.png"))
     assert paths
     for path in paths:
-        rgb = np.asarray(Image.open(path).convert("RGB"))
+        rgb = np.asarray(open_image(path).convert("RGB"))
         matches = [(rgb == np.array(color)).all(-1) for color in CITYSCAPES.colors[:19]]
         expected = np.where(np.any(matches, 0), np.argmax(matches, 0), 19)
         assert (CITYSCAPES.read(path) == expected).all(), path
     gta = next((shared_data / "authors" / "layouts" / "GTA256Full").glob("*.png"))
-    indices = np.asarray(Image.open(gta))
+    indices = np.asarray(open_image(gta))
     by_index = np.array([CITYSCAPES.ids[i] for i in range(34)])[indices]
     assert (CITYSCAPES.read(gta) == by_index).mean() > 0.99
 

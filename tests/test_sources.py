@@ -84,7 +84,7 @@ def test_a_layout_of_another_size_is_named(camvid):
 
 
 def test_another_aspect_ratio_is_refused_with_the_remedy(camvid):
-    with pytest.raises(UserError, match=r"12x16 has another aspect ratio than the cascade's 8x16.*--cascade.base"):
+    with pytest.raises(UserError, match=r"12x16 has another aspect ratio than the cascade's 8x16.*--cascade\.base"):
         opened(camvid, size=(8, 16))[0]
 
 

@@ -87,8 +87,8 @@ def resize_layout(layout: np.ndarray, size: tuple[int, int], path) -> np.ndarray
     (h, w), (height, width) = layout.shape, size
     if abs(h * width - w * height) > _ASPECT_TOLERANCE * w * height:
         raise UserError(
-            f"{path}: {h}x{w} has another aspect ratio than the cascade's {height}x{width}. Choose --cascade.base to "
-            f"match it (4 8 for 1:2, 3 4 for 3:4, 4 4 for square images), or crop the files."
+            f"{path}: {h}x{w} has another aspect ratio than the cascade's {height}x{width}. Crop it, or train a cascade "
+            f"whose --cascade.base matches it (4 8 for 1:2, 3 4 for 3:4, 4 4 for square images)."
         )
     return np.asarray(Image.fromarray(layout).resize((width, height), Image.Resampling.NEAREST))
 

@@ -1,0 +1,84 @@
+import gc
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from crn_jax.cascade import CascadeConfig
+from crn_jax.checkpoint import Checkpoints
+from crn_jax.errors import UserError
+from crn_jax.lambdas import LambdaConfig
+from crn_jax.train import Objective, OptimizerConfig, abstract_state, init_state
+
+
+def objective(width=3, **optimizer) -> Objective:
+    return Objective(CascadeConfig(2, (width, 2)), LambdaConfig(), OptimizerConfig(**optimizer), "average", 5)
+
+
+# Orbax leaves coroutines behind where a load fails.
+failed_loads = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """Steps 1 to 5 of a run that keeps two, with distances; and their state."""
+    state = init_state(objective(ema_decay=0.5), 0)
+    checkpoints = Checkpoints(tmp_path / "checkpoints", keep_last=2)
+    for step, distance in enumerate((7.0, 3.0, None, 5.0, None), 1):
+        checkpoints.save(step, state._replace(step=jnp.asarray(step, jnp.int32)), distance, {"note": "x"})
+    checkpoints.close()
+    return tmp_path / "checkpoints", jax.tree.map(np.asarray, state)
+
+
+def test_last_and_best_are_kept_and_load_bit_exactly(saved):
+    folder, state = saved
+    checkpoints = Checkpoints(folder)
+    assert checkpoints.steps() == [2, 4, 5]
+    assert (checkpoints.best_step(), checkpoints.latest_step()) == (2, 5)
+    loaded = checkpoints.load(5, abstract_state(objective(ema_decay=0.5)))
+    jax.tree.map(np.testing.assert_array_equal, loaded, state._replace(step=np.int32(5)))
+    params = checkpoints.load_params(2, abstract_state(objective(ema_decay=0.5)))
+    jax.tree.map(np.testing.assert_array_equal, params, state.ema)
+
+
+@failed_loads
+def test_a_state_of_other_shapes_or_with_more_in_it_is_refused(saved):
+    folder, _ = saved
+    with pytest.raises(UserError, match=rf"{folder}/5"):
+        Checkpoints(folder).load(5, abstract_state(objective(width=4, ema_decay=0.5)))
+    abstract = abstract_state(objective(ema_decay=0.5))
+    more = {**abstract.params, "module_9": jax.ShapeDtypeStruct((2,), jnp.float32)}
+    with pytest.raises(UserError, match=rf"{folder}/5"):
+        Checkpoints(folder).load(5, abstract._replace(params=more))
+    gc.collect()
+
+
+@failed_loads
+def test_a_damaged_checkpoint_is_named(saved):
+    folder, _ = saved
+    shutil.rmtree(folder / "5" / "state" / "d")
+    with pytest.raises(UserError, match=rf"{folder}/5: the checkpoint cannot be read"):
+        Checkpoints(folder).load(5, abstract_state(objective(ema_decay=0.5)))
+    gc.collect()
+
+
+def test_half_written_checkpoints_are_cleared_away(saved):
+    folder, state = saved
+    shutil.copytree(folder / "5", folder / "6.orbax-checkpoint-tmp")
+    reading = Checkpoints(folder)
+    assert reading.steps() == [2, 4, 5]
+    reading.close()
+    assert (folder / "6.orbax-checkpoint-tmp").exists()  # it may belong to a training that is saving just now
+    writing = Checkpoints(folder, keep_last=2)
+    writing.save(7, state, None, {})
+    writing.close()
+    assert writing.steps() == [2, 5, 7]
+    assert not (folder / "6.orbax-checkpoint-tmp").exists()
+
+
+def test_a_file_in_the_way_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=rf"{tmp_path}/file/checkpoints"):
+        Checkpoints(tmp_path / "file" / "checkpoints")

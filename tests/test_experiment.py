@@ -1,0 +1,63 @@
+import dataclasses
+import json
+
+import pytest
+
+from configs import EXPERIMENTS, camvid_96x128, cityscapes_256p, cityscapes_1024p, demo
+from crn_jax.cascade import PAPER_WIDTHS
+from crn_jax.errors import UserError
+from crn_jax.experiment import RunConfig, differences, from_json, to_json
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_json_round_trip(name):
+    experiment = EXPERIMENTS[name][1]
+    assert experiment.name == name
+    assert from_json(json.loads(json.dumps(to_json(experiment)))) == experiment
+
+
+def test_stored_experiments_that_do_not_fit_name_the_field():
+    fields = to_json(demo)
+    fields["cascade"]["depth"] = 3
+    with pytest.raises(UserError, match=r"depth"):
+        from_json(fields)
+    fields = to_json(demo)
+    del fields["cascade"]["num_classes"]
+    with pytest.raises(UserError, match="num_classes"):
+        from_json(fields)
+
+
+def test_the_papers_numbers():
+    for experiment, modules, size in ((cityscapes_256p, 7, (256, 512)), (cityscapes_1024p, 9, (1024, 2048))):
+        assert experiment.cascade.widths == PAPER_WIDTHS[:modules] and experiment.cascade.size == size
+        assert experiment.optimizer.learning_rate == 1e-4 and experiment.batch_size == 1
+    assert cityscapes_256p.lambdas.rescale_epoch == 100 and cityscapes_256p.epochs == 200
+    assert not any(e.vgg.allow_random for _, e in EXPERIMENTS.values() if e.name != "demo")
+
+
+def test_what_may_change_between_restarts():
+    moved = dataclasses.replace(
+        camvid_96x128,
+        epochs=99,
+        run=RunConfig(folder="elsewhere"),
+        data=dataclasses.replace(camvid_96x128.data, root="/data", threads=7),
+    )
+    assert differences(camvid_96x128, moved) == []
+    assert differences(camvid_96x128, dataclasses.replace(camvid_96x128, batch_size=2)) == ["batch_size: 1, now 2"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"cascade": dataclasses.replace(demo.cascade, num_classes=12)}, "streets has 20 classes.*is 12"),
+        ({"cascade": dataclasses.replace(demo.cascade, widths=(4,))}, "at least 16x16; the cascade makes 4x8"),
+    ],
+)
+def test_contradictions_are_refused(change, message):
+    with pytest.raises(UserError, match=message):
+        dataclasses.replace(demo, **change)
+
+
+def test_intervals_must_be_positive():
+    with pytest.raises(UserError, match="at least 1"):
+        RunConfig(log_every=0)

@@ -1,0 +1,236 @@
+"""Whole runs through the command line: what they leave behind, and what survives an interruption."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from crn_jax import vgg_weights
+from crn_jax.checkpoint import Checkpoints
+from crn_jax.data.pipeline import validation_batches
+from crn_jax.data.sources import open_source
+from crn_jax.synthesize import read_description
+from crn_jax.train import TrainState, abstract_state, make_eval_step
+from launch import train
+from launch.reporting import read_metrics
+from launch.terminal import console
+
+ROOT = Path(__file__).resolve().parents[1]
+KILLS = int(os.environ.get("CRN_JAX_KILLS", "3"))
+LONG = ["--epochs", "6", "--run.checkpoint_every", "4", "--run.validate_every", "16", "--run.log_every", "2"]
+STEPS = 36
+
+
+def run(arguments, folder):
+    train.main([*arguments, "--run.folder", str(folder)])
+
+
+def refused(arguments, folder) -> str:
+    """What a run that must fail says."""
+    with console.capture() as capture, pytest.raises(SystemExit) as exit_:
+        run(arguments, folder)
+    assert exit_.value.code == 2
+    return capture.get()
+
+
+def start(arguments, folder, before="true") -> subprocess.Popen:
+    """A run in a process of its own, `before` being a shell command to set it up."""
+    command = [sys.executable, "-m", "launch.train", *arguments, "--run.folder", str(folder)]
+    command = ["bash", "-c", f'{before}; exec "$@"', "bash", *command]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def final_state(folder) -> TrainState:
+    experiment, *_ = read_description(folder)
+    checkpoints = Checkpoints(folder / "checkpoints")
+    state = checkpoints.load(checkpoints.latest_step(), abstract_state(experiment.objective(6)))
+    checkpoints.close()
+    return jax.tree.map(np.asarray, state)
+
+
+def assert_identical(a: TrainState, b: TrainState) -> None:
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tiny, tmp_path_factory) -> Path:
+    """The folder of a run of 36 steps that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("runs") / "uninterrupted"
+    run([*tiny, *LONG], folder)
+    return folder
+
+
+def test_a_run_folder_holds_everything(uninterrupted, random_vgg_file):
+    description = json.loads((uninterrupted / "run.json").read_text())
+    assert description["experiment"]["cascade"]["widths"] == [8, 8, 8, 8]
+    assert description["label_space"]["classes"][-1] == "void"
+    assert description["vgg19"]["file"] == random_vgg_file.name
+    sheets = sorted(p.name for p in (uninterrupted / "contact_sheets").iterdir())
+    assert sheets == ["step_0000000.png", "step_0000016.png", "step_0000032.png", "step_0000036.png"]
+    with Image.open(uninterrupted / "contact_sheets" / sheets[-1]) as sheet:
+        assert sheet.width == 3 * 256 + 4 * 4
+    assert list((uninterrupted / "tensorboard").iterdir())
+
+    lines = read_metrics(uninterrupted / "metrics.jsonl")
+    assert [line["step"] for line in lines if "loss" in line] == list(range(2, STEPS + 1, 2))
+    training = next(line for line in lines if "loss" in line)
+    total = sum(training["terms"][name] * training["lambda"][name] for name in training["terms"])
+    assert training["loss"] == pytest.approx(total, rel=1e-5)
+    assert lines[0].keys() == {"step", "mean_photograph"}
+    assert [line["step"] for line in lines if "validation" in line] == [0, 16, 32, 36]
+
+
+def test_the_last_checkpoints_and_the_best_are_kept(uninterrupted):
+    checkpoints = Checkpoints(uninterrupted / "checkpoints")
+    lines = read_metrics(uninterrupted / "metrics.jsonl")
+    validated = {line["step"]: line["validation"]["distance"] for line in lines if "validation" in line}
+    best = min((step for step in validated if step), key=validated.get)
+    assert checkpoints.steps() == sorted({best, 32, 36}) and checkpoints.best_step() == best
+    checkpoints.close()
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(tiny, uninterrupted, tmp_path):
+    run([*tiny, *LONG], tmp_path / "again")
+    assert_identical(final_state(uninterrupted), final_state(tmp_path / "again"))
+    run([*tiny, *LONG, "--seed", "1", "--epochs", "1"], tmp_path / "other")
+    a, b = (final_state(folder).params["to_rgb"]["kernel"] for folder in (uninterrupted, tmp_path / "other"))
+    assert (a != b).any()
+
+
+def test_killed_at_any_moment_and_resumed_it_ends_bit_identical(tiny, uninterrupted, tmp_path):
+    """SIGKILL, in turn at a random moment and while a checkpoint is being written; CRN_JAX_KILLS sets how often."""
+    folder, moments = tmp_path / "killed", random.Random(0)
+    for kill in range(KILLS):
+        process = start([*tiny, *LONG], folder)
+        if kill % 2:
+            wait_for(process, lambda: list((folder / "checkpoints").glob("*tmp*")), poll=0.0005)
+        else:
+            steps = len(read_metrics(folder / "metrics.jsonl"))
+            wait_for(process, lambda before=steps: len(read_metrics(folder / "metrics.jsonl")) > before)
+            time.sleep(moments.uniform(0, 1.0))
+        process.kill()
+        process.communicate()
+    output, _ = start([*tiny, *LONG], folder).communicate()
+    assert f"Trained to step {STEPS}" in output
+    assert_identical(final_state(uninterrupted), final_state(folder))
+    steps = [line["step"] for line in read_metrics(folder / "metrics.jsonl") if "loss" in line]
+    assert steps == list(range(2, STEPS + 1, 2))
+
+
+def wait_for(process, condition, poll=0.02):
+    """Waits until the condition holds or the process ends; a minute at most."""
+    for _ in range(int(60 / poll)):
+        if condition() or process.poll() is not None:
+            return
+        time.sleep(poll)
+    raise TimeoutError
+
+
+def test_sigterm_saves_and_exits_cleanly(tiny, uninterrupted, tmp_path):
+    folder = tmp_path / "stopped"
+    process = start([*tiny, *LONG, "--run.checkpoint_every", "1000"], folder)
+    wait_for(process, lambda: any("loss" in line for line in read_metrics(folder / "metrics.jsonl")))
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate()
+    assert process.returncode == 0 and "Stopped and saved at step" in output
+    run([*tiny, *LONG], folder)
+    assert_identical(final_state(uninterrupted), final_state(folder))
+
+
+def test_lambda_is_rescaled_and_contributions_are_equal_when_measured_again(tiny, tmp_path):
+    """With the parameters held still (learning rate 0), a second measurement meets the expectation that λ was set by."""
+    run([*tiny, "--epochs", "3", "--lambdas.rescale_epoch", "2", "--optimizer.learning_rate", "0"], tmp_path)
+    lines = read_metrics(tmp_path / "metrics.jsonl")
+    event = next(line for line in lines if "lambda_rescaled" in line)
+    assert event["step"] == 12 and set(event["lambda_rescaled"]["before"].values()) == {1.0}
+    after = np.array(list(event["lambda_rescaled"]["after"].values()))
+    state = final_state(tmp_path)
+    np.testing.assert_allclose(state.lambdas.weights, after, rtol=1e-6)
+
+    experiment, *_ = read_description(tmp_path)
+    source = open_source(experiment.data, "train", experiment.cascade.size)
+    evaluate, vgg = make_eval_step(experiment.objective(6)), vgg_weights.load_vgg19(experiment.vgg.weights)
+    terms = [evaluate(state.params, vgg, batch)[0][0, 0] for batch in validation_batches(source, 1, 100)]
+    contributions = np.mean(terms, 0) * after
+    assert len(terms) == 6 and contributions.max() / contributions.min() < 1.01
+
+
+def test_a_run_of_other_settings_is_not_resumed(tiny, uninterrupted, tmp_path):
+    message = refused([*tiny, "--cascade.widths", "8", "8", "8", "4", "--seed", "3"], uninterrupted)
+    assert "cascade.widths: [8, 8, 8, 8], now [8, 8, 8, 4]" in message and "seed: 0, now 3" in message
+    assert "--run.folder" in message
+
+
+def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(tiny, tmp_path):
+    message = refused([*tiny, "--optimizer.learning_rate", "1e38", "--run.checkpoint_every", "1"], tmp_path)
+    assert "Not a finite number at step 2: input, conv1_2" in message and "step 1, is kept" in message
+    assert Checkpoints(tmp_path / "checkpoints").steps() == [1]
+
+
+@pytest.mark.parametrize("kilobytes", [4, 100])
+def test_a_full_disk_is_reported_and_the_run_goes_on_from_its_last_checkpoint(kilobytes, tiny, uninterrupted, tmp_path):
+    """A limit on file sizes makes writes fail as a full disk does: that of anything, and that of a checkpoint only."""
+    folder = tmp_path / "full"
+    run([*tiny, *LONG, "--epochs", "1"], folder)
+    process = start([*tiny, *LONG], folder, before=f"ulimit -f {kilobytes}")
+    output, _ = process.communicate()
+    assert process.returncode == 2
+    assert f"{folder} could not be written" in output and "goes on from step 6, its last good checkpoint" in output
+    run([*tiny, *LONG], folder)
+    assert_identical(final_state(uninterrupted), final_state(folder))
+
+
+def test_a_folder_that_cannot_be_written_is_named(tiny, tmp_path):
+    (tmp_path / "file").touch()
+    assert f"The run folder {tmp_path / 'file' / 'run'} cannot be written" in refused(tiny, tmp_path / "file" / "run")
+
+
+def test_random_vgg_weights_are_announced_everywhere(tiny, tmp_path, monkeypatch):
+    def offline(**_):
+        raise train.UserError("no network")
+
+    monkeypatch.setattr(vgg_weights, "download_vgg19", offline)
+    monkeypatch.setattr(vgg_weights, "find_vgg19", lambda _: None)
+    with console.capture() as capture:
+        run([*tiny[:-2], "--epochs", "1"], tmp_path / "demo")
+    assert "seeded RANDOM weights" in capture.get()
+    assert json.loads((tmp_path / "demo" / "run.json").read_text())["vgg19"] == {"weights": "random"}
+    with Image.open(tmp_path / "demo" / "contact_sheets" / "step_0000006.png") as image:
+        sheet = np.asarray(image.convert("RGB")).astype(int)
+    assert (sheet[:60, :, 0] - sheet[:60, :, 1:].max(-1) > 150).sum() > 100  # the warning is red
+    assert "no network" in refused([*tiny[:-2], "--vgg.no_allow_random"], tmp_path / "real")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["camvid_96x182"], "There is no experiment 'camvid_96x182'. Did you mean 'camvid_96x128'?"),
+        (["camvid_96x128"], "needs its folder: --data.root DIR"),
+        (["demo", "--vgg.weights", "none.h5"], "none.h5: there is no such file"),
+    ],
+)
+def test_a_wrong_command_says_what_is_right(arguments, message, tmp_path):
+    assert message in refused(arguments, tmp_path)
+
+
+def test_a_misspelt_field_gets_a_suggestion(capsys):
+    with pytest.raises(SystemExit):
+        train.parse(["demo", "--data.rot", "x"])
+    assert "--data.root" in "".join(capsys.readouterr())
+
+
+def test_every_experiment_parses_and_is_listed():
+    for name in train.EXPERIMENTS:
+        assert train.parse([name]).name == name
+    with console.capture() as capture, pytest.raises(SystemExit):
+        train.parse(["--help"])
+    assert all(name in capture.get() for name in train.EXPERIMENTS)

@@ -1,0 +1,108 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from crn_jax import vgg_weights
+from crn_jax.cascade import CascadeConfig, init_params
+from crn_jax.lambdas import LambdaConfig
+from crn_jax.train import Objective, OptimizerConfig, abstract_state, init_state, make_eval_step, make_train_step
+
+CASCADE = CascadeConfig(num_classes=4, widths=(6, 6, 6), base=(4, 6), num_images=2)
+
+
+def objective(**optimizer) -> Objective:
+    return Objective(CASCADE, LambdaConfig(rescale_epoch=1), OptimizerConfig(**optimizer), "average", steps_per_epoch=2)
+
+
+@pytest.fixture(scope="module")
+def problem():
+    rng = np.random.default_rng(0)
+    batch = {
+        "layout": rng.integers(0, 4, (2, *CASCADE.size)).astype(np.uint8),
+        "photograph": rng.integers(0, 256, (2, *CASCADE.size, 3)).astype(np.uint8),
+    }
+    return jax.device_put(vgg_weights.random_vgg19(0)), batch
+
+
+@pytest.fixture(scope="module")
+def four_steps(problem):
+    """States (as NumPy arrays) before and after each of four steps with a moving average, the metrics, and the step."""
+    train_objective = objective(learning_rate=1e-2, ema_decay=0.75)
+    step, state = make_train_step(train_objective), init_state(train_objective, 0)
+    states, history = [jax.tree.map(np.array, state)], []
+    for _ in range(4):
+        state, metrics = step(state, *problem)
+        states.append(jax.tree.map(np.array, state))
+        history.append(jax.tree.map(np.array, metrics))
+    return states, history, step
+
+
+def test_a_step_lowers_the_loss_and_counts(four_steps):
+    states, history, _ = four_steps
+    terms = [h["terms"] @ history[0]["weights"] for h in history]
+    assert terms[3] < terms[0]
+    assert [int(s.step) for s in states] == [0, 1, 2, 3, 4]
+    assert all(np.isfinite(h["grad_norm"]) and h["grad_norm"] > 0 for h in history)
+
+
+def test_the_loss_is_that_of_the_best_images(four_steps, problem):
+    states, history, _ = four_steps
+    terms, images = make_eval_step(objective())(states[0].params, *problem)
+    assert images.shape == (2, 2, *CASCADE.size, 3)
+    totals = np.asarray(terms).sum(-1)
+    assert history[0]["loss"] == pytest.approx(totals.min(1).mean(), rel=1e-5)
+    best = np.asarray(terms)[np.arange(2), totals.argmin(1)].mean(0)
+    np.testing.assert_allclose(history[0]["terms"], best, rtol=1e-5)
+
+
+def test_lambda_is_rescaled_inside_the_step_without_a_recompilation(four_steps):
+    states, history, step = four_steps
+    assert (history[1]["weights"] == 1).all()
+    means = (history[0]["terms"] + history[1]["terms"]) / 2
+    np.testing.assert_allclose(history[2]["weights"] * means, means.mean(), rtol=1e-5)
+    assert (history[3]["weights"] == history[2]["weights"]).all()
+    assert step._cache_size() == 1
+
+
+def test_the_moving_average(four_steps):
+    states, _, _ = four_steps
+    kernels = [s.params["to_rgb"]["kernel"] for s in states]
+    ema = kernels[0]
+    for kernel in kernels[1:]:
+        ema = 0.75 * ema + 0.25 * kernel
+    np.testing.assert_allclose(states[4].ema["to_rgb"]["kernel"], ema, rtol=1e-5, atol=1e-7)
+    assert abstract_state(objective()).ema is None
+
+
+def test_the_first_adam_step_moves_by_the_learning_rate(four_steps):
+    states, _, _ = four_steps
+    moved = np.abs(states[1].params["to_rgb"]["bias"] - states[0].params["to_rgb"]["bias"])
+    np.testing.assert_allclose(moved, 1e-2, rtol=1e-4)
+
+
+def test_the_authors_fallback_schedule():
+    rates = objective(schedule="authors_fallback").learning_rate
+    epochs = np.array([1, 2, 50, 100, 101, 200])
+    expected = [min(1e-6 * 1.1 ** (e - 1), 1e-4 if e > 100 else 1e-3) for e in epochs]
+    got = [float(rates(jnp.asarray((e - 1) * 2 + last))) for e in epochs for last in (0, 1)]
+    np.testing.assert_allclose(got, np.repeat(expected, 2), rtol=1e-4)
+    assert objective(learning_rate=0.5).learning_rate(7) == 0.5
+
+
+def test_initial_parameters_follow_from_the_seed():
+    a, b, c = (init_state(objective(), seed).params for seed in (0, 0, 1))
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+    assert (np.asarray(a["to_rgb"]["kernel"]) != np.asarray(c["to_rgb"]["kernel"])).any()
+
+
+def test_kernels_are_xavier_uniform():
+    config = CascadeConfig(num_classes=20, widths=(64,), base=(4, 8))
+    kernel = np.asarray(init_params(config, jax.random.key(0))["module_0"]["conv2"]["kernel"])
+    limit = np.sqrt(6 / (9 * 64 + 9 * 64))
+    assert np.abs(kernel).max() <= limit and kernel.std() == pytest.approx(limit / np.sqrt(3), rel=0.02)
+
+
+def test_impossible_settings_are_refused():
+    with pytest.raises(ValueError, match="ema_decay"):
+        OptimizerConfig(ema_decay=1.0)
