@@ -100,7 +100,7 @@ class Checkpoints:
         try:
             state = self._orbax.load(step, jax.tree.map(placed, abstract))
         except Exception as error:
-            raise UserError(f"{self.folder}/{step}: the checkpoint cannot be read: {error}") from error
+            raise UserError(f"{self.folder}/{step}: the checkpoint cannot be read: {_cause(error)}") from error
         # Where a key is missing Orbax leaves the ShapeDtypeStruct, without an error.
         missing = [
             jax.tree_util.keystr(path)
@@ -134,6 +134,14 @@ class Checkpoints:
         kept = self.steps()
         good = f"step {kept[-1]}, its last good checkpoint" if kept else "the start: nothing was saved yet"
         return UserError(
-            f"{self.folder.parent} could not be written: {error}\nMake room there or make it writable, then give the same "
+            f"{self.folder.parent} could not be written: {_cause(error)}\nMake room there or make it writable, then give the same "
             f"command again; the run goes on from {good}."
         )
+
+
+def _cause(error: BaseException) -> str:
+    """What Orbax's chain of errors began with; their own texts repeat the whole state."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = str(error)
+    return text if len(text) < 500 else f"{text[:500]} ..."

@@ -54,16 +54,20 @@ class Objective:
     pooling: Pooling
     steps_per_epoch: int
 
-    def learning_rate(self, step: jax.Array) -> jax.Array | float:
-        """Adam's, at a step counted from 0."""
+    def learning_rate(self) -> float | Callable[[jax.Array], jax.Array]:
+        """Adam's: a number, or a function of the step counted from 0."""
         if self.optimizer.schedule == "constant":
             return self.optimizer.learning_rate
-        epoch = step // self.steps_per_epoch + 1
-        return jnp.minimum(1e-6 * 1.1 ** (epoch - 1), jnp.where(epoch > 100, 1e-4, 1e-3))
+
+        def fallback(step: jax.Array) -> jax.Array:
+            epoch = step // self.steps_per_epoch + 1
+            return jnp.minimum(1e-6 * 1.1 ** (epoch - 1), jnp.where(epoch > 100, 1e-4, 1e-3))
+
+        return fallback
 
     def transformation(self) -> optax.GradientTransformation:
         """Adam."""
-        return optax.adam(self.learning_rate)
+        return optax.adam(self.learning_rate())
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -82,12 +82,12 @@ def test_the_first_adam_step_moves_by_the_learning_rate(four_steps):
 
 
 def test_the_authors_fallback_schedule():
-    rates = objective(schedule="authors_fallback").learning_rate
+    rates = objective(schedule="authors_fallback").learning_rate()
     epochs = np.array([1, 2, 50, 100, 101, 200])
     expected = [min(1e-6 * 1.1 ** (e - 1), 1e-4 if e > 100 else 1e-3) for e in epochs]
     got = [float(rates(jnp.asarray((e - 1) * 2 + last))) for e in epochs for last in (0, 1)]
     np.testing.assert_allclose(got, np.repeat(expected, 2), rtol=1e-4)
-    assert objective(learning_rate=0.5).learning_rate(7) == 0.5
+    assert objective(learning_rate=0.5).learning_rate() == 0.5
 
 
 def test_initial_parameters_follow_from_the_seed():
