@@ -57,7 +57,7 @@ class Checkpoints:
         return [c.step for c in self._orbax.checkpoints]
 
     def save(self, step: int, state: TrainState, distance: float | None, description: dict[str, Any]) -> None:
-        """Starts saving; the disk is written in the background. A step that is there already is left alone.
+        """Starts saving; the disk is written in the background.
 
         Args:
           step: the number of steps done.
@@ -69,8 +69,6 @@ class Checkpoints:
           UserError: if this save, or the one before it, could not be written.
         """
         self.wait()
-        if step in self.steps():
-            return
         metrics = None if distance is None else {"distance": distance}
         try:
             self._saving = self._orbax.save_async(step, state, force=True, metrics=metrics, custom_metadata=description)
@@ -134,8 +132,8 @@ class Checkpoints:
         kept = self.steps()
         good = f"step {kept[-1]}, its last good checkpoint" if kept else "the start: nothing was saved yet"
         return UserError(
-            f"{self.folder.parent} could not be written: {_cause(error)}\nMake room there or make it writable, then give the same "
-            f"command again; the run goes on from {good}."
+            f"{self.folder.parent} could not be written: {_cause(error)}\nMake room there or make it writable, then give "
+            f"the same command again; the run goes on from {good}."
         )
 
 

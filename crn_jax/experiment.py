@@ -66,6 +66,8 @@ class Experiment:
                 f"{self.data.source} has {expected} classes, void included, but --cascade.num_classes is "
                 f"{self.cascade.num_classes}."
             )
+        if self.vgg.allow_random and self.data.source != "streets":
+            raise UserError("--vgg.allow_random is for streets only: photographs need a VGG-19 with ImageNet weights.")
         height, width = self.cascade.size
         if min(height, width) < 16:
             raise UserError(f"VGG-19 needs images of at least 16x16; the cascade makes {height}x{width}.")
@@ -97,8 +99,13 @@ def from_json(fields: dict[str, Any]) -> Experiment:
     try:
         return _converter.structure(fields, Experiment)
     except cattrs.BaseValidationError as error:
-        problems = "; ".join(cattrs.transform_error(error, path="experiment"))
+        problems = "; ".join(cattrs.transform_error(error, "experiment", _describe_problem))
         raise UserError(f"The stored experiment does not fit this version of crn_jax: {problems}") from error
+
+
+def _describe_problem(error: BaseException, type_: type | None) -> str:
+    known = cattrs.v.format_exception(error, type_)
+    return f"{known} ({error})" if isinstance(error, ValueError) else known
 
 
 _MAY_CHANGE = ("name", "epochs", "run.", "data.root", "data.threads", "vgg.weights")

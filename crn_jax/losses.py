@@ -46,6 +46,16 @@ def layer_terms(
     return jnp.stack([term(name) for name in TAPS], axis=-1)
 
 
-def perceptual_loss(terms: jax.Array, weights: jax.Array) -> jax.Array:
-    """Eq. 1 for k = 1, Eq. 2 (the best of the k images) beyond: `[B, k, 6], [6] -> []`, the mean over the batch."""
-    return jnp.sum(terms * weights[None, None], axis=-1).min(axis=1).mean()
+def perceptual_loss(terms: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Eq. 1 for k = 1, Eq. 2 (the best of the k images) beyond.
+
+    Args:
+      terms: `[B, k, 6]`, from `layer_terms`.
+      weights: `[6]`, the w_l.
+
+    Returns:
+      the loss [] and the best images' terms [6], both means over the batch.
+    """
+    totals = jnp.sum(terms * weights[None, None], axis=-1)
+    best = jnp.take_along_axis(terms, totals.argmin(axis=1)[:, None, None], axis=1)
+    return totals.min(axis=1).mean(), best.mean((0, 1))

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import cattrs
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from crn_jax.cascade import Cascade, CascadeConfig
 from crn_jax.checkpoint import Checkpoints
@@ -17,9 +18,8 @@ from crn_jax.experiment import Experiment, from_json, to_json
 from crn_jax.train import abstract_state, one_hot
 
 
-@functools.partial(jax.jit, static_argnums=0)
 def synthesize(config: CascadeConfig, params: dict, layout_ids: jax.Array) -> jax.Array:
-    """Synthesizes images; compiled once per config and shape.
+    """Synthesizes images: jitted, compiled once per config and shape.
 
     Args:
       config: the cascade's.
@@ -30,8 +30,16 @@ def synthesize(config: CascadeConfig, params: dict, layout_ids: jax.Array) -> ja
       uint8 `[B, k, H, W, 3]`, RGB.
 
     Raises:
-      ValueError: if height or width do not fit the cascade; the message names the nearest sizes that do.
+      ValueError: if height or width do not fit the cascade (the message names the nearest sizes that do), or if an id
+        of a NumPy array is out of range; ids that are on a device already are not looked at.
     """
+    if isinstance(layout_ids, np.ndarray) and layout_ids.size and layout_ids.max() >= config.num_classes:
+        raise ValueError(f"Class index {layout_ids.max()} is out of range: this cascade knows 0..{config.num_classes - 1}.")
+    return _synthesize(config, params, layout_ids)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _synthesize(config: CascadeConfig, params: dict, layout_ids: jax.Array) -> jax.Array:
     images = Cascade(config).apply({"params": params}, one_hot(config, layout_ids))
     return jnp.clip(jnp.round(images), 0, 255).astype(jnp.uint8)
 
@@ -46,18 +54,21 @@ class Run(NamedTuple):
     vgg19: dict[str, str]
 
 
-def describe_run(experiment: Experiment, label_space: LabelSpace, vgg19: dict[str, str]) -> dict[str, Any]:
-    """What `run.json` and every checkpoint say of a run."""
+def describe_run(
+    experiment: Experiment, label_space: LabelSpace, vgg19: dict[str, str], data: dict[str, Any]
+) -> dict[str, Any]:
+    """What `run.json` and every checkpoint say of a run; `data` identifies the training examples."""
     return {
         "experiment": to_json(experiment),
         "label_space": cattrs.unstructure(label_space),
         "vgg19": vgg19,
+        "data": data,
         "versions": {"jax": jax.__version__},
     }
 
 
-def read_description(folder: str | Path) -> tuple[Experiment, LabelSpace, dict[str, str]]:
-    """Reads a run folder's `run.json`.
+def read_description(folder: str | Path) -> tuple[Experiment, LabelSpace, dict[str, Any]]:
+    """Reads a run folder's `run.json`: the experiment, the label space, and all of it as plain JSON.
 
     Raises:
       UserError: if the folder is not a run's, or the file is damaged.
@@ -68,7 +79,7 @@ def read_description(folder: str | Path) -> tuple[Experiment, LabelSpace, dict[s
     try:
         fields = json.loads(path.read_text())
         label_space = cattrs.structure(fields["label_space"], LabelSpace)
-        return from_json(fields["experiment"]), label_space, fields["vgg19"]
+        return from_json(fields["experiment"]), label_space, fields
     except (json.JSONDecodeError, KeyError, cattrs.BaseValidationError) as error:
         raise UserError(f"{path}: the file is damaged ({error!r}).") from error
 
@@ -83,7 +94,7 @@ def load_run(folder: str | Path, checkpoint: str = "latest") -> Run:
     Raises:
       UserError: if the folder, the checkpoint or what is in it does not fit.
     """
-    experiment, label_space, vgg19 = read_description(folder)
+    experiment, label_space, description = read_description(folder)
     checkpoints = Checkpoints(Path(folder) / "checkpoints")
     try:
         available = checkpoints.steps()
@@ -93,6 +104,6 @@ def load_run(folder: str | Path, checkpoint: str = "latest") -> Run:
             listing = ", ".join(map(str, available)) or "none yet"
             raise UserError(f"{folder}: there is no checkpoint '{checkpoint}'. Steps saved: {listing}.")
         params = checkpoints.load_params(step, abstract_state(experiment.objective(steps_per_epoch=1)))
-        return Run(experiment, label_space, params, step, vgg19)
+        return Run(experiment, label_space, params, step, description["vgg19"])
     finally:
         checkpoints.close()

@@ -41,7 +41,7 @@ class TrainState(NamedTuple):
     params: Any
     opt_state: Any
     lambdas: LambdaState
-    ema: Any  # like params, or None
+    ema: Any = None  # like params, if a moving average is kept
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +90,7 @@ def abstract_state(objective: Objective) -> TrainState:
 
 def one_hot(config: CascadeConfig, layout: jax.Array) -> jax.Array:
     """Class ids `[B, H, W]` -> the cascade's layout, float32 `[B, H, W, c]`."""
-    return jax.nn.one_hot(layout, config.num_classes)
+    return jax.nn.one_hot(layout.astype(jnp.int32), config.num_classes)  # uint8 would wrap past 256 classes
 
 
 def _synthesis_terms(objective: Objective, params, vgg_params, batch) -> tuple[jax.Array, jax.Array]:
@@ -103,16 +103,14 @@ def _synthesis_terms(objective: Objective, params, vgg_params, batch) -> tuple[j
 def make_train_step(objective: Objective) -> Callable[[TrainState, dict, dict], tuple[TrainState, dict]]:
     """Makes `step(state, vgg_params, batch) -> (state, metrics)`, jitted; the state passed in is used up.
 
-    Metrics: `loss` and `grad_norm` [], `terms` [6] (of the image chosen by the loss: means over the batch) and
+    Metrics: `loss` and `grad_norm` [], `terms` [6] (of the images that the loss chose, means over the batch) and
     `weights` [6], the λ that this step used, both in the order of `TAPS`.
     """
     transformation = objective.transformation()
 
     def loss_of(params, weights, vgg_params, batch):
         terms, _ = _synthesis_terms(objective, params, vgg_params, batch)
-        best = jnp.argmin(jnp.sum(terms * weights[None, None], axis=-1), axis=1)
-        best_terms = jnp.take_along_axis(terms, best[:, None, None], axis=1)
-        return perceptual_loss(terms, weights), best_terms.mean((0, 1))
+        return perceptual_loss(terms, weights)
 
     def step(state: TrainState, vgg_params: dict, batch: dict) -> tuple[TrainState, dict]:
         weights = state.lambdas.weights

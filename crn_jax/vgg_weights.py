@@ -43,23 +43,22 @@ class VGGConfig:
 
 
 def perception_network(config: VGGConfig, progressbar: bool = True) -> tuple[dict, dict[str, str]]:
-    """The parameters of Φ and where they come from, `{"weights": "ImageNet", "file": ..., "sha256": ...}`.
+    """The parameters of Φ, and where they come from: `{"weights": "file", "file": ..., "sha256": ...}` or, if there are
+    none and the config allows it, `{"weights": "random", "because": ...}`.
 
     Raises:
       UserError: if there are no ImageNet weights and the config does not allow random ones.
     """
-    path = find_vgg19(config.weights)
-    if path is None:
-        try:
-            path = download_vgg19(progressbar=progressbar)
-        except UserError:
-            if not config.allow_random:
-                raise
-            return random_vgg19(seed=0), {"weights": "random"}
+    try:
+        path = find_vgg19(config.weights) or download_vgg19(progressbar=progressbar)
+    except UserError as error:
+        if not config.allow_random:
+            raise
+        return random_vgg19(seed=0), {"weights": "random", "because": str(error)}
     params = load_vgg19(path)
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return params, {"weights": "ImageNet", "file": path.name, "sha256": digest}
+    return params, {"weights": "file", "file": path.name, "sha256": digest}
 
 
 def load_vgg19(path: str | Path) -> dict:
@@ -76,14 +75,15 @@ def load_vgg19(path: str | Path) -> dict:
         raise UserError(f"{path}: there is no such file. {_instructions()}")
     try:
         params = readers[path.suffix](path)
+        found = {name: (params[name]["kernel"].shape, params[name]["bias"].shape) for name in LAYERS}
     except KeyError as error:
         raise UserError(f"{path}: these are not VGG-19's weights: {error.args[0]} is missing.") from error
     except Exception as error:  # Each format's library has its own errors for a damaged file.
         raise UserError(f"{path}: the file is damaged or truncated ({error}); fetch it again.") from error
     for name, (channels_in, channels_out) in LAYERS.items():
-        expected, got = (3, 3, channels_in, channels_out), params[name]["kernel"].shape
-        if got != expected or params[name]["bias"].shape != (channels_out,):
-            raise UserError(f"{path}: these are not VGG-19's weights: {name} is {got}, expected {expected}.")
+        expected = (3, 3, channels_in, channels_out), (channels_out,)
+        if found[name] != expected:
+            raise UserError(f"{path}: these are not VGG-19's weights: {name} is {found[name]}, expected {expected}.")
     return params
 
 
@@ -104,20 +104,18 @@ def cache_folder() -> Path:
 
 
 def find_vgg19(path: str | Path | None = None) -> Path | None:
-    """The weight file to use: `path`, else the environment variable's, else the one in the cache, else None."""
+    """The weight file that `path`, else the environment variable, names; None if neither does."""
     named = path or os.environ.get(ENVIRONMENT_VARIABLE)
-    if named:
-        return Path(named)
-    cached = cache_folder() / PUBLISHED_NAME
-    return cached if cached.is_file() else None
+    return Path(named) if named else None
 
 
 def download_vgg19(
     folder: Path | None = None, url: str = PUBLISHED_URL, known_hash: str = PUBLISHED_HASH, progressbar: bool = True
 ) -> Path:
-    """Fetches the published Keras file (80 MB) into the cache unless it is there; returns its path.
+    """The published Keras file (80 MB) in the cache, fetched unless it is there already; returns its path.
 
-    A partial download never carries the final name, and a file with another checksum is fetched again.
+    The checksum is verified each time: a file with another one is fetched again. A partial download never carries the
+    final name.
 
     Raises:
       UserError: without a connection, or if what was fetched has another checksum.
@@ -148,9 +146,9 @@ def _read_keras(path: Path) -> dict:
             keras = f"block{name[4]}_conv{name[6]}"
             if keras not in file:
                 raise KeyError(keras)
-            # Keras has written the variables as `..._W_1:0` and, later, as `kernel:0`.
-            arrays = {"kernel" if d.ndim == 4 else "bias": d[()] for d in file[keras].values()}
-            params[name] = arrays
+            # Keras has written the variables as `..._W_1:0` and, later, as `kernel:0`, some versions in a further group.
+            group = file[keras].get(keras, file[keras])
+            params[name] = {"kernel" if d.ndim == 4 else "bias": d[()].astype(np.float32) for d in group.values()}
     params["conv1_1"]["kernel"] = np.ascontiguousarray(params["conv1_1"]["kernel"][:, :, ::-1])
     return params
 
@@ -163,7 +161,7 @@ def _read_matconvnet(path: Path) -> dict:
     params = {"mean": MEAN_COLOR}
     for name in LAYERS:
         kernel, bias = weights[name]
-        params[name] = {"kernel": np.ascontiguousarray(kernel), "bias": bias.reshape(-1)}
+        params[name] = {"kernel": np.ascontiguousarray(kernel, np.float32), "bias": bias.reshape(-1).astype(np.float32)}
     return params
 
 
@@ -175,6 +173,7 @@ def _read_torchvision(path: Path) -> dict:
     params = {"mean": 255 * _TORCHVISION_MEAN}
     for name, index in _TORCHVISION_INDEX.items():
         kernel = tensors[f"features.{index}.weight"].transpose(2, 3, 1, 0)
-        params[name] = {"kernel": np.ascontiguousarray(kernel), "bias": tensors[f"features.{index}.bias"]}
+        bias = tensors[f"features.{index}.bias"].astype(np.float32)
+        params[name] = {"kernel": np.ascontiguousarray(kernel, np.float32), "bias": bias}
     params["conv1_1"]["kernel"] /= (255 * _TORCHVISION_STD)[:, None]
     return params

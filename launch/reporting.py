@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import rich.live
 import rich.progress
 import rich.table
 from rich.console import Console, Group
-from tensorboardX import SummaryWriter
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from crn_jax.vgg import TAPS
 
@@ -25,21 +28,28 @@ class MetricsLog:
         replacement.write_text("".join(json.dumps(line) + "\n" for line in kept))
         os.replace(replacement, self.path)
         self._file = open(self.path, "a")
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1)
+        # Not SummaryWriter: its thread dies of a full disk, and the next call but a few then blocks for ever.
+        (folder / "tensorboard").mkdir(exist_ok=True)
+        self._board = EventsWriter(str(folder / "tensorboard" / "events"))
+        self._event(first_step + 1, session_log=SessionLog(status=SessionLog.START))  # hides what came later before
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         """One line, on disk at once; numbers go to TensorBoard as well."""
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
         for name, value in _scalars(values):
-            self._board.add_scalar(name, value, step)
+            self._event(step, summary=summary.scalar(name, value))
+        self._board.flush()
 
     def picture(self, step: int, name: str, image: np.ndarray) -> None:
         """A picture `[H, W, 3]` for TensorBoard."""
-        self._board.add_image(name, image, step, dataformats="HWC")
+        self._event(step, summary=summary.image(name, image, dataformats="HWC"))
+
+    def _event(self, step: int, **content) -> None:
+        self._board.write_event(Event(wall_time=time.time(), step=step, **content))
 
     def close(self) -> None:
-        """Writes out what TensorBoard still holds."""
+        """Writes out what is still buffered."""
         self._file.close()
         self._board.close()
 

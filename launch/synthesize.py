@@ -16,6 +16,8 @@ from crn_jax.synthesize import Run, load_run, synthesize
 from launch.contact_sheet import Row, contact_sheet
 from launch.terminal import command, console
 
+SHEET_NAME = "contact_sheet.png"
+
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
@@ -48,6 +50,7 @@ def run_command(arguments: Arguments) -> None:
     targets = target_names(paths, run.experiment.cascade.num_images)
     layouts = [resize_layout(run.label_space.read(path), run.experiment.cascade.size, path) for path in paths]
     out = arguments.out or arguments.run / "synthesized"
+    refuse_overwriting(paths, [out / name for names in targets for name in names] + [out / SHEET_NAME] * arguments.sheet)
     rows = []
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -55,9 +58,10 @@ def run_command(arguments: Arguments) -> None:
             images = np.asarray(synthesize(run.experiment.cascade, run.params, layout[None]))[0]
             for name, image in zip(names, images):
                 Image.fromarray(image).save(out / name)
-            rows.append(Row(layout, None, images))
+            if arguments.sheet:
+                rows.append(Row(layout, None, images))
         if arguments.sheet:
-            write_sheet(run, rows, out / "contact_sheet.png")
+            write_sheet(run, rows, out / SHEET_NAME)
     except OSError as error:
         raise UserError(f"{out}: the images cannot be written there ({error}); choose another folder with --out.") from error
     first = out / targets[0][0]
@@ -95,6 +99,14 @@ def target_names(paths: list[Path], num_images: int) -> list[list[str]]:
             f"calls with --out."
         )
     return [[f"{s}.png"] if num_images == 1 else [f"{s}_{u}.png" for u in range(num_images)] for s in stems]
+
+
+def refuse_overwriting(layouts: list[Path], targets: list[Path]) -> None:
+    """Raises UserError if an image would replace a layout, or the sheet an image."""
+    if lost := {path.resolve() for path in layouts} & {path.resolve() for path in targets}:
+        raise UserError(f"{min(lost)}: the image would overwrite this layout; choose another folder with --out.")
+    if len(set(targets)) < len(targets):
+        raise UserError(f"A layout called {SHEET_NAME} leaves no name for the sheet; rename it or leave out --sheet.")
 
 
 def write_sheet(run: Run, rows: list[Row], path: Path) -> None:

@@ -6,6 +6,7 @@ metrics.jsonl, TensorBoard files and contact sheets.
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
@@ -78,7 +79,10 @@ def train(experiment: Experiment) -> None:
     epoch = steps_per_epoch(train_source, experiment.batch_size)
     vgg_params, vgg19 = perception_network(experiment.vgg)
     label_space = label_space_of(experiment.data)
-    description = prepare_folder(folder, experiment, label_space, vgg19)
+    names = hashlib.sha256("\n".join(train_source.names).encode()).hexdigest()
+    data = {"examples": len(train_source), "steps_per_epoch": epoch, "names_sha256": names}
+    description = describe_run(experiment, label_space, vgg19, data)
+    prepare_folder(folder, experiment, description)
     vgg_params = jax.device_put(vgg_params)
 
     objective = experiment.objective(epoch)
@@ -108,19 +112,22 @@ def train(experiment: Experiment) -> None:
         checkpoints.close()
 
 
-def prepare_folder(folder: Path, experiment: Experiment, label_space: LabelSpace, vgg19: dict) -> dict:
+def prepare_folder(folder: Path, experiment: Experiment, description: dict) -> None:
     """Makes the run folder with its `run.json`, or checks that the one that is there belongs to this experiment."""
     if (folder / "run.json").exists():
-        stored, _, stored_vgg19 = read_description(folder)
+        stored, _, before = read_description(folder)
         changes = differences(stored, experiment)
-        if stored_vgg19 != vgg19:
-            changes.append(f"VGG-19 weights: {stored_vgg19}, now {vgg19}")
+        # λ's rescaling and the order of the data follow from the step only as long as an epoch is the same.
+        for part, keys in {"vgg19": ("weights", "sha256"), "data": description["data"]}.items():
+            for key in keys:
+                was, now = (d[part].get(key) for d in (before, description))
+                if was != now:
+                    changes.append(f"{part}.{key}: {was}, now {now}")
         if changes:
             raise UserError(
                 f"{folder} holds a run of other settings; it cannot be resumed with these:\n  " + "\n  ".join(changes) + "\n"
                 "Give the settings of the run, or start another one with --run.folder."
             )
-    description = describe_run(experiment, label_space, vgg19)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         temporary = folder / "run.json.tmp"
@@ -128,7 +135,6 @@ def prepare_folder(folder: Path, experiment: Experiment, label_space: LabelSpace
         os.replace(temporary, folder / "run.json")
     except OSError as error:
         raise UserError(f"The run folder {folder} cannot be written ({error}); choose another with --run.folder.") from error
-    return description
 
 
 def check_room(folder: Path, state: TrainState) -> None:
@@ -154,9 +160,10 @@ def announce(experiment: Experiment, state: TrainState, first_step: int, epoch: 
         console.print(f"Resuming {experiment.folder} at step {first_step}.")
     if vgg19["weights"] == "random":
         console.print(f"[bold yellow]{RANDOM_WARNING}[/]")
+        console.print(vgg19["because"], markup=False, style="dim")
 
 
-RANDOM_WARNING = "VGG-19 has seeded RANDOM weights (no ImageNet file was found): expect worse images."
+RANDOM_WARNING = "VGG-19 has seeded RANDOM weights, not ImageNet's: expect worse images."
 
 
 @dataclasses.dataclass
@@ -175,17 +182,16 @@ class Session:
     def run(self, train_step, state: TrainState, batches, first_step: int, epoch: int) -> None:
         """Trains to the last epoch or to the first SIGTERM or SIGINT, saving at the end in either case."""
         last_step, every = self.experiment.epochs * epoch, self.experiment.run
-        stop = _Stop()
-        window, distance, step = Window(), None, first_step
+        window, step, stopping = Window(), first_step, False
         device = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
-        with Progress(console, first_step, last_step, device) as progress:
+        with Progress(console, first_step, last_step, device) as progress, _Stop() as stop:
             for step in range(first_step + 1, last_step + 1):
                 began = time.perf_counter()
-                batch = next(batches)
+                batch = self.next_batch(batches, step, state)
                 waited = time.perf_counter() - began
                 state, metrics = train_step(state, self.vgg_params, batch)
                 metrics = {name: np.asarray(value) for name, value in metrics.items()}
-                check_finite(step, metrics, self.checkpoints)
+                self.check_finite(step, metrics["terms"], loss=metrics["loss"], gradient=metrics["grad_norm"])
                 window.add(metrics, self.experiment.batch_size, time.perf_counter() - began, waited)
                 progress.step(step)
                 if step % every.log_every == 0 or step == last_step:
@@ -194,16 +200,36 @@ class Session:
                     progress.line(step, line)
                 if step == (self.experiment.lambdas.rescale_epoch or 0) * epoch:
                     self.report_rescaling(step, metrics["weights"], state, epoch)
-                due = step == last_step
-                if due or step % every.validate_every == 0:
-                    distance = self.validate(step, state).distance
-                if due or step % every.checkpoint_every == 0 or stop.requested:
+                stopping = stop.requested
+                validated = step == last_step or step % every.validate_every == 0
+                distance = self.validate(step, state).distance if validated else None
+                if validated or stopping or step % every.checkpoint_every == 0:
                     self.checkpoints.save(step, state, distance, self.description)
-                distance = None
-                if stop.requested:
+                if stopping:
                     break
         self.checkpoints.wait()
-        self.farewell(step, last_step, stop.requested)
+        self.farewell(step, last_step, stopping)
+
+    def next_batch(self, batches, step: int, state: TrainState) -> dict[str, np.ndarray]:
+        """The batch of a step; if its files are bad, what was trained before it is saved first."""
+        try:
+            return next(batches)
+        except UserError:
+            if step - 1 not in (0, *self.checkpoints.steps()):
+                self.checkpoints.save(step - 1, state, None, self.description)
+            raise
+
+    def check_finite(self, step: int, terms: np.ndarray, **numbers: float) -> None:
+        """Ends the run where a term, or another number, is NaN or infinite, before that can be saved."""
+        bad = [name for name, value in [*zip(TAPS, terms), *numbers.items()] if not np.isfinite(value)]
+        if bad:
+            self.checkpoints.wait()
+            kept = self.checkpoints.latest_step()
+            raise UserError(
+                f"Not a finite number at step {step}: {', '.join(bad)}. "
+                + (f"The last good checkpoint, step {kept}, is kept. " if kept else "Nothing had been saved yet. ")
+                + "Try a smaller --optimizer.learning_rate, or --optimizer.schedule authors_fallback, in another --run.folder."
+            )
 
     def measure_floor(self, train_source: Source) -> None:
         """Logs how far the mean training photograph is from the held-out ones."""
@@ -215,6 +241,7 @@ class Session:
         """Measures the held-out distance and writes a contact sheet."""
         params = state.params if state.ema is None else state.ema
         validation = self.validator(params, self.vgg_params)
+        self.check_finite(step, validation.terms)
         self.log.write(step, validation.line())
         warning = RANDOM_WARNING if self.vgg19["weights"] == "random" else ""
         title = f"{self.experiment.name}, step {step}, held-out distance {validation.distance:.1f}"
@@ -263,29 +290,18 @@ class Session:
 class _Stop:
     """Notes a SIGTERM or SIGINT, so that the loop can end between two steps; a second one ends at once."""
 
-    def __init__(self):
+    def __enter__(self):
         self.requested = False
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._note)
+        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _note(self, number, _frame) -> None:
         self.requested = True
         signal.signal(number, signal.SIG_DFL)
-        console.print("Stopping after this step; the run is saved first.")
-
-
-def check_finite(step: int, metrics: dict[str, np.ndarray], checkpoints: Checkpoints) -> None:
-    """Ends the run at a loss or gradient that is NaN or infinite, before it can be saved."""
-    bad = [name for name, term in zip(TAPS, metrics["terms"]) if not np.isfinite(term)]
-    bad += [name for name in ("loss", "grad_norm") if not np.isfinite(metrics[name])]
-    if bad:
-        checkpoints.wait()
-        kept = checkpoints.latest_step()
-        raise UserError(
-            f"Not a finite number at step {step}: {', '.join(bad)}. "
-            + (f"The last good checkpoint, step {kept}, is kept. " if kept else "Nothing had been saved yet. ")
-            + "Try a smaller --optimizer.learning_rate or --optimizer.schedule authors_fallback in another --run.folder."
-        )
 
 
 if __name__ == "__main__":

@@ -34,8 +34,7 @@ class Validator:
     """Measures parameters on a fixed selection of the validation split. With k images, the nearest one counts."""
 
     def __init__(self, experiment: Experiment, objective: Objective, source: Source):
-        batch_size = min(experiment.batch_size, len(source))
-        self._batches = list(validation_batches(source, batch_size, experiment.run.validation_examples))
+        self._batches = list(validation_batches(source, experiment.batch_size, experiment.run.validation_examples))
         self._evaluate = make_eval_step(objective)
         self._sheet_examples = experiment.run.sheet_examples
         self._objective = objective
@@ -43,27 +42,33 @@ class Validator:
     def __call__(self, params: dict, vgg_params: dict) -> Validation:
         """Validates one set of parameters."""
         terms, rows = [], []
-        for batch in self._batches:
+        for batch, count in self._batches:
             batch_terms, images = self._evaluate(params, vgg_params, batch)
-            terms.append(_nearest(np.asarray(batch_terms, np.float64)))
+            terms.append(_nearest(np.asarray(batch_terms, np.float64)[:count]))
             images = np.asarray(jnp.clip(jnp.round(images), 0, 255), np.uint8)
-            rows += [Row(*row) for row in zip(batch["layout"], batch["photograph"], images)]
-        mean = np.concatenate(terms).mean(0)
+            rows += [Row(*row) for row in zip(batch["layout"], batch["photograph"], images)][:count]
         spread = np.linspace(0, len(rows) - 1, min(self._sheet_examples, len(rows))).round().astype(int)
-        return Validation(float(mean @ DISTANCE_WEIGHTS), mean, [rows[i] for i in spread])
+        return _validation(terms, [rows[i] for i in spread])
 
     def floor(self, train_source: Source, vgg_params: dict, limit: int = 512) -> Validation:
         """The distance of the mean training photograph (over at most `limit`): what a cascade has to beat."""
-        batches = validation_batches(train_source, 1, limit)
-        mean = np.mean([batch["photograph"][0].astype(np.float32) for batch in batches], axis=0)
+        total, seen = 0.0, 0
+        for batch, count in validation_batches(train_source, 1, limit):
+            total, seen = total + batch["photograph"][0].astype(np.float64), seen + count
+        mean = np.float32(total / seen)
         dtype, pooling = jnp.dtype(self._objective.cascade.dtype), self._objective.pooling
         measure = jax.jit(lambda vgg, photograph, images: layer_terms(vgg, photograph, images, pooling, dtype))
         terms = []
-        for batch in self._batches:
+        for batch, count in self._batches:
             images = np.broadcast_to(mean, (len(batch["photograph"]), 1, *mean.shape))
-            terms.append(np.asarray(measure(vgg_params, batch["photograph"].astype(np.float32), images), np.float64))
-        mean_terms = np.concatenate(terms).mean((0, 1))
-        return Validation(float(mean_terms @ DISTANCE_WEIGHTS), mean_terms, [])
+            batch_terms = measure(vgg_params, batch["photograph"].astype(np.float32), images)
+            terms.append(np.asarray(batch_terms, np.float64)[:count, 0])
+        return _validation(terms, [])
+
+
+def _validation(terms: list[np.ndarray], rows: list[Row]) -> Validation:
+    mean = np.concatenate(terms).mean(0)
+    return Validation(float(mean @ DISTANCE_WEIGHTS), mean, rows)
 
 
 def _nearest(terms: np.ndarray) -> np.ndarray:

@@ -27,6 +27,13 @@ def test_stored_experiments_that_do_not_fit_name_the_field():
         from_json(fields)
 
 
+def test_stored_values_that_are_refused_say_why():
+    fields = to_json(demo)
+    fields["lambdas"]["rescale_epoch"] = 0
+    with pytest.raises(UserError, match="rescale_epoch counts from 1"):
+        from_json(fields)
+
+
 def test_the_papers_numbers():
     for experiment, modules, size in ((cityscapes_256p, 7, (256, 512)), (cityscapes_1024p, 9, (1024, 2048))):
         assert experiment.cascade.widths == PAPER_WIDTHS[:modules] and experiment.cascade.size == size
@@ -50,6 +57,7 @@ def test_what_may_change_between_restarts():
     ("change", "message"),
     [
         ({"cascade": dataclasses.replace(demo.cascade, num_classes=12)}, "streets has 20 classes.*is 12"),
+        ({"data": dataclasses.replace(demo.data, source="cityscapes")}, "--vgg.allow_random is for streets only"),
         ({"cascade": dataclasses.replace(demo.cascade, widths=(4,))}, "at least 16x16; the cascade makes 4x8"),
     ],
 )

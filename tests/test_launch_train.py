@@ -1,5 +1,6 @@
 """Whole runs through the command line: what they leave behind, and what survives an interruption."""
 
+import itertools
 import json
 import os
 import random
@@ -16,8 +17,9 @@ from PIL import Image
 
 from crn_jax import vgg_weights
 from crn_jax.checkpoint import Checkpoints
-from crn_jax.data.pipeline import validation_batches
+from crn_jax.data.pipeline import training_batches, validation_batches
 from crn_jax.data.sources import open_source
+from crn_jax.errors import UserError
 from crn_jax.synthesize import read_description
 from crn_jax.train import TrainState, abstract_state, make_eval_step
 from launch import train
@@ -25,8 +27,8 @@ from launch.reporting import read_metrics
 from launch.terminal import console
 
 ROOT = Path(__file__).resolve().parents[1]
-KILLS = int(os.environ.get("CRN_JAX_KILLS", "3"))
-LONG = ["--epochs", "6", "--run.checkpoint_every", "4", "--run.validate_every", "16", "--run.log_every", "2"]
+KILLS = int(os.environ.get("CRN_JAX_KILLS", "4"))
+LONG = ["--epochs", "6", "--run.checkpoint_every", "4", "--run.validate_every", "16", "--run.log_every", "3"]
 STEPS = 36
 
 
@@ -81,7 +83,7 @@ def test_a_run_folder_holds_everything(uninterrupted, random_vgg_file):
     assert list((uninterrupted / "tensorboard").iterdir())
 
     lines = read_metrics(uninterrupted / "metrics.jsonl")
-    assert [line["step"] for line in lines if "loss" in line] == list(range(2, STEPS + 1, 2))
+    assert [line["step"] for line in lines if "loss" in line] == list(range(3, STEPS + 1, 3))
     training = next(line for line in lines if "loss" in line)
     total = sum(training["terms"][name] * training["lambda"][name] for name in training["terms"])
     assert training["loss"] == pytest.approx(total, rel=1e-5)
@@ -109,21 +111,27 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(tiny, uninter
 def test_killed_at_any_moment_and_resumed_it_ends_bit_identical(tiny, uninterrupted, tmp_path):
     """SIGKILL, in turn at a random moment and while a checkpoint is being written; CRN_JAX_KILLS sets how often."""
     folder, moments = tmp_path / "killed", random.Random(0)
-    for kill in range(KILLS):
-        process = start([*tiny, *LONG], folder)
-        if kill % 2:
+    kills = {"any moment": 0, "saving": 0}
+    for kind in list(kills) * (KILLS // 2):
+        process, lines = start([*tiny, *LONG], folder), trained_lines(folder)
+        if kind == "saving":
             wait_for(process, lambda: list((folder / "checkpoints").glob("*tmp*")), poll=0.0005)
         else:
-            steps = len(read_metrics(folder / "metrics.jsonl"))
-            wait_for(process, lambda before=steps: len(read_metrics(folder / "metrics.jsonl")) > before)
-            time.sleep(moments.uniform(0, 1.0))
+            wait_for(process, lambda before=lines: trained_lines(folder) > before)
+            time.sleep(moments.uniform(0, 0.4))
         process.kill()
         process.communicate()
+        kills[kind] += process.returncode == -signal.SIGKILL
+    assert min(kills.values()) >= min(2, KILLS // 2)
     output, _ = start([*tiny, *LONG], folder).communicate()
     assert f"Trained to step {STEPS}" in output
     assert_identical(final_state(uninterrupted), final_state(folder))
     steps = [line["step"] for line in read_metrics(folder / "metrics.jsonl") if "loss" in line]
-    assert steps == list(range(2, STEPS + 1, 2))
+    assert steps == list(range(3, STEPS + 1, 3))
+
+
+def trained_lines(folder) -> int:
+    return sum("loss" in line for line in read_metrics(folder / "metrics.jsonl"))
 
 
 def wait_for(process, condition, poll=0.02):
@@ -138,7 +146,7 @@ def wait_for(process, condition, poll=0.02):
 def test_sigterm_saves_and_exits_cleanly(tiny, uninterrupted, tmp_path):
     folder = tmp_path / "stopped"
     process = start([*tiny, *LONG, "--run.checkpoint_every", "1000"], folder)
-    wait_for(process, lambda: any("loss" in line for line in read_metrics(folder / "metrics.jsonl")))
+    wait_for(process, lambda: trained_lines(folder))
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate()
     assert process.returncode == 0 and "Stopped and saved at step" in output
@@ -159,7 +167,7 @@ def test_lambda_is_rescaled_and_contributions_are_equal_when_measured_again(tiny
     experiment, *_ = read_description(tmp_path)
     source = open_source(experiment.data, "train", experiment.cascade.size)
     evaluate, vgg = make_eval_step(experiment.objective(6)), vgg_weights.load_vgg19(experiment.vgg.weights)
-    terms = [evaluate(state.params, vgg, batch)[0][0, 0] for batch in validation_batches(source, 1, 100)]
+    terms = [evaluate(state.params, vgg, batch)[0][0, 0] for batch, _ in validation_batches(source, 1, 100)]
     contributions = np.mean(terms, 0) * after
     assert len(terms) == 6 and contributions.max() / contributions.min() < 1.01
 
@@ -170,10 +178,54 @@ def test_a_run_of_other_settings_is_not_resumed(tiny, uninterrupted, tmp_path):
     assert "--run.folder" in message
 
 
+def test_a_run_is_not_resumed_on_other_data(tiny, uninterrupted):
+    """Steps per epoch and the order of the data would change under it."""
+    message = refused([*tiny, *LONG, "--data.num_scenes", "7"], uninterrupted)
+    assert "data.num_scenes: 6, now 7" in message and "data.steps_per_epoch: 6, now 7" in message
+
+
+def test_a_bad_file_in_the_middle_loses_nothing(tiny, uninterrupted, tmp_path, monkeypatch):
+    """The error is the file's; the steps before it are saved."""
+
+    def batches(*arguments):
+        yield from itertools.islice(training_batches(*arguments), 5)
+        raise UserError("b.png: the image is truncated")
+
+    monkeypatch.setattr(train, "training_batches", batches)
+    assert "b.png: the image is truncated" in refused([*tiny, *LONG], tmp_path)
+    monkeypatch.undo()
+    assert Checkpoints(tmp_path / "checkpoints").latest_step() == 5
+    run([*tiny, *LONG], tmp_path)
+    assert_identical(final_state(uninterrupted), final_state(tmp_path))
+
+
+def test_batches_and_collections_train_and_validate(tiny, tmp_path):
+    run([*tiny, "--epochs", "1", "--batch_size", "2", "--cascade.num_images", "2", "--run.validation_examples", "3"], tmp_path)
+    lines = read_metrics(tmp_path / "metrics.jsonl")
+    assert lines[-1]["validation"]["distance"] > 0 and trained_lines(tmp_path) == 1
+    with Image.open(tmp_path / "contact_sheets" / "step_0000003.png") as sheet:
+        assert sheet.width == 4 * 256 + 5 * 4  # layout, photograph and two images
+
+
 def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(tiny, tmp_path):
     message = refused([*tiny, "--optimizer.learning_rate", "1e38", "--run.checkpoint_every", "1"], tmp_path)
     assert "Not a finite number at step 2: input, conv1_2" in message and "step 1, is kept" in message
     assert Checkpoints(tmp_path / "checkpoints").steps() == [1]
+
+
+def test_a_full_disk_does_not_hang_the_log(tmp_path):
+    """tensorboardX's own writer would block for ever here."""
+    program = f"""
+from launch.reporting import MetricsLog
+import numpy as np, pathlib
+log = MetricsLog(pathlib.Path({str(tmp_path)!r}), 0)
+for step in range(100):
+    log.picture(step, "noise", np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype(np.uint8))
+    log.write(step, {{"loss": 1.0}})
+"""
+    command = ["bash", "-c", 'ulimit -f 40; exec "$@"', "bash", sys.executable, "-c", program]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert "OSError" in result.stderr and result.returncode == 1
 
 
 @pytest.mark.parametrize("kilobytes", [4, 100])
@@ -196,14 +248,13 @@ def test_a_folder_that_cannot_be_written_is_named(tiny, tmp_path):
 
 def test_random_vgg_weights_are_announced_everywhere(tiny, tmp_path, monkeypatch):
     def offline(**_):
-        raise train.UserError("no network")
+        raise UserError("no network")
 
     monkeypatch.setattr(vgg_weights, "download_vgg19", offline)
-    monkeypatch.setattr(vgg_weights, "find_vgg19", lambda _: None)
     with console.capture() as capture:
         run([*tiny[:-2], "--epochs", "1"], tmp_path / "demo")
-    assert "seeded RANDOM weights" in capture.get()
-    assert json.loads((tmp_path / "demo" / "run.json").read_text())["vgg19"] == {"weights": "random"}
+    assert "seeded RANDOM weights" in capture.get() and "no network" in capture.get()
+    assert json.loads((tmp_path / "demo" / "run.json").read_text())["vgg19"]["weights"] == "random"
     with Image.open(tmp_path / "demo" / "contact_sheets" / "step_0000006.png") as image:
         sheet = np.asarray(image.convert("RGB")).astype(int)
     assert (sheet[:60, :, 0] - sheet[:60, :, 1:].max(-1) > 150).sum() > 100  # the warning is red

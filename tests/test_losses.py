@@ -23,9 +23,11 @@ def test_terms_are_mean_absolute_differences_of_each_layer():
 def test_equation_1_is_the_weighted_sum_and_equation_2_the_best_of_k():
     terms = np.array([[[1, 2, 3, 4, 5, 6]], [[0, 0, 0, 0, 0, 3]]], np.float32)
     weights = np.array([1, 1, 1, 1, 1, 10], np.float32)
-    assert perceptual_loss(terms, weights) == (75 + 30) / 2
+    loss, chosen = perceptual_loss(terms, weights)
+    assert loss == (75 + 30) / 2 and chosen.tolist() == [0.5, 1, 1.5, 2, 2.5, 4.5]
     collection = np.array([[[1, 2, 3, 4, 5, 6], [8, 0, 0, 0, 0, 1]]], np.float32)
-    assert perceptual_loss(collection, weights) == 18
+    loss, chosen = perceptual_loss(collection, weights)
+    assert loss == 18 and chosen.tolist() == [8, 0, 0, 0, 0, 1]
 
 
 def test_identical_images_cost_nothing():

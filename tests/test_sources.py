@@ -110,10 +110,24 @@ def test_an_error_in_a_thread_reaches_the_caller(camvid):
         order(opened(camvid), 0, 4)
 
 
+@pytest.mark.parametrize("batch_size", [1, 3, 4, 9])
+def test_validation_sees_the_same_examples_in_full_batches_of_any_size(camvid, batch_size):
+    source, seen = opened(camvid), []
+    for batch, count in validation_batches(source, batch_size, limit=50):
+        assert len(batch["layout"]) == batch_size
+        seen += batch["photograph"][:count, 0, 0, 0].tolist()
+    assert seen == [0, 10, 20, 30]
+    assert [count for _, count in validation_batches(source, 1, limit=2)] == [1, 1]
+
+
+def test_a_photograph_of_16_bits_is_refused(camvid):
+    Image.fromarray(np.zeros((12, 16), np.uint16)).save(camvid / "train" / "0.png")
+    with pytest.raises(UserError, match=r"0\.png: the photograph has more than 8 bits"):
+        opened(camvid)[0]
+
+
 def test_batches_come_whole(camvid):
     source = opened(camvid)
     assert steps_per_epoch(source, 3) == 1
-    assert [len(b["layout"]) for b in validation_batches(source, 3, limit=50)] == [3]
-    assert [len(b["layout"]) for b in validation_batches(source, 1, limit=2)] == [1, 1]
     with pytest.raises(UserError, match="A batch of 5 does not fit a data set of 4"):
         steps_per_epoch(source, 5)

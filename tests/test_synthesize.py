@@ -11,7 +11,7 @@ from crn_jax.cascade import Cascade, CascadeConfig, init_params
 from crn_jax.data.label_space import CITYSCAPES
 from crn_jax.data.streets import render_street
 from crn_jax.errors import UserError
-from crn_jax.synthesize import load_run, synthesize
+from crn_jax.synthesize import _synthesize, load_run, synthesize
 from launch import synthesize as command
 from launch import train
 from launch.terminal import console
@@ -32,10 +32,15 @@ def test_images_are_rounded_and_clipped():
 
 def test_it_compiles_once_per_shape():
     params = init_params(CONFIG, jax.random.key(0))
-    before = synthesize._cache_size()
+    before = _synthesize._cache_size()
     for fill in (0, 1, 2):
         synthesize(CONFIG, params, np.full((1, *CONFIG.size), fill, np.uint8))
-    assert synthesize._cache_size() == before + 1
+    assert _synthesize._cache_size() == before + 1
+
+
+def test_an_index_out_of_range_is_refused():
+    with pytest.raises(ValueError, match=r"index 255 is out of range: this cascade knows 0\.\.4"):
+        synthesize(CONFIG, {}, np.full((1, *CONFIG.size), 255, np.uint8))
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +113,10 @@ def test_wrong_input_is_named_before_anything_is_written(trained, tmp_path):
         (folder,): "at least one layout",
         (layouts, layouts): "not a run folder",
     }
+    before = (layouts / "ids.png").read_bytes()
+    with console.capture() as capture, pytest.raises(SystemExit):
+        command.main([str(folder), str(layouts), "--out", str(layouts)])
+    assert "would overwrite this layout" in capture.get() and (layouts / "ids.png").read_bytes() == before
     for arguments, message in cases.items():
         with console.capture() as capture, pytest.raises(SystemExit):
             command.main([*map(str, arguments), "--out", str(tmp_path / "out")])

@@ -51,6 +51,20 @@ def test_torchvision_weights_take_the_same_images(torchvision_file):
     np.testing.assert_allclose(vgg19_features(params, image)["conv1_2"], expected, atol=1e-4)
 
 
+def test_keras_files_with_nested_groups_and_half_precision(tmp_path):
+    """As tf.keras' save_weights writes them."""
+    path, expected = tmp_path / "nested.h5", vgg_weights.random_vgg19(0)
+    with h5py.File(path, "w") as file:
+        for name in LAYERS:
+            keras = f"block{name[4]}_conv{name[6]}"
+            kernel = expected[name]["kernel"].astype(np.float16)
+            file[f"{keras}/{keras}/kernel:0"] = kernel[:, :, ::-1] if name == "conv1_1" else kernel
+            file[f"{keras}/{keras}/bias:0"] = expected[name]["bias"].astype(np.float16)
+    params = vgg_weights.load_vgg19(path)
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype(np.float32)}
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-3), params, expected)
+
+
 def test_torchvision_and_keras_trees_have_the_same_structure(torchvision_file):
     shapes = [jax.tree.map(np.shape, p) for p in (vgg_weights.load_vgg19(torchvision_file[0]), vgg_weights.random_vgg19(0))]
     assert shapes[0] == shapes[1]
@@ -79,10 +93,19 @@ def test_weights_of_another_network_are_refused(tmp_path):
             keras = f"block{name[4]}_conv{name[6]}"
             file[f"{keras}/kernel:0"] = np.zeros((1, 1, channels_in, channels_out), np.float32)
             file[f"{keras}/bias:0"] = np.zeros(channels_out, np.float32)
-    with pytest.raises(UserError, match=r"conv1_1 is \(1, 1, 3, 64\), expected \(3, 3, 3, 64\)"):
+    with pytest.raises(UserError, match=r"conv1_1 is \(\(1, 1, 3, 64\), \(64,\)\), expected \(\(3, 3, 3, 64\), \(64,\)\)"):
+        vgg_weights.load_vgg19(wide)
+    with h5py.File(wide, "a") as file:
+        del file["block1_conv1/bias:0"]
+    with pytest.raises(UserError, match=r"wide\.h5: these are not VGG-19's weights: bias is missing"):
         vgg_weights.load_vgg19(wide)
     with pytest.raises(UserError, match=r"not from '\.pth'"):
         vgg_weights.load_vgg19("vgg19.pth")
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
 
 
 @pytest.fixture
@@ -90,8 +113,7 @@ def server(tmp_path):
     """A web server of this process for a folder; yields the folder and its address."""
     folder = tmp_path / "published"
     folder.mkdir()
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=folder)
-    handler.log_message = lambda *_: None
+    handler = functools.partial(QuietHandler, directory=folder)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as http_server:
         thread = threading.Thread(target=http_server.serve_forever, daemon=True)
         thread.start()
@@ -106,7 +128,10 @@ def test_download(server, tmp_path):
     cache = tmp_path / "cache"
     path = vgg_weights.download_vgg19(cache, f"{address}/weights.h5", digest, progressbar=False)
     assert path == cache / vgg_weights.PUBLISHED_NAME and path.read_bytes() == b"weights"
-    (folder / "weights.h5").unlink()  # a second call does not ask the server
+    path.write_bytes(b"wights")  # a file with another checksum is fetched again
+    assert vgg_weights.download_vgg19(cache, f"{address}/weights.h5", digest, progressbar=False) == path
+    assert path.read_bytes() == b"weights"
+    (folder / "weights.h5").unlink()  # a good one is not
     assert vgg_weights.download_vgg19(cache, f"{address}/weights.h5", digest, progressbar=False) == path
 
 
@@ -125,11 +150,8 @@ def test_offline_says_which_file_to_fetch_and_where_to_put_it(tmp_path):
         assert needed in str(error.value)
 
 
-def test_weights_are_found_by_path_then_variable_then_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(vgg_weights, "cache_folder", lambda: tmp_path)
+def test_weights_are_found_by_path_then_variable(monkeypatch):
     assert vgg_weights.find_vgg19() is None
-    (tmp_path / vgg_weights.PUBLISHED_NAME).touch()
-    assert vgg_weights.find_vgg19() == tmp_path / vgg_weights.PUBLISHED_NAME
     monkeypatch.setenv("CRN_JAX_VGG19", "/elsewhere.mat")
     assert str(vgg_weights.find_vgg19()) == "/elsewhere.mat"
     assert str(vgg_weights.find_vgg19("/here.h5")) == "/here.h5"
@@ -140,14 +162,13 @@ def test_only_an_experiment_that_allows_it_goes_on_with_random_weights(monkeypat
         raise UserError("no network")
 
     monkeypatch.setattr(vgg_weights, "download_vgg19", offline)
-    monkeypatch.setattr(vgg_weights, "find_vgg19", lambda _: None)
     with pytest.raises(UserError, match="no network"):
         vgg_weights.perception_network(vgg_weights.VGGConfig())
     params, source = vgg_weights.perception_network(vgg_weights.VGGConfig(allow_random=True))
-    assert source == {"weights": "random"} and params["conv5_2"]["kernel"].shape == (3, 3, 512, 512)
+    assert source == {"weights": "random", "because": "no network"} and params["conv5_2"]["kernel"].shape == (3, 3, 512, 512)
 
 
 def test_where_the_weights_come_from_is_recorded(keras_file):
     _, source = vgg_weights.perception_network(vgg_weights.VGGConfig(weights=str(keras_file)))
     digest = hashlib.sha256(keras_file.read_bytes()).hexdigest()
-    assert source == {"weights": "ImageNet", "file": keras_file.name, "sha256": digest}
+    assert source == {"weights": "file", "file": keras_file.name, "sha256": digest}

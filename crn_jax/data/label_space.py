@@ -1,6 +1,7 @@
 """Label spaces: which classes a data set has, how its files write them, and how they are drawn.
 
-Within the project a layout on the host is uint8 `[H, W]` of class indices 0 ... c-1, **void last**. Files hold raw ids
+Within the project a layout on the host is uint8 (uint16 past 256 classes) `[H, W]` of class indices 0 ... c-1, **void
+last**. Files hold raw ids
 or colours; `LabelSpace` translates both, and refuses what it does not know instead of guessing.
 """
 
@@ -39,10 +40,16 @@ class LabelSpace:
         """Classes, void included."""
         return len(self.classes)
 
-    def read(self, path: str | Path) -> np.ndarray:
-        """Reads a layout PNG of ids or of colours: uint8 `[H, W]` of class indices.
+    @property
+    def dtype(self) -> type[np.unsignedinteger]:
+        """Of layouts."""
+        return np.uint8 if self.num_classes <= 256 else np.uint16
 
-        A palette PNG counts as a colour picture if it uses only the label space's colours, else its indices are ids.
+    def read(self, path: str | Path) -> np.ndarray:
+        """Reads a layout PNG of ids or of colours: class indices `[H, W]`.
+
+        A palette PNG is read by colour, unless its palette is foreign to the label space: a grey ramp, or one none of
+        whose used colours (but black) it knows. Then its indices are ids.
 
         Raises:
           UserError: naming the file and each id or colour that is not of this label space, with its number of pixels.
@@ -51,10 +58,12 @@ class LabelSpace:
         if image.mode in ("RGB", "RGBA"):
             return self._from_colors(np.asarray(image.convert("RGB")), path)
         if image.mode == "P":
-            try:
-                return self._from_colors(np.asarray(image.convert("RGB")), path)
-            except UserError:
+            if self._foreign_palette(image):
                 return self._from_ids(np.asarray(image), path)
+            return self._from_colors(np.asarray(image.convert("RGB")), path)
+        if image.mode == "L" and (bits := _bit_depth(path)) < 8:
+            # Pillow stretches these to 0..255, which would turn one id into another.
+            raise UserError(f"{path}: a grey PNG of {bits} bits a pixel; save ids with 8 or 16 bits.")
         if image.mode in ("L", "I", "I;16"):
             return self._from_ids(np.asarray(image), path)
         raise UserError(f"{path}: a layout is a PNG of ids (8 or 16 bit) or of colours, not of mode {image.mode}.")
@@ -62,6 +71,13 @@ class LabelSpace:
     def draw(self, layout: np.ndarray) -> np.ndarray:
         """Colours of a layout: `[..., H, W] -> uint8 [..., H, W, 3]`."""
         return np.array(self.colors, np.uint8)[layout]
+
+    def _foreign_palette(self, image: Image.Image) -> bool:
+        used = np.unique(np.asarray(image))
+        colors = [tuple(color) for color in np.reshape(image.getpalette("RGB"), (-1, 3))[used].tolist()]
+        if all(color == (i, i, i) for i, color in zip(used, colors)):
+            return True
+        return not {*self.colors, *self.void_colors} & {*colors} - {(0, 0, 0)}
 
     def _from_ids(self, raw: np.ndarray, path) -> np.ndarray:
         known = np.array(sorted(i for i in self.ids if i >= 0))
@@ -74,7 +90,7 @@ class LabelSpace:
                 f"{path}: label id {found} is not one of {self.name}'s: {_ranges(known)}. Map the file's ids to these, or "
                 f"check that it belongs to this data set."
             )
-        return np.array([self.ids[i] for i in known], np.uint8)[position]
+        return np.array([self.ids[i] for i in known], self.dtype)[position]
 
     def _from_colors(self, rgb: np.ndarray, path) -> np.ndarray:
         table = {_code(color): self.num_classes - 1 for color in self.void_colors}
@@ -85,7 +101,7 @@ class LabelSpace:
         unknown = known[position] != codes
         if unknown.any():
             raise UserError(self._unknown_colors(rgb[unknown], path))
-        return np.array([table[code] for code in known], np.uint8)[position]
+        return np.array([table[code] for code in known], self.dtype)[position]
 
     def _unknown_colors(self, pixels: np.ndarray, path) -> str:
         colors, counts = np.unique(pixels, axis=0, return_counts=True)
@@ -113,8 +129,17 @@ def open_image(path: str | Path) -> Image.Image:
             return image
     except FileNotFoundError as error:
         raise UserError(f"{path}: there is no such file.") from error
+    except (IsADirectoryError, PermissionError) as error:
+        raise UserError(f"{path}: the file cannot be read ({error.strerror}).") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{path}: the image is truncated or damaged ({error}).") from error
+
+
+def _bit_depth(path: str | Path) -> int:
+    """Bits a sample of a PNG, from its header; 8 for other files."""
+    with open(path, "rb") as file:
+        header = file.read(25)
+    return header[24] if header.startswith(b"\x89PNG") else 8
 
 
 def _code(color):

@@ -32,10 +32,14 @@ def training_batches(
     return iter(dataset[first_step:].to_iter_dataset(options))
 
 
-def validation_batches(source: Source, batch_size: int, limit: int) -> Iterator[dict[str, np.ndarray]]:
-    """About `limit` examples, spread evenly over the source, in order, in full batches (so that one shape is compiled)."""
-    count = max(min(limit, len(source)) // batch_size, 1) * batch_size
-    indices = np.linspace(0, len(source) - 1, count).round().astype(int)
+def validation_batches(source: Source, batch_size: int, limit: int) -> Iterator[tuple[dict[str, np.ndarray], int]]:
+    """At most `limit` examples, spread evenly over the source, in order, whatever the batch size.
+
+    Yields a full batch, so that one shape is compiled, and how many of its examples count: the last batch repeats its
+    last example.
+    """
+    indices = np.linspace(0, len(source) - 1, min(limit, len(source))).round().astype(int)
     for start in range(0, len(indices), batch_size):
         examples = [source[int(i)] for i in indices[start : start + batch_size]]
-        yield {key: np.stack([example[key] for example in examples]) for key in examples[0]}
+        padded = examples + [examples[-1]] * (batch_size - len(examples))
+        yield {key: np.stack([example[key] for example in padded]) for key in examples[0]}, len(examples)

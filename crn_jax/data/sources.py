@@ -53,7 +53,7 @@ class PairedFiles(Source):
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         photograph_path, layout_path = self.pairs[index]
-        photograph, layout = open_image(photograph_path).convert("RGB"), self.label_space.read(layout_path)
+        photograph, layout = open_photograph(photograph_path), self.label_space.read(layout_path)
         if photograph.size != layout.shape[::-1]:
             raise UserError(
                 f"{photograph_path} is {photograph.height}x{photograph.width}, but its layout {layout_path} is "
@@ -76,6 +76,18 @@ class Streets(Source):
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         street = render_street(self.first + range(len(self))[index], self.size)
         return {"layout": street.layout, "photograph": street.photograph}
+
+
+def open_photograph(path: Path) -> Image.Image:
+    """Decodes a photograph as 8-bit RGB.
+
+    Raises:
+      UserError: if it is damaged or of more than 8 bits, which Pillow would clip.
+    """
+    image = open_image(path)
+    if image.mode.startswith(("I", "F")):
+        raise UserError(f"{path}: the photograph has more than 8 bits a channel ({image.mode}); save it with 8.")
+    return image.convert("RGB")
 
 
 def resize_layout(layout: np.ndarray, size: tuple[int, int], path) -> np.ndarray:

@@ -50,7 +50,7 @@ class Street(NamedTuple):
 
 
 def render_street(index: int, size: tuple[int, int]) -> Street:
-    """Draws scene `index` at `size` (height, width). The same arguments give the same arrays, on every machine."""
+    """Draws scene `index` at `size` (height, width). The same arguments give the same arrays."""
     geometry, appearance = (np.random.default_rng([index, stream]) for stream in (0, 1))
     time = str(appearance.choice(TIMES, p=(0.5, 0.25, 0.25)))
     weather = str(appearance.choice(WEATHERS, p=(0.5, 0.3, 0.2)))
