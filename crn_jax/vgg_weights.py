@@ -121,8 +121,8 @@ def download_vgg19(
       UserError: without a connection, or if what was fetched has another checksum.
     """
     folder = folder or cache_folder()
+    downloader = pooch.HTTPDownloader(progressbar=progressbar, timeout=15)
     try:
-        downloader = pooch.HTTPDownloader(progressbar=progressbar, timeout=15)
         return Path(pooch.retrieve(url, known_hash, fname=PUBLISHED_NAME, path=folder, downloader=downloader))
     except ValueError as error:
         raise UserError(f"{url}: the download has a wrong checksum; try again. ({error})") from error
