@@ -14,18 +14,18 @@ from crn_jax.losses import RELEASED_WEIGHTS
 from crn_jax.train import OptimizerConfig
 from crn_jax.vgg_weights import VGGConfig
 
-# Procedural streets at 64x128: shows the whole path without any data. A few minutes on two CPU cores.
+# Procedural streets at 64x128: shows the whole path without any data.
 #   python -m launch.train demo
-# Expect: surfaces and objects in their places, in muted colours, since a layout tells neither the hour nor the weather.
+# Expect: @@DEMO@@
 demo = Experiment(
     name="demo",
-    data=DataConfig("streets", num_scenes=200),
+    data=DataConfig("streets", num_scenes=250, clear_days=True),
     cascade=CascadeConfig(CITYSCAPES.num_classes, widths=(128, 128, 128, 96, 48)),
     vgg=VGGConfig(allow_random=True),
     lambdas=LambdaConfig(rescale_epoch=1),
     optimizer=OptimizerConfig(learning_rate=5e-4),
     epochs=2,
-    run=RunConfig(validate_every=200, validation_examples=16, checkpoint_every=200),
+    run=RunConfig(validate_every=250, validation_examples=16, checkpoint_every=250),
 )
 
 # CamVid, 367 photographs of 4:3. Narrow, for a CPU: 0.05 TFLOP a step. λ is rescaled early, as the run is short.

@@ -28,6 +28,12 @@ def test_the_population_covers_classes_and_hidden_choices():
     assert {color for s in streets for color in s.choices.car_colors} == set(CAR_COLORS)
 
 
+def test_clear_days():
+    streets = [render_street(i, (32, 64), clear_days=True) for i in range(20)]
+    assert {(s.choices.time, s.choices.weather) for s in streets} == {("day", "clear")}
+    assert all((s.layout == render_street(i, (32, 64)).layout).all() for i, s in enumerate(streets))
+
+
 def test_night_is_darker_than_day():
     brightness = {time: [] for time in TIMES}
     for i in range(60):

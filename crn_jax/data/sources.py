@@ -29,6 +29,8 @@ class DataConfig:
     """Folder of the data set; streets needs none."""
     num_scenes: int = 2000
     """Training scenes of streets."""
+    clear_days: bool = False
+    """Streets on clear days only, which leaves less for the cascade to guess than any hour and weather."""
     threads: int = 2
     """Threads that decode ahead of the training step."""
 
@@ -72,9 +74,10 @@ class Streets(Source):
     """Procedural street scenes; `first` is the index of the first one."""
 
     first: int
+    clear_days: bool
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        street = render_street(self.first + range(len(self))[index], self.size)
+        street = render_street(self.first + range(len(self))[index], self.size, self.clear_days)
         return {"layout": street.layout, "photograph": street.photograph}
 
 
@@ -118,7 +121,8 @@ def open_source(data: DataConfig, split: Split, size: tuple[int, int]) -> Source
     """
     if data.source == "streets":
         count, first = (data.num_scenes, 0) if split == "train" else (64, 10**6)
-        return Streets(label_space_of(data), [f"street {first + i}" for i in range(count)], size, first)
+        names = [f"street {first + i}" for i in range(count)]
+        return Streets(label_space_of(data), names, size, first, data.clear_days)
     if data.root is None:
         raise UserError(f"The data set {data.source} needs its folder: --data.root DIR.")
     root = Path(data.root)

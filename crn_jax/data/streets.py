@@ -49,11 +49,13 @@ class Street(NamedTuple):
     choices: Choices
 
 
-def render_street(index: int, size: tuple[int, int]) -> Street:
-    """Draws scene `index` at `size` (height, width). The same arguments give the same arrays."""
+def render_street(index: int, size: tuple[int, int], clear_days: bool = False) -> Street:
+    """Draws scene `index` at `size` (height, width), on a clear day if asked. The same arguments give the same arrays."""
     geometry, appearance = (np.random.default_rng([index, stream]) for stream in (0, 1))
     time = str(appearance.choice(TIMES, p=(0.5, 0.25, 0.25)))
     weather = str(appearance.choice(WEATHERS, p=(0.5, 0.3, 0.2)))
+    if clear_days:
+        time, weather = "day", "clear"
     canvas = _Canvas(size, night=time == "night")
     car_colors = _draw_scene(canvas, geometry, appearance)
     layout, albedo = np.asarray(canvas.layout), np.asarray(canvas.photograph, np.float32)
