@@ -26,13 +26,13 @@ class RunConfig:
     log_every: int = 20
     """Steps between lines of metrics.jsonl; a line holds means over them."""
     validate_every: int = 1000
-    """Steps between validations and contact sheets; one more comes at the end."""
+    """Steps between validations, each with a contact sheet and a checkpoint; one more comes at the end."""
     validation_examples: int = 50
     """Examples of a validation, spread evenly over the split."""
     sheet_examples: int = 6
     """Rows of a contact sheet."""
     checkpoint_every: int = 1000
-    """Steps between checkpoints; one more comes at the end and at an interruption."""
+    """Steps between further checkpoints; one more comes at an interruption."""
     keep_last: int = 2
     """Checkpoints kept besides the best one."""
 

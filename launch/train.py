@@ -98,7 +98,7 @@ def train(experiment: Experiment) -> None:
     try:
         with contextlib.closing(MetricsLog(folder, first_step)) as log:
             validator = Validator(experiment, objective, val_source)
-            session = Session(experiment, description, label_space, vgg19, vgg_params, log, checkpoints, validator)
+            session = Session(experiment, description, label_space, vgg_params, log, checkpoints, validator)
             if not first_step:
                 session.measure_floor(train_source)
                 session.save_layouts(session.validate(0, state).rows)
@@ -173,7 +173,6 @@ class Session:
     experiment: Experiment
     description: dict
     label_space: LabelSpace
-    vgg19: dict
     vgg_params: dict
     log: MetricsLog
     checkpoints: Checkpoints
@@ -243,7 +242,7 @@ class Session:
         validation = self.validator(params, self.vgg_params)
         self.check_finite(step, validation.terms)
         self.log.write(step, validation.line())
-        warning = RANDOM_WARNING if self.vgg19["weights"] == "random" else ""
+        warning = RANDOM_WARNING if self.description["vgg19"]["weights"] == "random" else ""
         title = f"{self.experiment.name}, step {step}, held-out distance {validation.distance:.1f}"
         sheet = contact_sheet(validation.rows, self.label_space, title, warning)
         path = self.sheet_path(step)

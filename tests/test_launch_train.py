@@ -114,10 +114,10 @@ def test_killed_at_any_moment_and_resumed_it_ends_bit_identical(tiny, uninterrup
     kills = {"any moment": 0, "saving": 0}
     for kind in list(kills) * (KILLS // 2):
         process, lines = start([*tiny, *LONG], folder), trained_lines(folder)
+        wait_for(process, lambda before=lines: trained_lines(folder) > before)
         if kind == "saving":
             wait_for(process, lambda: list((folder / "checkpoints").glob("*tmp*")), poll=0.0005)
         else:
-            wait_for(process, lambda before=lines: trained_lines(folder) > before)
             time.sleep(moments.uniform(0, 0.4))
         process.kill()
         process.communicate()

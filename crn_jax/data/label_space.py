@@ -1,8 +1,7 @@
 """Label spaces: which classes a data set has, how its files write them, and how they are drawn.
 
 Within the project a layout on the host is uint8 (uint16 past 256 classes) `[H, W]` of class indices 0 ... c-1, **void
-last**. Files hold raw ids
-or colours; `LabelSpace` translates both, and refuses what it does not know instead of guessing.
+last**. Files hold raw ids or colours; `LabelSpace` translates both, and refuses what it does not know instead of guessing.
 """
 
 import dataclasses
@@ -194,5 +193,3 @@ CAMVID = LabelSpace(
     ids={i: i for i in range(len(_CAMVID))},
 )
 """The 11 classes of the SegNet tutorial's split, and void."""
-
-LABEL_SPACES = {space.name: space for space in (CITYSCAPES, CAMVID)}
