@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from crn_jax.resize import double_bilinear, halve_area
+from crn_jax.sharding import MIN_ROWS, constrain
 
 PAPER_WIDTHS = (1024, 1024, 1024, 1024, 1024, 512, 512, 128, 32)
 """Feature maps d_0 ... d_8 of the paper: seven modules give 256x512, eight 512x1024, nine 1024x2048."""
@@ -98,22 +99,28 @@ class Cascade(nn.Module):
         check_layout_shape(config, layout.shape)
         layouts = [jnp.asarray(layout, config.dtype)]
         for _ in range(last):
-            layouts.insert(0, halve_area(layouts[0]))
+            layouts.insert(0, constrain(halve_area(layouts[0]), MIN_ROWS))
 
         features = None
         for i, width in enumerate(config.widths):
             x = layouts[0] if i == 0 else jnp.concatenate([double_bilinear(features), layouts[i]], axis=-1)
+            x = constrain(x, MIN_ROWS)
             linear = config.variant == "paper" and i == last
             features = RefinementModule(width, jnp.dtype(config.dtype), linear, name=f"module_{i}")(x)
 
         rgb = nn.Conv(
-            3 * config.num_images, (1, 1), kernel_init=nn.initializers.xavier_uniform(), dtype=jnp.float32,
-            name="to_rgb",
-        )(features.astype(jnp.float32))  # fmt: skip
+            3 * config.num_images, (1, 1), kernel_init=nn.initializers.xavier_uniform(),
+            dtype=jnp.promote_types(config.dtype, jnp.float32), name="to_rgb",
+        )(features)  # fmt: skip
         # The released weights emit all k reds first, then the greens, then the blues.
         b, h, w, _ = rgb.shape
         images = rgb.reshape(b, h, w, 3, config.num_images).transpose(0, 4, 1, 2, 3)
         return (images + 1) / 2 * 255
+
+
+def to_uint8(images: jax.Array) -> jax.Array:
+    """Synthesized images as they are written: rounded, clipped to 0..255."""
+    return jnp.clip(jnp.round(images), 0, 255).astype(jnp.uint8)
 
 
 def check_layout_shape(config: CascadeConfig, shape: tuple[int, ...]) -> None:

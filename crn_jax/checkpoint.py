@@ -85,15 +85,21 @@ class Checkpoints:
                 raise self.write_error(error) from error
 
     def load(self, step: int, abstract: TrainState) -> TrainState:
-        """Reads the state at `step`; leaves that are `ocp.PLACEHOLDER` in `abstract` are left out.
+        """Reads the state at `step`, on whatever mesh it was saved; leaves that are `ocp.PLACEHOLDER` are left out.
+
+        Args:
+          step: the number of steps done.
+          abstract: from `abstract_state`; without a mesh there, the state comes to the first device.
 
         Raises:
           UserError: if something is missing, damaged or of another shape than in `abstract`.
         """
-        here = jax.sharding.SingleDeviceSharding(jax.devices()[0])  # not where the arrays were when they were saved
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
         def placed(leaf):
-            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here) if hasattr(leaf, "shape") else leaf
+            if not hasattr(leaf, "shape") or leaf.sharding is not None:
+                return leaf
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here)
 
         try:
             state = self._orbax.load(step, jax.tree.map(placed, abstract))
@@ -125,6 +131,14 @@ class Checkpoints:
             return
         self.wait()
         self._orbax.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *_) -> None:
+        """Closes, but does not wait behind an error that the other processes of the run may not share."""
+        if kind is None or jax.process_count() == 1:
+            self.close()
 
     def write_error(self, error: Exception) -> UserError:
         """What to tell a user whose disk refused a write; nothing more is saved from here on."""

@@ -13,6 +13,7 @@ from crn_jax.cascade import CascadeConfig
 from crn_jax.data.sources import DataConfig, label_space_of
 from crn_jax.errors import UserError
 from crn_jax.lambdas import LambdaConfig
+from crn_jax.sharding import ShardingConfig
 from crn_jax.train import Objective, OptimizerConfig
 from crn_jax.vgg_weights import VGGConfig
 
@@ -57,6 +58,7 @@ class Experiment:
     """Passes over the training data."""
     seed: int = 0
     """Of the initial parameters and of the data's order."""
+    sharding: ShardingConfig = ShardingConfig()
     run: RunConfig = RunConfig()
 
     def __post_init__(self):
@@ -108,12 +110,12 @@ def _describe_problem(error: BaseException, type_: type | None) -> str:
     return f"{known} ({error})" if isinstance(error, ValueError) else known
 
 
-_MAY_CHANGE = ("name", "epochs", "run.", "data.root", "data.threads", "vgg.weights")
+_MAY_CHANGE = ("name", "epochs", "sharding.", "run.", "data.root", "data.threads", "vgg.weights")
 
 
 def differences(stored: Experiment, asked: Experiment) -> list[str]:
     """The fields that a resumed run must not change but that differ, each as 'field: stored, now asked'."""
-    before, after = _flat(to_json(stored)), _flat(to_json(asked))
+    before, after = flat(to_json(stored)), flat(to_json(asked))
     return [
         f"{key}: {before.get(key)}, now {after.get(key)}"
         for key in sorted(before.keys() | after.keys())
@@ -121,11 +123,12 @@ def differences(stored: Experiment, asked: Experiment) -> list[str]:
     ]
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as one, with dotted keys."""
+    leaves = {}
     for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
+        leaves |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return leaves
 
 
 def nearest(name: str, known) -> str:

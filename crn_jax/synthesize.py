@@ -7,10 +7,9 @@ from typing import Any, NamedTuple
 
 import cattrs
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from crn_jax.cascade import Cascade, CascadeConfig
+from crn_jax.cascade import Cascade, CascadeConfig, to_uint8
 from crn_jax.checkpoint import Checkpoints
 from crn_jax.data.label_space import LabelSpace
 from crn_jax.errors import UserError
@@ -40,8 +39,7 @@ def synthesize(config: CascadeConfig, params: dict, layout_ids: jax.Array) -> ja
 
 @functools.partial(jax.jit, static_argnums=0)
 def _synthesize(config: CascadeConfig, params: dict, layout_ids: jax.Array) -> jax.Array:
-    images = Cascade(config).apply({"params": params}, one_hot(config, layout_ids))
-    return jnp.clip(jnp.round(images), 0, 255).astype(jnp.uint8)
+    return to_uint8(Cascade(config).apply({"params": params}, one_hot(config, layout_ids)))
 
 
 class Run(NamedTuple):

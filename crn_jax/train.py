@@ -11,10 +11,12 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
-from crn_jax.cascade import Cascade, CascadeConfig, init_params
+from crn_jax.cascade import Cascade, CascadeConfig, init_params, to_uint8
 from crn_jax.lambdas import LambdaConfig, LambdaState, init_lambdas, update_lambdas
 from crn_jax.losses import layer_terms, perceptual_loss
+from crn_jax.sharding import replicated, shardings_of, shared_out
 from crn_jax.vgg import Pooling
 
 
@@ -70,9 +72,7 @@ class Objective:
         return optax.adam(self.learning_rate())
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def init_state(objective: Objective, seed: int | jax.Array) -> TrainState:
-    """The state before the first step; everything random in it follows from the seed."""
+def _initial(objective: Objective, seed: int | jax.Array) -> TrainState:
     params = init_params(objective.cascade, jax.random.key(seed))
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -83,9 +83,29 @@ def init_state(objective: Objective, seed: int | jax.Array) -> TrainState:
     )
 
 
-def abstract_state(objective: Objective) -> TrainState:
-    """Shapes and dtypes of the state, without allocating it."""
-    return jax.eval_shape(lambda: init_state(objective, 0))
+def abstract_state(objective: Objective, mesh: Mesh | None = None, shard_optimizer: bool = True) -> TrainState:
+    """Shapes and dtypes of the state, without allocating it; with a mesh, also how it lies on that.
+
+    Parameters have a copy on every device; what only the update reads (Adam's moments, the moving average) is shared out
+    if `shard_optimizer`.
+    """
+    state = jax.eval_shape(functools.partial(_initial, objective), 0)
+    if mesh is None:
+        return state
+    place = shared_out if shard_optimizer else replicated
+    return replicated(mesh, state)._replace(opt_state=place(mesh, state.opt_state), ema=place(mesh, state.ema))
+
+
+def init_state(objective: Objective, seed: int | jax.Array, abstract: TrainState | None = None) -> TrainState:
+    """The state before the first step; everything random in it follows from the seed.
+
+    Args:
+      objective: what is to be trained.
+      seed: any integer.
+      abstract: from `abstract_state` with a mesh; the state is made in its place there, and is the same on every mesh.
+    """
+    shardings = None if abstract is None else shardings_of(abstract)
+    return jax.jit(_initial, static_argnums=0, out_shardings=shardings)(objective, seed)
 
 
 def one_hot(config: CascadeConfig, layout: jax.Array) -> jax.Array:
@@ -93,15 +113,21 @@ def one_hot(config: CascadeConfig, layout: jax.Array) -> jax.Array:
     return jax.nn.one_hot(layout.astype(jnp.int32), config.num_classes)  # uint8 would wrap past 256 classes
 
 
-def _synthesis_terms(objective: Objective, params, vgg_params, batch) -> tuple[jax.Array, jax.Array]:
+def synthesis_terms(objective: Objective, params: dict, vgg_params: dict, batch: dict) -> tuple[jax.Array, jax.Array]:
+    """Synthesizes from a batch's layouts and compares: the terms `[B, k, 6]`, and the images `[B, k, H, W, 3]`, 0..255."""
     images = Cascade(objective.cascade).apply({"params": params}, one_hot(objective.cascade, batch["layout"]))
     photograph = batch["photograph"].astype(jnp.float32)
     dtype = jnp.dtype(objective.cascade.dtype)
     return layer_terms(vgg_params, photograph, images, objective.pooling, dtype), images
 
 
-def make_train_step(objective: Objective) -> Callable[[TrainState, dict, dict], tuple[TrainState, dict]]:
+def make_train_step(
+    objective: Objective, abstract: TrainState | None = None
+) -> Callable[[TrainState, dict, dict], tuple[TrainState, dict]]:
     """Makes `step(state, vgg_params, batch) -> (state, metrics)`, jitted; the state passed in is used up.
+
+    On a mesh, give `abstract` from `abstract_state`, so that the state stays where it was, and call the step within
+    `jax.set_mesh(mesh)`, with a batch from `sharding.put_batch`.
 
     Metrics: `loss` and `grad_norm` [], `terms` [6] (of the images that the loss chose, means over the batch) and
     `weights` [6], the λ that this step used, both in the order of `TAPS`.
@@ -109,12 +135,15 @@ def make_train_step(objective: Objective) -> Callable[[TrainState, dict, dict], 
     transformation = objective.transformation()
 
     def loss_of(params, weights, vgg_params, batch):
-        terms, _ = _synthesis_terms(objective, params, vgg_params, batch)
+        terms, _ = synthesis_terms(objective, params, vgg_params, batch)
         return perceptual_loss(terms, weights)
 
     def step(state: TrainState, vgg_params: dict, batch: dict) -> tuple[TrainState, dict]:
         weights = state.lambdas.weights
         (loss, terms), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params, weights, vgg_params, batch)
+        if abstract is not None:
+            # Else the moments' sharding would spread from here to the convolutions, and split those by channels.
+            gradient = jax.lax.with_sharding_constraint(gradient, shardings_of(abstract.params))
         updates, opt_state = transformation.update(gradient, state.opt_state)
         params = optax.apply_updates(state.params, updates)
         ema = state.ema
@@ -124,9 +153,20 @@ def make_train_step(objective: Objective) -> Callable[[TrainState, dict, dict], 
         metrics = {"loss": loss, "terms": terms, "weights": weights, "grad_norm": optax.tree.norm(gradient)}
         return TrainState(state.step + 1, params, opt_state, lambdas, ema), metrics
 
-    return jax.jit(step, donate_argnums=0)
+    shardings = None if abstract is None else (shardings_of(abstract), abstract.step.sharding)
+    return jax.jit(step, donate_argnums=0, out_shardings=shardings)
 
 
-def make_eval_step(objective: Objective) -> Callable[[dict, dict, dict], tuple[jax.Array, jax.Array]]:
-    """Makes `evaluate(params, vgg_params, batch) -> (terms [B, k, 6], images [B, k, H, W, 3])`, jitted."""
-    return jax.jit(lambda params, vgg_params, batch: _synthesis_terms(objective, params, vgg_params, batch))
+def make_eval_step(
+    objective: Objective, abstract: TrainState | None = None
+) -> Callable[[dict, dict, dict], tuple[jax.Array, jax.Array]]:
+    """Makes `evaluate(params, vgg_params, batch) -> (terms [B, k, 6], images uint8 [B, k, H, W, 3])`, jitted.
+
+    On a mesh (`abstract`, as for the training step) every device ends up with a copy of both.
+    """
+
+    def evaluate(params: dict, vgg_params: dict, batch: dict) -> tuple[jax.Array, jax.Array]:
+        terms, images = synthesis_terms(objective, params, vgg_params, batch)
+        return terms, to_uint8(images)
+
+    return jax.jit(evaluate, out_shardings=None if abstract is None else abstract.step.sharding)

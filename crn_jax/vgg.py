@@ -9,6 +9,9 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from crn_jax.resize import halve_area
+from crn_jax.sharding import constrain
+
 LAYERS = {
     "conv1_1": (3, 64), "conv1_2": (64, 64),
     "conv2_1": (64, 128), "conv2_2": (128, 128),
@@ -22,6 +25,16 @@ TAPS = ("input", "conv1_2", "conv2_2", "conv3_2", "conv4_2", "conv5_2")
 """The layers Φ_0 ... Φ_5 of the paper, in the order of λ."""
 
 Pooling = Literal["average", "max"]
+
+
+def abstract_vgg19() -> dict:
+    """Shapes and dtypes of the parameters."""
+    shapes = {name: {"kernel": (3, 3, *channels), "bias": channels[1:]} for name, channels in LAYERS.items()}
+    return jax.tree.map(
+        lambda shape: jax.ShapeDtypeStruct(shape, jnp.float32),
+        {"mean": (3,), **shapes},
+        is_leaf=lambda leaf: isinstance(leaf, tuple),
+    )
 
 
 def vgg19_features(
@@ -39,11 +52,11 @@ def vgg19_features(
       name -> `[N, H / 2^s, W / 2^s, C]`, s = 0, 0, 1, 2, 3, 4. Odd sizes are padded to even ones as in TensorFlow
       ("SAME"), the average being taken over real pixels only.
     """
-    features = {"input": images - params["mean"][None, None, None]}
+    features = {"input": constrain(images) - params["mean"][None, None, None]}
     x = features["input"].astype(dtype)
     for name in LAYERS:
         if name.endswith("_1") and name != "conv1_1":
-            x = _pool(x, pooling)
+            x = constrain(_pool(x, pooling))
         x = _conv_relu(params[name], x)
         if name in TAPS:
             features[name] = x
@@ -60,8 +73,8 @@ def _pool(x: jax.Array, pooling: Pooling) -> jax.Array:
     window = (1, 2, 2, 1)
     if pooling == "max":
         return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, window, "SAME")
-    total = jax.lax.reduce_window(x, 0.0, jax.lax.add, window, window, "SAME")
     if x.shape[1] % 2 == 0 and x.shape[2] % 2 == 0:
-        return total / 4
+        return halve_area(x)  # whose gradient, too, stays within the rows of a device
+    total = jax.lax.reduce_window(x, 0.0, jax.lax.add, window, window, "SAME")
     ones = jnp.ones((1, *x.shape[1:3], 1), x.dtype)
     return total / jax.lax.reduce_window(ones, 0.0, jax.lax.add, window, window, "SAME")

@@ -10,6 +10,7 @@ import numpy as np
 import rich.live
 import rich.progress
 import rich.table
+from jax.sharding import Mesh
 from rich.console import Console, Group
 from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
@@ -52,6 +53,19 @@ class MetricsLog:
         """Writes out what is still buffered."""
         self._file.close()
         self._board.close()
+
+
+class NoLog:
+    """In place of a `MetricsLog`, in processes that do not write."""
+
+    def write(self, step: int, values: dict[str, Any]) -> None:
+        """Does nothing."""
+
+    def picture(self, step: int, name: str, image: np.ndarray) -> None:
+        """Does nothing."""
+
+    def close(self) -> None:
+        """Does nothing."""
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -111,11 +125,20 @@ def named(values: np.ndarray) -> dict[str, float]:
     return dict(zip(TAPS, np.asarray(values).tolist()))
 
 
+def describe_devices(mesh: Mesh) -> str:
+    """Such as '8 x NVIDIA H100 80GB HBM3 (data 2 x spatial 4, 2 processes)'."""
+    devices = mesh.devices.flat
+    split = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
+    processes = len({device.process_index for device in devices})
+    several = f", {processes} processes" if processes > 1 else ""
+    return f"{mesh.size} x {devices[0].device_kind} ({split}{several})"
+
+
 class Progress:
     """A bar with the time left and, beneath it, loss, terms, λ and speed; plain lines where there is no terminal."""
 
-    def __init__(self, console: Console, first_step: int, last_step: int, device: str):
-        self._console, self._device = console, device
+    def __init__(self, console: Console, first_step: int, last_step: int, devices: str):
+        self._console, self._devices = console, devices
         self._bar = rich.progress.Progress(
             rich.progress.TextColumn("step"),
             rich.progress.MofNCompleteColumn(),
@@ -152,7 +175,7 @@ class Progress:
         terms = "  ".join(f"{name} {value:.3g}·{line['lambda'][name]:.3g}" for name, value in line["terms"].items())
         self._console.print(
             f"step {step}/{self._last_step}  loss {line['loss']:.4g}  {terms}  "
-            f"{line['images_per_second']:.2f} images/s  left {left / 60:.0f} min",
+            f"{line['images_per_second']:.2f} images/s on {self._devices}  left {left / 60:.0f} min",
             markup=False,
         )
 
@@ -163,6 +186,6 @@ class Progress:
         shares = [line["terms"][name] * line["lambda"][name] for name in TAPS]
         table.add_row("loss", *(f"{v:.4g}" for v in shares), f"[bold]{line['loss']:.4g}[/]")
         table.caption = (
-            f"{line['images_per_second']:.2f} images/s, {line['waiting_for_data']:.0%} waiting for data, {self._device}"
+            f"{line['images_per_second']:.2f} images/s, {line['waiting_for_data']:.0%} waiting for data, {self._devices}"
         )
         return table

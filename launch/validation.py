@@ -5,13 +5,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
-from crn_jax.data.pipeline import validation_batches
+from crn_jax.data.pipeline import validation_batches, validation_indices
 from crn_jax.data.sources import Source
 from crn_jax.experiment import Experiment
 from crn_jax.losses import RELEASED_WEIGHTS, layer_terms
-from crn_jax.train import Objective, make_eval_step
-from launch.contact_sheet import Row
+from crn_jax.sharding import local_rows, put, put_batch
+from crn_jax.train import Objective, TrainState, make_eval_step
+from launch.processes import sum_over_processes
 from launch.reporting import named
 
 DISTANCE_WEIGHTS = np.array(RELEASED_WEIGHTS["cityscapes_256p"])
@@ -19,11 +21,14 @@ DISTANCE_WEIGHTS = np.array(RELEASED_WEIGHTS["cityscapes_256p"])
 
 
 class Validation(NamedTuple):
-    """`distance` is the weighted sum of the `terms` [6], means over the examples; `rows` are for a contact sheet."""
+    """`distance` is the weighted sum of the `terms` [6], means over the examples.
+
+    `images` has the synthesized images, uint8 `[k, H, W, 3]`, of the examples that a contact sheet shows, by their index.
+    """
 
     distance: float
     terms: np.ndarray
-    rows: list[Row]
+    images: dict[int, np.ndarray]
 
     def line(self) -> dict[str, Any]:
         """For metrics.jsonl."""
@@ -31,44 +36,64 @@ class Validation(NamedTuple):
 
 
 class Validator:
-    """Measures parameters on a fixed selection of the validation split. With k images, the nearest one counts."""
+    """Measures parameters on a fixed selection of the validation split. With k images, the nearest one counts.
 
-    def __init__(self, experiment: Experiment, objective: Objective, source: Source):
-        self._batches = list(validation_batches(source, experiment.batch_size, experiment.run.validation_examples))
-        self._evaluate = make_eval_step(objective)
-        self._sheet_examples = experiment.run.sheet_examples
-        self._objective = objective
+    Args:
+      experiment: what is trained.
+      objective: its static part.
+      source: the validation split.
+      mesh: the devices; each process decodes its share of the examples.
+      abstract: the state's shapes and places on the mesh.
+      vgg_params: the perception network, on the mesh.
+    """
 
-    def __call__(self, params: dict, vgg_params: dict) -> Validation:
+    def __init__(
+        self, experiment: Experiment, objective: Objective, source: Source, mesh: Mesh, abstract: TrainState, vgg_params: dict
+    ):
+        self._mesh, self._batch_size, self._objective, self._vgg_params = mesh, experiment.batch_size, objective, vgg_params
+        self._rows = local_rows(mesh, self._batch_size)
+        self._indices = validation_indices(source, experiment.run.validation_examples)
+        self._batches = list(validation_batches(source, self._batch_size, self._indices, self._rows))
+        self._evaluate = make_eval_step(objective, abstract)
+        self._everywhere = abstract.step.sharding
+        shown = np.linspace(0, len(self._indices) - 1, min(experiment.run.sheet_examples, len(self._indices)))
+        self._shown = set(shown.round().astype(int).tolist())
+
+    def __call__(self, params: dict) -> Validation:
         """Validates one set of parameters."""
-        terms, rows = [], []
-        for batch, count in self._batches:
-            batch_terms, images = self._evaluate(params, vgg_params, batch)
-            terms.append(_nearest(np.asarray(batch_terms, np.float64)[:count]))
-            images = np.asarray(jnp.clip(jnp.round(images), 0, 255), np.uint8)
-            rows += [Row(*row) for row in zip(batch["layout"], batch["photograph"], images)][:count]
-        spread = np.linspace(0, len(rows) - 1, min(self._sheet_examples, len(rows))).round().astype(int)
-        return _validation(terms, [rows[i] for i in spread])
+        terms, images = [], {}
+        for start, local in zip(range(0, len(self._indices), self._batch_size), self._batches):
+            batch = put_batch(self._mesh, self._batch_size, local)
+            batch_terms, batch_images = self._evaluate(params, self._vgg_params, batch)
+            terms.append(_nearest(np.asarray(batch_terms, np.float64)))
+            for row in self._shown & set(range(start, start + self._batch_size)):
+                images[self._indices[row]] = np.asarray(batch_images[row - start])
+        return self._mean(terms, images)
 
-    def floor(self, train_source: Source, vgg_params: dict, limit: int = 512) -> Validation:
+    def floor(self, train_source: Source, limit: int = 512) -> Validation:
         """The distance of the mean training photograph (over at most `limit`): what a cascade has to beat."""
-        total, seen = 0.0, 0
-        for batch, count in validation_batches(train_source, 1, limit):
-            total, seen = total + batch["photograph"][0].astype(np.float64), seen + count
-        mean = np.float32(total / seen)
+        indices = validation_indices(train_source, limit)
+        total = np.zeros((*train_source.size, 3), np.int32)
+        for index in indices[jax.process_index() :: jax.process_count()]:
+            total += train_source[index]["photograph"]
+        mean = np.float32(sum_over_processes(total) / len(indices))
+        shape = (self._batch_size, 1, *mean.shape)
         dtype, pooling = jnp.dtype(self._objective.cascade.dtype), self._objective.pooling
-        measure = jax.jit(lambda vgg, photograph, images: layer_terms(vgg, photograph, images, pooling, dtype))
+
+        def measure(vgg_params, photograph, mean):
+            images = jnp.broadcast_to(mean[None, None], shape)
+            return layer_terms(vgg_params, photograph.astype(jnp.float32), images, pooling, dtype)
+
+        measure, mean = jax.jit(measure, out_shardings=self._everywhere), put(self._mesh, mean)
         terms = []
-        for batch, count in self._batches:
-            images = np.broadcast_to(mean, (len(batch["photograph"]), 1, *mean.shape))
-            batch_terms = measure(vgg_params, batch["photograph"].astype(np.float32), images)
-            terms.append(np.asarray(batch_terms, np.float64)[:count, 0])
-        return _validation(terms, [])
+        for local in self._batches:
+            photograph = put_batch(self._mesh, self._batch_size, local)["photograph"]
+            terms.append(np.asarray(measure(self._vgg_params, photograph, mean), np.float64)[:, 0])
+        return self._mean(terms, {})
 
-
-def _validation(terms: list[np.ndarray], rows: list[Row]) -> Validation:
-    mean = np.concatenate(terms).mean(0)
-    return Validation(float(mean @ DISTANCE_WEIGHTS), mean, rows)
+    def _mean(self, terms: list[np.ndarray], images: dict[int, np.ndarray]) -> Validation:
+        mean = np.concatenate(terms)[: len(self._indices)].mean(0)  # the last batch may repeat its last example
+        return Validation(float(mean @ DISTANCE_WEIGHTS), mean, images)
 
 
 def _nearest(terms: np.ndarray) -> np.ndarray:

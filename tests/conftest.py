@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["JAX_NUM_CPU_DEVICES"] = "8"  # also for the commands that tests start: sums depend on it in the last bit
 os.environ.pop("CRN_JAX_VGG19", None)
 
 import h5py  # noqa: E402
@@ -16,6 +17,14 @@ from crn_jax import authors, vgg_weights  # noqa: E402
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def alone():
+    """JAX is running here already, so commands called in this process join no others (test_processes.py does that)."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("launch.train.join", lambda processes: None)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -72,9 +81,10 @@ def random_vgg_file(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny(random_vgg_file, tmp_path_factory) -> list[str]:
-    """Arguments of launch.train for a run of a few seconds: 48x64 streets, six steps an epoch."""
+    """Arguments of launch.train for a run of a few seconds: 48x64 streets, six steps an epoch, one device."""
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(tmp_path_factory.mktemp("compiled"))
     return (
         "demo --cascade.base 6 8 --cascade.widths 8 8 8 8 --data.num_scenes 6 --run.validation_examples 2 "
-        f"--run.sheet_examples 2 --optimizer.learning_rate 1e-3 --optimizer.ema_decay 0.9 --vgg.weights {random_vgg_file}"
+        f"--run.sheet_examples 2 --optimizer.learning_rate 1e-3 --optimizer.ema_decay 0.9 --vgg.weights {random_vgg_file} "
+        "--sharding.mesh 1 1"
     ).split()

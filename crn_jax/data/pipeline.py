@@ -1,6 +1,6 @@
 """Batches in an order that is a pure function of (seed, step), so that resuming is `first_step` and nothing else."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import grain
 import numpy as np
@@ -21,25 +21,40 @@ def steps_per_epoch(source: Source, batch_size: int) -> int:
 
 
 def training_batches(
-    source: Source, batch_size: int, seed: int, first_step: int = 0, threads: int = 2
+    source: Source, batch_size: int, seed: int, first_step: int = 0, threads: int = 2, rows: Sequence[int] | None = None
 ) -> Iterator[dict[str, np.ndarray]]:
     """Endless batches from step `first_step` on, each epoch in a new order, decoded ahead by `threads` threads.
 
-    Yields `{"layout": uint8 [B, H, W], "photograph": uint8 [B, H, W, 3]}`.
+    Of every batch, only `rows` (default: all) are decoded: those of this process. The batch as a whole does not depend on
+    how many processes there are.
+
+    Yields `{"layout": uint8 [rows, H, W], "photograph": uint8 [rows, H, W, 3]}`.
     """
-    dataset = grain.MapDataset.source(source).shuffle(seed=seed).batch(batch_size, drop_remainder=True).repeat()
+    rows = range(batch_size) if rows is None else rows
+    order = grain.MapDataset.range(len(source)).shuffle(seed=seed).batch(batch_size, drop_remainder=True).repeat()
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * max(threads, 1))
-    return iter(dataset[first_step:].to_iter_dataset(options))
+    batches = order.map(lambda indices: _decode(source, [indices[row] for row in rows]))
+    return iter(batches[first_step:].to_iter_dataset(options))
 
 
-def validation_batches(source: Source, batch_size: int, limit: int) -> Iterator[tuple[dict[str, np.ndarray], int]]:
-    """At most `limit` examples, spread evenly over the source, in order, whatever the batch size.
+def validation_indices(source: Source, limit: int) -> list[int]:
+    """At most `limit` examples, spread evenly over the source."""
+    return np.linspace(0, len(source) - 1, min(limit, len(source))).round().astype(int).tolist()
 
-    Yields a full batch, so that one shape is compiled, and how many of its examples count: the last batch repeats its
-    last example.
+
+def validation_batches(
+    source: Source, batch_size: int, indices: Sequence[int], rows: Sequence[int] | None = None
+) -> Iterator[dict[str, np.ndarray]]:
+    """The examples `indices` in order, as full batches, so that one shape is compiled: the last example is repeated.
+
+    `rows` as in `training_batches`.
     """
-    indices = np.linspace(0, len(source) - 1, min(limit, len(source))).round().astype(int)
+    rows = range(batch_size) if rows is None else rows
     for start in range(0, len(indices), batch_size):
-        examples = [source[int(i)] for i in indices[start : start + batch_size]]
-        padded = examples + [examples[-1]] * (batch_size - len(examples))
-        yield {key: np.stack([example[key] for example in padded]) for key in examples[0]}, len(examples)
+        batch = [indices[min(start + row, len(indices) - 1)] for row in rows]
+        yield _decode(source, batch)
+
+
+def _decode(source: Source, indices: Sequence[int]) -> dict[str, np.ndarray]:
+    examples = [source[int(i)] for i in indices]
+    return {key: np.stack([example[key] for example in examples]) for key in examples[0]}

@@ -1,0 +1,149 @@
+"""How a step is split over devices: a mesh of two axes, and where every array lies on it.
+
+`data` splits the batch, `spatial` the image's height. This is the only file that knows the axes' names. The other files
+are written for one device; `constrain` says how their activations lie, and the compiler (GSPMD) inserts what has to be
+exchanged: single rows for convolutions and upsampling, sums for norms and gradients.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+
+from crn_jax.errors import UserError
+
+DATA, SPATIAL = "data", "spatial"
+
+MIN_ROWS = 8
+"""Rows per device from which a level of the cascade is split. Smaller levels are computed on every device: the gradients of
+their wide kernels, which need no sum over `spatial` then, are larger than all of their activations."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardingConfig:
+    """How training is split over devices. All of it may change when a run is resumed."""
+
+    mesh: tuple[int, int] = (-1, -1)
+    """Devices along data (they share out the batch) and along spatial (each image's height). -1: the rest; -1 -1: along
+    data as many as the batch can be shared out to, along spatial the rest."""
+    shard_optimizer: bool = True
+    """Shares out Adam's moments and the moving average over all devices, instead of a copy on each."""
+
+
+def make_mesh(config: ShardingConfig, batch_size: int, height: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The mesh of a training, over `devices` (default: all there are).
+
+    Raises:
+      UserError: if the mesh needs more devices than there are, leaves out those of another process, or does not divide the
+        batch or the height.
+    """
+    devices = jax.devices() if devices is None else devices
+    count = len(devices)
+    data, spatial = config.mesh
+    if data == -1:
+        data = math.gcd(batch_size, count) if spatial == -1 else count // max(spatial, 1)
+    if spatial == -1:
+        spatial = count // max(data, 1)
+
+    problem = ""
+    if data < 1 or spatial < 1 or data * spatial > count:
+        problem = f"it does not fit the {count} devices there are"
+    elif data * spatial < count and len({d.process_index for d in devices}) > 1:
+        problem = f"it leaves {count - data * spatial} of the {count} devices idle, which cannot be done with several processes"
+    elif batch_size % data:
+        problem = f"a batch of {batch_size} cannot be shared out to {data} (--batch_size)"
+    elif height % spatial:
+        problem = f"{height} rows cannot be split into {spatial} equal parts"
+    if problem:
+        fitting = ", ".join(f"{d} {s}" for d, s in fitting_meshes(count, batch_size, height))
+        raise UserError(
+            f"--sharding.mesh {config.mesh[0]} {config.mesh[1]} means data = {data}, spatial = {spatial}: {problem}. Of "
+            f"{count} devices, a batch of {batch_size} and {height} rows can use: {fitting}."
+        )
+    return jax.make_mesh((data, spatial), (DATA, SPATIAL), axis_types=(AxisType.Auto,) * 2, devices=devices[: data * spatial])
+
+
+def fitting_meshes(count: int, batch_size: int, height: int) -> list[tuple[int, int]]:
+    """The meshes (data, spatial) of as many of `count` devices as the batch and the height can use."""
+    pairs = [(d, s) for d in range(1, count + 1) for s in range(1, count // d + 1) if not (batch_size % d or height % s)]
+    most = max(d * s for d, s in pairs)
+    return [(d, s) for d, s in pairs if d * s == most]
+
+
+def activation_spec(mesh: Mesh | AbstractMesh, shape: Sequence[int], min_rows: int = 1) -> PartitionSpec:
+    """How an activation `[B, H, ...]` lies: each axis is split where it divides, the height if `min_rows` a device remain.
+
+    Decided here, from the shape: asked for an uneven split, JAX would replicate without a word.
+    """
+    data, spatial = mesh.shape[DATA], mesh.shape[SPATIAL]
+    rows = None if shape[1] % spatial or shape[1] // spatial < min_rows else SPATIAL
+    return PartitionSpec(None if shape[0] % data else DATA, rows)
+
+
+def constrain(x: jax.Array, min_rows: int = 1) -> jax.Array:
+    """Says how `x` `[B, H, ...]` lies on the mesh in force (`jax.set_mesh`); without one, `x` itself."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if DATA not in mesh.axis_names:
+        return x
+    return jax.lax.with_sharding_constraint(x, activation_spec(mesh, x.shape, min_rows))
+
+
+def replicated(mesh: Mesh, tree: Any) -> Any:
+    """The shapes and dtypes of a tree, with a copy of each leaf on every device."""
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), tree)
+
+
+def shared_out(mesh: Mesh, tree: Any) -> Any:
+    """Likewise, but each leaf split over all devices along its last axis that divides; a leaf without one is replicated."""
+
+    def place(leaf) -> jax.ShapeDtypeStruct:
+        dividing = [axis for axis, n in enumerate(leaf.shape) if n % mesh.size == 0]
+        spec = PartitionSpec(*[None] * dividing[-1], (DATA, SPATIAL)) if dividing else PartitionSpec()
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec))
+
+    return jax.tree.map(place, tree)
+
+
+def shardings_of(abstract: Any) -> Any:
+    """The shardings in a tree of placed `ShapeDtypeStruct`s, as `jax.jit` takes them."""
+    return jax.tree.map(lambda leaf: leaf.sharding, abstract)
+
+
+def put(mesh: Mesh, tree: Any) -> Any:
+    """Copies of arrays that every process holds, on every device of the mesh."""
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    return jax.tree.map(lambda a: jax.make_array_from_callback(np.shape(a), everywhere, lambda _: np.asarray(a)), tree)
+
+
+def abstract_batch(mesh: Mesh, batch: dict[str, jax.ShapeDtypeStruct]) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and dtypes of a batch, placed."""
+    return {key: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=_batch_sharding(mesh)) for key, leaf in batch.items()}
+
+
+def local_rows(mesh: Mesh, batch_size: int) -> list[int]:
+    """The examples of a global batch that this process has to decode: those that its devices hold a part of."""
+    blocks = NamedSharding(mesh, PartitionSpec(DATA)).addressable_devices_indices_map((batch_size,)).values()
+    return sorted({row for (block,) in blocks for row in range(batch_size)[block]})
+
+
+def put_batch(mesh: Mesh, batch_size: int, local: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+    """A global batch, split over the mesh, of the examples that each process holds: those of its `local_rows`."""
+    position = {row: i for i, row in enumerate(local_rows(mesh, batch_size))}
+
+    def place(array: np.ndarray) -> jax.Array:
+        def block(index: tuple[slice, ...]) -> np.ndarray:
+            rows = [position[row] for row in range(batch_size)[index[0]]]
+            return array[rows[0] : rows[-1] + 1][(slice(None), *index[1:])]
+
+        return jax.make_array_from_callback((batch_size, *array.shape[1:]), _batch_sharding(mesh), block)
+
+    return {key: place(array) for key, array in local.items()}
+
+
+def _batch_sharding(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec(DATA, SPATIAL))

@@ -1,0 +1,167 @@
+"""What a training step would take, without allocating or running anything: `launch.train EXPERIMENT --dry_run`.
+
+The compiler tells: memory per device, and what the devices exchange.
+"""
+
+import math
+import os
+import re
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import rich.table
+from jax.sharding import Mesh
+
+from crn_jax.errors import UserError
+from crn_jax.experiment import Experiment
+from crn_jax.sharding import MIN_ROWS, abstract_batch, activation_spec, make_mesh, replicated
+from crn_jax.train import TrainState, abstract_state, make_train_step
+from crn_jax.vgg import LAYERS, abstract_vgg19
+from launch.reporting import describe_devices
+from launch.terminal import console
+
+
+def dry_run(experiment: Experiment, topology: str | None) -> None:
+    """Compiles the step for this machine's devices, or for a TPU slice, and prints what it would take."""
+    devices = tpu_slice(topology) if topology else None
+    mesh = make_mesh(experiment.sharding, experiment.batch_size, experiment.cascade.size[0], devices)
+    console.print(f"[bold]{experiment.name}[/], batch {experiment.batch_size}, on {describe_devices(mesh)}")
+    console.print(splitting(experiment, mesh))
+    with console.status("compiling the step"):
+        compiled = lower_step(experiment, mesh).compile()
+    console.print(memory_table(experiment, mesh, compiled.memory_analysis()))
+    if jnp.dtype(experiment.cascade.dtype) == jnp.bfloat16 and mesh.devices.flat[0].platform == "cpu":
+        console.print("The CPU's compiler widens bfloat16: temporaries are about half of this on an accelerator.")
+    console.print(collective_table(collectives(compiled.as_text())))
+    tera = compiled.cost_analysis()["flops"] / 1e12
+    console.print(f"{tera:.3g} TFLOP per device and step, by the compiler's count")
+
+
+def tpu_slice(topology: str) -> list[jax.Device]:
+    """The chips of a TPU slice, such as `v5e:2x2`, that programs can be compiled for anywhere.
+
+    Raises:
+      UserError: without the TPU compiler, or if it does not know the slice.
+    """
+    jax.config.update("jax_platforms", "cpu")
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # do not look for the TPU that this machine would be part of
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "none")
+    from jax.experimental import topologies
+
+    try:
+        return list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
+    except Exception as error:  # libtpu and PJRT each raise their own
+        raise UserError(
+            f"There is no compiler for the TPU slice '{topology}' here: {error}\nIt comes with pip install -e '.[tpu]'. Slices "
+            f"are named v5e:2x2, v5p:2x2x1, v6e:2x4 and so on. If another compilation was killed, its lock is to be removed."
+        ) from error
+
+
+def lower_step(experiment: Experiment, mesh: Mesh) -> jax.stages.Lowered:
+    """The training step, ready to be compiled."""
+    config, batch_size = experiment.cascade, experiment.batch_size
+    objective = experiment.objective(steps_per_epoch=1000)  # any number: it does not change the program's size
+    abstract = abstract_state(objective, mesh, experiment.sharding.shard_optimizer)
+    batch = {
+        "layout": jax.ShapeDtypeStruct((batch_size, *config.size), jnp.uint8),
+        "photograph": jax.ShapeDtypeStruct((batch_size, *config.size, 3), jnp.uint8),
+    }
+    with jax.set_mesh(mesh):
+        step = make_train_step(objective, abstract)
+        return step.lower(abstract, replicated(mesh, abstract_vgg19()), abstract_batch(mesh, batch))
+
+
+def splitting(experiment: Experiment, mesh: Mesh) -> rich.table.Table:
+    """How each level's activations lie on the mesh."""
+    config, batch = experiment.cascade, experiment.batch_size
+    table = rich.table.Table("", "size", "maps", "examples a device", "rows a device", box=None, header_style="dim")
+
+    def add(name: str, examples: int, height: int, width: int, maps: int, min_rows: int) -> None:
+        spec = activation_spec(mesh, (examples, height), min_rows)
+        each = [n // (mesh.shape[axis] if axis else 1) for n, axis in zip((examples, height), spec)]
+        whole = mesh.shape[activation_spec(mesh, (mesh.size, mesh.size))[1]] > 1 and spec[1] is None
+        table.add_row(name, f"{height}x{width}", str(maps), str(each[0]), f"{each[1]}{' (all)' if whole else ''}")
+
+    for i, maps in enumerate(config.widths):
+        add(f"module {i}", batch, config.base[0] << i, config.base[1] << i, maps, MIN_ROWS)
+    for block in range(1, 6):
+        height, width = (math.ceil(n / 2 ** (block - 1)) for n in config.size)
+        add(f"VGG-19 block {block}", batch * config.num_images, height, width, LAYERS[f"conv{block}_1"][1], 1)
+    return table
+
+
+def memory_table(experiment: Experiment, mesh: Mesh, analysis) -> rich.table.Table:
+    """Bytes on each device: what the step is given, by kind, and what it needs besides."""
+    state = abstract_state(experiment.objective(1000), mesh, experiment.sharding.shard_optimizer)
+    table = rich.table.Table("memory per device", "GB", box=None, header_style="dim")
+    named = {"parameters": state.params, "Adam's moments": state.opt_state, "moving average": state.ema}
+    for name, tree in {**named, "VGG-19": replicated(mesh, abstract_vgg19())}.items():
+        if tree is not None:
+            table.add_row(name, f"{bytes_per_device(tree) / 1e9:.2f}")
+    table.add_row("arguments, in all", f"{analysis.argument_size_in_bytes / 1e9:.2f}")
+    table.add_row("temporaries", f"{analysis.temp_size_in_bytes / 1e9:.2f}")
+    table.add_row("[bold]total[/]", f"[bold]{total_bytes(analysis) / 1e9:.2f}[/]")
+    return table
+
+
+def bytes_per_device(tree: TrainState | dict) -> int:
+    """The size of a tree of placed `ShapeDtypeStruct`s on one device."""
+    leaves = jax.tree.leaves(tree)
+    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
+
+
+def total_bytes(analysis) -> int:
+    """Peak bytes of a compiled step: arguments, temporaries, and results that do not take the arguments' place."""
+    return (
+        analysis.argument_size_in_bytes
+        + analysis.temp_size_in_bytes
+        + analysis.output_size_in_bytes
+        - analysis.alias_size_in_bytes
+    )
+
+
+class Collective(NamedTuple):
+    """One exchange between the devices: its kind, the arrays that a device receives, and their bytes."""
+
+    kind: str
+    arrays: list[tuple[str, tuple[int, ...]]]  # (dtype, shape)
+    size: int
+
+
+_KINDS = "all-gather|all-reduce|collective-permute|all-to-all|reduce-scatter"
+_ITEMSIZE = {"f64": 8, "f32": 4, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "s64": 8, "u64": 8, "s8": 1, "u8": 1, "pred": 1}
+
+
+def collectives(hlo: str) -> list[Collective]:
+    """The exchanges in a compiled program, each once."""
+    found: dict[str, Collective] = {}
+    for line in hlo.splitlines():
+        if not (match := re.search(rf"%?([\w.-]+) = (.*?) ({_KINDS})(-start)?\(", line)):
+            continue
+        name, result, kind, started = match.groups()
+        arrays = [
+            (dtype, tuple(int(n) for n in shape.split(",") if n)) for dtype, shape in re.findall(r"(\w+)\[([\d,]*)\]", result)
+        ]
+        if started and kind != "all-reduce":  # (operand, result, and what the backend keeps beside them)
+            arrays = arrays[1:2]
+        size = sum(math.prod(shape) * _ITEMSIZE[dtype] for dtype, shape in arrays)
+        channel = re.search(r"channel_id=(\d+)", line)  # a program may repeat one exchange's text
+        found[f"{kind} {channel.group(1) if channel else name}"] = Collective(kind, arrays, size)
+    return list(found.values())
+
+
+def collective_table(found: list[Collective]) -> rich.table.Table:
+    """Number and size of the exchanges by kind."""
+    table = rich.table.Table("exchanged per step", "number", "MB", "largest", box=None, header_style="dim")
+    for kind in sorted({collective.kind for collective in found}):
+        these = [collective for collective in found if collective.kind == kind]
+        largest = max(these, key=lambda collective: collective.size)
+        dtype, shape = max(largest.arrays, key=lambda array: math.prod(array[1]))
+        more = f" and {len(largest.arrays) - 1} more" if len(largest.arrays) > 1 else ""
+        size = sum(collective.size for collective in these) / 1e6
+        table.add_row(kind, str(len(these)), f"{size:.1f}", f"{dtype}{list(shape)}{more}, {largest.size / 1e6:.2f} MB")
+    if not found:
+        table.add_row("nothing", "", "", "")
+    return table

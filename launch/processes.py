@@ -1,0 +1,136 @@
+"""Several processes on one run: how they join, agree, stop together, and end when one of them is lost.
+
+JAX's distributed runtime does the work. The first process alone writes; all of them run the same steps.
+"""
+
+import dataclasses
+import json
+import os
+import signal
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from crn_jax.errors import UserError
+
+JOIN_SECONDS = 300
+"""How long the processes wait for each other at the start."""
+
+LOST_SECONDS = 60
+"""A process that has not been heard of for this long is lost, and the others end."""
+
+TRY_AGAIN = 75
+"""Exit status (EX_TEMPFAIL of sysexits.h) of a run that was stopped or lost a process: the same command goes on."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Processes:
+    """Where the processes of a run meet. Found by itself under SLURM (srun), Open MPI, and on TPUs (VMs, GKE)."""
+
+    coordinator: str | None = None
+    """HOST:PORT of process 0, the same for all; any free port."""
+    num_processes: int | None = None
+    """How many processes there are."""
+    process_id: int | None = None
+    """Which one this is, from 0."""
+
+
+def join(config: Processes) -> None:
+    """Connects this process with the others; does nothing where it is the only one.
+
+    Raises:
+      UserError: if the settings are incomplete, or the others do not come.
+    """
+    given = [value is not None for value in dataclasses.astuple(config)]
+    if any(given) and not all(given):
+        raise UserError("--coordinator HOST:PORT, --num_processes N and --process_id I go together: give all three or none.")
+    try:
+        jax.distributed.initialize(
+            *dataclasses.astuple(config),
+            initialization_timeout=JOIN_SECONDS,
+            heartbeat_timeout_seconds=LOST_SECONDS,
+            shutdown_timeout_seconds=LOST_SECONDS,
+        )
+    except ValueError as error:
+        if not any(given) and "coordinator_address should be defined" in str(error):
+            return  # No cluster was detected.
+        raise UserError(f"The processes cannot be connected: {error}") from error
+    except RuntimeError as error:
+        raise UserError(
+            f"The processes did not find each other within {JOIN_SECONDS} s ({error}). Did all of them start, and can they "
+            f"reach the coordinator's address and port?"
+        ) from error
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes."""
+    return jax.process_index() == 0
+
+
+def wait_for_all(where: str) -> None:
+    """Returns when every process has come here."""
+    multihost_utils.sync_global_devices(where)
+
+
+def agree(facts: dict[str, Any]) -> None:
+    """Checks, on every process, that all of them hold the same facts.
+
+    Raises:
+      UserError: naming the facts that differ, and what the processes hold.
+    """
+    everywhere = [json.loads(text) for text in _gather(json.dumps(facts))]
+    problems = []
+    for key in facts:
+        held = [str(other[key]) for other in everywhere]
+        if len(set(held)) > 1:
+            odd = next(i for i, value in enumerate(held) if value != held[0])
+            problems.append(f"{key}: {held[0]} on process 0, {held[odd]} on process {odd}")
+    if problems:
+        raise UserError(
+            "The processes do not hold the same: " + "; ".join(problems) + ". They need the same code, settings, data and "
+            "weights, and one run folder that all of them reach."
+        )
+
+
+def _gather(text: str) -> list[str]:
+    data = np.frombuffer(text.encode(), np.uint8)
+    lengths = multihost_utils.process_allgather(np.int32(len(data)))
+    padded = np.zeros(lengths.max(), np.uint8)
+    padded[: len(data)] = data
+    rows = multihost_utils.process_allgather(padded)
+    return [bytes(row[:length]).decode() for row, length in zip(rows, lengths)]
+
+
+def sum_over_processes(values: np.ndarray) -> np.ndarray:
+    """The sum of an int32 array over all processes."""
+    return multihost_utils.process_allgather(values).sum(0)
+
+
+class Stop:
+    """Notes a SIGTERM or SIGINT, so that the run can end between two steps, the same two on every process.
+
+    With several processes JAX's preemption service tells all of them of a SIGTERM to any, and names the step.
+    """
+
+    def __enter__(self):
+        self._noted, self._several = False, jax.process_count() > 1
+        numbers = (signal.SIGINT,) if self._several else (signal.SIGTERM, signal.SIGINT)  # JAX handles SIGTERM itself
+        self._before = {number: signal.signal(number, self._note) for number in numbers}
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def requested_at(self, step: int) -> bool:
+        """Whether to stop behind this step; to be asked at every step."""
+        return multihost_utils.reached_preemption_sync_point(step) if self._several else self._noted
+
+    def _note(self, number, _frame) -> None:
+        """A second signal ends at once."""
+        self._noted = True
+        signal.signal(number, signal.SIG_DFL)
+        if self._several:
+            os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,166 @@
+"""The loop over steps, and what happens between them: validation, checkpoints, reports, stopping."""
+
+import dataclasses
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from PIL import Image
+
+from crn_jax.checkpoint import Checkpoints
+from crn_jax.data.sources import Source
+from crn_jax.errors import UserError
+from crn_jax.experiment import Experiment
+from crn_jax.sharding import put_batch
+from crn_jax.train import TrainState
+from crn_jax.vgg import TAPS
+from launch.contact_sheet import Row, contact_sheet
+from launch.processes import Stop, is_first
+from launch.reporting import MetricsLog, NoLog, Progress, Window, describe_devices, named
+from launch.terminal import console
+from launch.validation import Validation, Validator
+
+RANDOM_WARNING = "VGG-19 has seeded RANDOM weights, not ImageNet's: expect worse images."
+
+
+@dataclasses.dataclass
+class Session:
+    """One process's part of a run; `epoch` is the number of steps in one."""
+
+    experiment: Experiment
+    description: dict
+    mesh: Mesh
+    vgg_params: dict
+    val_source: Source
+    log: MetricsLog | NoLog
+    checkpoints: Checkpoints
+    validator: Validator
+    epoch: int
+
+    @property
+    def last_step(self) -> int:
+        """Steps of the whole run."""
+        return self.experiment.epochs * self.epoch
+
+    def run(self, train_step, state: TrainState, batches, first_step: int) -> bool:
+        """Trains from `first_step` to the last epoch or to the first SIGTERM or SIGINT, saving at the end in either case.
+
+        Returns whether all epochs are done.
+        """
+        last_step, every, epoch = self.last_step, self.experiment.run, self.epoch
+        window, step, stopping = Window(), first_step, False
+        with Progress(console, step, last_step, describe_devices(self.mesh)) as progress, Stop() as stop:
+            for step in range(first_step + 1, last_step + 1):
+                began = time.perf_counter()
+                batch = self.next_batch(batches, step, state)
+                waited = time.perf_counter() - began
+                state, metrics = train_step(state, self.vgg_params, self.put(batch))
+                metrics = {name: np.asarray(value) for name, value in metrics.items()}
+                self.check_finite(step, metrics["terms"], loss=metrics["loss"], gradient=metrics["grad_norm"])
+                window.add(metrics, self.experiment.batch_size, time.perf_counter() - began, waited)
+                progress.step(step)
+                if step % every.log_every == 0 or step == last_step:
+                    line = {"epoch": (step - 1) // epoch + 1, **window.line()}
+                    self.log.write(step, line)
+                    progress.line(step, line)
+                if step == (self.experiment.lambdas.rescale_epoch or 0) * epoch:
+                    self.report_rescaling(step, metrics["weights"], state)
+                stopping = stop.requested_at(step)
+                validated = step == last_step or step % every.validate_every == 0
+                distance = self.validate(step, state).distance if validated else None
+                if validated or stopping or step % every.checkpoint_every == 0:
+                    self.checkpoints.save(step, state, distance, self.description)
+                if stopping:
+                    break
+        self.checkpoints.wait()
+        self.farewell(step, stopping)
+        return step == last_step
+
+    def put(self, local: dict[str, np.ndarray]) -> dict:
+        """This process's part of a batch, on the mesh."""
+        return put_batch(self.mesh, self.experiment.batch_size, local)
+
+    def next_batch(self, batches, step: int, state: TrainState) -> dict[str, np.ndarray]:
+        """This process's part of a step's batch; if its files are bad, what was trained before is saved first.
+
+        Not with several processes: the others, whose files are good, would not take part.
+        """
+        try:
+            return next(batches)
+        except UserError:
+            if jax.process_count() == 1 and step - 1 not in (0, *self.checkpoints.steps()):
+                self.checkpoints.save(step - 1, state, None, self.description)
+            raise
+
+    def check_finite(self, step: int, terms: np.ndarray, **numbers: float) -> None:
+        """Ends the run where a term, or another number, is NaN or infinite, before that can be saved."""
+        bad = [name for name, value in [*zip(TAPS, terms), *numbers.items()] if not np.isfinite(value)]
+        if bad:
+            self.checkpoints.wait()
+            kept = self.checkpoints.latest_step()
+            raise UserError(
+                f"Not a finite number at step {step}: {', '.join(bad)}. "
+                + (f"The last good checkpoint, step {kept}, is kept. " if kept else "Nothing had been saved yet. ")
+                + "Try a smaller --optimizer.learning_rate, or --optimizer.schedule authors_fallback, in another --run.folder."
+            )
+
+    def measure_floor(self, train_source: Source) -> None:
+        """Logs how far the mean training photograph is from the held-out ones."""
+        floor = self.validator.floor(train_source)
+        self.log.write(0, {"mean_photograph": floor.line()["validation"]})
+        console.print(f"Held-out distance of the mean training photograph, the floor to beat: {floor.distance:.1f}")
+
+    def validate(self, step: int, state: TrainState) -> Validation:
+        """Measures the held-out distance; the first process writes it down, with a contact sheet."""
+        validation = self.validator(state.params if state.ema is None else state.ema)
+        self.check_finite(step, validation.terms)
+        if is_first():
+            self.show(step, validation)
+        return validation
+
+    def show(self, step: int, validation: Validation) -> None:
+        """Writes a validation's line and its contact sheet; at the start also the sheet's layouts, to try on later."""
+        self.log.write(step, validation.line())
+        examples = {index: self.val_source[index] for index in validation.images}
+        rows = [Row(e["layout"], e["photograph"], validation.images[index]) for index, e in examples.items()]
+        warning = RANDOM_WARNING if self.description["vgg19"]["weights"] == "random" else ""
+        title = f"{self.experiment.name}, step {step}, held-out distance {validation.distance:.1f}"
+        sheet = contact_sheet(rows, self.val_source.label_space, title, warning)
+        path = self.sheet_path(step)
+        path.parent.mkdir(exist_ok=True)
+        sheet.save(path)
+        self.log.picture(step, "contact_sheet", np.asarray(sheet))
+        console.print(f"step {step}: held-out distance {validation.distance:.1f}, {path}", markup=False)
+        if step == 0:
+            folder = Path(self.experiment.folder) / "layouts"
+            folder.mkdir(exist_ok=True)
+            for i, row in enumerate(rows):
+                Image.fromarray(self.val_source.label_space.draw(row.layout)).save(folder / f"{i}.png")
+
+    def sheet_path(self, step: int) -> Path:
+        """Where the contact sheet of a step lies."""
+        return Path(self.experiment.folder) / "contact_sheets" / f"step_{step:07d}.png"
+
+    def report_rescaling(self, step: int, before: np.ndarray, state: TrainState) -> None:
+        """Logs λ before and after, with the mean terms that it was computed from."""
+        after, means = np.asarray(state.lambdas.weights), np.asarray(state.lambdas.sums) / self.epoch
+        event = {
+            "before": named(before),
+            "after": named(after),
+            "mean_terms": named(means),
+            "contributions": named(after * means),
+        }
+        self.log.write(step, {"lambda_rescaled": event})
+        changes = ", ".join(f"{name} {b:.3g} -> {a:.3g}" for name, b, a in zip(TAPS, before, after))
+        console.print(f"step {step}: λ x elements rescaled: {changes}", markup=False)
+
+    def farewell(self, step: int, stopped: bool) -> None:
+        """Says where everything is and what to do next."""
+        folder = self.experiment.folder
+        if stopped:
+            console.print(f"Stopped and saved at step {step} of {self.last_step}. The same command resumes.")
+            return
+        console.print(f"Trained to step {step}. Contact sheet: {self.sheet_path(step)}", markup=False)
+        console.print(f"Next: python -m launch.synthesize {folder} {folder}/layouts --sheet", markup=False)

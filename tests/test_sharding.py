@@ -1,0 +1,246 @@
+"""Everything on several devices equals the same on one. Eight CPU devices stand for accelerators."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+from configs import EXPERIMENTS
+from crn_jax import sharding
+from crn_jax.cascade import PAPER_WIDTHS, CascadeConfig
+from crn_jax.errors import UserError
+from crn_jax.lambdas import LambdaConfig
+from crn_jax.losses import perceptual_loss
+from crn_jax.sharding import ShardingConfig, activation_spec, local_rows, make_mesh, put, put_batch
+from crn_jax.synthesize import synthesize
+from crn_jax.train import Objective, OptimizerConfig, abstract_state, init_state, make_train_step, synthesis_terms
+from crn_jax.vgg import LAYERS
+from launch.dry_run import collectives, lower_step, total_bytes
+
+MESHES = [(8, 1), (4, 2), (2, 4), (1, 8)]
+BATCH = 8
+
+
+def cascade(num_images: int = 1, **fields) -> CascadeConfig:
+    """128x16 pixels: small levels on every device, large ones split, whatever the mesh."""
+    return CascadeConfig(4, (8, 6, 5, 4), (16, 2), num_images, **fields)
+
+
+@functools.cache
+def problem() -> tuple[dict, dict]:
+    """A narrow VGG-19 and a batch."""
+    rng = np.random.default_rng(0)
+    vgg = {"mean": np.array([123.68, 116.779, 103.939], np.float32)}
+    for name, (channels_in, channels_out) in LAYERS.items():
+        c_in, c_out = channels_in if channels_in == 3 else channels_in // 32 + 2, channels_out // 32 + 2
+        kernel = rng.standard_normal((3, 3, c_in, c_out)) * np.sqrt(2 / 9 / c_in)
+        vgg[name] = {"kernel": kernel.astype(np.float32), "bias": np.zeros(c_out, np.float32)}
+    batch = {
+        "layout": rng.integers(0, 4, (BATCH, 128, 16)).astype(np.uint8),
+        "photograph": rng.integers(0, 256, (BATCH, 128, 16, 3)).astype(np.uint8),
+    }
+    return vgg, batch
+
+
+def random_params(config: CascadeConfig) -> dict:
+    """Sooner made than initial ones are compiled."""
+    rng = np.random.default_rng(1)
+    objective = Objective(config, LambdaConfig(), OptimizerConfig(), "average", 1)
+    return jax.tree.map(lambda leaf: np.float32(rng.uniform(-0.3, 0.3, leaf.shape)), abstract_state(objective).params)
+
+
+def mesh_of(data: int, spatial: int) -> jax.sharding.Mesh:
+    return make_mesh(ShardingConfig((data, spatial)), BATCH, 128)
+
+
+def loss_and_gradient(num_images: int, mesh_shape: tuple[int, int]):
+    """Eq. 1 (Eq. 2 for k > 1) and its gradient in float64, with the narrow VGG-19."""
+    with jax.enable_x64(True):
+        objective = Objective(cascade(num_images, dtype="float64"), LambdaConfig(), OptimizerConfig(), "average", 5)
+        mesh = mesh_of(*mesh_shape)
+        vgg, batch = problem()
+        params = jax.tree.map(np.float64, random_params(objective.cascade))
+
+        def loss(params, vgg, batch):
+            terms, _ = synthesis_terms(objective, params, vgg, batch)
+            return perceptual_loss(terms, jnp.asarray(LambdaConfig().initial))[0]
+
+        with jax.set_mesh(mesh):
+            arguments = put(mesh, params), put(mesh, vgg), put_batch(mesh, BATCH, batch)
+            return jax.tree.map(np.asarray, compile_fast(jax.jit(jax.value_and_grad(loss)), *arguments)(*arguments))
+
+
+def compile_fast(function, *arguments):
+    """For what runs a few times only."""
+    return function.lower(*arguments).compile({"xla_backend_optimization_level": 0})
+
+
+one_device = functools.cache(functools.partial(loss_and_gradient, mesh_shape=(1, 1)))
+
+
+def relative_error(a, b) -> float:
+    """The largest difference in a tree, relative to the largest entry of each leaf."""
+    return max(jax.tree.leaves(jax.tree.map(lambda x, y: np.abs(x - y).max() / np.abs(y).max(), a, b)))
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+@pytest.mark.parametrize("num_images", [1, 9])
+def test_loss_and_every_gradient_equal_those_of_one_device(num_images, mesh):
+    assert one_device(num_images)[0].dtype == np.float64
+    assert relative_error(loss_and_gradient(num_images, mesh), one_device(num_images)) < 1e-10
+
+
+def run_steps(objective: Objective, initial, mesh_shape: tuple[int, int], steps: int):
+    """The losses, and the state in the end, of a training on one batch; the narrow VGG-19."""
+    mesh, (vgg, batch), losses = mesh_of(*mesh_shape), problem(), []
+    abstract = abstract_state(objective, mesh)
+    with jax.set_mesh(mesh):
+        state = jax.device_put(initial, sharding.shardings_of(abstract))
+        arguments = put(mesh, vgg), put_batch(mesh, BATCH, batch)
+        step = compile_fast(make_train_step(objective, abstract), state, *arguments)
+        for _ in range(steps):
+            state, metrics = step(state, *arguments)
+            losses.append(float(metrics["loss"]))
+    return losses, state
+
+
+def test_twenty_steps_equal_those_of_one_device():
+    """In float32, with λ rescaled on the way, Adam's moments and the moving average shared out."""
+    objective = Objective(cascade(2), LambdaConfig(rescale_epoch=1), OptimizerConfig(ema_decay=0.9), "average", 8)
+    initial = jax.tree.map(np.asarray, init_state(objective, 0))
+    expected_losses, expected = run_steps(objective, initial, (1, 1), 20)
+    losses, state = run_steps(objective, initial, (2, 4), 20)
+    assert expected_losses[7] < expected_losses[0] and expected_losses[-1] < expected_losses[8]
+    np.testing.assert_allclose(losses, expected_losses, rtol=1e-4)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), state, expected)
+    kernels = {name: state.opt_state[0].mu[name]["conv1"]["kernel"] for name in ("module_0", "module_1")}
+    assert kernels["module_0"].sharding.shard_shape((3, 3, 4, 8)) == (3, 3, 4, 1)
+    assert kernels["module_1"].sharding.is_fully_replicated  # [3, 3, 12, 6]: no axis divides by 8
+    assert state.params["module_0"]["conv1"]["kernel"].sharding.is_fully_replicated
+
+
+def test_only_rows_are_exchanged():
+    """What the compiler makes of a step at 256x512 with the height split over four devices."""
+    narrow = CascadeConfig(20, tuple(width // 16 for width in PAPER_WIDTHS[:7]))
+    experiment = dataclasses.replace(
+        EXPERIMENTS["cityscapes_256p"][1], cascade=narrow, sharding=ShardingConfig((1, 4), shard_optimizer=False)
+    )
+    lowered = lower_step(experiment, make_mesh(experiment.sharding, 1, 256))
+    found = collectives(lowered.compile({"xla_backend_optimization_level": 0}).as_text())
+    by_kind = {kind: [c for c in found if c.kind == kind] for kind in {c.kind for c in found}}
+    assert set(by_kind) == {"collective-permute", "all-reduce", "all-gather"}
+
+    # Convolutions and upsampling: a row or a few of one activation, once a convolution, direction and derivative.
+    rows = [shape for c in by_kind["collective-permute"] for _, shape in c.arrays]
+    assert max(shape[1] for shape in rows) <= 3 and {len(shape) for shape in rows} == {4}
+    assert {shape[2] for shape in rows} >= {64, 128, 256, 512}  # every split level takes part
+    # Norms and losses sum a few numbers; parameters' gradients are summed, all at once.
+    gradients = max(by_kind["all-reduce"], key=lambda c: c.size)
+    assert all(c.size <= 1024 for c in by_kind["all-reduce"] if c is not gradients)
+    # At the boundary to the small levels that every device computes whole: the layout, and one gradient.
+    gathered = sorted(shape for c in by_kind["all-gather"] for _, shape in c.arrays)
+    assert gathered == [(1, 16, 32, 20), (1, 16, 32, 64)]
+
+
+def test_memory_falls_with_the_mesh():
+    """The whole step at 1024x2048, all nine modules at full width, by the compiler's analysis; nothing is allocated."""
+    experiment = EXPERIMENTS["cityscapes_1024p"][1]
+    sizes = []
+    for shape in [(1, 1), (1, 4)]:
+        mesh = make_mesh(ShardingConfig(shape), 1, 1024)
+        compiled = lower_step(experiment, mesh).compile({"xla_backend_optimization_level": 0})
+        sizes.append(total_bytes(compiled.memory_analysis()))
+    assert sizes[0] > 3.2 * sizes[1]
+
+
+@pytest.mark.parametrize(
+    ("shape", "min_rows", "expected"),
+    [
+        ((8, 128), 8, PartitionSpec("data", "spatial")),
+        ((8, 32), 8, PartitionSpec("data", "spatial")),
+        ((8, 16), 8, PartitionSpec("data", None)),  # four rows a device: not worth it
+        ((8, 16), 1, PartitionSpec("data", "spatial")),
+        ((8, 30), 1, PartitionSpec("data", None)),  # does not divide
+        ((3, 128), 8, PartitionSpec(None, "spatial")),
+    ],
+)
+def test_small_and_uneven_levels_stay_whole(shape, min_rows, expected):
+    assert activation_spec(mesh_of(2, 4), shape, min_rows) == expected
+
+
+def test_images_of_heights_that_do_not_divide_on_the_way_down(imagenet_vgg19):
+    """48 rows on four devices: VGG-19's third level has 12, the fourth 6."""
+    config = CascadeConfig(4, (3, 3), (24, 16), 2)
+    objective = Objective(config, LambdaConfig(), OptimizerConfig(), "average", 5)
+    rng = np.random.default_rng(0)
+    batch = {"layout": rng.integers(0, 4, (2, 48, 32)), "photograph": rng.integers(0, 256, (2, 48, 32, 3))}
+    batch = {key: value.astype(np.uint8) for key, value in batch.items()}
+    params, terms = random_params(config), []
+    for shape in [(1, 1), (2, 4)]:
+        mesh = make_mesh(ShardingConfig(shape), 2, 48)
+        with jax.set_mesh(mesh):
+            arguments = put(mesh, params), put(mesh, imagenet_vgg19), put_batch(mesh, 2, batch)
+            terms.append(np.asarray(synthesis_terms_of(objective)(*arguments)[0]))
+    np.testing.assert_allclose(*terms, rtol=1e-5)
+
+
+def synthesis_terms_of(objective: Objective):
+    return jax.jit(functools.partial(synthesis_terms, objective))
+
+
+@pytest.mark.parametrize(
+    ("mesh", "batch", "height", "expected"),
+    [
+        ((-1, -1), 1, 256, (1, 8)),  # the paper's batch of one: its height is split
+        ((-1, -1), 4, 256, (4, 2)),
+        ((-1, -1), 16, 256, (8, 1)),
+        ((-1, 4), 2, 256, (2, 4)),
+        ((2, -1), 2, 256, (2, 4)),
+        ((1, 2), 1, 256, (1, 2)),  # fewer devices than there are
+    ],
+)
+def test_the_mesh(mesh, batch, height, expected):
+    made = make_mesh(ShardingConfig(mesh), batch, height)
+    assert made.devices.shape == expected and made.axis_names == ("data", "spatial")
+    assert list(made.devices.flat) == jax.devices()[: made.size]
+
+
+@pytest.mark.parametrize(
+    ("mesh", "batch", "height", "problem"),
+    [
+        ((4, 1), 2, 256, "a batch of 2 cannot be shared out to 4"),
+        ((-1, 1), 1, 256, "a batch of 1 cannot be shared out to 8"),
+        ((1, 8), 1, 100, "100 rows cannot be split into 8 equal parts"),
+        ((4, 4), 4, 256, "does not fit the 8 devices"),
+        ((0, 1), 4, 256, "does not fit the 8 devices"),
+    ],
+)
+def test_a_mesh_that_does_not_fit_is_refused_with_those_that_do(mesh, batch, height, problem):
+    with pytest.raises(UserError, match=problem) as error:
+        make_mesh(ShardingConfig(mesh), batch, height)
+    fitting = {(2, 256): "1 8, 2 4", (1, 256): "1 8", (1, 100): "1 5", (4, 256): "1 8, 2 4, 4 2"}
+    assert f"can use: {fitting[batch, height]}." in str(error.value)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (4, 2), (1, 8)])
+def test_a_batch_lies_where_its_rows_are(shape):
+    mesh, (_, batch) = mesh_of(*shape), problem()
+    placed = put_batch(mesh, BATCH, batch)
+    for key, array in placed.items():
+        np.testing.assert_array_equal(array, batch[key])
+        assert array.sharding.shard_shape(array.shape)[:2] == (BATCH // shape[0], 128 // shape[1])
+    assert local_rows(mesh, BATCH) == list(range(BATCH))
+
+
+def test_synthesis_on_a_mesh_gives_the_same_images():
+    params, (_, batch) = random_params(cascade()), problem()
+    alone = synthesize(cascade(), params, batch["layout"])
+    mesh = mesh_of(2, 4)
+    with jax.set_mesh(mesh):
+        images = synthesize(cascade(), put(mesh, params), put_batch(mesh, BATCH, batch)["layout"])
+    assert images.sharding.shard_shape(images.shape)[0] == BATCH // 2
+    assert np.abs(np.asarray(images, int) - np.asarray(alone)).max() <= 1  # rounding
