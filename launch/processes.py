@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import signal
+import threading
 from typing import Any
 
 import jax
@@ -40,12 +41,18 @@ class Processes:
 def join(config: Processes) -> None:
     """Connects this process with the others; does nothing where it is the only one.
 
+    If the others do not come within `JOIN_SECONDS`, JAX's runtime aborts this process.
+
     Raises:
-      UserError: if the settings are incomplete, or the others do not come.
+      UserError: if the settings are incomplete or wrong.
     """
     given = [value is not None for value in dataclasses.astuple(config)]
     if any(given) and not all(given):
         raise UserError("--coordinator HOST:PORT, --num_processes N and --process_id I go together: give all three or none.")
+    patience = threading.Timer(
+        15, print, [f"Waiting for the other processes; if they do not come within {JOIN_SECONDS} s, this one aborts."]
+    )
+    patience.start()
     try:
         jax.distributed.initialize(
             *dataclasses.astuple(config),
@@ -57,11 +64,13 @@ def join(config: Processes) -> None:
         if not any(given) and "coordinator_address should be defined" in str(error):
             return  # No cluster was detected.
         raise UserError(f"The processes cannot be connected: {error}") from error
-    except RuntimeError as error:
-        raise UserError(
-            f"The processes did not find each other within {JOIN_SECONDS} s ({error}). Did all of them start, and can they "
-            f"reach the coordinator's address and port?"
-        ) from error
+    finally:
+        patience.cancel()
+
+
+def several_processes() -> bool:
+    """Whether there are others."""
+    return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
 def is_first() -> bool:
@@ -111,12 +120,12 @@ def sum_over_processes(values: np.ndarray) -> np.ndarray:
 class Stop:
     """Notes a SIGTERM or SIGINT, so that the run can end between two steps, the same two on every process.
 
-    With several processes JAX's preemption service tells all of them of a SIGTERM to any, and names the step.
+    JAX's preemption service, where it runs, catches SIGTERM, tells all processes of one to any, and names the step.
     """
 
     def __enter__(self):
-        self._noted, self._several = False, jax.process_count() > 1
-        numbers = (signal.SIGINT,) if self._several else (signal.SIGTERM, signal.SIGINT)  # JAX handles SIGTERM itself
+        self._noted, self._by_jax = False, jax.distributed.is_initialized()
+        numbers = (signal.SIGINT,) if self._by_jax else (signal.SIGTERM, signal.SIGINT)
         self._before = {number: signal.signal(number, self._note) for number in numbers}
         return self
 
@@ -126,11 +135,11 @@ class Stop:
 
     def requested_at(self, step: int) -> bool:
         """Whether to stop behind this step; to be asked at every step."""
-        return multihost_utils.reached_preemption_sync_point(step) if self._several else self._noted
+        return multihost_utils.reached_preemption_sync_point(step) if self._by_jax else self._noted
 
     def _note(self, number, _frame) -> None:
         """A second signal ends at once."""
         self._noted = True
         signal.signal(number, signal.SIG_DFL)
-        if self._several:
+        if self._by_jax:
             os.kill(os.getpid(), signal.SIGTERM)

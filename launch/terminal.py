@@ -15,7 +15,7 @@ import pooch
 from rich.console import Console
 
 from crn_jax.errors import UserError
-from launch.processes import TRY_AGAIN
+from launch.processes import TRY_AGAIN, several_processes
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -38,34 +38,32 @@ def command() -> Iterator[None]:
         show_error(str(error))
         _leave(2)
     except Exception as error:
-        if jax.distributed.is_initialized():
-            traceback.print_exc()
-            if _lost_another(error):
-                show_error(
-                    "Another process of this run has ended, or cannot be reached; its own output says why. This one ends as "
-                    "well. The same command, on as many processes as there are, goes on from the last checkpoint."
-                )
-                _leave(TRY_AGAIN)
-            _leave(1)
-        raise
+        if not several_processes():
+            raise
+        if _is_lost_contact(error):
+            show_error(
+                f"Another process of this run has ended or cannot be reached; its own output says why. This one ends as well. "
+                f"The same command goes on from the last checkpoint, on any number of devices and processes. ({error})"
+            )
+            _leave(TRY_AGAIN)
+        traceback.print_exc()
+        _leave(1)
 
 
 def show_error(message: str) -> None:
     """Prints an error, with the number of the process where there are several."""
-    several = jax.distributed.is_initialized() and jax.process_count() > 1
     console.quiet = False
-    console.print(f"[bold red]error{f' in process {jax.process_index()}' if several else ''}:[/] ", end="")
+    console.print(f"[bold red]error{f' in process {jax.process_index()}' if several_processes() else ''}:[/] ", end="")
     console.print(message, markup=False)
 
 
-def _lost_another(error: Exception) -> bool:
-    """Collectives fail with errors of many types; what they have in common is where they come from."""
-    text = f"{type(error).__name__} {error}"
-    return any(sign in text for sign in ("Gloo", "NCCL", "UNAVAILABLE", "DEADLINE_EXCEEDED", "coordination", "ABORTED"))
+def _is_lost_contact(error: Exception) -> bool:
+    """Collectives and the coordination service raise errors of many types, which tell only by their text."""
+    return any(sign in str(error) for sign in ("Gloo", "NCCL", "UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "barrier"))
 
 
 def _leave(status: int) -> None:
-    if jax.distributed.is_initialized() and jax.process_count() > 1:
+    if several_processes():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)  # not by way of JAX's shutdown, which waits for the others, who may be waiting for this one

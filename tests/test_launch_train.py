@@ -135,9 +135,9 @@ def trained_lines(folder) -> int:
     return sum("loss" in line for line in read_metrics(folder / "metrics.jsonl"))
 
 
-def wait_for(process, condition, poll=0.02):
-    """Waits until the condition holds or the process ends; a minute at most."""
-    for _ in range(int(60 / poll)):
+def wait_for(process, condition, poll=0.02, seconds=60):
+    """Waits until the condition holds or the process ends, but not for ever."""
+    for _ in range(int(seconds / poll)):
         if condition() or process.poll() is not None:
             return
         time.sleep(poll)

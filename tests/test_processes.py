@@ -1,0 +1,91 @@
+"""Several real processes on this machine, joined over its loopback."""
+
+import contextlib
+import re
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from crn_jax.errors import UserError
+from launch import processes, train
+from launch.processes import LOST_SECONDS, TRY_AGAIN, Processes
+from launch.reporting import read_metrics
+from launch.terminal import console
+from tests.test_launch_train import final_state, start, trained_lines, wait_for
+from tests.test_sharding import relative_error
+
+RUN = "--batch_size 2 --data.num_scenes 12 --optimizer.learning_rate 1e-4 --epochs 4 --run.checkpoint_every 4 --run.log_every 3"
+STEPS = 24
+
+
+@contextlib.contextmanager
+def started(each: list[list[str]], folder: Path):
+    """The processes of one run, with the arguments of each; none is left when the block ends."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meeting = ["--coordinator", f"127.0.0.1:{free.getsockname()[1]}", "--num-processes", str(len(each))]
+    together = [
+        start([*arguments, *meeting, "--process-id", str(i)], folder, "export JAX_NUM_CPU_DEVICES=1")
+        for i, arguments in enumerate(each)
+    ]
+    try:
+        yield together
+    finally:
+        for process in together:
+            process.kill()
+            process.communicate()
+
+
+def outputs(together: list[subprocess.Popen], timeout: float) -> list[str]:
+    """What the processes have said by their end, which must come before `timeout` seconds are over."""
+    deadline = time.monotonic() + timeout
+    return [process.communicate(timeout=max(0.1, deadline - time.monotonic()))[0] for process in together]
+
+
+def test_stopped_killed_and_resumed_on_other_devices_it_ends_like_an_undisturbed_run(tiny, tmp_path):
+    """Two processes, one told to stop; four, one killed; three devices; against one device."""
+    arguments, folder = [*tiny, *RUN.split()], tmp_path / "run"
+    with started([[*arguments, "--sharding.mesh", "1", "2"]] * 2, folder) as together:
+        wait_for(together[0], lambda: trained_lines(folder), seconds=120)
+        together[1].send_signal(signal.SIGTERM)
+        texts = outputs(together, 60)
+    assert [process.returncode for process in together] == [TRY_AGAIN, TRY_AGAIN]
+    assert "on 2 x cpu (data 1 x spatial 2, 2 processes)" in texts[0] and "on 2 x cpu" not in texts[1]  # the first speaks
+    stopped = int(re.search(r"Stopped and saved at step (\d+)", texts[0]).group(1))
+    assert int(final_state(folder).step) == stopped < STEPS - 10
+
+    before = trained_lines(folder)
+    with started([[*arguments, "--sharding.mesh", "2", "2"]] * 4, folder) as together:
+        wait_for(together[0], lambda: trained_lines(folder) > before + 1, seconds=180)
+        together[2].kill()
+        texts = outputs(together, LOST_SECONDS)
+    assert [process.returncode for process in together] == [TRY_AGAIN, TRY_AGAIN, -signal.SIGKILL, TRY_AGAIN]
+    assert f"at step {stopped}." in texts[0]
+    assert "error in process 3: Another process of this run has ended" in texts[3]
+    saved = int(final_state(folder).step)
+    assert stopped < saved < STEPS
+
+    with console.capture() as capture:
+        train.main([*arguments, "--run.folder", str(folder), "--sharding.mesh", "1", "3"])
+    assert f"at step {saved}." in capture.get()
+    train.main([*arguments, "--run.folder", str(tmp_path / "undisturbed")])
+    assert relative_error(final_state(folder), final_state(tmp_path / "undisturbed")) < 1e-4
+    lines = [line for line in read_metrics(folder / "metrics.jsonl") if "loss" in line]
+    assert [line["step"] for line in lines] == list(range(3, STEPS + 1, 3))
+
+
+def test_processes_that_do_not_agree_say_on_what(tiny, tmp_path):
+    with started([[*tiny, "--sharding.mesh", "1", "2", "--seed", seed] for seed in "12"], tmp_path) as together:
+        texts = outputs(together, 60)
+    assert 2 in [process.returncode for process in together]
+    assert any("experiment.seed: 1 on process 0, 2 on process 1" in text for text in texts)
+    assert not (tmp_path / "run.json").exists()
+
+
+def test_half_an_address_is_refused():
+    with pytest.raises(UserError, match="--coordinator HOST:PORT, --num_processes N and --process_id I go together"):
+        processes.join(Processes(coordinator="here:1"))
