@@ -35,11 +35,12 @@ def _double(x: jax.Array, axis: int) -> jax.Array:
     k = jnp.expand_dims(jnp.arange(n), [a for a in range(x.ndim) if a != axis])
     before = (k / (2 * n - 1)).astype(x.dtype)
     behind = ((n - 1 - k) / (2 * n - 1)).astype(x.dtype)
-    # The rows shifted in from outside are multiplied by zero. Pad and slice, not a negative pad: XLA miscompiles the
-    # latter when a replicated operand meets a sharded result (seen in jax 0.10.2 to 0.12.0).
-    padded = jnp.pad(x, [(1, 1) if a == axis else (0, 0) for a in range(x.ndim)])
-    previous = jax.lax.slice_in_dim(padded, 0, n, axis=axis)
-    following = jax.lax.slice_in_dim(padded, 2, n + 2, axis=axis)
+    # The rows shifted in from outside are multiplied by zero. Where the axis is split over devices, this order (slice, then
+    # pad) exchanges one row with each neighbour; pad, then slice exchanges more rows the more devices there are. And no
+    # negative pad: XLA miscompiles that when a replicated operand meets a sharded result (seen in jax 0.10.2 to 0.12.0).
+    above, below = ([edge if a == axis else (0, 0) for a in range(x.ndim)] for edge in ((1, 0), (0, 1)))
+    previous = jnp.pad(jax.lax.slice_in_dim(x, 0, n - 1, axis=axis), above)
+    following = jnp.pad(jax.lax.slice_in_dim(x, 1, n, axis=axis), below)
     even = x + (previous - x) * before
     odd = x + (following - x) * behind
     shape = x.shape[:axis] + (2 * n,) + x.shape[axis + 1 :]

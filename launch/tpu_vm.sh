@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Training on a TPU slice of Cloud TPU VMs: the same command on all of its hosts, which find each other by themselves.
+#
+#   launch/tpu_vm.sh NAME ZONE cityscapes_1024p --data.root /shared/cityscapes --run.folder /shared/runs/cityscapes_1024p \
+#     --cascade.dtype bfloat16 --batch_size 4 --sharding.mesh 4 4
+#
+# NAME is a slice that gcloud compute tpus tpu-vm create has made; /shared is a file system that all of its hosts mount
+# (Filestore, say). The command copies this repository there, installs it, and trains; given again, it resumes.
+set -euo pipefail
+
+[ $# -ge 3 ] || { echo "usage: $0 NAME ZONE EXPERIMENT [--field value ...]" >&2; exit 2; }
+name=$1 zone=$2
+shift 2
+
+archive=$(mktemp --suffix=.tar.gz)
+trap 'rm -f "$archive"' EXIT
+git -C "$(dirname "$0")/.." archive --format=tar.gz --output="$archive" HEAD
+gcloud compute tpus tpu-vm scp "$archive" "$name":crn_jax.tar.gz --zone="$zone" --worker=all
+
+gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" --worker=all --command="
+    set -e
+    mkdir -p crn_jax && tar -xzf crn_jax.tar.gz -C crn_jax && cd crn_jax
+    [ -d .venv ] || python3 -m venv .venv
+    .venv/bin/pip install -q -e '.[tpu]'
+    exec .venv/bin/python -m launch.train $(printf '%q ' "$@")"

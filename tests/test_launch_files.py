@@ -1,0 +1,79 @@
+"""The scripts and manifests of `launch/`, and the commands that the README shows: well formed, with flags that exist."""
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from launch import train
+
+ROOT = Path(__file__).resolve().parents[1]
+MANIFESTS = sorted((ROOT / "launch").glob("*.yaml"))
+SCRIPTS = [ROOT / "launch" / "slurm.sbatch", ROOT / "launch" / "tpu_vm.sh"]
+
+
+def commands(path: Path) -> list[list[str]]:
+    """The arguments of every training that a file shows, with its shell variables filled in."""
+    text = path.read_text()
+    if path.suffix == ".yaml":  # the comments, and what is started
+        comments = [line for line in text.splitlines() if line.startswith("#")]
+        text = "\n".join([*comments, *(arg for container in containers(path) for arg in container["args"])])
+    text = re.sub(r"\\\n[#\s]*", " ", text)
+    shown = re.findall(r"(?:python -m launch\.train|sbatch [^\n]*slurm\.sbatch|tpu_vm\.sh NAME ZONE) ([^\n`|)#;'\"]+)", text)
+    filled = (re.sub(r"\$\w+|%p", "3", arguments) for arguments in shown if "EXPERIMENT" not in arguments)
+    return [shlex.split(arguments) for arguments in filled if arguments[0].islower()]
+
+
+def containers(path: Path) -> list[dict]:
+    jobs = yaml.safe_load(path.read_text())["spec"]["replicatedJobs"]
+    return [c for job in jobs for c in job["template"]["spec"]["template"]["spec"]["containers"]]
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_scripts_are_shell(path):
+    subprocess.run(["bash", "-n", path], check=True)
+
+
+@pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.name)
+def test_manifests_are_jobsets(path):
+    """JobSet's own fields by hand; each job by the schema of Kubernetes."""
+    jobset = yaml.safe_load(path.read_text())
+    assert (jobset["apiVersion"], jobset["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
+    assert set(jobset["spec"]) == {"failurePolicy", "replicatedJobs"}
+    for job in jobset["spec"]["replicatedJobs"]:
+        assert set(job) == {"name", "replicas", "template"}
+        whole = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": job["name"]}, "spec": job["template"]["spec"]}
+        kubernetes_validate.validate(whole, "1.31", strict=True)
+
+
+def test_a_manifest_with_a_misspelt_field_would_be_noticed():
+    job = yaml.safe_load(MANIFESTS[0].read_text())["spec"]["replicatedJobs"][0]["template"]["spec"]
+    whole = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "x"}, "spec": {**job, "backofLimit": 0}}
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(whole, "1.31", strict=True)
+
+
+@pytest.mark.parametrize("path", [*MANIFESTS, *SCRIPTS, ROOT / "README.md", ROOT / "configs.py"], ids=lambda path: path.name)
+def test_the_flags_that_are_shown_exist(path):
+    shown = commands(path)
+    assert len(shown) >= {"README.md": 10, "configs.py": 6}.get(path.name, 1)
+    for arguments in shown:
+        experiment = train.parse(arguments).experiment
+        data, spatial = experiment.sharding.mesh
+        assert data == -1 or experiment.batch_size % data == 0
+        assert spatial == -1 or experiment.cascade.size[0] % spatial == 0
+
+
+def test_a_manifest_starts_the_processes_that_its_command_counts():
+    job = yaml.safe_load((ROOT / "launch" / "gke_gpu.yaml").read_text())
+    spec = job["spec"]["replicatedJobs"][0]["template"]["spec"]
+    *_, arguments = commands(ROOT / "launch" / "gke_gpu.yaml")
+    asked = train.parse(arguments)
+    assert asked.processes.num_processes == spec["parallelism"] == spec["completions"]
+    assert asked.processes.coordinator == "crn-workers-0-0.crn:1234"  # JobSet, job, its index, the pod's; JobSet
+    gpus = spec["parallelism"] * containers(ROOT / "launch" / "gke_gpu.yaml")[0]["resources"]["limits"]["nvidia.com/gpu"]
+    assert gpus == asked.experiment.sharding.mesh[0] * asked.experiment.sharding.mesh[1]
