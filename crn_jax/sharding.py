@@ -49,17 +49,19 @@ def make_mesh(config: ShardingConfig, batch_size: int, height: int, devices: Seq
     if spatial == -1:
         spatial = count // max(data, 1)
 
+    several = len({device.process_index for device in devices}) > 1
     problem = ""
     if data < 1 or spatial < 1 or data * spatial > count:
         problem = f"it does not fit the {count} devices there are"
-    elif data * spatial < count and len({d.process_index for d in devices}) > 1:
+    elif data * spatial < count and several:
         problem = f"it leaves {count - data * spatial} of the {count} devices idle, which cannot be done with several processes"
     elif batch_size % data:
         problem = f"a batch of {batch_size} cannot be shared out to {data} (--batch_size)"
     elif height % spatial:
         problem = f"{height} rows cannot be split into {spatial} equal parts"
     if problem:
-        fitting = ", ".join(f"{d} {s}" for d, s in fitting_meshes(count, batch_size, height))
+        meshes = fitting_meshes(count, batch_size, height)
+        fitting = ", ".join(f"{d} {s}" for d, s in meshes if not several or d * s == count) or "none"
         raise UserError(
             f"--sharding.mesh {config.mesh[0]} {config.mesh[1]} means data = {data}, spatial = {spatial}: {problem}. Of "
             f"{count} devices, a batch of {batch_size} and {height} rows can use: {fitting}."

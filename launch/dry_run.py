@@ -144,8 +144,9 @@ def collectives(hlo: str) -> list[Collective]:
         arrays = [
             (dtype, tuple(int(n) for n in shape.split(",") if n)) for dtype, shape in re.findall(r"(\w+)\[([\d,]*)\]", result)
         ]
-        if started and kind != "all-reduce":  # (operand, result, and what the backend keeps beside them)
-            arrays = arrays[1:2]
+        if started and kind != "all-reduce":  # operands, results, and scalars that the backend keeps beside them
+            arrays = [array for array in arrays if array[1]]
+            arrays = arrays[len(arrays) // 2 :]
         size = sum(math.prod(shape) * _ITEMSIZE[dtype] for dtype, shape in arrays)
         channel = re.search(r"channel_id=(\d+)", line)  # a program may repeat one exchange's text
         found[f"{kind} {channel.group(1) if channel else name}"] = Collective(kind, arrays, size)

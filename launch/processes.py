@@ -28,7 +28,7 @@ TRY_AGAIN = 75
 
 @dataclasses.dataclass(frozen=True)
 class Processes:
-    """Where the processes of a run meet. Found by itself under SLURM (srun), Open MPI, and on TPUs (VMs, GKE)."""
+    """Where the processes of a run meet. Found by itself under SLURM (srun), Open MPI 4, and on TPUs (VMs, GKE)."""
 
     coordinator: str | None = None
     """HOST:PORT of process 0, the same for all; any free port."""
@@ -62,10 +62,24 @@ def join(config: Processes) -> None:
         )
     except ValueError as error:
         if not any(given) and "coordinator_address should be defined" in str(error):
-            return  # No cluster was detected.
+            refuse_undetected()
+            return
         raise UserError(f"The processes cannot be connected: {error}") from error
     finally:
         patience.cancel()
+
+
+def refuse_undetected() -> None:
+    """JAX has found no other processes; raises UserError if a launcher started some nevertheless (Open MPI 5, say).
+
+    Each of them would train alone, in the same folder.
+    """
+    for variable in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"):
+        if int(os.environ.get(variable, "1")) > 1:
+            raise UserError(
+                f"{variable} says that there are {os.environ[variable]} processes, but JAX does not know how they meet: give "
+                f"--coordinator HOST:PORT, --num_processes N and --process_id I."
+            )
 
 
 def several_processes() -> bool:
@@ -91,8 +105,8 @@ def agree(facts: dict[str, Any]) -> None:
     """
     everywhere = [json.loads(text) for text in _gather(json.dumps(facts))]
     problems = []
-    for key in facts:
-        held = [str(other[key]) for other in everywhere]
+    for key in sorted(set().union(*everywhere)):
+        held = [str(other.get(key)) for other in everywhere]
         if len(set(held)) > 1:
             odd = next(i for i, value in enumerate(held) if value != held[0])
             problems.append(f"{key}: {held[0]} on process 0, {held[odd]} on process {odd}")
@@ -115,6 +129,15 @@ def _gather(text: str) -> list[str]:
 def sum_over_processes(values: np.ndarray) -> np.ndarray:
     """The sum of an int32 array over all processes."""
     return multihost_utils.process_allgather(values).sum(0)
+
+
+def listen_from(step: int) -> None:
+    """Makes a SIGTERM count from here on, before the step behind `step`; the same number on all processes.
+
+    JAX stops behind the latest step that it has been told of. Untold, it would name a step that a resumed run has passed.
+    """
+    if jax.distributed.is_initialized():
+        multihost_utils.reached_preemption_sync_point(step)
 
 
 class Stop:

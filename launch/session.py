@@ -74,8 +74,8 @@ class Session:
                     self.checkpoints.save(step, state, distance, self.description)
                 if stopping:
                     break
-        self.checkpoints.wait()
-        self.farewell(step, stopping)
+            self.checkpoints.wait()
+        self.farewell(step)
         return step == last_step
 
     def put(self, local: dict[str, np.ndarray]) -> dict:
@@ -156,10 +156,10 @@ class Session:
         changes = ", ".join(f"{name} {b:.3g} -> {a:.3g}" for name, b, a in zip(TAPS, before, after))
         console.print(f"step {step}: λ x elements rescaled: {changes}", markup=False)
 
-    def farewell(self, step: int, stopped: bool) -> None:
+    def farewell(self, step: int) -> None:
         """Says where everything is and what to do next."""
         folder = self.experiment.folder
-        if stopped:
+        if step < self.last_step:
             console.print(f"Stopped and saved at step {step} of {self.last_step}. The same command resumes.")
             return
         console.print(f"Trained to step {step}. Contact sheet: {self.sheet_path(step)}", markup=False)

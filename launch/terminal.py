@@ -36,13 +36,13 @@ def command() -> Iterator[None]:
         yield
     except UserError as error:
         show_error(str(error))
-        _leave(2)
+        _leave(TRY_AGAIN if several_processes() and _is_lost_contact(error) else 2)
     except Exception as error:
         if not several_processes():
             raise
         if _is_lost_contact(error):
             show_error(
-                f"Another process of this run has ended or cannot be reached; its own output says why. This one ends as well. "
+                f"Another process of this run has ended, or the connection failed; its own output says why. This one ends. "
                 f"The same command goes on from the last checkpoint, on any number of devices and processes. ({error})"
             )
             _leave(TRY_AGAIN)
@@ -57,9 +57,13 @@ def show_error(message: str) -> None:
     console.print(message, markup=False)
 
 
-def _is_lost_contact(error: Exception) -> bool:
-    """Collectives and the coordination service raise errors of many types, which tell only by their text."""
-    return any(sign in str(error) for sign in ("Gloo", "NCCL", "UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "barrier"))
+def _is_lost_contact(error: BaseException) -> bool:
+    """Collectives and the coordination service raise errors of many types, which tell only by their text.
+
+    So does a checkpoint that could not be finished without another process, as the cause of its error.
+    """
+    signs = ("Gloo", "NCCL", "UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED")
+    return any(sign in str(error) for sign in signs) or (error.__cause__ is not None and _is_lost_contact(error.__cause__))
 
 
 def _leave(status: int) -> None:

@@ -20,6 +20,7 @@ gcloud compute tpus tpu-vm scp "$archive" "$name":crn_jax.tar.gz --zone="$zone" 
 gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" --worker=all --command="
     set -e
     mkdir -p crn_jax && tar -xzf crn_jax.tar.gz -C crn_jax && cd crn_jax
-    [ -d .venv ] || python3 -m venv .venv
-    .venv/bin/pip install -q -e '.[tpu]'
+    python3 -m pip install -q --user uv  # the images' own Python may be too old
+    ~/.local/bin/uv venv -q --allow-existing --python 3.12 .venv
+    ~/.local/bin/uv pip install -q --python .venv -e '.[tpu]'
     exec .venv/bin/python -m launch.train $(printf '%q ' "$@")"

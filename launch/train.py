@@ -31,7 +31,7 @@ from crn_jax.synthesize import describe_run, read_description
 from crn_jax.train import TrainState, abstract_state, init_state, make_train_step
 from crn_jax.vgg_weights import perception_network
 from launch.dry_run import dry_run
-from launch.processes import TRY_AGAIN, Processes, agree, is_first, join, wait_for_all
+from launch.processes import TRY_AGAIN, Processes, agree, is_first, join, listen_from, wait_for_all
 from launch.reporting import MetricsLog, NoLog, describe_devices
 from launch.session import RANDOM_WARNING, Session
 from launch.terminal import command, console
@@ -108,6 +108,7 @@ def train(experiment: Experiment) -> bool:
         checkpoints = stack.enter_context(Checkpoints(folder / "checkpoints", experiment.run.keep_last))
         first_step = checkpoints.latest_step() or 0
         agree({"checkpoint": first_step})
+        listen_from(first_step)
         if first_step:
             state = checkpoints.load(first_step, abstract)
         else:
@@ -138,10 +139,11 @@ def describe_data(source: Source, epoch: int) -> dict[str, Any]:
 def prepare_folder(experiment: Experiment, description: dict) -> Path:
     """The run folder, made with its `run.json`, or checked to belong to this experiment; the same on all processes."""
     folder = Path(experiment.folder)
-    file = folder / "run.json"
+    file, vgg19 = folder / "run.json", description["vgg19"]
     own = ("experiment.data.root", "experiment.data.threads", "experiment.vgg.weights")  # a process may have its own
-    common = flat({part: description[part] for part in ("experiment", "vgg19", "data", "versions")})
-    agree({key: value for key, value in common.items() if key not in own})
+    common = flat({part: description[part] for part in ("experiment", "data", "versions")})
+    network = {f"vgg19.{key}": vgg19.get(key) for key in ("weights", "sha256")}
+    agree(network | {key: value for key, value in common.items() if key not in own})
     if is_first():
         write_description(folder, experiment, description)
     wait_for_all("run folder")

@@ -5,6 +5,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from launch import processes, train
 from launch.processes import LOST_SECONDS, TRY_AGAIN, Processes
 from launch.reporting import read_metrics
 from launch.terminal import console
-from tests.test_launch_train import final_state, start, trained_lines, wait_for
+from tests.test_launch_train import ROOT, final_state, start, trained_lines, wait_for
 from tests.test_sharding import assert_same_training
 
 RUN = "--batch_size 2 --data.num_scenes 12 --optimizer.learning_rate 1e-4 --epochs 3 --run.checkpoint_every 4 --run.log_every 3"
@@ -89,3 +90,30 @@ def test_processes_that_do_not_agree_say_on_what(tiny, tmp_path):
 def test_half_an_address_is_refused():
     with pytest.raises(UserError, match="--coordinator HOST:PORT, --num_processes N and --process_id I go together"):
         processes.join(Processes(coordinator="here:1"))
+
+
+@pytest.mark.parametrize("variable", ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE"])
+def test_processes_that_were_started_together_but_not_detected_do_not_train_alone(variable, monkeypatch):
+    monkeypatch.setenv(variable, "4")
+    with pytest.raises(UserError, match=f"{variable} says that there are 4 processes"):
+        processes.refuse_undetected()
+    monkeypatch.setenv(variable, "1")
+    processes.refuse_undetected()
+
+
+def test_a_signal_before_the_first_step_of_a_resumed_run_counts():
+    program = """
+import os, signal, socket, time
+from launch.processes import Processes, Stop, join, listen_from
+with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    port = free.getsockname()[1]
+join(Processes(f"127.0.0.1:{port}", 1, 0))
+listen_from(1000)
+os.kill(os.getpid(), signal.SIGTERM)
+time.sleep(3)  # JAX looks once a second
+with Stop() as stop:
+    print([stop.requested_at(step) for step in (1001, 1002)])
+"""
+    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert "[True, False]" in result.stdout, result.stderr

@@ -166,6 +166,17 @@ def test_memory_falls_with_the_mesh():
     assert sizes[0] > 3.2 * sizes[1]
 
 
+def test_exchanges_are_read_from_a_program_once_each():
+    found = collectives("""
+  %a = f32[4,8]{1,0} all-reduce(%x), channel_id=1, to_apply=%add
+  %b = ((f32[1,4], f32[2,8]), (f32[4,4], f32[8,8])) all-gather-start(%x, %y), channel_id=2
+  %b.again = ((f32[1,4], f32[2,8]), (f32[4,4], f32[8,8])) all-gather-start(%x, %y), channel_id=2
+  %c = (bf16[1,1,64,8], bf16[1,1,64,8], u32[], u32[]) collective-permute-start(%x), channel_id=3
+  %d = f32[8] get-tuple-element(%all-reduce), index=0
+""")
+    assert [(c.kind, c.size) for c in found] == [("all-reduce", 128), ("all-gather", 320), ("collective-permute", 1024)]
+
+
 @pytest.mark.parametrize(
     ("shape", "min_rows", "expected"),
     [
