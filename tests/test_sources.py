@@ -104,6 +104,22 @@ def test_the_order_is_a_function_of_seed_and_step(camvid):
     assert len({str(whole[i : i + 2]) for i in range(0, 12, 2)}) > 1  # in another order
 
 
+def test_a_process_decodes_only_its_rows_of_the_same_batches(camvid):
+    source = opened(camvid)
+    whole, opened_indices = order(source, 0, 6, batch_size=4), []
+
+    class Recording(type(source)):
+        def __getitem__(self, index):
+            opened_indices.append(index)
+            return super().__getitem__(index)
+
+    recording = Recording(**vars(source))
+    batches = training_batches(recording, 4, 3, threads=0, rows=[1, 2])
+    part = [next(batches)["photograph"][:, 0, 0, 0].tolist() for _ in range(6)]
+    assert part == [batch[1:3] for batch in whole]
+    assert [10 * index for index in opened_indices] == list(itertools.chain(*part))
+
+
 def test_an_error_in_a_thread_reaches_the_caller(camvid):
     Image.fromarray(np.full((12, 16), 99, np.uint8)).save(camvid / "trainannot" / "2.png")
     with pytest.raises(UserError, match=r"2\.png: label id 99 \(192 pixels\)"):
