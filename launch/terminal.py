@@ -34,18 +34,18 @@ def command() -> Iterator[None]:
     jax.config.update("jax_compilation_cache_dir", cache)
     try:
         yield
-    except UserError as error:
-        show_error(str(error))
-        _leave(TRY_AGAIN if several_processes() and _is_lost_contact(error) else 2)
     except Exception as error:
-        if not several_processes():
-            raise
-        if _is_lost_contact(error):
+        if several_processes() and _is_lost_contact(error):
             show_error(
                 f"Another process of this run has ended, or the connection failed; its own output says why. This one ends. "
                 f"The same command goes on from the last checkpoint, on any number of devices and processes. ({error})"
             )
             _leave(TRY_AGAIN)
+        if isinstance(error, UserError):
+            show_error(str(error))
+            _leave(2)
+        if not several_processes():
+            raise
         traceback.print_exc()
         _leave(1)
 
