@@ -32,7 +32,7 @@ def dry_run(experiment: Experiment, topology: str | None) -> None:
         compiled = lower_step(experiment, mesh).compile()
     console.print(memory_table(experiment, mesh, compiled.memory_analysis()))
     if jnp.dtype(experiment.cascade.dtype) == jnp.bfloat16 and mesh.devices.flat[0].platform == "cpu":
-        console.print("The CPU's compiler widens bfloat16: temporaries are about half of this on an accelerator.")
+        console.print("The CPU's compiler widens bfloat16: its temporaries say nothing about an accelerator.")
     console.print(collective_table(collectives(compiled.as_text())))
     tera = compiled.cost_analysis()["flops"] / 1e12
     console.print(f"{tera:.3g} TFLOP per device and step, by the compiler's count")

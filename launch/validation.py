@@ -66,7 +66,7 @@ class Validator:
             batch = put_batch(self._mesh, self._batch_size, local)
             batch_terms, batch_images = self._evaluate(params, self._vgg_params, batch)
             terms.append(_nearest(np.asarray(batch_terms, np.float64)))
-            for row in self._shown & set(range(start, start + self._batch_size)):
+            for row in sorted(self._shown & set(range(start, start + self._batch_size))):
                 images[self._indices[row]] = np.asarray(batch_images[row - start])
         return self._mean(terms, images)
 
