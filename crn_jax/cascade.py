@@ -12,6 +12,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from crn_jax.convolution import conv3x3
+from crn_jax.remat import Remat, convolved, rematerialized
 from crn_jax.resize import double_bilinear, halve_area
 from crn_jax.sharding import MIN_ROWS, constrain
 
@@ -68,21 +70,35 @@ class LayerNorm(nn.Module):
         return y.astype(x.dtype)
 
 
+class Conv3x3(nn.Module):
+    """A 3x3 convolution without a bias: `[B, H, W, C] -> [B, H, W, width]`."""
+
+    width: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = self.param("kernel", nn.initializers.xavier_uniform(), (3, 3, x.shape[-1], self.width))
+        return convolved(conv3x3(x.astype(self.dtype), kernel.astype(self.dtype)))
+
+
 class RefinementModule(nn.Module):
-    """M_i: two 3x3 convolutions, each followed by layer norm and LReLU; `[B, h, w, c_in] -> [B, h, w, width]`."""
+    """M_i: two 3x3 convolutions, each followed by layer norm and LReLU, of the layout beside the features before.
+
+    Features `[B, h/2, w/2, d]` (none for M_0) and layout `[B, h, w, c]` -> `[B, h, w, width]`.
+    """
 
     width: int
     dtype: jnp.dtype
     linear_output: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, features: jax.Array | None, layout: jax.Array) -> jax.Array:
+        x = layout if features is None else jnp.concatenate([double_bilinear(features), layout], axis=-1)
+        x = constrain(x, MIN_ROWS)
         for i in (1, 2):
             # No bias: the norm's takes its place, and behind a linear output that of the colour projection does.
-            x = nn.Conv(
-                self.width, (3, 3), use_bias=False, kernel_init=nn.initializers.xavier_uniform(), dtype=self.dtype,
-                name=f"conv{i}",
-            )(x)  # fmt: skip
+            x = Conv3x3(self.width, self.dtype, name=f"conv{i}")(x)
             if not (self.linear_output and i == 2):
                 x = nn.leaky_relu(LayerNorm(name=f"norm{i}")(x), 0.2)
         return x
@@ -92,6 +108,7 @@ class Cascade(nn.Module):
     """g(L; θ): the refinement modules M_0 ... M_n and the projection to colour."""
 
     config: CascadeConfig
+    remat: Remat = "none"
 
     @nn.compact
     def __call__(self, layout: jax.Array) -> jax.Array:  # [B, H, W, c] -> [B, k, H, W, 3]
@@ -101,12 +118,10 @@ class Cascade(nn.Module):
         for _ in range(last):
             layouts.insert(0, constrain(halve_area(layouts[0]), MIN_ROWS))
 
-        features = None
+        module, features = rematerialized(RefinementModule, self.remat), None
         for i, width in enumerate(config.widths):
-            x = layouts[0] if i == 0 else jnp.concatenate([double_bilinear(features), layouts[i]], axis=-1)
-            x = constrain(x, MIN_ROWS)
             linear = config.variant == "paper" and i == last
-            features = RefinementModule(width, jnp.dtype(config.dtype), linear, name=f"module_{i}")(x)
+            features = module(width, jnp.dtype(config.dtype), linear, name=f"module_{i}")(features, layouts[i])
 
         rgb = nn.Conv(
             3 * config.num_images, (1, 1), kernel_init=nn.initializers.xavier_uniform(),

@@ -13,6 +13,7 @@ from crn_jax.cascade import CascadeConfig
 from crn_jax.data.sources import DataConfig, label_space_of
 from crn_jax.errors import UserError
 from crn_jax.lambdas import LambdaConfig
+from crn_jax.remat import Remat
 from crn_jax.sharding import ShardingConfig
 from crn_jax.train import Objective, OptimizerConfig
 from crn_jax.vgg_weights import VGGConfig
@@ -59,6 +60,9 @@ class Experiment:
     seed: int = 0
     """Of the initial parameters and of the data's order."""
     sharding: ShardingConfig = ShardingConfig()
+    remat: Remat = "none"
+    """What the backward pass computes again instead of keeping it. none: nothing; conv: norms, nonlinearities, upsampling;
+    full: convolutions too, for the least memory."""
     run: RunConfig = RunConfig()
 
     def __post_init__(self):
@@ -81,7 +85,7 @@ class Experiment:
 
     def objective(self, steps_per_epoch: int) -> Objective:
         """The static part of the training step."""
-        return Objective(self.cascade, self.lambdas, self.optimizer, self.vgg.pooling, steps_per_epoch)
+        return Objective(self.cascade, self.lambdas, self.optimizer, self.vgg.pooling, steps_per_epoch, self.remat)
 
 
 _converter = cattrs.Converter(forbid_extra_keys=True)
@@ -110,7 +114,7 @@ def _describe_problem(error: BaseException, type_: type | None) -> str:
     return f"{known} ({error})" if isinstance(error, ValueError) else known
 
 
-_MAY_CHANGE = ("name", "epochs", "sharding.", "run.", "data.root", "data.threads", "vgg.weights")
+_MAY_CHANGE = ("name", "epochs", "sharding.", "remat", "run.", "data.root", "data.threads", "vgg.weights")
 
 
 def differences(stored: Experiment, asked: Experiment) -> list[str]:

@@ -5,10 +5,13 @@ A *term* is the mean absolute difference of one VGG-19 layer: with λ_l = w_l / 
 resolution; they start at 1, the paper's λ_l = 1/elements.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
-from crn_jax.vgg import TAPS, Pooling, vgg19_features
+from crn_jax.remat import Remat, rematerialized
+from crn_jax.vgg import TAPS, Pooling, less_mean, vgg19_stage
 
 RELEASED_WEIGHTS = {
     "cityscapes_256p": (1, 1 / 1.6, 1 / 2.3, 1 / 1.8, 1 / 2.8, 10 / 0.8),
@@ -19,31 +22,47 @@ RELEASED_WEIGHTS = {
 
 
 def layer_terms(
-    vgg_params: dict, photograph: jax.Array, images: jax.Array, pooling: Pooling = "average", dtype=jnp.float32
+    vgg_params: dict,
+    photograph: jax.Array,
+    images: jax.Array,
+    pooling: Pooling = "average",
+    dtype: jnp.dtype = jnp.float32,
+    remat: Remat = "none",
 ) -> jax.Array:
     """Mean absolute difference of every layer in `TAPS`, for each synthesized image.
 
     Args:
       vgg_params: the perception network's parameters.
-      photograph: the reference I, `[B, H, W, 3]`.
+      photograph: the reference I, `[B, H, W, 3]`; no gradient flows to it.
       images: g(L), `[B, k, H, W, 3]`.
       pooling: of the perception network.
       dtype: of its convolutions; differences are taken in float32.
+      remat: what the backward pass keeps.
 
     Returns:
       float32 `[B, k, 6]`.
     """
     b, k = images.shape[:2]
-    reference = jax.lax.stop_gradient(vgg19_features(vgg_params, photograph, pooling, dtype))
-    features = vgg19_features(vgg_params, images.reshape(b * k, *images.shape[2:]), pooling, dtype)
 
-    def term(name: str) -> jax.Array:
-        feature = features[name].reshape(b, k, *features[name].shape[1:])
+    def term(feature: jax.Array, reference: jax.Array) -> jax.Array:
         exact = jnp.promote_types(feature.dtype, jnp.float32)
-        difference = feature.astype(exact) - reference[name].astype(exact)[:, None]
+        difference = feature.reshape(b, k, *feature.shape[1:]).astype(exact) - reference.astype(exact)[:, None]
         return jnp.abs(difference).mean((2, 3, 4))
 
-    return jnp.stack([term(name) for name in TAPS], axis=-1)
+    # Stage by stage, each with its term, so that no stage's features are kept until the last has been compared.
+    def stage(tap: str, x: jax.Array, reference: jax.Array) -> tuple[jax.Array, jax.Array]:
+        feature = vgg19_stage(vgg_params, x, tap, pooling)
+        return feature, term(feature, reference)
+
+    x = less_mean(vgg_params, images.reshape(b * k, *images.shape[2:]))
+    reference = less_mean(vgg_params, jax.lax.stop_gradient(photograph))
+    terms = [term(x, reference)]
+    x, reference = x.astype(dtype), reference.astype(dtype)
+    for tap in TAPS[1:]:
+        reference = vgg19_stage(vgg_params, reference, tap, pooling)
+        x, value = rematerialized(functools.partial(stage, tap), remat)(x, reference)
+        terms.append(value)
+    return jnp.stack(terms, axis=-1)
 
 
 def perceptual_loss(terms: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -9,6 +9,8 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from crn_jax.convolution import conv3x3
+from crn_jax.remat import convolved
 from crn_jax.resize import halve_area
 from crn_jax.sharding import constrain
 
@@ -21,7 +23,17 @@ LAYERS = {
 }  # fmt: skip
 """Channels in and out of every convolution up to the deepest tap."""
 
-TAPS = ("input", "conv1_2", "conv2_2", "conv3_2", "conv4_2", "conv5_2")
+STAGES = {
+    "input": (),
+    "conv1_2": ("conv1_1", "conv1_2"),
+    "conv2_2": ("conv2_1", "conv2_2"),
+    "conv3_2": ("conv3_1", "conv3_2"),
+    "conv4_2": ("conv3_3", "conv3_4", "conv4_1", "conv4_2"),
+    "conv5_2": ("conv4_3", "conv4_4", "conv5_1", "conv5_2"),
+}
+"""The convolutions that lead from one tap to the next."""
+
+TAPS = tuple(STAGES)
 """The layers Φ_0 ... Φ_5 of the paper, in the order of λ."""
 
 Pooling = Literal["average", "max"]
@@ -52,21 +64,30 @@ def vgg19_features(
       name -> `[N, H / 2^s, W / 2^s, C]`, s = 0, 0, 1, 2, 3, 4. Odd sizes are padded to even ones as in TensorFlow
       ("SAME"), the average being taken over real pixels only.
     """
-    features = {"input": constrain(images) - params["mean"][None, None, None]}
+    features = {"input": less_mean(params, images)}
     x = features["input"].astype(dtype)
-    for name in LAYERS:
+    for tap in TAPS[1:]:
+        x = features[tap] = vgg19_stage(params, x, tap, pooling)
+    return features
+
+
+def less_mean(params: dict, images: jax.Array) -> jax.Array:
+    """What VGG-19 takes for input, and Φ_0 of the loss."""
+    return constrain(images) - params["mean"][None, None, None]
+
+
+def vgg19_stage(params: dict, x: jax.Array, tap: str, pooling: Pooling) -> jax.Array:
+    """Φ_l from Φ_{l-1}, in the dtype of the latter: `[N, h, w, C] -> [N, h', w', C']`, see `vgg19_features`."""
+    for name in STAGES[tap]:
         if name.endswith("_1") and name != "conv1_1":
             x = constrain(_pool(x, pooling))
         x = _conv_relu(params[name], x)
-        if name in TAPS:
-            features[name] = x
-    return features
+    return x
 
 
 def _conv_relu(layer: dict, x: jax.Array) -> jax.Array:
     kernel, bias = layer["kernel"].astype(x.dtype), layer["bias"].astype(x.dtype)
-    y = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-    return jax.nn.relu(y + bias[None, None, None])
+    return jax.nn.relu(convolved(conv3x3(x, kernel)) + bias[None, None, None])
 
 
 def _pool(x: jax.Array, pooling: Pooling) -> jax.Array:

@@ -1,6 +1,9 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import plain
 import pytest
 
 from crn_jax import vgg_weights
@@ -79,6 +82,33 @@ def test_the_first_adam_step_moves_by_the_learning_rate(four_steps):
     states, _, _ = four_steps
     moved = np.abs(states[1].params["to_rgb"]["bias"] - states[0].params["to_rgb"]["bias"])
     np.testing.assert_allclose(moved, 1e-2, rtol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def plain_step():
+    """A problem on which every form of the convolution is used, and the plain implementation's step on it."""
+    cascade = CascadeConfig(num_classes=4, widths=(20, 24, 16), base=(8, 8))
+    wanted = Objective(cascade, LambdaConfig(rescale_epoch=None), OptimizerConfig(), "average", 2)
+    rng = np.random.default_rng(1)
+    batch = {
+        "layout": rng.integers(0, 4, (1, *cascade.size)).astype(np.uint8),
+        "photograph": rng.integers(0, 256, (1, *cascade.size, 3)).astype(np.uint8),
+    }
+    arguments = jax.tree.map(np.asarray, init_state(wanted, 0)), jax.device_put(vgg_weights.random_vgg19(0)), batch
+    return wanted, arguments, plain.make_train_step(wanted)(*arguments)
+
+
+@pytest.mark.parametrize("remat", ["none", "conv", "full"])
+def test_loss_and_gradient_equal_the_plain_implementations(plain_step, remat):
+    wanted, arguments, (expected_state, expected) = plain_step
+    state, metrics = make_train_step(dataclasses.replace(wanted, remat=remat))(*arguments)
+    np.testing.assert_allclose(metrics["terms"], expected["terms"], rtol=1e-5)
+    assert metrics["loss"] == pytest.approx(float(expected["loss"]), rel=1e-5)
+
+    def compare(got, wanted):  # a tenth of the gradient; where L1's argument crosses 0, its sign may differ
+        assert np.linalg.norm(got - wanted) < 1e-3 * np.linalg.norm(wanted)
+
+    jax.tree.map(compare, state.opt_state[0].mu, expected_state.opt_state[0].mu)
 
 
 def test_the_authors_fallback_schedule():

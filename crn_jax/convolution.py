@@ -1,0 +1,254 @@
+"""The 3x3 convolution, stride 1, zero padding: where nearly all of the time goes.
+
+It is linear in the input x, in the kernel k, and, paired with a cotangent y, in that: one trilinear form
+T(x, k, y) = <conv3x3(x, k), y>. The three maps here are its derivatives by y, x and k; each has the other two for
+gradients, so everything can be differentiated as often as one likes (in reverse mode).
+
+Accelerators get XLA's convolution. XLA's for CPUs runs at a fifth of the matrix-product rate by k, and by x on small
+images; there, the form is written as matrix products (`docs/performance.md` has the measurements):
+
+- images of less than 32x32 pixels: one product, of the nine shifted inputs side by side ("im2col");
+- larger ones: Winograd's F(2x2, 3x3), Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks" (2016): each 2x2
+  pixels of the output take 16 multiplications instead of 36. It goes through an image in bands of rows that stay in the
+  processor's cache.
+
+Arrays: x `[B, H, W, C]`, k `[3, 3, C, D]`, y `[B, H, W, D]`.
+"""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+_DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+_SMALL = 32 * 32  # pixels; below, transforming the kernel would cost more than Winograd saves
+_NARROW = 80  # of `_intensity`; below, moving Winograd's transformed images costs more than the products saved
+_NARROW_KERNEL = 8  # the same for the derivative by k, which XLA computes slowest
+_BAND = 1 << 20  # elements of the input or output of a band
+
+
+@jax.custom_vjp
+def conv3x3(x: jax.Array, k: jax.Array) -> jax.Array:
+    """`[B, H, W, C] * [3, 3, C, D] -> [B, H, W, D]`, a cross-correlation, as `flax.linen.Conv` computes it."""
+    return jax.lax.platform_dependent(x, k, cpu=_choose(_xla, _im2col, _winograd, _NARROW), default=_xla)
+
+
+@jax.custom_vjp
+def input_gradient(y: jax.Array, k: jax.Array) -> jax.Array:
+    """`[B, H, W, D], [3, 3, C, D] -> [B, H, W, C]`: the derivative of T by x."""
+    return jax.lax.platform_dependent(
+        y, k, cpu=_choose(_xla_by_input, _col2im, _winograd_by_input, _NARROW), default=_xla_by_input
+    )
+
+
+@jax.custom_vjp
+def kernel_gradient(x: jax.Array, y: jax.Array) -> jax.Array:
+    """`[B, H, W, C], [B, H, W, D] -> [3, 3, C, D]`: the derivative of T by k."""
+    return jax.lax.platform_dependent(
+        x, y, cpu=_choose(_xla_by_kernel, _im2col_by_kernel, _winograd_by_kernel, _NARROW_KERNEL), default=_xla_by_kernel
+    )
+
+
+def _forward(x, k) -> tuple[jax.Array, tuple]:
+    trained = () if k.perturbed else None  # VGG-19's kernels are not
+    return conv3x3(x.value, k.value), (x.value, k.value, trained)
+
+
+def _backward(saved: tuple, y: jax.Array) -> tuple[jax.Array, jax.Array | None]:
+    x, k, trained = saved
+    if trained is None:
+        return input_gradient(y, k), None
+    by_kernel = kernel_gradient(x, y)
+    y = jax.lax.platform_dependent(y, by_kernel, cpu=_behind, default=lambda y, by_kernel: y)
+    return input_gradient(y, k), by_kernel
+
+
+def _behind(y: jax.Array, by_kernel: jax.Array) -> jax.Array:
+    """y, but not before the derivative by the kernel is there.
+
+    XLA's scheduler for CPUs would leave those to the end of the step, and hold every x until then: at 1024x2048 three of the
+    thirteen gigabytes. It ignores `optimization_barrier`; it cannot ignore an addition, though this one adds 0.
+    """
+    return y + jnp.minimum(jnp.abs(jax.lax.stop_gradient(by_kernel)[0, 0, 0, 0]), 0)
+
+
+conv3x3.defvjp(_forward, _backward, symbolic_zeros=True)
+input_gradient.defvjp(
+    lambda y, k: (input_gradient(y, k), (y, k)),
+    lambda saved, x: (conv3x3(x, saved[1]), kernel_gradient(x, saved[0])),
+)
+kernel_gradient.defvjp(
+    lambda x, y: (kernel_gradient(x, y), (x, y)),
+    lambda saved, k: (input_gradient(saved[1], k), conv3x3(saved[0], k)),
+)
+
+
+def _choose(xla: Callable, product: Callable, winograd: Callable, narrow: float) -> Callable:
+    """One of three equal functions of an image batch and a second array, by their shapes."""
+
+    def chosen(image: jax.Array, other: jax.Array) -> jax.Array:
+        _, h, w, _ = image.shape
+        c, d = other.shape[2:] if other.shape[:2] == (3, 3) and other.ndim == 4 else (image.shape[3], other.shape[3])
+        # What is split over devices is XLA's to split; and it widens bfloat16 itself.
+        split = math.prod(jax.sharding.get_abstract_mesh().axis_sizes) > 1
+        if split or image.dtype not in (jnp.float32, jnp.float64):
+            return xla(image, other)
+        if h * w < _SMALL:
+            return product(image, other)
+        return winograd(image, other) if c * d / (c + d) >= narrow else xla(image, other)
+
+    return chosen
+
+
+# XLA's own
+
+
+def _xla(x: jax.Array, k: jax.Array) -> jax.Array:
+    return jax.lax.conv_general_dilated(x, k, (1, 1), "SAME", dimension_numbers=_DIMENSIONS)
+
+
+def _xla_by_input(y: jax.Array, k: jax.Array) -> jax.Array:
+    x = jax.ShapeDtypeStruct((*y.shape[:3], k.shape[2]), y.dtype)
+    return jax.linear_transpose(lambda x: _xla(x, k), x)(y)[0]
+
+
+def _xla_by_kernel(x: jax.Array, y: jax.Array) -> jax.Array:
+    k = jax.ShapeDtypeStruct((3, 3, x.shape[-1], y.shape[-1]), x.dtype)
+    return jax.linear_transpose(lambda k: _xla(x, k), k)(y)[0]
+
+
+# One matrix product
+
+
+def _shifts(x: jax.Array) -> list[jax.Array]:
+    """x as each of the nine entries of the kernel sees it."""
+    _, h, w, _ = x.shape
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    return [padded[:, i : i + h, j : j + w] for i in range(3) for j in range(3)]
+
+
+def _columns(x: jax.Array) -> jax.Array:
+    """`[B, H, W, C] -> [B H W, 9 C]`."""
+    return jnp.concatenate(_shifts(x), -1).reshape(-1, 9 * x.shape[-1])
+
+
+def _im2col(x: jax.Array, k: jax.Array) -> jax.Array:
+    return (_columns(x) @ k.reshape(-1, k.shape[-1])).reshape(*x.shape[:3], -1)
+
+
+def _im2col_by_kernel(x: jax.Array, y: jax.Array) -> jax.Array:
+    return (_columns(x).T @ y.reshape(-1, y.shape[-1])).reshape(3, 3, x.shape[-1], -1)
+
+
+def _col2im(y: jax.Array, k: jax.Array) -> jax.Array:
+    b, h, w, d = y.shape
+    c = k.shape[2]
+    columns = (y.reshape(-1, d) @ k.reshape(-1, d).T).reshape(b, h, w, 9, c)
+    padded = jnp.pad(columns, ((0, 0), (1, 1), (1, 1), (0, 0), (0, 0)))
+    return sum(padded[:, 2 - i : 2 - i + h, 2 - j : 2 - j + w, 3 * i + j] for i in range(3) for j in range(3))
+
+
+# Winograd's F(2x2, 3x3). With the matrices of Lavin & Gray, section 4.1: V = B'xB, U = GkG', and the output is A'(U V)A.
+# The 16 products are 16 arrays, not one: so each transform is a plain loop over channels, which the compiler vectorizes.
+
+_apart = jax.lax.optimization_barrier  # keeps the compiler from computing a sum of rows once for each of its uses
+
+
+def _b(x: list) -> list:
+    return [x[0] - x[2], x[1] + x[2], x[2] - x[1], x[1] - x[3]]
+
+
+def _g(k: list) -> list:
+    return [k[0], (k[0] + k[1] + k[2]) / 2, (k[0] - k[1] + k[2]) / 2, k[2]]
+
+
+def _g_transposed(u: list) -> list:
+    return [u[0] + (u[1] + u[2]) / 2, (u[1] - u[2]) / 2, (u[1] + u[2]) / 2 + u[3]]
+
+
+def _a(y: list) -> list:
+    return [y[0], y[0] + y[1], y[0] - y[1], -y[1]]
+
+
+def _a_transposed(m: list) -> list:
+    return [m[0] + m[1] + m[2], m[1] - m[2] - m[3]]
+
+
+def _both(transform: Callable, grid: list[list]) -> list[list]:
+    """A transform along the rows and along the columns of a grid of arrays."""
+    columns = [_apart(transform([row[j] for row in grid])) for j in range(len(grid[0]))]
+    return [transform([column[i] for column in columns]) for i in range(len(columns[0]))]
+
+
+def _tiles(padded: jax.Array) -> list[list]:
+    """`[h + 2, w + 2, C]`, h and w even -> V, a grid of 4x4 arrays `[h w / 4, C]`."""
+    h, w, c = padded.shape[0] - 2, padded.shape[1] - 2, padded.shape[2]
+    rows = _apart(_b([padded[i : i + h - 1 : 2] for i in range(4)]))
+    return [[v.reshape(-1, c) for v in _b([row[:, j : j + w - 1 : 2] for j in range(4)])] for row in rows]
+
+
+def _interleaved(grid: list[list], h: int, w: int) -> jax.Array:
+    """A grid of 2x2 arrays `[h w / 4, D] -> [h, w, D]`."""
+    rows = [jnp.concatenate([_apart(a.reshape(h // 2, w // 2, -1)) for a in row], -1) for row in grid]
+    return jnp.concatenate([row.reshape(h // 2, 1, w, -1) for row in rows], 1).reshape(h, w, -1)
+
+
+def _winograd(x: jax.Array, k: jax.Array) -> jax.Array:
+    kernel = _both(_g, [[k[i, j] for j in range(3)] for i in range(3)])
+    return _winograd_products(x, max(k.shape[2:]), lambda v, i, j: v @ kernel[i][j])
+
+
+def _winograd_by_input(y: jax.Array, k: jax.Array) -> jax.Array:
+    # y convolved with the kernel turned by 180 degrees and transposed, which the product does without a copy.
+    kernel = _both(_g, [[k[2 - i, 2 - j] for j in range(3)] for i in range(3)])
+    return _winograd_products(y, max(k.shape[2:]), lambda v, i, j: v @ kernel[i][j].T)
+
+
+def _winograd_products(x: jax.Array, channels: int, product: Callable) -> jax.Array:
+    b, h, w, _ = x.shape
+    count, rows = _bands(h, w, channels)
+
+    def band(index: jax.Array) -> jax.Array:
+        tiles = _tiles(_band(x, index, count, rows, margin=1))
+        products = [[product(v, i, j) for j, v in enumerate(row)] for i, row in enumerate(tiles)]
+        return _interleaved(_both(_a_transposed, products), rows, w + w % 2)
+
+    out = jax.lax.map(band, jnp.arange(b * count)).reshape(b, count * rows, w + w % 2, -1)
+    return out[:, :h, :w]
+
+
+def _winograd_by_kernel(x: jax.Array, y: jax.Array) -> jax.Array:
+    b, h, w, c = x.shape
+    d = y.shape[-1]
+    count, rows = _bands(h, w, max(c, d))
+
+    def add(total: list[list], index: jax.Array) -> tuple[list[list], None]:
+        cotangent = _band(y, index, count, rows, margin=0)
+        cotangent = _both(_a, [[cotangent[i::2, j::2].reshape(-1, d) for j in range(2)] for i in range(2)])
+        tiles = _tiles(_band(x, index, count, rows, margin=1))
+        return [[t + v.T @ g for t, v, g in zip(*row)] for row in zip(total, tiles, cotangent)], None
+
+    zero = [[jnp.zeros((c, d), x.dtype) for _ in range(4)] for _ in range(4)]
+    total, _ = jax.lax.scan(add, zero, jnp.arange(b * count))
+    return jnp.stack([jnp.stack(row) for row in _both(_g_transposed, total)])
+
+
+def _bands(h: int, w: int, channels: int) -> tuple[int, int]:
+    """The number of bands of an image, and their height, which is even."""
+    count = -(-h * w * channels // _BAND)
+    rows = 2 * -(-h // (2 * count))
+    return -(-h // rows), rows
+
+
+def _band(x: jax.Array, index: jax.Array, count: int, rows: int, margin: int) -> jax.Array:
+    """Band `index`, counted through all images, with a margin around it; zero outside the image, its width made even."""
+    _, h, w, c = x.shape
+    size = min(rows + 2 * margin, h)
+    begin = index % count * rows - margin
+    inside = jnp.clip(begin, 0, h - size)
+    band = jax.lax.dynamic_slice(x, (index // count, inside, 0, 0), (1, size, w, c))[0]
+    below = max(margin, (count - 1) * rows - margin - (h - size))  # only so much is padded: an image would not stay in cache
+    below = max(below, rows + margin - size)
+    band = jnp.pad(band, ((margin, below), (margin, margin + w % 2), (0, 0)))
+    return jax.lax.dynamic_slice_in_dim(band, margin + begin - inside, rows + 2 * margin)

@@ -1,0 +1,31 @@
+"""What the backward pass keeps from the forward pass, and what it computes again."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import flax.linen as nn
+import jax
+from jax.ad_checkpoint import checkpoint_name
+
+Remat = Literal["none", "conv", "full"]
+"""none: all is kept; conv: of each refinement module and each stage of VGG-19, its input and what its convolutions yield;
+full: its input only, so that every convolution but the last of each is computed twice."""
+
+_CONVOLUTION = "convolution"
+_POLICIES = {
+    "conv": jax.checkpoint_policies.save_only_these_names(_CONVOLUTION),
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+def convolved(x: jax.Array) -> jax.Array:
+    """x, marked as what a convolution yields."""
+    return checkpoint_name(x, _CONVOLUTION)
+
+
+def rematerialized(function: Callable, remat: Remat) -> Callable:
+    """A function of arrays, or a class of Flax modules, the inside of which is kept as `remat` says."""
+    if remat == "none":
+        return function
+    transform = nn.remat if isinstance(function, type) else jax.checkpoint
+    return transform(function, policy=_POLICIES[remat])

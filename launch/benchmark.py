@@ -1,0 +1,319 @@
+"""Measures speed and memory on this machine: `python -m launch.benchmark EXPERIMENT [EXPERIMENT ...]`.
+
+Each case runs in a process of its own, on one device, with random weights and layouts: their values do not change the time.
+"""
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import functools
+import importlib
+import importlib.metadata
+import itertools
+import json
+import multiprocessing
+import os
+import platform
+import resource
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import rich.table
+import tyro
+from PIL import Image
+
+from configs import EXPERIMENTS
+from crn_jax.cascade import CascadeConfig
+from crn_jax.data.pipeline import training_batches
+from crn_jax.data.sources import DataConfig, open_source
+from crn_jax.data.streets import render_street
+from crn_jax.errors import UserError
+from crn_jax.experiment import nearest
+from crn_jax.lambdas import LambdaConfig
+from crn_jax.remat import Remat
+from crn_jax.synthesize import synthesize
+from crn_jax.train import Objective, OptimizerConfig, abstract_state, init_state, make_train_step
+from crn_jax.vgg import abstract_vgg19
+from crn_jax.vgg_weights import random_vgg19
+from launch.dry_run import total_bytes
+from launch.flops import forward_flops, step_flops
+from launch.terminal import command, console
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Measures synthesis and the training step of every combination of what is given, and the decoding of their input."""
+
+    experiments: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Names, as launch.train lists them."""
+    dtypes: tuple[Literal["float32", "bfloat16"], ...] = ("float32",)
+    """Of the convolutions."""
+    remats: tuple[Remat, ...] = ("none",)
+    """What the backward pass computes again: none, conv, full."""
+    num_images: tuple[int, ...] = (1,)
+    """Images k per layout."""
+    batch_sizes: tuple[int, ...] = (1,)
+    """Layouts per step."""
+    widths: tuple[int, ...] = ()
+    """Feature maps d_i of each module, in place of the experiments' own."""
+    steps: int = 5
+    """Steps measured, after two to warm up."""
+    against: str | None = None
+    """A module whose make_train_step(objective) is measured in alternation, such as the plain one of the tests: tests.plain"""
+    compile_only: bool = False
+    """Run nothing: count operations, and let the compiler tell the memory."""
+    input: bool = False
+    """Also measure how fast photographs and layouts of each size are decoded from PNG."""
+    json: Path | None = None
+    """File for the results."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """What one process measures."""
+
+    name: str
+    cascade: CascadeConfig
+    remat: Remat
+    batch_size: int
+
+    @property
+    def objective(self) -> Objective:
+        """Of a training with fixed λ."""
+        return Objective(self.cascade, LambdaConfig(rescale_epoch=None), OptimizerConfig(), "average", 1000, self.remat)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Reads the command line, measures case by case, and prints a table."""
+    with command():
+        asked = tyro.cli(Arguments, prog="python -m launch.benchmark", args=arguments, use_underscores=True)
+        report = {"command": " ".join(["python -m launch.benchmark", *map(shlex.quote, arguments or sys.argv[1:])])}
+        report |= {"machine": describe_machine(), "cases": [], "input": []}
+        for case in cases_of(asked):
+            with console.status(f"{case.name} {case.cascade.dtype}, remat {case.remat}"):
+                report["cases"].append(analyse(case) if asked.compile_only else measure(case, asked))
+            console.print(json.dumps(report["cases"][-1]), markup=False, style="dim")
+        sizes = {EXPERIMENTS[name][1].cascade.size for name in asked.experiments} if asked.input else ()
+        for size in sorted(sizes):
+            report["input"].append(in_own_process(decoding_rate, size))
+        console.print(table_of(report["cases"]))
+        for line in report["input"]:
+            console.print("decoding {height}x{width} PNG pairs: {per_core:.1f} a second and core".format(**line))
+        if asked.json:
+            asked.json.write_text(json.dumps(report, indent=1))
+
+
+def cases_of(asked: Arguments) -> list[Case]:
+    """Every combination.
+
+    Raises:
+      UserError: without an experiment, or for one that is not known.
+    """
+    if not asked.experiments:
+        raise UserError(f"Name at least one experiment of: {', '.join(EXPERIMENTS)}.")
+    cases = []
+    axes = asked.experiments, asked.num_images, asked.batch_sizes, asked.dtypes, asked.remats
+    for name, num_images, batch_size, dtype, remat in itertools.product(*axes):
+        if name not in EXPERIMENTS:
+            raise UserError(f"There is no experiment '{name}'.{nearest(name, EXPERIMENTS)} Known: {', '.join(EXPERIMENTS)}.")
+        cascade = dataclasses.replace(EXPERIMENTS[name][1].cascade, num_images=num_images, dtype=dtype)
+        if asked.widths:
+            cascade = dataclasses.replace(cascade, widths=asked.widths)
+        cases.append(Case(name, cascade, remat, batch_size))
+    return cases
+
+
+def describe_machine() -> dict[str, Any]:
+    """What the figures depend on."""
+    cpu = next((line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), "")
+    versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax")}
+    return {"cpu": cpu, "cores": len(os.sched_getaffinity(0)), "python": platform.python_version(), **versions}
+
+
+def _lines(path: str) -> list[str]:
+    return Path(path).read_text().splitlines() if Path(path).exists() else []
+
+
+def in_own_process(function: Callable, *arguments) -> Any:
+    """Calls a function in a fresh process, whose peaks of memory are then its own."""
+    with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def measure(case: Case, asked: Arguments) -> dict[str, Any]:
+    """Start-up with an empty and with a filled compilation cache, then everything else."""
+    with tempfile.TemporaryDirectory() as cache:
+        cold = -time.time() + in_own_process(first_step, case, cache)
+        warm = -time.time() + in_own_process(first_step, case, cache)
+        result = in_own_process(measure_steps, case, cache, asked.steps, asked.against)
+    return {**identity(case), **result, "first_step_cold_s": cold, "first_step_warm_s": warm}
+
+
+def identity(case: Case) -> dict[str, Any]:
+    """What a case is, and its operations."""
+    height, width = case.cascade.size
+    fields = {"height": height, "width": width, "k": case.cascade.num_images, "batch": case.batch_size}
+    counts = {"forward_flops": case.batch_size * forward_flops(case.cascade), "step_flops": operations(case)}
+    return {"name": case.name, "dtype": case.cascade.dtype, "remat": case.remat, **fields, **counts}
+
+
+def operations(case: Case) -> int:
+    """Of one training step."""
+    return step_flops(case.cascade, case.batch_size)
+
+
+def analyse(case: Case) -> dict[str, Any]:
+    """What the compiler tells, without allocating anything."""
+    batch = jax.eval_shape(functools.partial(random_batch, case))
+    compiled = make_train_step(case.objective).lower(abstract_state(case.objective), abstract_vgg19(), batch).compile()
+    return {**identity(case), **memory_of(compiled)}
+
+
+def memory_of(compiled: jax.stages.Compiled) -> dict[str, int]:
+    """Bytes, by the compiler's analysis."""
+    analysis = compiled.memory_analysis()
+    return {
+        "argument_bytes": analysis.argument_size_in_bytes,
+        "temporary_bytes": analysis.temp_size_in_bytes,
+        "total_bytes": total_bytes(analysis),
+    }
+
+
+def random_batch(case: Case) -> dict[str, jax.Array]:
+    """Layouts and photographs of noise."""
+    shape = (case.batch_size, *case.cascade.size)
+    keys = jax.random.split(jax.random.key(0))
+    return {
+        "layout": jax.random.randint(keys[0], shape, 0, case.cascade.num_classes, jnp.uint8),
+        "photograph": jax.random.bits(keys[1], (*shape, 3), jnp.uint8),
+    }
+
+
+def use_cache(folder: str) -> None:
+    """From now on, compiled programs are kept there and taken from there."""
+    jax.config.update("jax_compilation_cache_dir", folder)
+
+
+def prepare(case: Case, cache: str) -> tuple:
+    """In a case's own process: the compiled step, and its arguments."""
+    use_cache(cache)
+    state, vgg_params = init_state(case.objective, 0), jax.device_put(random_vgg19(0))
+    batch = jax.jit(functools.partial(random_batch, case))()
+    step = make_train_step(case.objective).lower(state, vgg_params, batch).compile()
+    return step, state, vgg_params, batch
+
+
+def first_step(case: Case, cache: str) -> float:
+    """The time at which a fresh process has done its first step."""
+    step, *arguments = prepare(case, cache)
+    jax.block_until_ready(step(*arguments))
+    return time.time()
+
+
+def measure_steps(case: Case, cache: str, count: int, against: str | None) -> dict[str, Any]:
+    """Times synthesis, the step, the reference's step and a matrix product, in turns."""
+    step, state, vgg_params, batch = prepare(case, cache)
+    params = jax.tree.map(jnp.copy, state.params)
+    matrix = jnp.ones((2048 if jax.default_backend() == "cpu" else 8192,) * 2, case.cascade.dtype)
+    product = jax.jit(lambda a: a @ a)
+
+    steps = {"step": step}
+    state, _ = jax.block_until_ready(step(state, vgg_params, batch))
+    states = {"step": state}
+    result = {"device": jax.devices()[0].device_kind, **memory_of(step), "peak_bytes": peak_bytes()}
+    if against:
+        reference = importlib.import_module(against).make_train_step(case.objective)
+        state = init_state(case.objective, 0)
+        steps["reference"], states["reference"] = reference.lower(state, vgg_params, batch).compile(), state
+
+    seconds: dict[str, list[float]] = {name: [] for name in ("product", "forward", *steps)}
+
+    def timed(name: str, function: Callable, *arguments):
+        began = time.perf_counter()
+        done = jax.block_until_ready(function(*arguments))
+        seconds[name].append(time.perf_counter() - began)
+        return done
+
+    for _ in range(count + 1):
+        timed("product", lambda: [product(matrix) for _ in range(3)][-1])
+        timed("forward", synthesize, case.cascade, params, batch["layout"])
+        for name, function in steps.items():
+            states[name], _ = timed(name, function, states[name], vgg_params, batch)
+    for name, values in seconds.items():
+        values = values[1:]  # the first warms up
+        result[f"{name}_s"] = {"median": float(np.median(values)), "least": min(values), "most": max(values)}
+    result["matrix_flops_per_s"] = 3 * 2 * matrix.shape[0] ** 3 / result.pop("product_s")["median"]
+    for part, flops in {"forward": case.batch_size * forward_flops(case.cascade), "step": operations(case)}.items():
+        result[f"{part}_of_matrix_rate"] = flops / result[f"{part}_s"]["median"] / result["matrix_flops_per_s"]
+    return result
+
+
+def peak_bytes() -> int:
+    """The device's own counter; for CPUs, the largest resident size of this process."""
+    counted = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+    return counted or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def decoding_rate(size: tuple[int, int], count: int = 8) -> dict[str, float]:
+    """Pairs that one thread decodes in a second: procedural streets with noise, which PNG packs no better than photographs."""
+    rng = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as folder:
+        photographs, layouts = (Path(folder, part, "train", "x") for part in ("leftImg8bit", "gtFine"))
+        photographs.mkdir(parents=True), layouts.mkdir(parents=True)
+        for i in range(count):
+            street = render_street(i, size)
+            noisy = street.photograph + rng.normal(0, 3, street.photograph.shape)
+            Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(photographs / f"x_{i}_0_leftImg8bit.png")
+            Image.fromarray(street.layout).save(layouts / f"x_{i}_0_gtFine_labelIds.png")
+        size_on_disk = sum(file.stat().st_size for file in photographs.iterdir()) / count
+        source = open_source(DataConfig("cityscapes", folder), "train", size)
+        batches = training_batches(source, 1, seed=0, threads=1)
+        next(batches)
+        seconds = []
+        for _ in range(3 * count):
+            began = time.perf_counter()
+            next(batches)
+            seconds.append(time.perf_counter() - began)
+    rate = 1 / float(np.mean(seconds[count:]))  # behind what was decoded ahead
+    return {"height": size[0], "width": size[1], "per_core": rate, "photograph_bytes": size_on_disk}
+
+
+def table_of(cases: list[dict[str, Any]]) -> rich.table.Table:
+    """One column a case; lines that were not measured are left out."""
+    lines: dict[str, Callable[[dict], str]] = {
+        "images": lambda c: f"{c['height']}x{c['width']}, k = {c['k']}, batch {c['batch']}",
+        "dtype, remat": lambda c: f"{c['dtype']}, {c['remat']}",
+        "TFLOP a step": lambda c: f"{c['step_flops'] / 1e12:.3g}",
+        "GB, by the compiler": lambda c: f"{c['total_bytes'] / 1e9:.2f}",
+        "GB, at the peak": lambda c: f"{c['peak_bytes'] / 1e9:.2f}",
+        "synthesis, s": lambda c: _spread(c["forward_s"]),
+        "step, s": lambda c: _spread(c["step_s"]),
+        "reference's step, s": lambda c: _spread(c["reference_s"]),
+        "matrix product, TFLOP/s": lambda c: f"{c['matrix_flops_per_s'] / 1e12:.3g}",
+        "synthesis, of that rate": lambda c: f"{c['forward_of_matrix_rate']:.0%}",
+        "step, of that rate": lambda c: f"{c['step_of_matrix_rate']:.0%}",
+        "first step, s, cold": lambda c: f"{c['first_step_cold_s']:.1f}",
+        "first step, s, compiled before": lambda c: f"{c['first_step_warm_s']:.1f}",
+    }
+    table = rich.table.Table("", *(case["name"] for case in cases), box=None, header_style="dim")
+    for title, cell in lines.items():
+        with contextlib.suppress(KeyError):
+            table.add_row(title, *map(cell, cases))
+    return table
+
+
+def _spread(seconds: dict[str, float]) -> str:
+    digits = 3 if seconds["median"] < 1 else 2
+    return f"{seconds['median']:.{digits}f} ({seconds['least']:.{digits}f}-{seconds['most']:.{digits}f})"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""The convolution written for CPUs against XLA's, and against NumPy."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+from reference import conv_same
+
+from crn_jax import convolution
+from crn_jax.convolution import conv3x3
+from crn_jax.sharding import DATA, SPATIAL, ShardingConfig, make_mesh
+
+SHAPES = [  # B, H, W, C, D
+    (1, 1, 1, 1, 1),
+    (2, 1, 5, 3, 2),
+    (3, 5, 7, 20, 6),  # one matrix product
+    (1, 37, 29, 9, 70),  # wide enough for Winograd by the kernel only
+    (2, 33, 35, 170, 160),  # Winograd, in bands
+    (1, 1, 1030, 165, 160),  # a single row
+]
+
+
+def random(shape: tuple[int, ...], dtype: str, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    b, h, w, c, d = shape
+    rng = np.random.default_rng(seed)
+    return tuple(rng.standard_normal(s).astype(dtype) for s in [(b, h, w, c), (3, 3, c, d), (b, h, w, d)])
+
+
+def relative(got, expected) -> float:
+    return float(np.abs(np.asarray(got) - np.asarray(expected)).max() / np.abs(np.asarray(expected)).max())
+
+
+def plain(x, k):
+    return jax.lax.conv_general_dilated(x, k, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def value_and_gradients(conv, x, k, y):
+    value, gradients = jax.vjp(conv, x, k)
+    return value, *gradients(y)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_value_and_gradients_equal_xlas(shape, monkeypatch):
+    monkeypatch.setattr(convolution, "_BAND", 1 << 15)
+    for dtype, tolerance in [("float64", 1e-12), ("float32", 1e-5)]:
+        with jax.enable_x64(True):
+            x, k, y = random(shape, dtype)
+            got = jax.jit(functools.partial(value_and_gradients, conv3x3))(x, k, y)
+            exact = (np.float64(a) for a in (x, k, y))
+            for a, b in zip(got, jax.jit(functools.partial(value_and_gradients, plain))(*exact)):
+                assert a.dtype == dtype and relative(a, b) < tolerance
+
+
+def test_it_is_a_cross_correlation():
+    x, k, _ = random((2, 32, 34, 90, 800), "float32")
+    assert relative(jax.jit(conv3x3)(x, k), conv_same(np.float64(x), np.float64(k))) < 1e-5
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 6, 4, 3), (2, 32, 33, 164, 160)], ids=str)
+def test_transformations(shape):
+    """Twice differentiated, over a further axis, and with its inside computed again."""
+
+    def slope(conv):
+        def value(x, k):
+            return jnp.sum(jnp.sin(jax.checkpoint(conv)(jnp.sin(x), k) / 10))
+
+        def length(x, k):
+            return sum(jnp.sum(g**2) for g in jax.grad(value, (0, 1))(x[None], k))
+
+        return jax.jit(jax.vmap(jax.grad(length, (0, 1)), in_axes=(0, None)))
+
+    with jax.enable_x64(True):
+        x, k, _ = random(shape, "float64")
+        for got, expected in zip(slope(conv3x3)(x, k), slope(plain)(x, k)):
+            assert relative(got, expected) < 1e-12
+
+
+@pytest.mark.parametrize("mesh_shape", [(2, 4), (1, 1)])
+def test_split_over_devices(mesh_shape):
+    mesh = make_mesh(ShardingConfig(mesh_shape), 2, 32)
+    x, k, y = random((2, 32, 33, 164, 160), "float32")
+    expected = jax.jit(functools.partial(value_and_gradients, plain))(x, k, y)
+    with jax.set_mesh(mesh):
+        rows = PartitionSpec(DATA, SPATIAL)
+        placed = [jax.device_put(a, jax.NamedSharding(mesh, s)) for a, s in [(x, rows), (k, PartitionSpec()), (y, rows)]]
+        got = jax.jit(functools.partial(value_and_gradients, conv3x3))(*placed)
+    for a, b in zip(got, expected):
+        assert relative(a, b) < 1e-5
+
+
+def test_frozen_kernels_cost_nothing():
+    """The derivative by the kernel is computed only where somebody asks for it: VGG-19 is not trained."""
+    x, k, _ = random((1, 32, 32, 8, 8), "float32")
+
+    def flops(argnums) -> float:
+        gradient = jax.grad(lambda x, k: jnp.sum(jnp.sin(conv3x3(x, k))), argnums)
+        return jax.jit(gradient).lower(x, k).compile().cost_analysis()["flops"]
+
+    assert flops(0) < 0.75 * flops((0, 1))
+
+
+def test_which_program_is_chosen():
+    """Winograd on one CPU; XLA's convolution on several devices, in bfloat16, and for other platforms."""
+
+    def text(dtype=jnp.float32, platform="cpu") -> str:
+        x, k = jnp.zeros((1, 32, 32, 256), dtype), jnp.zeros((3, 3, 256, 256), dtype)
+        return jax.jit(conv3x3).trace(x, k).lower(lowering_platforms=(platform,)).as_text()
+
+    assert "stablehlo.convolution" not in text()
+    assert "stablehlo.convolution" in text(jnp.bfloat16)
+    assert "stablehlo.convolution" in text(platform="cuda") and "while" not in text(platform="tpu")
+    with jax.set_mesh(make_mesh(ShardingConfig((1, 8)), 1, 64)):
+        assert "stablehlo.convolution" in text()
