@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from crn_jax.convolution import conv3x3
+from crn_jax.convolution import trained_conv3x3
 from crn_jax.remat import Remat, convolved, rematerialized
 from crn_jax.resize import double_bilinear, halve_area
 from crn_jax.sharding import MIN_ROWS, constrain
@@ -79,7 +79,7 @@ class Conv3x3(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = self.param("kernel", nn.initializers.xavier_uniform(), (3, 3, x.shape[-1], self.width))
-        return convolved(conv3x3(x.astype(self.dtype), kernel.astype(self.dtype)))
+        return convolved(trained_conv3x3(x.astype(self.dtype), kernel.astype(self.dtype)))
 
 
 class RefinementModule(nn.Module):

@@ -4,8 +4,8 @@ It is linear in the input x, in the kernel k, and, paired with a cotangent y, in
 T(x, k, y) = <conv3x3(x, k), y>. The three maps here are its derivatives by y, x and k; each has the other two for
 gradients, so everything can be differentiated as often as one likes (in reverse mode).
 
-Accelerators get XLA's convolution. XLA's for CPUs runs at a fifth of the matrix-product rate by k, and by x on small
-images; there, the form is written as matrix products (`docs/performance.md` has the measurements):
+Accelerators get XLA's convolution. XLA's for CPUs runs at a fifth of the matrix-product rate by k, and on small
+images by x; there, the form is written as matrix products (`docs/performance.md` has the measurements):
 
 - images of less than 32x32 pixels: one product, of the nine shifted inputs side by side ("im2col");
 - larger ones: Winograd's F(2x2, 3x3), Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks" (2016): each 2x2
@@ -23,49 +23,62 @@ import jax.numpy as jnp
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 _SMALL = 32 * 32  # pixels; below, transforming the kernel would cost more than Winograd saves
-_NARROW = 80  # of `_intensity`; below, moving Winograd's transformed images costs more than the products saved
-_NARROW_KERNEL = 8  # the same for the derivative by k, which XLA computes slowest
+# C D / (C + D), the products for each element that is moved; below, Winograd's transforms cost more than it saves.
+_NARROW = 80
+_NARROW_KERNEL = 8  # for the derivative by k, which XLA computes slowest
 _BAND = 1 << 20  # elements of the input or output of a band
 
 
 @jax.custom_vjp
 def conv3x3(x: jax.Array, k: jax.Array) -> jax.Array:
     """`[B, H, W, C] * [3, 3, C, D] -> [B, H, W, D]`, a cross-correlation, as `flax.linen.Conv` computes it."""
-    return jax.lax.platform_dependent(x, k, cpu=_choose(_xla, _im2col, _winograd, _NARROW), default=_xla)
+    cpu = _choice(x, k.shape[2:], _NARROW, _xla, _im2col, _winograd)
+    return jax.lax.platform_dependent(x, k, cpu=cpu, default=_xla)
+
+
+@jax.custom_vjp
+def trained_conv3x3(x: jax.Array, k: jax.Array) -> jax.Array:
+    """`conv3x3` for a kernel whose gradient is needed: computed first, it frees x."""
+    return conv3x3(x, k)
 
 
 @jax.custom_vjp
 def input_gradient(y: jax.Array, k: jax.Array) -> jax.Array:
     """`[B, H, W, D], [3, 3, C, D] -> [B, H, W, C]`: the derivative of T by x."""
-    return jax.lax.platform_dependent(
-        y, k, cpu=_choose(_xla_by_input, _col2im, _winograd_by_input, _NARROW), default=_xla_by_input
-    )
+    cpu = _choice(y, k.shape[2:], _NARROW, _xla_by_input, _col2im, _winograd_by_input)
+    return jax.lax.platform_dependent(y, k, cpu=cpu, default=_xla_by_input)
 
 
 @jax.custom_vjp
 def kernel_gradient(x: jax.Array, y: jax.Array) -> jax.Array:
     """`[B, H, W, C], [B, H, W, D] -> [3, 3, C, D]`: the derivative of T by k."""
-    return jax.lax.platform_dependent(
-        x, y, cpu=_choose(_xla_by_kernel, _im2col_by_kernel, _winograd_by_kernel, _NARROW_KERNEL), default=_xla_by_kernel
-    )
+    channels = x.shape[-1], y.shape[-1]
+    cpu = _choice(x, channels, _NARROW_KERNEL, _xla_by_kernel, _im2col_by_kernel, _winograd_by_kernel)
+    return jax.lax.platform_dependent(x, y, cpu=cpu, default=_xla_by_kernel)
 
 
-def _forward(x, k) -> tuple[jax.Array, tuple]:
-    trained = () if k.perturbed else None  # VGG-19's kernels are not
-    return conv3x3(x.value, k.value), (x.value, k.value, trained)
+def _choice(
+    image: jax.Array, channels: tuple[int, int], narrow: float, xla: Callable, product: Callable, winograd: Callable
+) -> Callable:
+    """The fastest of three equal functions on one CPU."""
+    if _is_split() or image.dtype not in (jnp.float32, jnp.float64):  # XLA widens bfloat16 itself
+        return xla
+    if image.shape[1] * image.shape[2] < _SMALL:
+        return product
+    c, d = channels
+    return winograd if c * d / (c + d) >= narrow else xla
 
 
-def _backward(saved: tuple, y: jax.Array) -> tuple[jax.Array, jax.Array | None]:
-    x, k, trained = saved
-    if trained is None:
-        return input_gradient(y, k), None
+def _trained_backward(saved: tuple, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, k = saved
     by_kernel = kernel_gradient(x, y)
-    y = jax.lax.platform_dependent(y, by_kernel, cpu=_behind, default=lambda y, by_kernel: y)
+    if not _is_split():
+        y = jax.lax.platform_dependent(y, by_kernel, cpu=_behind, default=lambda y, by_kernel: y)
     return input_gradient(y, k), by_kernel
 
 
 def _behind(y: jax.Array, by_kernel: jax.Array) -> jax.Array:
-    """y, but not before the derivative by the kernel is there.
+    """y, but not before the derivative by the kernel is there (whose first entry, if it is NaN, makes all of y so).
 
     XLA's scheduler for CPUs would leave those to the end of the step, and hold every x until then: at 1024x2048 three of the
     thirteen gigabytes. It ignores `optimization_barrier`; it cannot ignore an addition, though this one adds 0.
@@ -73,7 +86,11 @@ def _behind(y: jax.Array, by_kernel: jax.Array) -> jax.Array:
     return y + jnp.minimum(jnp.abs(jax.lax.stop_gradient(by_kernel)[0, 0, 0, 0]), 0)
 
 
-conv3x3.defvjp(_forward, _backward, symbolic_zeros=True)
+conv3x3.defvjp(
+    lambda x, k: (conv3x3(x, k), (x, k)),
+    lambda saved, y: (input_gradient(y, saved[1]), kernel_gradient(saved[0], y)),
+)
+trained_conv3x3.defvjp(lambda x, k: (conv3x3(x, k), (x, k)), _trained_backward)
 input_gradient.defvjp(
     lambda y, k: (input_gradient(y, k), (y, k)),
     lambda saved, x: (conv3x3(x, saved[1]), kernel_gradient(x, saved[0])),
@@ -84,21 +101,9 @@ kernel_gradient.defvjp(
 )
 
 
-def _choose(xla: Callable, product: Callable, winograd: Callable, narrow: float) -> Callable:
-    """One of three equal functions of an image batch and a second array, by their shapes."""
-
-    def chosen(image: jax.Array, other: jax.Array) -> jax.Array:
-        _, h, w, _ = image.shape
-        c, d = other.shape[2:] if other.shape[:2] == (3, 3) and other.ndim == 4 else (image.shape[3], other.shape[3])
-        # What is split over devices is XLA's to split; and it widens bfloat16 itself.
-        split = math.prod(jax.sharding.get_abstract_mesh().axis_sizes) > 1
-        if split or image.dtype not in (jnp.float32, jnp.float64):
-            return xla(image, other)
-        if h * w < _SMALL:
-            return product(image, other)
-        return winograd(image, other) if c * d / (c + d) >= narrow else xla(image, other)
-
-    return chosen
+def _is_split() -> bool:
+    """Whether several devices share the image. The compiler has to see a convolution then, to split it."""
+    return math.prod(jax.sharding.get_abstract_mesh().axis_sizes) > 1
 
 
 # XLA's own
@@ -248,7 +253,6 @@ def _band(x: jax.Array, index: jax.Array, count: int, rows: int, margin: int) ->
     begin = index % count * rows - margin
     inside = jnp.clip(begin, 0, h - size)
     band = jax.lax.dynamic_slice(x, (index // count, inside, 0, 0), (1, size, w, c))[0]
-    below = max(margin, (count - 1) * rows - margin - (h - size))  # only so much is padded: an image would not stay in cache
-    below = max(below, rows + margin - size)
+    below = max(margin, count * rows + margin - h)  # what the last band reads
     band = jnp.pad(band, ((margin, below), (margin, margin + w % 2), (0, 0)))
     return jax.lax.dynamic_slice_in_dim(band, margin + begin - inside, rows + 2 * margin)

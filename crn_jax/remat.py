@@ -9,7 +9,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 Remat = Literal["none", "conv", "full"]
 """none: all is kept; conv: of each refinement module and each stage of VGG-19, its input and what its convolutions yield;
-full: its input only, so that every convolution but the last of each is computed twice."""
+full: its input only, so that convolutions are computed twice."""
 
 _CONVOLUTION = "convolution"
 _POLICIES = {

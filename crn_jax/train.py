@@ -130,7 +130,8 @@ def make_train_step(
     """Makes `step(state, vgg_params, batch) -> (state, metrics)`, jitted; the state passed in is used up.
 
     On a mesh, give `abstract` from `abstract_state`, so that the state stays where it was, and call the step within
-    `jax.set_mesh(mesh)`, with a batch from `sharding.put_batch`.
+    `jax.set_mesh(mesh)`, with a batch from `sharding.put_batch`. On CPUs the step sets compiler options, which JAX takes
+    from outermost functions only: do not call it inside another `jax.jit`.
 
     Metrics: `loss` and `grad_norm` [], `terms` [6] (of the images that the loss chose, means over the batch) and
     `weights` [6], the λ that this step used, both in the order of `TAPS`.

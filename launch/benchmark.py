@@ -3,7 +3,7 @@
 Each case runs in a process of its own, on one device, with random weights and layouts: their values do not change the time.
 """
 
-import concurrent.futures
+import concurrent.futures.process
 import contextlib
 import dataclasses
 import functools
@@ -36,16 +36,15 @@ from crn_jax.data.pipeline import training_batches
 from crn_jax.data.sources import DataConfig, open_source
 from crn_jax.data.streets import render_street
 from crn_jax.errors import UserError
-from crn_jax.experiment import nearest
-from crn_jax.lambdas import LambdaConfig
+from crn_jax.experiment import Experiment, nearest
 from crn_jax.remat import Remat
 from crn_jax.synthesize import synthesize
-from crn_jax.train import Objective, OptimizerConfig, abstract_state, init_state, make_train_step
+from crn_jax.train import Objective, abstract_state, init_state, make_train_step
 from crn_jax.vgg import abstract_vgg19
 from crn_jax.vgg_weights import random_vgg19
 from launch.dry_run import total_bytes
 from launch.flops import forward_flops, step_flops
-from launch.terminal import command, console
+from launch.terminal import command, console, show_error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,25 +52,25 @@ class Arguments:
     """Measures synthesis and the training step of every combination of what is given, and the decoding of their input."""
 
     experiments: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """Names, as launch.train lists them."""
-    dtypes: tuple[Literal["float32", "bfloat16"], ...] = ("float32",)
+    """Names, as launch.train lists them. What is not given below is theirs."""
+    dtypes: tuple[Literal["float32", "bfloat16"], ...] = ()
     """Of the convolutions."""
-    remats: tuple[Remat, ...] = ("none",)
+    remats: tuple[Remat, ...] = ()
     """What the backward pass computes again: none, conv, full."""
-    num_images: tuple[int, ...] = (1,)
+    num_images: tuple[int, ...] = ()
     """Images k per layout."""
-    batch_sizes: tuple[int, ...] = (1,)
+    batch_sizes: tuple[int, ...] = ()
     """Layouts per step."""
     widths: tuple[int, ...] = ()
-    """Feature maps d_i of each module, in place of the experiments' own."""
+    """Feature maps d_i of each module; their number sets the resolution."""
     steps: int = 5
-    """Steps measured, after two to warm up."""
+    """Steps measured, after those to warm up."""
     against: str | None = None
     """A module whose make_train_step(objective) is measured in alternation, such as the plain one of the tests: tests.plain"""
     compile_only: bool = False
     """Run nothing: count operations, and let the compiler tell the memory."""
     input: bool = False
-    """Also measure how fast photographs and layouts of each size are decoded from PNG."""
+    """Also measure how fast 1024x2048 PNGs are decoded, and shrunk to each size."""
     json: Path | None = None
     """File for the results."""
 
@@ -80,15 +79,17 @@ class Arguments:
 class Case:
     """What one process measures."""
 
-    name: str
-    cascade: CascadeConfig
-    remat: Remat
-    batch_size: int
+    experiment: Experiment
+
+    @property
+    def cascade(self) -> CascadeConfig:
+        """The model."""
+        return self.experiment.cascade
 
     @property
     def objective(self) -> Objective:
-        """Of a training with fixed λ."""
-        return Objective(self.cascade, LambdaConfig(rescale_epoch=None), OptimizerConfig(), "average", 1000, self.remat)
+        """What a step does, in an epoch of any length."""
+        return self.experiment.objective(steps_per_epoch=1000)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -98,17 +99,27 @@ def main(arguments: list[str] | None = None) -> None:
         report = {"command": " ".join(["python -m launch.benchmark", *map(shlex.quote, arguments or sys.argv[1:])])}
         report |= {"machine": describe_machine(), "cases": [], "input": []}
         for case in cases_of(asked):
-            with console.status(f"{case.name} {case.cascade.dtype}, remat {case.remat}"):
-                report["cases"].append(analyse(case) if asked.compile_only else measure(case, asked))
-            console.print(json.dumps(report["cases"][-1]), markup=False, style="dim")
-        sizes = {EXPERIMENTS[name][1].cascade.size for name in asked.experiments} if asked.input else ()
-        for size in sorted(sizes):
+            setting = identity(case)
+            with console.status(" ".join(str(setting[key]) for key in ("name", "dtype", "remat", "k", "batch"))):
+                try:
+                    measured = analyse(case) if asked.compile_only else measure(case, asked)
+                except (jax.errors.JaxRuntimeError, concurrent.futures.process.BrokenProcessPool) as error:
+                    measured = {"error": str(error)}  # memory, most often; the other cases may fit
+                    show_error(f"{setting}: {error}")
+            report["cases"].append(setting | measured)
+            save(asked, report)
+        for size in sorted({case.cascade.size for case in cases_of(asked)}) if asked.input else ():
             report["input"].append(in_own_process(decoding_rate, size))
+            save(asked, report)
         console.print(table_of(report["cases"]))
         for line in report["input"]:
-            console.print("decoding {height}x{width} PNG pairs: {per_core:.1f} a second and core".format(**line))
-        if asked.json:
-            asked.json.write_text(json.dumps(report, indent=1))
+            console.print("PNG pairs for {height}x{width}: {per_core:.1f} a second and core".format(**line))
+
+
+def save(asked: Arguments, report: dict[str, Any]) -> None:
+    """Writes what is measured so far."""
+    if asked.json:
+        asked.json.write_text(json.dumps(report, indent=1))
 
 
 def cases_of(asked: Arguments) -> list[Case]:
@@ -119,15 +130,23 @@ def cases_of(asked: Arguments) -> list[Case]:
     """
     if not asked.experiments:
         raise UserError(f"Name at least one experiment of: {', '.join(EXPERIMENTS)}.")
+    if unknown := [name for name in asked.experiments if name not in EXPERIMENTS]:
+        name = unknown[0]
+        raise UserError(f"There is no experiment '{name}'.{nearest(name, EXPERIMENTS)} Known: {', '.join(EXPERIMENTS)}.")
+    if asked.steps < 1:
+        raise UserError(f"--steps must be at least 1, got {asked.steps}.")
     cases = []
-    axes = asked.experiments, asked.num_images, asked.batch_sizes, asked.dtypes, asked.remats
-    for name, num_images, batch_size, dtype, remat in itertools.product(*axes):
-        if name not in EXPERIMENTS:
-            raise UserError(f"There is no experiment '{name}'.{nearest(name, EXPERIMENTS)} Known: {', '.join(EXPERIMENTS)}.")
-        cascade = dataclasses.replace(EXPERIMENTS[name][1].cascade, num_images=num_images, dtype=dtype)
-        if asked.widths:
-            cascade = dataclasses.replace(cascade, widths=asked.widths)
-        cases.append(Case(name, cascade, remat, batch_size))
+    for experiment in (EXPERIMENTS[name][1] for name in asked.experiments):
+        cascade = dataclasses.replace(experiment.cascade, widths=asked.widths or experiment.cascade.widths)
+        axes = itertools.product(
+            asked.num_images or (cascade.num_images,),
+            asked.batch_sizes or (experiment.batch_size,),
+            asked.dtypes or (cascade.dtype,),
+            asked.remats or (experiment.remat,),
+        )
+        for num_images, batch_size, dtype, remat in axes:
+            model = dataclasses.replace(cascade, num_images=num_images, dtype=dtype)
+            cases.append(Case(dataclasses.replace(experiment, cascade=model, batch_size=batch_size, remat=remat)))
     return cases
 
 
@@ -154,27 +173,33 @@ def measure(case: Case, asked: Arguments) -> dict[str, Any]:
         cold = -time.time() + in_own_process(first_step, case, cache)
         warm = -time.time() + in_own_process(first_step, case, cache)
         result = in_own_process(measure_steps, case, cache, asked.steps, asked.against)
-    return {**identity(case), **result, "first_step_cold_s": cold, "first_step_warm_s": warm}
+    return {**result, "first_step_cold_s": cold, "first_step_warm_s": warm}
 
 
 def identity(case: Case) -> dict[str, Any]:
     """What a case is, and its operations."""
     height, width = case.cascade.size
-    fields = {"height": height, "width": width, "k": case.cascade.num_images, "batch": case.batch_size}
-    counts = {"forward_flops": case.batch_size * forward_flops(case.cascade), "step_flops": operations(case)}
-    return {"name": case.name, "dtype": case.cascade.dtype, "remat": case.remat, **fields, **counts}
+    fields = {
+        "height": height,
+        "width": width,
+        "widths": case.cascade.widths,
+        "k": case.cascade.num_images,
+        "batch": case.experiment.batch_size,
+    }
+    counts = {"forward_flops": case.experiment.batch_size * forward_flops(case.cascade), "step_flops": operations(case)}
+    return {"name": case.experiment.name, "dtype": case.cascade.dtype, "remat": case.experiment.remat, **fields, **counts}
 
 
 def operations(case: Case) -> int:
     """Of one training step."""
-    return step_flops(case.cascade, case.batch_size)
+    return step_flops(case.cascade, case.experiment.batch_size)
 
 
 def analyse(case: Case) -> dict[str, Any]:
     """What the compiler tells, without allocating anything."""
     batch = jax.eval_shape(functools.partial(random_batch, case))
     compiled = make_train_step(case.objective).lower(abstract_state(case.objective), abstract_vgg19(), batch).compile()
-    return {**identity(case), **memory_of(compiled)}
+    return memory_of(compiled)
 
 
 def memory_of(compiled: jax.stages.Compiled) -> dict[str, int]:
@@ -189,7 +214,7 @@ def memory_of(compiled: jax.stages.Compiled) -> dict[str, int]:
 
 def random_batch(case: Case) -> dict[str, jax.Array]:
     """Layouts and photographs of noise."""
-    shape = (case.batch_size, *case.cascade.size)
+    shape = (case.experiment.batch_size, *case.cascade.size)
     keys = jax.random.split(jax.random.key(0))
     return {
         "layout": jax.random.randint(keys[0], shape, 0, case.cascade.num_classes, jnp.uint8),
@@ -221,14 +246,14 @@ def first_step(case: Case, cache: str) -> float:
 def measure_steps(case: Case, cache: str, count: int, against: str | None) -> dict[str, Any]:
     """Times synthesis, the step, the reference's step and a matrix product, in turns."""
     step, state, vgg_params, batch = prepare(case, cache)
-    params = jax.tree.map(jnp.copy, state.params)
-    matrix = jnp.ones((2048 if jax.default_backend() == "cpu" else 8192,) * 2, case.cascade.dtype)
-    product = jax.jit(lambda a: a @ a)
-
-    steps = {"step": step}
     state, _ = jax.block_until_ready(step(state, vgg_params, batch))
-    states = {"step": state}
     result = {"device": jax.devices()[0].device_kind, **memory_of(step), "peak_bytes": peak_bytes()}
+
+    params = jax.tree.map(jnp.copy, state.params)
+    side = 2048 if jax.default_backend() == "cpu" else 8192
+    matrix = jax.random.normal(jax.random.key(0), (side, side), case.cascade.dtype)
+    product = jax.jit(lambda a: a @ a)
+    steps, states = {"step": step}, {"step": state}
     if against:
         reference = importlib.import_module(against).make_train_step(case.objective)
         state = init_state(case.objective, 0)
@@ -243,15 +268,15 @@ def measure_steps(case: Case, cache: str, count: int, against: str | None) -> di
         return done
 
     for _ in range(count + 1):
-        timed("product", lambda: [product(matrix) for _ in range(3)][-1])
+        timed("product", lambda: [product(matrix) for _ in range(3)])
         timed("forward", synthesize, case.cascade, params, batch["layout"])
         for name, function in steps.items():
             states[name], _ = timed(name, function, states[name], vgg_params, batch)
     for name, values in seconds.items():
         values = values[1:]  # the first warms up
         result[f"{name}_s"] = {"median": float(np.median(values)), "least": min(values), "most": max(values)}
-    result["matrix_flops_per_s"] = 3 * 2 * matrix.shape[0] ** 3 / result.pop("product_s")["median"]
-    for part, flops in {"forward": case.batch_size * forward_flops(case.cascade), "step": operations(case)}.items():
+    result["matrix_flops_per_s"] = 3 * 2 * side**3 / result.pop("product_s")["median"]
+    for part, flops in {"forward": case.experiment.batch_size * forward_flops(case.cascade), "step": operations(case)}.items():
         result[f"{part}_of_matrix_rate"] = flops / result[f"{part}_s"]["median"] / result["matrix_flops_per_s"]
     return result
 
@@ -262,14 +287,17 @@ def peak_bytes() -> int:
     return counted or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def decoding_rate(size: tuple[int, int], count: int = 8) -> dict[str, float]:
-    """Pairs that one thread decodes in a second: procedural streets with noise, which PNG packs no better than photographs."""
+def decoding_rate(size: tuple[int, int], stored: tuple[int, int] = (1024, 2048), count: int = 4) -> dict[str, float]:
+    """Pairs that one thread decodes and shrinks to `size` in a second.
+
+    Procedural streets with noise, `stored` at Cityscapes' size, which PNG packs no better than its photographs (2.3 MB).
+    """
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
         photographs, layouts = (Path(folder, part, "train", "x") for part in ("leftImg8bit", "gtFine"))
         photographs.mkdir(parents=True), layouts.mkdir(parents=True)
         for i in range(count):
-            street = render_street(i, size)
+            street = render_street(i, stored)
             noisy = street.photograph + rng.normal(0, 3, street.photograph.shape)
             Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(photographs / f"x_{i}_0_leftImg8bit.png")
             Image.fromarray(street.layout).save(layouts / f"x_{i}_0_gtFine_labelIds.png")
@@ -278,11 +306,11 @@ def decoding_rate(size: tuple[int, int], count: int = 8) -> dict[str, float]:
         batches = training_batches(source, 1, seed=0, threads=1)
         next(batches)
         seconds = []
-        for _ in range(3 * count):
+        for _ in range(5 * count):
             began = time.perf_counter()
             next(batches)
             seconds.append(time.perf_counter() - began)
-    rate = 1 / float(np.mean(seconds[count:]))  # behind what was decoded ahead
+    rate = 1 / float(np.mean(seconds[2 * count :]))  # behind what was decoded ahead
     return {"height": size[0], "width": size[1], "per_core": rate, "photograph_bytes": size_on_disk}
 
 
@@ -290,6 +318,7 @@ def table_of(cases: list[dict[str, Any]]) -> rich.table.Table:
     """One column a case; lines that were not measured are left out."""
     lines: dict[str, Callable[[dict], str]] = {
         "images": lambda c: f"{c['height']}x{c['width']}, k = {c['k']}, batch {c['batch']}",
+        "feature maps": lambda c: " ".join(map(str, c["widths"])),
         "dtype, remat": lambda c: f"{c['dtype']}, {c['remat']}",
         "TFLOP a step": lambda c: f"{c['step_flops'] / 1e12:.3g}",
         "GB, by the compiler": lambda c: f"{c['total_bytes'] / 1e9:.2f}",

@@ -18,6 +18,7 @@ from crn_jax.experiment import Experiment
 from crn_jax.sharding import MIN_ROWS, abstract_batch, activation_spec, make_mesh, replicated
 from crn_jax.train import TrainState, abstract_state, make_train_step
 from crn_jax.vgg import LAYERS, abstract_vgg19
+from launch.flops import step_flops
 from launch.reporting import describe_devices
 from launch.terminal import console
 
@@ -26,7 +27,8 @@ def dry_run(experiment: Experiment, topology: str | None) -> None:
     """Compiles the step for this machine's devices, or for a TPU slice, and prints what it would take."""
     devices = tpu_slice(topology) if topology else None
     mesh = make_mesh(experiment.sharding, experiment.batch_size, experiment.cascade.size[0], devices)
-    console.print(f"[bold]{experiment.name}[/], batch {experiment.batch_size}, on {describe_devices(mesh)}")
+    setting = f"batch {experiment.batch_size}, {experiment.cascade.dtype}, remat {experiment.remat}"
+    console.print(f"[bold]{experiment.name}[/], {setting}, on {describe_devices(mesh)}")
     console.print(splitting(experiment, mesh))
     with console.status("compiling the step"):
         compiled = lower_step(experiment, mesh).compile()
@@ -34,8 +36,15 @@ def dry_run(experiment: Experiment, topology: str | None) -> None:
     if jnp.dtype(experiment.cascade.dtype) == jnp.bfloat16 and mesh.devices.flat[0].platform == "cpu":
         console.print("The CPU's compiler widens bfloat16: its temporaries say nothing about an accelerator.")
     console.print(collective_table(collectives(compiled.as_text())))
-    tera = compiled.cost_analysis()["flops"] / 1e12
-    console.print(f"{tera:.3g} TFLOP per device and step, by the compiler's count")
+    tera = step_flops(experiment.cascade, experiment.batch_size) / 1e12
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    if mesh.size == 1 and on_cpu:  # its convolutions are loops, which the compiler counts once
+        console.print(f"{tera:.3g} TFLOP a step")
+    else:
+        counted = compiled.cost_analysis()["flops"] / 1e12
+        console.print(
+            f"{tera:.3g} TFLOP a step; by the compiler's count each device does {counted:.3g}, all that is done twice included"
+        )
 
 
 def tpu_slice(topology: str) -> list[jax.Device]:

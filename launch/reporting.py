@@ -175,7 +175,8 @@ class Progress:
         terms = "  ".join(f"{name} {value:.3g}·{line['lambda'][name]:.3g}" for name, value in line["terms"].items())
         self._console.print(
             f"step {step}/{self._last_step}  loss {line['loss']:.4g}  {terms}  "
-            f"{line['images_per_second']:.2f} images/s on {self._devices}  left {left / 60:.0f} min",
+            f"{line['images_per_second']:.2f} images/s, {line['waiting_for_data']:.0%} waiting for data, on {self._devices}  "
+            f"left {left / 60:.0f} min",
             markup=False,
         )
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from crn_jax.errors import UserError
 from crn_jax.train import Objective, TrainState
 
 VGG_CONVOLUTIONS = (2, 2, 4, 4, 2)
@@ -76,6 +77,9 @@ def loss(params, weights, vgg_params, batch, num_classes):
 
 def make_train_step(objective: Objective):
     """As `crn_jax.train.make_train_step`, for k = 1, float32, average pooling and fixed λ."""
+    config = objective.cascade
+    if (config.num_images, config.dtype, config.variant, objective.pooling) != (1, "float32", "authors", "average"):
+        raise UserError("The plain implementation is for one image in float32, as the authors' program with average pooling.")
 
     def step(state: TrainState, vgg_params, batch):
         arguments = state.params, state.lambdas.weights, vgg_params, batch, objective.cascade.num_classes

@@ -1,6 +1,5 @@
 """The benchmark's counts, and that it runs; nothing is timed here."""
 
-import dataclasses
 import json
 
 import jax
@@ -17,8 +16,8 @@ from launch.flops import forward_flops, step_flops
 @pytest.mark.parametrize("name, k", [("cityscapes_256p", 9), ("cityscapes_1024p", 1)])
 def test_operations_agree_with_the_compilers_count(name, k):
     """Before it optimizes, and for a platform with XLA's convolution. What is not a convolution is about 1%."""
-    cascade = dataclasses.replace(EXPERIMENTS[name][1].cascade, num_images=k)
-    case = benchmark.Case(name, cascade, "none", 1)
+    (case,) = benchmark.cases_of(benchmark.Arguments((name,), remats=("none",), num_images=(k,)))
+    cascade = case.cascade
     batch = jax.eval_shape(lambda: benchmark.random_batch(case))
     traced = make_train_step(case.objective).trace(abstract_state(case.objective), abstract_vgg19(), batch)
     counted = traced.lower(lowering_platforms=("tpu",)).cost_analysis()["flops"]
@@ -28,14 +27,10 @@ def test_operations_agree_with_the_compilers_count(name, k):
 
 
 def test_a_run_writes_all_it_measured(tmp_path, capsys, monkeypatch):
-    apart = benchmark.in_own_process
-
-    def in_own_process(function, *arguments):  # here, but for one: starting JAX takes its time
-        return apart(function, *arguments) if function is benchmark.decoding_rate else function(*arguments)
-
-    monkeypatch.setattr(benchmark, "in_own_process", in_own_process)
+    # Here, and not in processes of its own: starting JAX takes its time.
+    monkeypatch.setattr(benchmark, "in_own_process", lambda function, *arguments: function(*arguments))
     monkeypatch.setattr(benchmark, "use_cache", lambda folder: None)
-    command = "demo --widths 8 8 8 --steps 1 --input --against tests.plain --json".split()
+    command = "demo --widths 8 8 8 --steps 1 --against tests.plain --json".split()
     benchmark.main([*command, str(tmp_path / "results.json")])
     results = json.loads((tmp_path / "results.json").read_text())
     (case,) = results["cases"]
@@ -46,8 +41,13 @@ def test_a_run_writes_all_it_measured(tmp_path, capsys, monkeypatch):
     assert case["step_of_matrix_rate"] * case["matrix_flops_per_s"] * case["step_s"]["median"] == pytest.approx(
         case["step_flops"]
     )
-    assert results["input"][0]["per_core"] > 0 and results["machine"]["jax"] == jax.__version__
+    assert results["machine"]["jax"] == jax.__version__
     assert "step, of that rate" in capsys.readouterr().out
+
+
+def test_decoding_and_processes():
+    rate = benchmark.in_own_process(benchmark.decoding_rate, (16, 32), (64, 128))
+    assert rate["per_core"] > 0 and rate["photograph_bytes"] > 3000 and (rate["height"], rate["width"]) == (16, 32)
 
 
 def test_compile_only_runs_nothing(tmp_path):
@@ -59,9 +59,10 @@ def test_compile_only_runs_nothing(tmp_path):
 
 
 def test_every_combination_is_measured():
-    asked = benchmark.Arguments(("demo", "cityscapes_1024p"), ("float32", "bfloat16"), ("none", "full"), (1, 9), (1, 4, 8))
-    cases = benchmark.cases_of(asked)
+    names = "demo", "cityscapes_1024p"
+    cases = benchmark.cases_of(benchmark.Arguments(names, ("float32", "bfloat16"), ("none", "full"), (1, 9), (1, 4, 8)))
     assert len(set(cases)) == 48 and {case.cascade.size for case in cases} == {(64, 128), (1024, 2048)}
+    assert [case.experiment for case in benchmark.cases_of(benchmark.Arguments(names))] == [EXPERIMENTS[n][1] for n in names]
 
 
 @pytest.mark.parametrize("arguments, message", [([], "at least one experiment"), (["demos"], "Did you mean 'demo'")])

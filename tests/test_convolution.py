@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec
 from reference import conv_same
 
 from crn_jax import convolution
-from crn_jax.convolution import conv3x3
+from crn_jax.convolution import conv3x3, trained_conv3x3
 from crn_jax.sharding import DATA, SPATIAL, ShardingConfig, make_mesh
 
 SHAPES = [  # B, H, W, C, D
@@ -20,6 +20,7 @@ SHAPES = [  # B, H, W, C, D
     (1, 37, 29, 9, 70),  # wide enough for Winograd by the kernel only
     (2, 33, 35, 170, 160),  # Winograd, in bands
     (1, 1, 1030, 165, 160),  # a single row
+    (2, 3, 400, 170, 160),  # bands of two rows, three in all
 ]
 
 
@@ -72,10 +73,31 @@ def test_transformations(shape):
 
         return jax.jit(jax.vmap(jax.grad(length, (0, 1)), in_axes=(0, None)))
 
+    ours = trained_conv3x3 if shape[1] > 5 else conv3x3
     with jax.enable_x64(True):
         x, k, _ = random(shape, "float64")
-        for got, expected in zip(slope(conv3x3)(x, k), slope(plain)(x, k)):
+        for got, expected in zip(slope(ours)(x, k), slope(plain)(x, k)):
             assert relative(got, expected) < 1e-12
+
+
+@pytest.mark.parametrize("h, band", [(3, 1 << 15), (5, 100_000), (34, 100_000), (35, 1 << 16)])
+def test_the_last_band(h, band, monkeypatch):
+    """However many rows are left for it; each image has its own."""
+    monkeypatch.setattr(convolution, "_BAND", band)
+    x, k, _ = random((2, h, 360, 90, 800), "float32")
+    assert relative(jax.jit(conv3x3)(x, k), jax.jit(plain)(x, k)) < 1e-5
+
+
+def test_a_frozen_kernel_beside_a_trained_one():
+    """They share a compiled function, but not a rule."""
+    for shared in (jax.jit(conv3x3), jax.checkpoint(trained_conv3x3)):
+
+        def chain(conv, trained, x, frozen):
+            return jnp.sum(jnp.sin(conv(conv(x, trained), frozen)))
+
+        x, k, _ = random((1, 6, 5, 4, 4), "float32")
+        got, expected = (jax.grad(chain, 1)(conv, k, x, k[::-1]) for conv in (shared, plain))
+        assert relative(got, expected) < 1e-5
 
 
 @pytest.mark.parametrize("mesh_shape", [(2, 4), (1, 1)])

@@ -27,6 +27,12 @@ def test_stored_experiments_that_do_not_fit_name_the_field():
         from_json(fields)
 
 
+def test_runs_stored_before_there_was_rematerialization():
+    fields = to_json(demo)
+    del fields["remat"]
+    assert from_json(fields) == demo
+
+
 def test_stored_values_that_are_refused_say_why():
     fields = to_json(demo)
     fields["lambdas"]["rescale_epoch"] = 0
@@ -46,6 +52,7 @@ def test_what_may_change_between_restarts():
     moved = dataclasses.replace(
         camvid_96x128,
         epochs=99,
+        remat="full",
         run=RunConfig(folder="elsewhere"),
         data=dataclasses.replace(camvid_96x128.data, root="/data", threads=7),
     )

@@ -6,7 +6,7 @@ import numpy as np
 import plain
 import pytest
 
-from crn_jax import vgg_weights
+from crn_jax import convolution, vgg_weights
 from crn_jax.cascade import CascadeConfig, init_params
 from crn_jax.lambdas import LambdaConfig
 from crn_jax.train import Objective, OptimizerConfig, abstract_state, init_state, make_eval_step, make_train_step
@@ -86,7 +86,7 @@ def test_the_first_adam_step_moves_by_the_learning_rate(four_steps):
 
 @pytest.fixture(scope="module")
 def plain_step():
-    """A problem on which every form of the convolution is used, and the plain implementation's step on it."""
+    """A problem, and the plain implementation's step on it."""
     cascade = CascadeConfig(num_classes=4, widths=(20, 24, 16), base=(8, 8))
     wanted = Objective(cascade, LambdaConfig(rescale_epoch=None), OptimizerConfig(), "average", 2)
     rng = np.random.default_rng(1)
@@ -99,7 +99,10 @@ def plain_step():
 
 
 @pytest.mark.parametrize("remat", ["none", "conv", "full"])
-def test_loss_and_gradient_equal_the_plain_implementations(plain_step, remat):
+def test_loss_and_gradient_equal_the_plain_implementations(plain_step, remat, monkeypatch):
+    """With every form of the convolution, and with bands."""
+    monkeypatch.setattr(convolution, "_NARROW", 10)
+    monkeypatch.setattr(convolution, "_BAND", 1 << 13)
     wanted, arguments, (expected_state, expected) = plain_step
     state, metrics = make_train_step(dataclasses.replace(wanted, remat=remat))(*arguments)
     np.testing.assert_allclose(metrics["terms"], expected["terms"], rtol=1e-5)
