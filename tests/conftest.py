@@ -13,7 +13,7 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
-from crn_jax import authors, vgg_weights  # noqa: E402
+from crn_jax import authors, convolution, vgg_weights  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -26,6 +26,14 @@ def alone():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("launch.train.join", lambda processes: None)
         yield
+
+
+@pytest.fixture
+def xlas_convolution(monkeypatch):
+    """For tests that compare several devices with one, which would compute matrix products instead and round otherwise."""
+    monkeypatch.setattr(convolution, "_SMALL", 0)
+    monkeypatch.setattr(convolution, "_NARROW", np.inf)
+    monkeypatch.setattr(convolution, "_NARROW_KERNEL", np.inf)
 
 
 @pytest.fixture(scope="session")

@@ -47,7 +47,7 @@ def outputs(together: list[subprocess.Popen], timeout: float) -> list[str]:
     return [process.communicate(timeout=max(0.1, deadline - time.monotonic()))[0] for process in together]
 
 
-def test_stopped_killed_and_resumed_on_other_devices_it_ends_like_an_undisturbed_run(tiny, tmp_path):
+def test_stopped_killed_and_resumed_on_other_devices_it_ends_like_an_undisturbed_run(tiny, tmp_path, xlas_convolution):
     """Two processes, one told to stop; four, one killed; three devices; against one device."""
     arguments, folder = [*tiny, *RUN.split()], tmp_path / "run"
     with started([[*arguments, "--sharding.mesh", "1", "2"]] * 2, folder) as together:

@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from configs import EXPERIMENTS
-from crn_jax import convolution, sharding
+from crn_jax import sharding
 from crn_jax.cascade import PAPER_WIDTHS, CascadeConfig
 from crn_jax.errors import UserError
 from crn_jax.lambdas import LambdaConfig
@@ -117,12 +117,8 @@ def assert_same_training(state: TrainState, expected: TrainState) -> None:
     jax.tree.map(close, (state.params, state.ema), (expected.params, expected.ema))
 
 
-def test_twenty_steps_equal_those_of_one_device(monkeypatch):
+def test_twenty_steps_equal_those_of_one_device(xlas_convolution):
     """In float32, with λ rescaled on the way, Adam's moments and the moving average shared out."""
-    # One CPU would use products of matrices instead of XLA's convolution, and round otherwise: not what is compared here.
-    monkeypatch.setattr(convolution, "_SMALL", 0)
-    monkeypatch.setattr(convolution, "_NARROW", np.inf)
-    monkeypatch.setattr(convolution, "_NARROW_KERNEL", np.inf)
     objective = Objective(cascade(2), LambdaConfig(rescale_epoch=1), OptimizerConfig(ema_decay=0.9), "average", 8)
     initial = jax.tree.map(np.asarray, init_state(objective, 0))
     expected_losses, expected = run_steps(objective, initial, (1, 1), 20)
