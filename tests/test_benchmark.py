@@ -1,6 +1,7 @@
 """The benchmark's counts, and that it runs; nothing is timed here."""
 
 import json
+import time
 
 import jax
 import pytest
@@ -30,6 +31,7 @@ def test_a_run_writes_all_it_measured(tmp_path, capsys, monkeypatch):
     # Here, and not in processes of its own: starting JAX takes its time.
     monkeypatch.setattr(benchmark, "in_own_process", lambda function, *arguments: function(*arguments))
     monkeypatch.setattr(benchmark, "use_cache", lambda folder: None)
+    monkeypatch.setattr(benchmark, "first_step", lambda case, cache: time.time() + 1)
     command = "demo --widths 8 8 8 --steps 1 --against tests.plain --json".split()
     benchmark.main([*command, str(tmp_path / "results.json")])
     results = json.loads((tmp_path / "results.json").read_text())

@@ -19,7 +19,6 @@ SHAPES = [  # B, H, W, C, D
     (3, 5, 7, 20, 6),  # one matrix product
     (1, 37, 29, 9, 70),  # wide enough for Winograd by the kernel only
     (2, 33, 35, 170, 160),  # Winograd, in bands
-    (1, 1, 1030, 165, 160),  # a single row
     (2, 3, 400, 170, 160),  # bands of two rows, three in all
 ]
 
@@ -85,11 +84,11 @@ def test_transformations(shape):
             assert relative(got, expected) < 1e-12
 
 
-@pytest.mark.parametrize("h, band", [(3, 1 << 15), (5, 600_000), (35, 1 << 21)])
+@pytest.mark.parametrize("h, band", [(1, 1 << 15), (5, 600_000)])
 def test_the_last_band(h, band, monkeypatch):
     """However many rows are left for it; each image has its own."""
     monkeypatch.setattr(convolution, "_BAND", band)
-    x, k, _ = random((2, h, 360, 90, 800), "float32")
+    x, k, _ = random((2, h, 1040, 90, 800), "float32")
     assert relative(run(conv3x3, x, k), run(plain, x, k)) < 1e-5
 
 
