@@ -126,16 +126,11 @@ def _xla_by_kernel(x: jax.Array, y: jax.Array) -> jax.Array:
 # One matrix product
 
 
-def _shifts(x: jax.Array) -> list[jax.Array]:
-    """x as each of the nine entries of the kernel sees it."""
-    _, h, w, _ = x.shape
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    return [padded[:, i : i + h, j : j + w] for i in range(3) for j in range(3)]
-
-
 def _columns(x: jax.Array) -> jax.Array:
-    """`[B, H, W, C] -> [B H W, 9 C]`."""
-    return jnp.concatenate(_shifts(x), -1).reshape(-1, 9 * x.shape[-1])
+    """x as each of the nine entries of the kernel sees it: `[B, H, W, C] -> [B H W, 9 C]`."""
+    _, h, w, c = x.shape
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    return jnp.concatenate([padded[:, i : i + h, j : j + w] for i in range(3) for j in range(3)], -1).reshape(-1, 9 * c)
 
 
 def _im2col(x: jax.Array, k: jax.Array) -> jax.Array:

@@ -4,7 +4,6 @@ Each case runs in a process of its own, on one device, with random weights and l
 """
 
 import concurrent.futures.process
-import contextlib
 import dataclasses
 import functools
 import importlib
@@ -31,20 +30,20 @@ import tyro
 from PIL import Image
 
 from configs import EXPERIMENTS
-from crn_jax.cascade import CascadeConfig
 from crn_jax.data.pipeline import training_batches
 from crn_jax.data.sources import DataConfig, open_source
 from crn_jax.data.streets import render_street
 from crn_jax.errors import UserError
-from crn_jax.experiment import Experiment, nearest
+from crn_jax.experiment import Experiment
 from crn_jax.remat import Remat
+from crn_jax.sharding import ShardingConfig, make_mesh
 from crn_jax.synthesize import synthesize
-from crn_jax.train import Objective, abstract_state, init_state, make_train_step
-from crn_jax.vgg import abstract_vgg19
+from crn_jax.train import Objective, init_state, make_train_step
 from crn_jax.vgg_weights import random_vgg19
-from launch.dry_run import total_bytes
+from launch.dry_run import lower_step, total_bytes
 from launch.flops import forward_flops, step_flops
 from launch.terminal import command, console, show_error
+from launch.train import named_experiment
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,23 +72,6 @@ class Arguments:
     """Also measure how fast 1024x2048 PNGs are decoded, and shrunk to each size."""
     json: Path | None = None
     """File for the results."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """What one process measures."""
-
-    experiment: Experiment
-
-    @property
-    def cascade(self) -> CascadeConfig:
-        """The model."""
-        return self.experiment.cascade
-
-    @property
-    def objective(self) -> Objective:
-        """What a step does, in an epoch of any length."""
-        return self.experiment.objective(steps_per_epoch=1000)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -122,7 +104,7 @@ def save(asked: Arguments, report: dict[str, Any]) -> None:
         asked.json.write_text(json.dumps(report, indent=1))
 
 
-def cases_of(asked: Arguments) -> list[Case]:
+def cases_of(asked: Arguments) -> list[Experiment]:
     """Every combination.
 
     Raises:
@@ -130,13 +112,10 @@ def cases_of(asked: Arguments) -> list[Case]:
     """
     if not asked.experiments:
         raise UserError(f"Name at least one experiment of: {', '.join(EXPERIMENTS)}.")
-    if unknown := [name for name in asked.experiments if name not in EXPERIMENTS]:
-        name = unknown[0]
-        raise UserError(f"There is no experiment '{name}'.{nearest(name, EXPERIMENTS)} Known: {', '.join(EXPERIMENTS)}.")
     if asked.steps < 1:
         raise UserError(f"--steps must be at least 1, got {asked.steps}.")
     cases = []
-    for experiment in (EXPERIMENTS[name][1] for name in asked.experiments):
+    for _, experiment in map(named_experiment, asked.experiments):
         cascade = dataclasses.replace(experiment.cascade, widths=asked.widths or experiment.cascade.widths)
         axes = itertools.product(
             asked.num_images or (cascade.num_images,),
@@ -146,7 +125,7 @@ def cases_of(asked: Arguments) -> list[Case]:
         )
         for num_images, batch_size, dtype, remat in axes:
             model = dataclasses.replace(cascade, num_images=num_images, dtype=dtype)
-            cases.append(Case(dataclasses.replace(experiment, cascade=model, batch_size=batch_size, remat=remat)))
+            cases.append(dataclasses.replace(experiment, cascade=model, batch_size=batch_size, remat=remat))
     return cases
 
 
@@ -167,7 +146,7 @@ def in_own_process(function: Callable, *arguments) -> Any:
         return pool.submit(function, *arguments).result()
 
 
-def measure(case: Case, asked: Arguments) -> dict[str, Any]:
+def measure(case: Experiment, asked: Arguments) -> dict[str, Any]:
     """Start-up with an empty and with a filled compilation cache, then everything else."""
     with tempfile.TemporaryDirectory() as cache:
         cold = -time.time() + in_own_process(first_step, case, cache)
@@ -176,7 +155,7 @@ def measure(case: Case, asked: Arguments) -> dict[str, Any]:
     return {**result, "first_step_cold_s": cold, "first_step_warm_s": warm}
 
 
-def identity(case: Case) -> dict[str, Any]:
+def identity(case: Experiment) -> dict[str, Any]:
     """What a case is, and its operations."""
     height, width = case.cascade.size
     fields = {
@@ -184,22 +163,24 @@ def identity(case: Case) -> dict[str, Any]:
         "width": width,
         "widths": case.cascade.widths,
         "k": case.cascade.num_images,
-        "batch": case.experiment.batch_size,
+        "batch": case.batch_size,
     }
-    counts = {"forward_flops": case.experiment.batch_size * forward_flops(case.cascade), "step_flops": operations(case)}
-    return {"name": case.experiment.name, "dtype": case.cascade.dtype, "remat": case.experiment.remat, **fields, **counts}
+    counts = {
+        "forward_flops": case.batch_size * forward_flops(case.cascade),
+        "step_flops": step_flops(case.cascade, case.batch_size),
+    }
+    return {"name": case.name, "dtype": case.cascade.dtype, "remat": case.remat, **fields, **counts}
 
 
-def operations(case: Case) -> int:
-    """Of one training step."""
-    return step_flops(case.cascade, case.experiment.batch_size)
-
-
-def analyse(case: Case) -> dict[str, Any]:
+def analyse(case: Experiment) -> dict[str, Any]:
     """What the compiler tells, without allocating anything."""
-    batch = jax.eval_shape(functools.partial(random_batch, case))
-    compiled = make_train_step(case.objective).lower(abstract_state(case.objective), abstract_vgg19(), batch).compile()
-    return memory_of(compiled)
+    mesh = make_mesh(ShardingConfig((1, 1)), case.batch_size, case.cascade.size[0])
+    return memory_of(lower_step(case, mesh).compile())
+
+
+def objective_of(case: Experiment) -> Objective:
+    """What a step does, in an epoch of any length."""
+    return case.objective(steps_per_epoch=1000)
 
 
 def memory_of(compiled: jax.stages.Compiled) -> dict[str, int]:
@@ -212,9 +193,9 @@ def memory_of(compiled: jax.stages.Compiled) -> dict[str, int]:
     }
 
 
-def random_batch(case: Case) -> dict[str, jax.Array]:
+def random_batch(case: Experiment) -> dict[str, jax.Array]:
     """Layouts and photographs of noise."""
-    shape = (case.experiment.batch_size, *case.cascade.size)
+    shape = (case.batch_size, *case.cascade.size)
     keys = jax.random.split(jax.random.key(0))
     return {
         "layout": jax.random.randint(keys[0], shape, 0, case.cascade.num_classes, jnp.uint8),
@@ -227,23 +208,23 @@ def use_cache(folder: str) -> None:
     jax.config.update("jax_compilation_cache_dir", folder)
 
 
-def prepare(case: Case, cache: str) -> tuple:
+def prepare(case: Experiment, cache: str) -> tuple:
     """In a case's own process: the compiled step, and its arguments."""
     use_cache(cache)
-    state, vgg_params = init_state(case.objective, 0), jax.device_put(random_vgg19(0))
+    state, vgg_params = init_state(objective_of(case), 0), jax.device_put(random_vgg19(0))
     batch = jax.jit(functools.partial(random_batch, case))()
-    step = make_train_step(case.objective).lower(state, vgg_params, batch).compile()
+    step = make_train_step(objective_of(case)).lower(state, vgg_params, batch).compile()
     return step, state, vgg_params, batch
 
 
-def first_step(case: Case, cache: str) -> float:
+def first_step(case: Experiment, cache: str) -> float:
     """The time at which a fresh process has done its first step."""
     step, *arguments = prepare(case, cache)
     jax.block_until_ready(step(*arguments))
     return time.time()
 
 
-def measure_steps(case: Case, cache: str, count: int, against: str | None) -> dict[str, Any]:
+def measure_steps(case: Experiment, cache: str, count: int, against: str | None) -> dict[str, Any]:
     """Times synthesis, the step, the reference's step and a matrix product, in turns."""
     step, state, vgg_params, batch = prepare(case, cache)
     state, _ = jax.block_until_ready(step(state, vgg_params, batch))
@@ -255,8 +236,8 @@ def measure_steps(case: Case, cache: str, count: int, against: str | None) -> di
     product = jax.jit(lambda a: a @ a)
     steps, states = {"step": step}, {"step": state}
     if against:
-        reference = importlib.import_module(against).make_train_step(case.objective)
-        state = init_state(case.objective, 0)
+        reference = importlib.import_module(against).make_train_step(objective_of(case))
+        state = init_state(objective_of(case), 0)
         steps["reference"], states["reference"] = reference.lower(state, vgg_params, batch).compile(), state
 
     seconds: dict[str, list[float]] = {name: [] for name in ("product", "forward", *steps)}
@@ -276,8 +257,10 @@ def measure_steps(case: Case, cache: str, count: int, against: str | None) -> di
         values = values[1:]  # the first warms up
         result[f"{name}_s"] = {"median": float(np.median(values)), "least": min(values), "most": max(values)}
     result["matrix_flops_per_s"] = 3 * 2 * side**3 / result.pop("product_s")["median"]
-    for part, flops in {"forward": case.experiment.batch_size * forward_flops(case.cascade), "step": operations(case)}.items():
-        result[f"{part}_of_matrix_rate"] = flops / result[f"{part}_s"]["median"] / result["matrix_flops_per_s"]
+    flops = identity(case)
+    for part in ("forward", "step"):
+        rate = flops[f"{part}_flops"] / result[f"{part}_s"]["median"]
+        result[f"{part}_of_matrix_rate"] = rate / result["matrix_flops_per_s"]
     return result
 
 
@@ -315,7 +298,7 @@ def decoding_rate(size: tuple[int, int], stored: tuple[int, int] = (1024, 2048),
 
 
 def table_of(cases: list[dict[str, Any]]) -> rich.table.Table:
-    """One column a case; lines that were not measured are left out."""
+    """One column a case; what was not measured is left out."""
     lines: dict[str, Callable[[dict], str]] = {
         "images": lambda c: f"{c['height']}x{c['width']}, k = {c['k']}, batch {c['batch']}",
         "feature maps": lambda c: " ".join(map(str, c["widths"])),
@@ -334,9 +317,17 @@ def table_of(cases: list[dict[str, Any]]) -> rich.table.Table:
     }
     table = rich.table.Table("", *(case["name"] for case in cases), box=None, header_style="dim")
     for title, cell in lines.items():
-        with contextlib.suppress(KeyError):
-            table.add_row(title, *map(cell, cases))
+        cells = [_cell(cell, case) for case in cases]
+        if any(cells):
+            table.add_row(title, *cells)
     return table
+
+
+def _cell(cell: Callable[[dict], str], case: dict[str, Any]) -> str:
+    try:
+        return cell(case)
+    except KeyError:
+        return ""
 
 
 def _spread(seconds: dict[str, float]) -> str:

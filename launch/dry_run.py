@@ -33,11 +33,11 @@ def dry_run(experiment: Experiment, topology: str | None) -> None:
     with console.status("compiling the step"):
         compiled = lower_step(experiment, mesh).compile()
     console.print(memory_table(experiment, mesh, compiled.memory_analysis()))
-    if jnp.dtype(experiment.cascade.dtype) == jnp.bfloat16 and mesh.devices.flat[0].platform == "cpu":
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    if on_cpu and jnp.dtype(experiment.cascade.dtype) == jnp.bfloat16:
         console.print("The CPU's compiler widens bfloat16: its temporaries say nothing about an accelerator.")
     console.print(collective_table(collectives(compiled.as_text())))
     tera = step_flops(experiment.cascade, experiment.batch_size) / 1e12
-    on_cpu = mesh.devices.flat[0].platform == "cpu"
     if mesh.size == 1 and on_cpu:  # its convolutions are loops, which the compiler counts once
         console.print(f"{tera:.3g} TFLOP a step")
     else:

@@ -73,10 +73,7 @@ def parse(arguments: list[str]) -> Command:
         console.print("Fields and defaults of one: python -m launch.train EXPERIMENT --help", markup=False)
         sys.exit(0 if arguments else 2)
     name, *overrides = arguments
-    if name not in EXPERIMENTS:
-        known = ", ".join(EXPERIMENTS)
-        raise UserError(f"There is no experiment '{name}'.{nearest(name, EXPERIMENTS)} Known: {known}.")
-    description, experiment = EXPERIMENTS[name]
+    description, experiment = named_experiment(name)
     return tyro.cli(
         Command,
         default=Command(experiment),
@@ -86,6 +83,17 @@ def parse(arguments: list[str]) -> Command:
         use_underscores=True,
         config=(tyro.conf.AvoidSubcommands,),
     )
+
+
+def named_experiment(name: str) -> tuple[str, Experiment]:
+    """An experiment of configs.py, behind its description.
+
+    Raises:
+      UserError: if there is none of that name.
+    """
+    if name not in EXPERIMENTS:
+        raise UserError(f"There is no experiment '{name}'.{nearest(name, EXPERIMENTS)} Known: {', '.join(EXPERIMENTS)}.")
+    return EXPERIMENTS[name]
 
 
 def train(experiment: Experiment) -> bool:

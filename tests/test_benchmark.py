@@ -18,9 +18,9 @@ from launch.flops import forward_flops, step_flops
 def test_operations_agree_with_the_compilers_count(name, k):
     """Before it optimizes, and for a platform with XLA's convolution. What is not a convolution is about 1%."""
     (case,) = benchmark.cases_of(benchmark.Arguments((name,), remats=("none",), num_images=(k,)))
-    cascade = case.cascade
+    cascade, objective = case.cascade, benchmark.objective_of(case)
     batch = jax.eval_shape(lambda: benchmark.random_batch(case))
-    traced = make_train_step(case.objective).trace(abstract_state(case.objective), abstract_vgg19(), batch)
+    traced = make_train_step(objective).trace(abstract_state(objective), abstract_vgg19(), batch)
     counted = traced.lower(lowering_platforms=("tpu",)).cost_analysis()["flops"]
     assert step_flops(cascade) == pytest.approx(counted, rel=0.015)
     assert step_flops(cascade) > 3 * forward_flops(cascade)
@@ -63,8 +63,16 @@ def test_compile_only_runs_nothing(tmp_path):
 def test_every_combination_is_measured():
     names = "demo", "cityscapes_1024p"
     cases = benchmark.cases_of(benchmark.Arguments(names, ("float32", "bfloat16"), ("none", "full"), (1, 9), (1, 4, 8)))
-    assert len(set(cases)) == 48 and {case.cascade.size for case in cases} == {(64, 128), (1024, 2048)}
-    assert [case.experiment for case in benchmark.cases_of(benchmark.Arguments(names))] == [EXPERIMENTS[n][1] for n in names]
+    assert len({str(case) for case in cases}) == 48 and {case.cascade.size for case in cases} == {(64, 128), (1024, 2048)}
+    assert benchmark.cases_of(benchmark.Arguments(names)) == [EXPERIMENTS[n][1] for n in names]
+
+
+def test_a_case_that_failed_hides_no_other(capsys):
+    shared = {"name": "demo", "height": 1, "width": 1, "widths": [8], "k": 1, "batch": 1, "dtype": "float32", "remat": "none"}
+    cases = [shared | {"step_flops": 1e12, "error": "out of memory"}, shared | {"step_flops": 1e12, "total_bytes": 7.25e9}]
+    benchmark.console.print(benchmark.table_of(cases))
+    printed = capsys.readouterr().out
+    assert "7.25" in printed and "of that rate" not in printed
 
 
 @pytest.mark.parametrize("arguments, message", [([], "at least one experiment"), (["demos"], "Did you mean 'demo'")])
