@@ -157,7 +157,7 @@ def test_only_rows_are_exchanged():
 
 def test_memory_falls_with_the_mesh():
     """The whole step at 1024x2048, all nine modules at full width, by the compiler's analysis; nothing is allocated."""
-    experiment = EXPERIMENTS["cityscapes_1024p"][1]
+    experiment = dataclasses.replace(EXPERIMENTS["cityscapes_1024p"][1], remat="none")  # is compiled soonest
     sizes = []
     for shape in [(1, 1), (1, 4)]:
         mesh = make_mesh(ShardingConfig(shape), 1, 1024)
