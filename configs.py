@@ -10,7 +10,7 @@ from crn_jax.data.label_space import CAMVID, CITYSCAPES
 from crn_jax.data.sources import DataConfig
 from crn_jax.experiment import Experiment, RunConfig
 from crn_jax.lambdas import LambdaConfig
-from crn_jax.losses import RELEASED_WEIGHTS
+from crn_jax.losses import RELEASED_WEIGHTS, LossConfig
 from crn_jax.train import OptimizerConfig
 from crn_jax.vgg_weights import VGGConfig
 
@@ -27,6 +27,19 @@ demo = Experiment(
     optimizer=OptimizerConfig(learning_rate=5e-4),
     epochs=2,
     run=RunConfig(validate_every=250, validation_examples=16, checkpoint_every=250),
+)
+
+# Procedural streets with hidden choices (time of day, weather, colours of cars), six images a layout, the best of each class.
+#   python -m launch.train streets_diverse
+diverse = LossConfig(best_per="class", mean_share=0.001)
+streets_diverse = dataclasses.replace(
+    demo,
+    name="streets_diverse",
+    data=DataConfig("streets", num_scenes=500),
+    cascade=dataclasses.replace(demo.cascade, num_images=6),
+    loss=diverse,
+    epochs=4,
+    run=RunConfig(validate_every=500, validation_examples=48, checkpoint_every=250),
 )
 
 # CamVid, 367 photographs of 4:3. Narrow, for a CPU: 0.05 TFLOP a step. λ is rescaled early, as the run is short.
@@ -83,6 +96,7 @@ EXPERIMENTS = {
     experiment.name: (description, experiment)
     for description, experiment in (
         ("A first look: procedural streets at 64x128, minutes on a CPU.", demo),
+        ("Six images a layout, of procedural streets at 64x128.", streets_diverse),
         ("CamVid at 96x128, narrow: an hour or two on two CPU cores.", camvid_96x128),
         ("CamVid at 192x256 with the paper's widths: for a GPU.", camvid_192x256),
         ("The paper on Cityscapes at 256x512.", cityscapes_256p),

@@ -13,6 +13,7 @@ from crn_jax.cascade import CascadeConfig
 from crn_jax.data.sources import DataConfig, label_space_of
 from crn_jax.errors import UserError
 from crn_jax.lambdas import LambdaConfig
+from crn_jax.losses import LossConfig
 from crn_jax.remat import Remat
 from crn_jax.sharding import ShardingConfig
 from crn_jax.train import Objective, OptimizerConfig
@@ -52,6 +53,7 @@ class Experiment:
     cascade: CascadeConfig
     vgg: VGGConfig = VGGConfig()
     lambdas: LambdaConfig = LambdaConfig()
+    loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     batch_size: int = 1
     """Layouts per step; the paper's is 1."""
@@ -61,8 +63,8 @@ class Experiment:
     """Of the initial parameters and of the data's order."""
     sharding: ShardingConfig = ShardingConfig()
     remat: Remat = "none"
-    """What the backward pass computes again instead of keeping it. none: nothing; conv: norms, nonlinearities, upsampling;
-    full: convolutions too, for the least memory."""
+    """What the backward pass computes again instead of keeping it. none: nothing; images: VGG-19 on k images, one at a time;
+    conv: also norms, nonlinearities, upsampling; full: convolutions too, for the least memory."""
     run: RunConfig = RunConfig()
 
     def __post_init__(self):
@@ -85,7 +87,7 @@ class Experiment:
 
     def objective(self, steps_per_epoch: int) -> Objective:
         """The static part of the training step."""
-        return Objective(self.cascade, self.lambdas, self.optimizer, self.vgg.pooling, steps_per_epoch, self.remat)
+        return Objective(self.cascade, self.lambdas, self.optimizer, self.vgg.pooling, steps_per_epoch, self.remat, self.loss)
 
 
 _converter = cattrs.Converter(forbid_extra_keys=True)

@@ -7,9 +7,10 @@ import flax.linen as nn
 import jax
 from jax.ad_checkpoint import checkpoint_name
 
-Remat = Literal["none", "conv", "full"]
-"""none: all is kept; conv: of each refinement module and each stage of VGG-19, its input and what its convolutions yield;
-full: its input only, so that convolutions are computed twice."""
+Remat = Literal["none", "images", "conv", "full"]
+"""none: all is kept; images: of the loss of k images, one image's part at a time, computed again from the image; conv: also of
+each refinement module and each stage of VGG-19 only its input and what its convolutions yield; full: its input alone, so that
+convolutions are computed twice."""
 
 _CONVOLUTION = "convolution"
 _POLICIES = {
@@ -25,7 +26,7 @@ def convolved(x: jax.Array) -> jax.Array:
 
 def rematerialized(function: Callable, remat: Remat) -> Callable:
     """A function of arrays, or a class of Flax modules, the inside of which is kept as `remat` says."""
-    if remat == "none":
+    if remat in ("none", "images"):
         return function
     transform = nn.remat if isinstance(function, type) else jax.checkpoint
     return transform(function, policy=_POLICIES[remat])

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from crn_jax.cascade import Cascade, CascadeConfig, init_params, to_uint8
+from crn_jax.cascade import Cascade, CascadeConfig, init_params
 from crn_jax.lambdas import LambdaConfig, LambdaState, init_lambdas, update_lambdas
-from crn_jax.losses import layer_terms, perceptual_loss
+from crn_jax.losses import LossConfig, layer_terms, perceptual_loss
 from crn_jax.remat import Remat
 from crn_jax.sharding import replicated, shardings_of, shared_out
 from crn_jax.vgg import Pooling
@@ -57,6 +57,7 @@ class Objective:
     pooling: Pooling
     steps_per_epoch: int
     remat: Remat = "none"
+    loss: LossConfig = LossConfig()
 
     def learning_rate(self) -> float | Callable[[jax.Array], jax.Array]:
         """Adam's: a number, or a function of the step counted from 0."""
@@ -116,12 +117,22 @@ def one_hot(config: CascadeConfig, layout: jax.Array) -> jax.Array:
 
 
 def synthesis_terms(objective: Objective, params: dict, vgg_params: dict, batch: dict) -> tuple[jax.Array, jax.Array]:
-    """Synthesizes from a batch's layouts and compares: the terms `[B, k, 6]`, and the images `[B, k, H, W, 3]`, 0..255."""
-    cascade = Cascade(objective.cascade, objective.remat)
-    images = cascade.apply({"params": params}, one_hot(objective.cascade, batch["layout"]))
-    photograph = batch["photograph"].astype(jnp.float32)
+    """Synthesizes from a batch's layouts and compares: the terms `[B, k, P, 6]`, and the images `[B, k, H, W, 3]`, 0..255.
+
+    The P regions are the classes if the loss takes the best image of each, else one, the image.
+    """
+    layout = one_hot(objective.cascade, batch["layout"])
+    images = Cascade(objective.cascade, objective.remat).apply({"params": params}, layout)
+    masks = layout if objective.loss.best_per == "class" and objective.cascade.num_images > 1 else None
+    return compare(objective, vgg_params, batch["photograph"], images, masks), images
+
+
+def compare(
+    objective: Objective, vgg_params: dict, photograph: jax.Array, images: jax.Array, masks: jax.Array | None = None
+) -> jax.Array:
+    """`losses.layer_terms` of a uint8 photograph, as the objective says."""
     dtype = jnp.dtype(objective.cascade.dtype)
-    return layer_terms(vgg_params, photograph, images, objective.pooling, dtype, objective.remat), images
+    return layer_terms(vgg_params, photograph.astype(jnp.float32), images, masks, objective.pooling, dtype, objective.remat)
 
 
 def make_train_step(
@@ -133,18 +144,21 @@ def make_train_step(
     `jax.set_mesh(mesh)`, with a batch from `sharding.put_batch`. On CPUs the step sets compiler options, which JAX takes
     from outermost functions only: do not call it inside another `jax.jit`.
 
-    Metrics: `loss` and `grad_norm` [], `terms` [6] (of the images that the loss chose, means over the batch) and
-    `weights` [6], the λ that this step used, both in the order of `TAPS`.
+    Metrics, of which all but `grad_norm` [] are means over the batch: the `loss` [], the `terms` [6] that it weights,
+    `all_terms` `[k, P, 6]` of every image and region (see `synthesis_terms`); and the `weights` [6], the λ that this step
+    used; layers in the order of `TAPS`.
     """
     transformation = objective.transformation()
 
     def loss_of(params, weights, vgg_params, batch):
-        terms, _ = synthesis_terms(objective, params, vgg_params, batch)
-        return perceptual_loss(terms, weights)
+        all_terms, _ = synthesis_terms(objective, params, vgg_params, batch)
+        loss, terms = perceptual_loss(all_terms, weights, objective.loss.mean_share)
+        return loss, (terms, all_terms.mean(0))
 
     def step(state: TrainState, vgg_params: dict, batch: dict) -> tuple[TrainState, dict]:
         weights = state.lambdas.weights
-        (loss, terms), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params, weights, vgg_params, batch)
+        (loss, aux), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params, weights, vgg_params, batch)
+        terms, all_terms = aux
         if abstract is not None:
             # Else the moments' sharding would spread from here to the convolutions, and split those by channels.
             gradient = jax.lax.with_sharding_constraint(gradient, shardings_of(abstract.params))
@@ -154,7 +168,8 @@ def make_train_step(
         if ema is not None:
             ema = optax.incremental_update(params, ema, 1 - objective.optimizer.ema_decay)
         lambdas = update_lambdas(objective.lambdas, state.lambdas, terms, state.step, objective.steps_per_epoch)
-        metrics = {"loss": loss, "terms": terms, "weights": weights, "grad_norm": optax.tree.norm(gradient)}
+        metrics = {"loss": loss, "terms": terms, "all_terms": all_terms, "weights": weights}
+        metrics["grad_norm"] = optax.tree.norm(gradient)
         return TrainState(state.step + 1, params, opt_state, lambdas, ema), metrics
 
     shardings = None if abstract is None else (shardings_of(abstract), abstract.step.sharding)
@@ -165,18 +180,3 @@ def _compiler_options(abstract: TrainState | None) -> dict[str, str] | None:
     """On CPUs, XLA's default is to order a program for concurrency, which costs a quarter more memory and gains no time."""
     device = jax.devices()[0] if abstract is None else abstract.step.sharding.mesh.devices.flat[0]
     return {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"} if device.platform == "cpu" else None
-
-
-def make_eval_step(
-    objective: Objective, abstract: TrainState | None = None
-) -> Callable[[dict, dict, dict], tuple[jax.Array, jax.Array]]:
-    """Makes `evaluate(params, vgg_params, batch) -> (terms [B, k, 6], images uint8 [B, k, H, W, 3])`, jitted.
-
-    On a mesh (`abstract`, as for the training step) every device ends up with a copy of both.
-    """
-
-    def evaluate(params: dict, vgg_params: dict, batch: dict) -> tuple[jax.Array, jax.Array]:
-        terms, images = synthesis_terms(objective, params, vgg_params, batch)
-        return terms, to_uint8(images)
-
-    return jax.jit(evaluate, out_shardings=None if abstract is None else abstract.step.sharding)

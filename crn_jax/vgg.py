@@ -80,7 +80,7 @@ def vgg19_stage(params: dict, x: jax.Array, tap: str, pooling: Pooling) -> jax.A
     """Φ_l from Φ_{l-1}, in the dtype of the latter: `[N, h, w, C] -> [N, h', w', C']`, see `vgg19_features`."""
     for name in STAGES[tap]:
         if name.endswith("_1") and name != "conv1_1":
-            x = constrain(_pool(x, pooling))
+            x = constrain(pool(x, pooling))
         x = _conv_relu(params[name], x)
     return x
 
@@ -90,7 +90,8 @@ def _conv_relu(layer: dict, x: jax.Array) -> jax.Array:
     return jax.nn.relu(convolved(conv3x3(x, kernel)) + bias[None, None, None])
 
 
-def _pool(x: jax.Array, pooling: Pooling) -> jax.Array:
+def pool(x: jax.Array, pooling: Pooling) -> jax.Array:
+    """Over 2x2 pixels, at stride 2; see `vgg19_features`."""
     window = (1, 2, 2, 1)
     if pooling == "max":
         return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, window, "SAME")

@@ -16,7 +16,7 @@ from crn_jax.experiment import Experiment
 from crn_jax.sharding import put_batch
 from crn_jax.train import TrainState
 from crn_jax.vgg import TAPS
-from launch.contact_sheet import Row, contact_sheet
+from launch.contact_sheet import Row, contact_sheet, stacked, win_map
 from launch.processes import Stop, is_first
 from launch.reporting import MetricsLog, NoLog, Progress, Window, describe_devices, named
 from launch.terminal import console
@@ -124,15 +124,26 @@ class Session:
         """Writes a validation's line and its contact sheet; at the start also the sheet's layouts, to try on later."""
         self.log.write(step, validation.line())
         examples = {index: self.val_source[index] for index in validation.images}
-        rows = [Row(e["layout"], e["photograph"], validation.images[index]) for index, e in examples.items()]
+        diversity = validation.diversity
+        rows = [
+            Row(e["layout"], e["photograph"], validation.images[index], diversity and diversity.assembled[index])
+            for index, e in examples.items()
+        ]
         warning = RANDOM_WARNING if self.description["vgg19"]["weights"] == "random" else ""
         title = f"{self.experiment.name}, step {step}, held-out distance {validation.distance:.1f}"
         sheet = contact_sheet(rows, self.val_source.label_space, title, warning)
+        if diversity:
+            wins = win_map(diversity.wins, self.val_source.label_space)
+            self.log.picture(step, "wins", np.asarray(wins))
+            sheet = stacked(sheet, wins)
         path = self.sheet_path(step)
         path.parent.mkdir(exist_ok=True)
         sheet.save(path)
         self.log.picture(step, "contact_sheet", np.asarray(sheet))
-        console.print(f"step {step}: held-out distance {validation.distance:.1f}, {path}", markup=False)
+        together = ""
+        if diversity:
+            together = f" (assembled {diversity.assembled_distance:.1f}, between images {diversity.pairwise_distance:.1f})"
+        console.print(f"step {step}: held-out distance {validation.distance:.1f}{together}, {path}", markup=False)
         if step == 0:
             folder = Path(self.experiment.folder) / "layouts"
             folder.mkdir(exist_ok=True)

@@ -10,10 +10,13 @@ import rich.progress
 import tyro
 from PIL import Image
 
+from crn_jax.data.label_space import LabelSpace
 from crn_jax.data.sources import resize_layout
+from crn_jax.diversity import assemble
 from crn_jax.errors import UserError
+from crn_jax.experiment import nearest
 from crn_jax.synthesize import Run, load_run, synthesize
-from launch.contact_sheet import Row, contact_sheet
+from launch.contact_sheet import Row, contact_sheet, grid
 from launch.terminal import command, console
 
 SHEET_NAME = "contact_sheet.png"
@@ -31,6 +34,13 @@ class Arguments:
     """Folder for the images. Default: RUN/synthesized."""
     checkpoint: str = "latest"
     """latest, best (smallest held-out distance), or a number of steps."""
+    index: int | None = None
+    """Of a collection of k images, write only this one, counted from 0."""
+    pick: str | None = None
+    """Of a collection, write one image made of several: car=3,sky=1 takes cars from image 3, the sky from 1, and all else from
+    --index (default: 0)."""
+    grid: bool = False
+    """Write a collection as one picture, from image 0 at the top left to the last at the bottom right."""
     sheet: bool = False
     """Also write contact_sheet.png: layouts beside images."""
 
@@ -47,7 +57,9 @@ def run_command(arguments: Arguments) -> None:
         raise UserError("Give at least one layout PNG, or a folder of them, behind the run folder.")
     run = load_run(arguments.run, arguments.checkpoint)
     paths = list(find_layouts(arguments.layouts))
-    targets = target_names(paths, run.experiment.cascade.num_images)
+    num_images = run.experiment.cascade.num_images
+    choice = choice_of(arguments, run.label_space, num_images)
+    targets = target_names(paths, 1 if arguments.grid or choice is not None else num_images)
     layouts = [resize_layout(run.label_space.read(path), run.experiment.cascade.size, path) for path in paths]
     out = arguments.out or arguments.run / "synthesized"
     refuse_overwriting(paths, [out / name for names in targets for name in names] + [out / SHEET_NAME] * arguments.sheet)
@@ -56,16 +68,45 @@ def run_command(arguments: Arguments) -> None:
         out.mkdir(parents=True, exist_ok=True)
         for layout, names in rich.progress.track(list(zip(layouts, targets)), "synthesizing", console=console):
             images = np.asarray(synthesize(run.experiment.cascade, run.params, layout[None]))[0]
-            for name, image in zip(names, images):
+            assembled = None if choice is None else np.asarray(assemble(images, layout, choice))
+            written = [grid(images)] if arguments.grid else images if choice is None else [assembled]
+            for name, image in zip(names, written, strict=True):
                 Image.fromarray(image).save(out / name)
             if arguments.sheet:
-                rows.append(Row(layout, None, images))
+                rows.append(Row(layout, None, images, assembled))
         if arguments.sheet:
             write_sheet(run, rows, out / SHEET_NAME)
     except OSError as error:
         raise UserError(f"{out}: the images cannot be written there ({error}); choose another folder with --out.") from error
     first = out / targets[0][0]
     console.print(f"{sum(map(len, targets))} images in {out}, the first: {first} (step {run.step})", markup=False)
+
+
+def choice_of(arguments: Arguments, label_space: LabelSpace, num_images: int) -> np.ndarray | None:
+    """The image to take each class from, `[c]`; None if --index and --pick were not given.
+
+    Raises:
+      UserError: if the collection has no such image, the label space no such class, or the options contradict each other.
+    """
+    if arguments.index is None and arguments.pick is None:
+        return None
+    if arguments.grid:
+        raise UserError("--grid shows all images of a collection; leave out --index and --pick, or --grid.")
+    chosen = {"--index": arguments.index or 0}
+    for part in (arguments.pick or "").split(",") if arguments.pick is not None else ():
+        name, _, number = (piece.strip() for piece in part.partition("="))
+        if name not in label_space.classes:
+            known = ", ".join(label_space.classes)
+            raise UserError(f"--pick: there is no class '{name}'.{nearest(name, label_space.classes)} Known: {known}.")
+        if not number.isdigit():
+            raise UserError(f"--pick wants CLASS=IMAGE, such as {name}=1, got '{part.strip()}'.")
+        if name in chosen:
+            raise UserError(f"--pick names {name} twice.")
+        chosen[name] = int(number)
+    for name, u in chosen.items():
+        if not 0 <= u < num_images:
+            raise UserError(f"{name}={u}: this run makes {num_images} image(s) a layout, 0 to {num_images - 1}.")
+    return np.array([chosen.get(name, chosen["--index"]) for name in label_space.classes])
 
 
 def find_layouts(paths: tuple[Path, ...]) -> Iterator[Path]:

@@ -9,19 +9,39 @@ from jax.sharding import Mesh
 
 from crn_jax.data.pipeline import validation_batches, validation_indices
 from crn_jax.data.sources import Source
+from crn_jax.evaluation import DISTANCE_WEIGHTS, Collection, make_eval_step
 from crn_jax.experiment import Experiment
-from crn_jax.losses import RELEASED_WEIGHTS, layer_terms
 from crn_jax.sharding import local_rows, put, put_batch
-from crn_jax.train import Objective, TrainState, make_eval_step
+from crn_jax.train import Objective, TrainState, compare
 from launch.processes import sum_over_processes
 from launch.reporting import named
 
-DISTANCE_WEIGHTS = np.array(RELEASED_WEIGHTS["cityscapes_256p"])
-"""Held-out distances use these whatever λ a run trains with, so that they compare across runs and rescalings."""
+
+class Diversity(NamedTuple):
+    """Of collections of k images; distances are those of `Validation`, means over the examples.
+
+    `assembled_distance` is that of the virtual images made of the best for each class, `class_distance` the sum over classes
+    of their best image's part (Eq. 3), `pairwise_distance` and `pairwise_pixels` (0..255) that between a collection's images.
+    `wins` `[k, c]`: in which share of the layouts that have a class each image was the best for it; NaN if none has it.
+    `assembled` has the virtual images, uint8 `[H, W, 3]`, that a contact sheet shows, by their example's index.
+    """
+
+    assembled_distance: float
+    class_distance: float
+    pairwise_distance: float
+    pairwise_pixels: float
+    wins: np.ndarray
+    assembled: dict[int, np.ndarray]
+
+    def line(self) -> dict[str, Any]:
+        """For metrics.jsonl; `never_best` counts the images that are the best for no class of any example."""
+        numbers = {name: value for name, value in self._asdict().items() if isinstance(value, float)}
+        wins = [[share if np.isfinite(share) else None for share in image] for image in self.wins.tolist()]
+        return numbers | {"never_best": int((np.nansum(self.wins, axis=1) == 0).sum()), "wins": wins}
 
 
 class Validation(NamedTuple):
-    """`distance` is the weighted sum of the `terms` [6], means over the examples.
+    """`distance` is the weighted sum of the `terms` [6], means over the examples; of a collection, the nearest image counts.
 
     `images` has the synthesized images, uint8 `[k, H, W, 3]`, of the examples that a contact sheet shows, by their index.
     """
@@ -29,10 +49,14 @@ class Validation(NamedTuple):
     distance: float
     terms: np.ndarray
     images: dict[int, np.ndarray]
+    diversity: Diversity | None = None
 
     def line(self) -> dict[str, Any]:
         """For metrics.jsonl."""
-        return {"validation": {"distance": self.distance, "terms": named(self.terms)}}
+        line = {"distance": self.distance, "terms": named(self.terms)}
+        if self.diversity:
+            line["diversity"] = self.diversity.line()
+        return {"validation": line}
 
 
 class Validator:
@@ -61,14 +85,18 @@ class Validator:
 
     def __call__(self, params: dict) -> Validation:
         """Validates one set of parameters."""
-        terms, images = [], {}
+        numbers, images, assembled = [], {}, {}
         for start, local in zip(range(0, len(self._indices), self._batch_size), self._batches):
             batch = put_batch(self._mesh, self._batch_size, local)
-            batch_terms, batch_images = self._evaluate(params, self._vgg_params, batch)
-            terms.append(_nearest(np.asarray(batch_terms, np.float64)))
+            terms, batch_images, collection = self._evaluate(params, self._vgg_params, batch)
             for row in sorted(self._shown & set(range(start, start + self._batch_size))):
                 images[self._indices[row]] = np.asarray(batch_images[row - start])
-        return self._mean(terms, images)
+                if collection:
+                    assembled[self._indices[row]] = np.asarray(collection.assembled[row - start])
+            numbers.append(jax.tree.map(np.asarray, (terms, collection and collection._replace(assembled=None))))
+        terms, collection = jax.tree.map(lambda *parts: np.concatenate(parts)[: len(self._indices)], *numbers)
+        diversity = diversity_of(collection, assembled) if collection else None
+        return _validation(_nearest(np.float64(terms)), images, diversity)
 
     def floor(self, train_source: Source, limit: int = 512) -> Validation:
         """The distance of the mean training photograph (over at most `limit`): what a cascade has to beat."""
@@ -78,24 +106,44 @@ class Validator:
             total += train_source[index]["photograph"]
         mean = np.float32(sum_over_processes(total) / len(indices))
         shape = (self._batch_size, 1, *mean.shape)
-        dtype, pooling = jnp.dtype(self._objective.cascade.dtype), self._objective.pooling
 
         def measure(vgg_params, photograph, mean):
             images = jnp.broadcast_to(mean[None, None], shape)
-            return layer_terms(vgg_params, photograph.astype(jnp.float32), images, pooling, dtype)
+            return compare(self._objective, vgg_params, photograph, images)[:, 0, 0]
 
         measure, mean = jax.jit(measure, out_shardings=self._everywhere), put(self._mesh, mean)
         terms = []
         for local in self._batches:
             photograph = put_batch(self._mesh, self._batch_size, local)["photograph"]
-            terms.append(np.asarray(measure(self._vgg_params, photograph, mean), np.float64)[:, 0])
-        return self._mean(terms, {})
+            terms.append(np.asarray(measure(self._vgg_params, photograph, mean), np.float64))
+        return _validation(np.concatenate(terms)[: len(self._indices)])
 
-    def _mean(self, terms: list[np.ndarray], images: dict[int, np.ndarray]) -> Validation:
-        mean = np.concatenate(terms)[: len(self._indices)].mean(0)  # the last batch may repeat its last example
-        return Validation(float(mean @ DISTANCE_WEIGHTS), mean, images)
+
+def _validation(
+    terms: np.ndarray, images: dict[int, np.ndarray] | None = None, diversity: Diversity | None = None
+) -> Validation:
+    """From the terms `[examples, 6]`."""
+    mean = terms.mean(0)
+    return Validation(float(mean @ DISTANCE_WEIGHTS), mean, images or {}, diversity)
 
 
 def _nearest(terms: np.ndarray) -> np.ndarray:
     """Terms `[B, k, 6]` of each example's image with the smallest distance: `[B, 6]`."""
     return terms[np.arange(len(terms)), (terms @ DISTANCE_WEIGHTS).argmin(1)]
+
+
+def diversity_of(collection: Collection, assembled: dict[int, np.ndarray]) -> Diversity:
+    """Sums up the collections of all examples."""
+    by_class = np.float64(collection.class_terms) @ DISTANCE_WEIGHTS  # [B, k, c]
+    won = collection.choice[:, None] == np.arange(by_class.shape[1])[None, :, None]
+    layouts = collection.present.sum(0)
+    wins = (won & collection.present[:, None]).sum(0) / np.where(layouts, layouts, np.nan)
+    between = np.float64(collection.pairwise_terms)
+    return Diversity(
+        float((np.float64(collection.assembled_terms) @ DISTANCE_WEIGHTS).mean()),
+        float(by_class.min(1).sum(1).mean()),
+        float((between @ DISTANCE_WEIGHTS).mean()),
+        float(between[:, 0].mean()),
+        wins,
+        assembled,
+    )

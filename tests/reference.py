@@ -87,3 +87,34 @@ def vgg19(params, images, kind="average"):
             if n == 2:
                 taps[f"conv{block}_2"] = x
     return taps
+
+
+def collection_terms(features, references, layout):
+    """Section 3.4, Eq. 3: t[u, p, l] = mean over pixels of L_p^l times the mean over maps of |difference|, one example.
+
+    Features are lists over layers, `[k, h, w, C]` of the images and `[h, w, C]` of the photograph; layout `[H, W, c]`.
+    """
+    terms = np.zeros((len(features[0]), layout.shape[-1], len(features)))
+    for layer, (images, photograph) in enumerate(zip(features, references)):
+        h, w = photograph.shape[:2]
+        rows, columns = layout.shape[0] // h, layout.shape[1] // w
+        for u, image in enumerate(images):
+            difference = np.abs(photograph - image).mean(-1)
+            for p in range(layout.shape[-1]):
+                mask = layout[..., p].reshape(h, rows, w, columns).mean((1, 3))  # by area
+                terms[u, p, layer] = (mask * difference).mean()
+    return terms
+
+
+def equation_2(terms, weights):
+    """min_u sum_l, of one example's terms `[k, c, 6]`."""
+    return min((image.sum(0) * weights).sum() for image in terms)
+
+
+def equation_3(terms, weights, mean_share=0.0):
+    """sum_p min_u sum_l, with the mean over u for a share of the least, as in the released program."""
+    total = 0.0
+    for p in range(terms.shape[1]):
+        losses = [(image[p] * weights).sum() for image in terms]
+        total += (1 - mean_share) * min(losses) + mean_share * sum(losses) / len(losses)
+    return total

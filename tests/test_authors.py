@@ -8,7 +8,7 @@ import pytest
 from crn_jax.authors import cascade_from_variables
 from crn_jax.cascade import Cascade
 from crn_jax.lambdas import LambdaConfig, init_lambdas
-from crn_jax.losses import RELEASED_WEIGHTS
+from crn_jax.losses import RELEASED_WEIGHTS, LossConfig
 from crn_jax.train import Objective, OptimizerConfig, TrainState, make_train_step, one_hot
 
 
@@ -25,24 +25,41 @@ def test_outputs(which, request):
     assert np.abs(images - run.output_init).max() < 0.005
 
 
-def test_trajectory_of_thirty_steps(simple_run, imagenet_vgg19):
-    """Objective and all six terms, divisors included, of 30 Adam steps; then the outputs after them."""
-    run = simple_run
-    lambdas = LambdaConfig(initial=RELEASED_WEIGHTS["cityscapes_512p"], rescale_epoch=None)
-    objective = Objective(run.config, lambdas, OptimizerConfig(), "average", steps_per_epoch=4)
+def thirty_steps(run, imagenet_vgg19, weights: str, loss: LossConfig):
+    """The authors' training, and the images after it: the metrics of every step, and the difference in the images."""
+    lambdas = LambdaConfig(initial=RELEASED_WEIGHTS[weights], rescale_epoch=None)
+    objective = Objective(run.config, lambdas, OptimizerConfig(), "average", steps_per_epoch=4, loss=loss)
     params = jax.tree.map(jnp.array, run.params)
     opt_state = objective.transformation().init(params)
     state = TrainState(jnp.zeros((), jnp.int32), params, opt_state, init_lambdas(lambdas), None)
-    step, got = make_train_step(objective), []
+    step, history = make_train_step(objective), []
     for i in range(30):
         one = slice(i % 4, i % 4 + 1)
         state, metrics = step(state, imagenet_vgg19, {"layout": run.labels[one], "photograph": run.images[one]})
-        got.append(np.concatenate([[metrics["loss"]], metrics["terms"] * metrics["weights"]]))
-    np.testing.assert_allclose(got, run.trajectory, rtol=2e-3)
-    first = [run.arrays[f"first_p{i}"] for i in range(6)]
+        history.append(jax.tree.map(np.asarray, metrics))
+    return history, np.abs(synthesized(run.config, state.params, run.labels) - run.output_final)
+
+
+def test_trajectory_of_thirty_steps(simple_run, imagenet_vgg19):
+    """Objective and all six terms, divisors included, of 30 Adam steps; then the outputs after them."""
+    history, difference = thirty_steps(simple_run, imagenet_vgg19, "cityscapes_512p", LossConfig())
+    got = [[metrics["loss"], *metrics["terms"] * metrics["weights"]] for metrics in history]
+    np.testing.assert_allclose(got, simple_run.trajectory, rtol=2e-3)
+    first = [simple_run.arrays[f"first_p{i}"] for i in range(6)]
     np.testing.assert_allclose(got[0][1:], first, rtol=1e-4)
-    final = synthesized(run.config, state.params, run.labels)
-    assert np.abs(final - run.output_final).mean() < 0.5
+    assert difference.mean() < 0.5
+
+
+def test_trajectory_of_a_diverse_collection(diversity_run, imagenet_vgg19):
+    """Likewise with nine images, the best of each class: every [image, class] term of the first step, then the means."""
+    loss = LossConfig(best_per="class", mean_share=0.001)
+    history, difference = thirty_steps(diversity_run, imagenet_vgg19, "cityscapes_256p", loss)
+    terms = [metrics["all_terms"] * metrics["weights"] for metrics in history]  # [9, 20, 6]
+    first = np.stack([diversity_run.arrays[f"first_p{i}"] for i in range(6)], -1)
+    np.testing.assert_allclose(terms[0], first, rtol=1e-4)
+    got = [[metrics["loss"], *each.mean((0, 1))] for metrics, each in zip(history, terms)]
+    np.testing.assert_allclose(got, diversity_run.trajectory, rtol=2e-3)
+    assert difference.mean() < 0.5
 
 
 def test_variables_that_do_not_fit_are_named(simple_run):

@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,9 +21,11 @@ from crn_jax.checkpoint import Checkpoints
 from crn_jax.data.pipeline import training_batches, validation_batches
 from crn_jax.data.sources import open_source
 from crn_jax.errors import UserError
+from crn_jax.evaluation import make_eval_step
 from crn_jax.synthesize import read_description
-from crn_jax.train import TrainState, abstract_state, make_eval_step
-from launch import train
+from crn_jax.train import TrainState, abstract_state
+from launch import synthesize, train
+from launch.contact_sheet import grid
 from launch.processes import TRY_AGAIN
 from launch.reporting import read_metrics
 from launch.terminal import console
@@ -203,11 +206,32 @@ def test_a_bad_file_in_the_middle_loses_nothing(tiny, uninterrupted, tmp_path, m
 
 
 def test_batches_and_collections_train_and_validate(tiny, tmp_path):
-    run([*tiny, "--epochs", "1", "--batch_size", "2", "--cascade.num_images", "2", "--run.validation_examples", "3"], tmp_path)
+    arguments = "--epochs 1 --batch_size 2 --cascade.num_images 2 --loss.best_per class --remat images".split()
+    run([*tiny, *arguments, "--run.validation_examples", "3"], tmp_path)
     lines = read_metrics(tmp_path / "metrics.jsonl")
-    assert lines[-1]["validation"]["distance"] > 0 and trained_lines(tmp_path) == 1
+    validation = lines[-1]["validation"]
+    assert trained_lines(tmp_path) == 1
+    assert 0 < validation["diversity"]["class_distance"] <= validation["distance"] * (1 + 1e-5)
+    assert np.shape(validation["diversity"]["wins"]) == (2, 20)
     with Image.open(tmp_path / "contact_sheets" / "step_0000003.png") as sheet:
-        assert sheet.width == 4 * 256 + 5 * 4  # layout, photograph and two images
+        assert sheet.width == 5 * 256 + 6 * 4  # layout, photograph, two images, and what they assemble to
+
+    layout, out = str(tmp_path / "layouts" / "0.png"), tmp_path / "out"
+
+    def synthesized(*options):
+        synthesize.main([str(tmp_path), layout, "--out", str(out), *options])
+        written = {path.stem: np.asarray(Image.open(path)) for path in out.iterdir()}
+        shutil.rmtree(out)
+        return written
+
+    both, one = synthesized(), synthesized("--index", "1")
+    assert both.keys() == {"0_0", "0_1"} and one.keys() == {"0"}
+    np.testing.assert_array_equal(one["0"], both["0_1"])
+    np.testing.assert_array_equal(synthesized("--grid")["0"], grid(np.stack([both["0_0"], both["0_1"]])))
+    picked = synthesized("--pick", "road=1", "--sheet")
+    roads = read_description(tmp_path)[1].read(Path(layout)) == 0
+    assert picked.keys() == {"0", "contact_sheet"} and roads.any()
+    np.testing.assert_array_equal(picked["0"], np.where(roads[..., None], both["0_1"], both["0_0"]))
 
 
 def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(tiny, tmp_path):

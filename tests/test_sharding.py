@@ -14,7 +14,7 @@ from crn_jax import sharding
 from crn_jax.cascade import PAPER_WIDTHS, CascadeConfig
 from crn_jax.errors import UserError
 from crn_jax.lambdas import LambdaConfig
-from crn_jax.losses import perceptual_loss
+from crn_jax.losses import LossConfig, perceptual_loss
 from crn_jax.sharding import ShardingConfig, activation_spec, local_rows, make_mesh, put, put_batch
 from crn_jax.synthesize import synthesize
 from crn_jax.train import Objective, OptimizerConfig, TrainState, abstract_state, init_state, make_train_step, synthesis_terms
@@ -58,16 +58,17 @@ def mesh_of(data: int, spatial: int) -> jax.sharding.Mesh:
 
 
 def loss_and_gradient(num_images: int, mesh_shape: tuple[int, int]):
-    """Eq. 1 (Eq. 2 for k > 1) and its gradient in float64, with the narrow VGG-19."""
+    """Eq. 1 (Eq. 3, image by image, for k > 1) and its gradient in float64, with the narrow VGG-19."""
     with jax.enable_x64(True):
-        objective = Objective(cascade(num_images, dtype="float64"), LambdaConfig(), OptimizerConfig(), "average", 5)
+        config, loss_config = cascade(num_images, dtype="float64"), LossConfig("class", 0.001)
+        objective = Objective(config, LambdaConfig(), OptimizerConfig(), "average", 5, "images", loss_config)
         mesh = mesh_of(*mesh_shape)
         vgg, batch = problem()
         params = jax.tree.map(np.float64, random_params(objective.cascade))
 
         def loss(params, vgg, batch):
             terms, _ = synthesis_terms(objective, params, vgg, batch)
-            return perceptual_loss(terms, jnp.asarray(LambdaConfig().initial))[0]
+            return perceptual_loss(terms, jnp.asarray(LambdaConfig().initial), loss_config.mean_share)[0]
 
         with jax.set_mesh(mesh):
             arguments = put(mesh, params), put(mesh, vgg), put_batch(mesh, BATCH, batch)

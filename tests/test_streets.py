@@ -3,6 +3,7 @@ import pytest
 
 from crn_jax.data.label_space import CITYSCAPES
 from crn_jax.data.streets import CAR_COLORS, TIMES, WEATHERS, render_street
+from launch.hidden_choices import shown
 
 
 @pytest.mark.parametrize("size", [(16, 32), (96, 128), (128, 96), (37, 53)])
@@ -40,3 +41,21 @@ def test_night_is_darker_than_day():
         street = render_street(i, (32, 64))
         brightness[street.choices.time].append(street.photograph.mean())
     assert np.mean(brightness["night"]) < np.mean(brightness["dusk"]) < np.mean(brightness["day"])
+
+
+def test_a_scene_at_another_hour():
+    own = render_street(3, (32, 64))
+    others = {time: render_street(3, (32, 64), time=time) for time in TIMES}
+    assert (others[own.choices.time].photograph == own.photograph).all()
+    assert all((other.layout == own.layout).all() and other.choices.time == time for time, other in others.items())
+
+
+def test_hidden_choices_are_read_off_photographs():
+    """Of the cars, most: the largest is not always the one drawn last, and houses may hide it."""
+    right, cars = [], []
+    for i in range(40):
+        street = render_street(i, (64, 128))
+        found = shown(street.photograph, street, {time: render_street(i, (64, 128), time=time).photograph for time in TIMES})
+        right.append(found.time == street.choices.time)
+        cars += [found.car == street.choices.car_colors[-1]] if found.car else []
+    assert np.mean(right) > 0.95 and len(cars) > 20 and np.mean(cars) > 0.6

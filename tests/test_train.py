@@ -8,8 +8,9 @@ import pytest
 
 from crn_jax import convolution, vgg_weights
 from crn_jax.cascade import CascadeConfig, init_params
+from crn_jax.evaluation import make_eval_step
 from crn_jax.lambdas import LambdaConfig
-from crn_jax.train import Objective, OptimizerConfig, abstract_state, init_state, make_eval_step, make_train_step
+from crn_jax.train import Objective, OptimizerConfig, abstract_state, init_state, make_train_step
 
 CASCADE = CascadeConfig(num_classes=4, widths=(6, 6, 6), base=(4, 6), num_images=2)
 
@@ -51,12 +52,13 @@ def test_a_step_lowers_the_loss_and_counts(four_steps):
 
 def test_the_loss_is_that_of_the_best_images(four_steps, problem):
     states, history, _ = four_steps
-    terms, images = make_eval_step(objective())(states[0].params, *problem)
+    terms, images, _ = make_eval_step(objective())(states[0].params, *problem)
     assert images.shape == (2, 2, *CASCADE.size, 3)
     totals = np.asarray(terms).sum(-1)
     assert history[0]["loss"] == pytest.approx(totals.min(1).mean(), rel=1e-5)
     best = np.asarray(terms)[np.arange(2), totals.argmin(1)].mean(0)
     np.testing.assert_allclose(history[0]["terms"], best, rtol=1e-5)
+    np.testing.assert_allclose(history[0]["all_terms"][:, 0], np.asarray(terms).mean(0), rtol=1e-5)
 
 
 def test_lambda_is_rescaled_inside_the_step_without_a_recompilation(four_steps):

@@ -22,7 +22,7 @@ TIMES = ("day", "dusk", "night")
 WEATHERS = ("clear", "overcast", "fog")
 
 # Ambient light (RGB factors), then the sky's colour at its top and at the horizon.
-_LIGHT = {
+LIGHT = {
     "day": ((1.0, 1.0, 1.0), (88, 138, 205), (196, 216, 232)),
     "dusk": ((0.86, 0.66, 0.56), (84, 74, 120), (238, 158, 98)),
     "night": ((0.42, 0.45, 0.58), (16, 20, 40), (52, 56, 82)),
@@ -49,10 +49,14 @@ class Street(NamedTuple):
     choices: Choices
 
 
-def render_street(index: int, size: tuple[int, int], clear_days: bool = False) -> Street:
-    """Draws scene `index` at `size` (height, width), on a clear day if asked. The same arguments give the same arrays."""
+def render_street(index: int, size: tuple[int, int], clear_days: bool = False, time: str | None = None) -> Street:
+    """Draws scene `index` at `size` (height, width), on a clear day if asked, or at another of `TIMES` than its own.
+
+    The same arguments give the same arrays.
+    """
     geometry, appearance = (np.random.default_rng([index, stream]) for stream in (0, 1))
-    time = str(appearance.choice(TIMES, p=(0.5, 0.25, 0.25)))
+    own_time = str(appearance.choice(TIMES, p=(0.5, 0.25, 0.25)))
+    time = time or own_time
     weather = str(appearance.choice(WEATHERS, p=(0.5, 0.3, 0.2)))
     if clear_days:
         time, weather = "day", "clear"
@@ -249,7 +253,7 @@ def _photograph(layout, albedo, glow, time, weather, appearance) -> np.ndarray:
         noise = _noise(appearance, (h, w), max(1, round(grain * h))) + 0.3 * _noise(appearance, (h, w), 1)
         image += ((layout == CLASS[name]) * amplitude * noise)[..., None]
 
-    ambient, zenith, horizon = (np.array(values, np.float32) for values in _LIGHT[time])
+    ambient, zenith, horizon = (np.array(values, np.float32) for values in LIGHT[time])
     haze = {"clear": 0.0, "overcast": 0.55, "fog": 0.9}[weather]
     cloud = np.clip(_noise(appearance, (h, w), max(2, h // 7)) + 0.5 * _noise(appearance, (h, w), max(1, h // 20)), 0, 1.5)
     gray = horizon.mean() * np.array((0.97, 0.99, 1.02), np.float32)

@@ -1,0 +1,60 @@
+"""The held-out evaluation of parameters: what they synthesize, and how far it is from the photographs."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from crn_jax.cascade import Cascade, to_uint8
+from crn_jax.diversity import assemble, pairwise_terms
+from crn_jax.losses import RELEASED_WEIGHTS, best_images
+from crn_jax.train import Objective, TrainState, compare, one_hot
+
+DISTANCE_WEIGHTS = np.array(RELEASED_WEIGHTS["cityscapes_256p"])
+"""Held-out distances use these whatever λ a run trains with, so that they compare across runs and rescalings."""
+
+
+class Collection(NamedTuple):
+    """What k > 1 images of a layout are together."""
+
+    class_terms: jax.Array  # [B, k, c, 6]: each image's terms, by class
+    present: jax.Array  # bool [B, c]: whether the layout has the class
+    choice: jax.Array  # int32 [B, c]: the image that shows each class best
+    assembled: jax.Array  # uint8 [B, H, W, 3]: the virtual image made of those
+    assembled_terms: jax.Array  # [B, 6]
+    pairwise_terms: jax.Array  # [B, 6]: between the images, means over the pairs
+
+
+class Evaluation(NamedTuple):
+    """Of a batch: the terms of each image, the images, and what they are together if there are several."""
+
+    terms: jax.Array  # [B, k, 6]
+    images: jax.Array  # uint8 [B, k, H, W, 3]
+    collection: Collection | None
+
+
+def make_eval_step(objective: Objective, abstract: TrainState | None = None) -> Callable[[dict, dict, dict], Evaluation]:
+    """Makes `evaluate(params, vgg_params, batch) -> Evaluation`, jitted.
+
+    On a mesh (`abstract`, as for the training step) every device ends up with a copy of all of it.
+    """
+    weights = jnp.asarray(DISTANCE_WEIGHTS, jnp.float32)
+
+    def evaluate(params: dict, vgg_params: dict, batch: dict) -> Evaluation:
+        layout, photograph = one_hot(objective.cascade, batch["layout"]), batch["photograph"]
+        images = Cascade(objective.cascade).apply({"params": params}, layout)
+        if objective.cascade.num_images == 1:
+            terms = compare(objective, vgg_params, photograph, images)
+            return Evaluation(terms.sum(2), to_uint8(images), None)
+        terms = compare(objective, vgg_params, photograph, images, layout)
+        choice = best_images(terms, weights)
+        virtual = assemble(images, batch["layout"], choice)
+        of_virtual = compare(objective, vgg_params, photograph, virtual[:, None]).sum((1, 2))
+        between = pairwise_terms(vgg_params, images, objective.pooling, jnp.dtype(objective.cascade.dtype))
+        present = layout.any((1, 2))
+        collection = Collection(terms, present, choice, to_uint8(virtual), of_virtual, between)
+        return Evaluation(terms.sum(2), to_uint8(images), collection)
+
+    return jax.jit(evaluate, out_shardings=None if abstract is None else abstract.step.sharding)
