@@ -45,7 +45,7 @@ def test_the_papers_numbers():
         assert experiment.cascade.widths == PAPER_WIDTHS[:modules] and experiment.cascade.size == size
         assert experiment.optimizer.learning_rate == 1e-4 and experiment.batch_size == 1
     assert cityscapes_256p.lambdas.rescale_epoch == 100 and cityscapes_256p.epochs == 200
-    assert not any(e.vgg.allow_random for _, e in EXPERIMENTS.values() if e.name != "demo")
+    assert not any(e.vgg.allow_random for _, e in EXPERIMENTS.values() if e.data.source != "streets")
 
 
 def test_what_may_change_between_restarts():
