@@ -113,7 +113,7 @@ EXPERIMENTS = {
         ("CamVid at 96x128, narrow: an hour or two on two CPU cores.", camvid_96x128),
         ("CamVid at 192x256 with the paper's widths: for a GPU.", camvid_192x256),
         ("The paper on Cityscapes at 256x512.", cityscapes_256p),
-        ("The same, with nine images a layout.", cityscapes_256p_diverse),
+        ("The paper on Cityscapes at 256x512: nine images a layout, the best of each class.", cityscapes_256p_diverse),
         ("Cityscapes at 512x1024, eight modules end to end.", cityscapes_512p),
         ("Cityscapes at 1024x2048, nine modules end to end.", cityscapes_1024p),
     )

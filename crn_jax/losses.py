@@ -66,22 +66,22 @@ def layer_terms(
       float32 `[B, k, P, 6]`; an image's terms are their sum over the regions.
     """
     references = [less_mean(vgg_params, jax.lax.stop_gradient(photograph))]
-    shares = [masks]
+    scaled = [masks]
     for tap in TAPS[1:]:
         references.append(vgg19_stage(vgg_params, references[-1].astype(dtype), tap, pooling))
         halved = masks is not None and references[-1].shape[1:3] != references[-2].shape[1:3]
-        shares.append(pool(shares[-1], "average") if halved else shares[-1])
+        scaled.append(pool(scaled[-1], "average") if halved else scaled[-1])
 
-    def stage(tap: str, x: jax.Array, reference: jax.Array, share: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+    def stage(tap: str, x: jax.Array, reference: jax.Array, masks: jax.Array | None) -> tuple[jax.Array, jax.Array]:
         x = vgg19_stage(vgg_params, x, tap, pooling)
-        return x, _term(x, reference, share)
+        return x, _term(x, reference, masks)
 
     def terms_of(images: jax.Array) -> jax.Array:  # [B, n, H, W, 3] -> [B, n, P, 6]
         x = less_mean(vgg_params, images.reshape(-1, *images.shape[2:]))
-        terms = [_term(x, references[0], shares[0])]
+        terms = [_term(x, references[0], scaled[0])]
         x = x.astype(dtype)
-        for tap, reference, share in zip(TAPS[1:], references[1:], shares[1:]):
-            x, term = rematerialized(functools.partial(stage, tap), remat)(x, reference, share)
+        for tap, *compared in zip(TAPS[1:], references[1:], scaled[1:]):
+            x, term = rematerialized(functools.partial(stage, tap), remat)(x, *compared)
             terms.append(term)
         return jnp.stack(terms, axis=-1)
 
@@ -91,15 +91,15 @@ def layer_terms(
     return jnp.moveaxis(jax.lax.map(one_by_one, jnp.moveaxis(images, 1, 0)), 0, 1)
 
 
-def _term(feature: jax.Array, reference: jax.Array, share: jax.Array | None) -> jax.Array:
+def _term(feature: jax.Array, reference: jax.Array, masks: jax.Array | None) -> jax.Array:
     """`[B n, h, w, C]`, `[B, h, w, C]`, `[B, h, w, P]` -> `[B, n, P]`."""
     exact = jnp.promote_types(feature.dtype, jnp.float32)
     feature = feature.reshape(reference.shape[0], -1, *feature.shape[1:])
     difference = jnp.abs(feature.astype(exact) - reference.astype(exact)[:, None])
-    if share is None:
+    if masks is None:
         return difference.mean((2, 3, 4))[..., None]
     pixels = math.prod(difference.shape[2:4])
-    return jnp.einsum("bnhw,bhwp->bnp", difference.mean(-1), share.astype(exact), precision="highest") / pixels
+    return jnp.einsum("bnhw,bhwp->bnp", difference.mean(-1), masks.astype(exact), precision="highest") / pixels
 
 
 def best_images(terms: jax.Array, weights: jax.Array) -> jax.Array:
@@ -118,7 +118,7 @@ def perceptual_loss(terms: jax.Array, weights: jax.Array, mean_share: float = 0.
     Returns:
       the loss [] and the terms [6] that it weights, sums over the regions; both means over the batch.
     """
-    choice = jax.lax.stop_gradient(best_images(terms, weights))
+    choice = best_images(terms, weights)
     best = jnp.take_along_axis(terms, choice[:, None, :, None], axis=1)[:, 0]
     mixed = (1 - mean_share) * best + mean_share * terms.mean(1) if mean_share else best
     counted = mixed.sum(1).mean(0)

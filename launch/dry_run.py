@@ -38,7 +38,10 @@ def dry_run(experiment: Experiment, topology: str | None) -> None:
         console.print("The CPU's compiler widens bfloat16: its temporaries say nothing about an accelerator.")
     console.print(collective_table(collectives(compiled.as_text())))
     tera = step_flops(experiment.cascade, experiment.batch_size) / 1e12
-    if mesh.size == 1 and on_cpu:  # its convolutions are loops, which the compiler counts once
+    one_by_one = experiment.cascade.num_images > 1 and experiment.remat != "none"
+    if one_by_one:
+        console.print("(VGG-19's exchanges are those of one image; it takes them one after the other.)")
+    if one_by_one or (mesh.size == 1 and on_cpu):  # the compiler counts a loop once: over images, or a CPU's convolution
         console.print(f"{tera:.3g} TFLOP a step")
     else:
         counted = compiled.cost_analysis()["flops"] / 1e12
@@ -97,7 +100,14 @@ def splitting(experiment: Experiment, mesh: Mesh) -> rich.table.Table:
         add(f"module {i}", batch, config.base[0] << i, config.base[1] << i, maps, MIN_ROWS)
     for block in range(1, 6):
         height, width = (math.ceil(n / 2 ** (block - 1)) for n in config.size)
-        add(f"VGG-19 block {block}", batch * config.num_images, height, width, LAYERS[f"conv{block}_1"][1], 1)
+        add(
+            f"VGG-19 block {block}",
+            batch * (config.num_images if experiment.remat == "none" else 1),
+            height,
+            width,
+            LAYERS[f"conv{block}_1"][1],
+            1,
+        )
     return table
 
 

@@ -15,7 +15,7 @@ import rich.table
 import scipy.ndimage
 import tyro
 
-from crn_jax.data.sources import Streets, open_source
+from crn_jax.data.sources import open_source
 from crn_jax.data.streets import CAR_COLORS, CLASS, LIGHT, TIMES, Street, render_street
 from crn_jax.errors import UserError
 from crn_jax.synthesize import Run, load_run, synthesize
@@ -47,6 +47,8 @@ def main(arguments: list[str] | None = None) -> None:
         table = rich.table.Table(
             "", "k", "distance", "assembled", "hours shown", "the photograph's", "car colours", "the photograph's"
         )
+        if not asked.runs:
+            raise UserError("Give at least one run folder of launch.train.")
         for folder in asked.runs:
             run = load_run(folder, asked.checkpoint)
             validations = [line for line in read_metrics(folder / "metrics.jsonl") if "validation" in line]
@@ -64,20 +66,24 @@ def coverage(run: Run, folder: Path) -> list[str]:
       UserError: if the run was not trained on streets of all hours.
     """
     data, size = run.experiment.data, run.experiment.cascade.size
-    source = open_source(data, "val", size)
-    if not isinstance(source, Streets) or data.clear_days:
+    if data.source != "streets" or data.clear_days:
         raise UserError(f"{folder}: this run was not trained on streets of all hours (streets_diverse is).")
-    counts = []
+    source = open_source(data, "val", size)
+    hours, cars = [], []
     for index in rich.progress.track(range(len(source)), folder.name, console=console):
         street = render_street(source.first + index, size)
         references = {time: render_street(source.first + index, size, time=time).photograph for time in TIMES}
         images = np.asarray(synthesize(run.experiment.cascade, run.params, street.layout[None]))[0]
         there = shown(street.photograph, street, references)
         found = [shown(image, street, references) for image in images]
-        times, cars = {each.time for each in found}, {each.car for each in found}
-        counts.append([len(times), there.time in times, *([len(cars), there.car in cars] if there.car else [np.nan] * 2)])
-    hours, hit, colours, car_hit = np.nanmean(np.array(counts, float), 0)
-    return [f"{hours:.2f}", f"{hit:.0%}", f"{colours:.2f}", f"{car_hit:.0%}"]
+        hours.append([len({each.time for each in found}), there.time in {each.time for each in found}])
+        if there.car:
+            cars.append([len({each.car for each in found}), there.car in {each.car for each in found}])
+    numbers = []
+    for counts in (hours, cars):
+        count, hit = np.mean(counts, axis=0) if counts else (np.nan, np.nan)
+        numbers += [f"{count:.2f}", f"{hit:.0%}"]
+    return numbers
 
 
 def shown(image: np.ndarray, street: Street, references: dict[str, np.ndarray]) -> Shown:

@@ -132,6 +132,7 @@ class Session:
         warning = RANDOM_WARNING if self.description["vgg19"]["weights"] == "random" else ""
         title = f"{self.experiment.name}, step {step}, held-out distance {validation.distance:.1f}"
         sheet = contact_sheet(rows, self.val_source.label_space, title, warning)
+        self.log.picture(step, "contact_sheet", np.asarray(sheet))
         if diversity:
             wins = win_map(diversity.wins, self.val_source.label_space)
             self.log.picture(step, "wins", np.asarray(wins))
@@ -139,7 +140,6 @@ class Session:
         path = self.sheet_path(step)
         path.parent.mkdir(exist_ok=True)
         sheet.save(path)
-        self.log.picture(step, "contact_sheet", np.asarray(sheet))
         together = ""
         if diversity:
             together = f" (assembled {diversity.assembled_distance:.1f}, between images {diversity.pairwise_distance:.1f})"

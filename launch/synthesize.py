@@ -73,7 +73,7 @@ def run_command(arguments: Arguments) -> None:
             for name, image in zip(names, written, strict=True):
                 Image.fromarray(image).save(out / name)
             if arguments.sheet:
-                rows.append(Row(layout, None, images, assembled))
+                rows.append(Row(layout, None, images, assembled if arguments.pick else None))
         if arguments.sheet:
             write_sheet(run, rows, out / SHEET_NAME)
     except OSError as error:
@@ -92,21 +92,21 @@ def choice_of(arguments: Arguments, label_space: LabelSpace, num_images: int) ->
         return None
     if arguments.grid:
         raise UserError("--grid shows all images of a collection; leave out --index and --pick, or --grid.")
-    chosen = {"--index": arguments.index or 0}
+    chosen, others = {}, arguments.index or 0
     for part in (arguments.pick or "").split(",") if arguments.pick is not None else ():
         name, _, number = (piece.strip() for piece in part.partition("="))
         if name not in label_space.classes:
             known = ", ".join(label_space.classes)
             raise UserError(f"--pick: there is no class '{name}'.{nearest(name, label_space.classes)} Known: {known}.")
-        if not number.isdigit():
+        if not number.isdecimal():
             raise UserError(f"--pick wants CLASS=IMAGE, such as {name}=1, got '{part.strip()}'.")
         if name in chosen:
             raise UserError(f"--pick names {name} twice.")
         chosen[name] = int(number)
-    for name, u in chosen.items():
+    for name, u in [("--index", others), *chosen.items()]:
         if not 0 <= u < num_images:
             raise UserError(f"{name}={u}: this run makes {num_images} image(s) a layout, 0 to {num_images - 1}.")
-    return np.array([chosen.get(name, chosen["--index"]) for name in label_space.classes])
+    return np.array([chosen.get(name, others) for name in label_space.classes])
 
 
 def find_layouts(paths: tuple[Path, ...]) -> Iterator[Path]:

@@ -59,7 +59,7 @@ def test_trajectory_of_a_diverse_collection(diversity_run, imagenet_vgg19):
     np.testing.assert_allclose(terms[0], first, rtol=1e-4)
     got = [[metrics["loss"], *each.mean((0, 1))] for metrics, each in zip(history, terms)]
     np.testing.assert_allclose(got, diversity_run.trajectory, rtol=2e-3)
-    assert difference.mean() < 0.5
+    assert difference.mean() < 1  # Adam magnifies the rounding of images that are seldom the best
 
 
 def test_variables_that_do_not_fit_are_named(simple_run):

@@ -47,7 +47,7 @@ def test_distances_within_a_collection():
 
 
 def test_an_evaluation_fits_together():
-    """The choice is the least of the classes' terms, the virtual image is made by it, and one image has no collection."""
+    """The terms are the images', the choice is the least of the classes', and the virtual image is made by it."""
     config = CascadeConfig(num_classes=4, widths=(6, 6), base=(8, 8), num_images=3)
     objective = Objective(config, LambdaConfig(), OptimizerConfig(), "average", 1)
     rng = np.random.default_rng(0)
@@ -58,7 +58,6 @@ def test_an_evaluation_fits_together():
     params, vgg = init_state(objective, 0).params, vgg_weights.random_vgg19(0)
     params["to_rgb"]["bias"] += np.repeat(np.array([[0, 0.2, 0.4]], np.float32), 3, 0).reshape(-1)
     terms, images, collection = make_eval_step(objective)(params, vgg, batch)
-    np.testing.assert_allclose(terms, collection.class_terms.sum(2), rtol=1e-5)
     assert collection.present.tolist() == [[True, True, True, False]] * 2
     by_class = np.asarray(collection.class_terms) @ DISTANCE_WEIGHTS
     np.testing.assert_array_equal(collection.choice, by_class.argmin(1))
@@ -68,6 +67,10 @@ def test_an_evaluation_fits_together():
     real = reference.vgg19(vgg, np.float64(batch["photograph"]))
     expected = np.stack([np.abs(real[tap] - virtual[tap]).mean((1, 2, 3)) for tap in TAPS], -1)
     np.testing.assert_allclose(collection.assembled_terms, expected, rtol=1e-4)
+    for u in range(3):  # whole images
+        fake = reference.vgg19(vgg, np.float64(exact[:, u]))
+        expected = np.stack([np.abs(real[tap] - fake[tap]).mean((1, 2, 3)) for tap in TAPS], -1)
+        np.testing.assert_allclose(terms[:, u], expected, rtol=1e-4)
 
 
 def collection() -> Collection:

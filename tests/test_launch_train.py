@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -24,7 +25,7 @@ from crn_jax.errors import UserError
 from crn_jax.evaluation import make_eval_step
 from crn_jax.synthesize import read_description
 from crn_jax.train import TrainState, abstract_state
-from launch import synthesize, train
+from launch import hidden_choices, synthesize, train
 from launch.contact_sheet import grid
 from launch.processes import TRY_AGAIN
 from launch.reporting import read_metrics
@@ -206,7 +207,9 @@ def test_a_bad_file_in_the_middle_loses_nothing(tiny, uninterrupted, tmp_path, m
 
 
 def test_batches_and_collections_train_and_validate(tiny, tmp_path):
-    arguments = "--epochs 1 --batch_size 2 --cascade.num_images 2 --loss.best_per class --remat images".split()
+    arguments = (
+        "--epochs 1 --batch_size 2 --cascade.num_images 2 --loss.best_per class --remat images --data.no_clear_days".split()
+    )
     run([*tiny, *arguments, "--run.validation_examples", "3"], tmp_path)
     lines = read_metrics(tmp_path / "metrics.jsonl")
     validation = lines[-1]["validation"]
@@ -215,6 +218,11 @@ def test_batches_and_collections_train_and_validate(tiny, tmp_path):
     assert np.shape(validation["diversity"]["wins"]) == (2, 20)
     with Image.open(tmp_path / "contact_sheets" / "step_0000003.png") as sheet:
         assert sheet.width == 5 * 256 + 6 * 4  # layout, photograph, two images, and what they assemble to
+
+    with console.capture() as capture:
+        hidden_choices.main([str(tmp_path)])
+    hours, hit, *_ = re.search(r"│ (\d\.\d\d) +│ +(\d+)% +│ (\d\.\d\d) +│ +(\d+)%", capture.get()).groups()
+    assert 1 <= float(hours) <= 2 and 0 < int(hit) <= 100
 
     layout, out = str(tmp_path / "layouts" / "0.png"), tmp_path / "out"
 

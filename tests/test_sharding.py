@@ -13,6 +13,7 @@ from configs import EXPERIMENTS
 from crn_jax import sharding
 from crn_jax.cascade import PAPER_WIDTHS, CascadeConfig
 from crn_jax.errors import UserError
+from crn_jax.evaluation import make_eval_step
 from crn_jax.lambdas import LambdaConfig
 from crn_jax.losses import LossConfig, perceptual_loss
 from crn_jax.sharding import ShardingConfig, activation_spec, local_rows, make_mesh, put, put_batch
@@ -194,23 +195,25 @@ def test_small_and_uneven_levels_stay_whole(shape, min_rows, expected):
 
 
 def test_images_of_heights_that_do_not_divide_on_the_way_down(imagenet_vgg19):
-    """48 rows on four devices: VGG-19's third level has 12, the fourth 6."""
+    """48 rows on four devices: VGG-19's third level has 12, the fourth 6. The evaluation of collections."""
     config = CascadeConfig(4, (3, 3), (24, 16), 2)
     objective = Objective(config, LambdaConfig(), OptimizerConfig(), "average", 5)
     rng = np.random.default_rng(0)
     batch = {"layout": rng.integers(0, 4, (2, 48, 32)), "photograph": rng.integers(0, 256, (2, 48, 32, 3))}
     batch = {key: value.astype(np.uint8) for key, value in batch.items()}
-    params, terms = random_params(config), []
+    params, evaluations = random_params(config), []
     for shape in [(1, 1), (2, 4)]:
         mesh = make_mesh(ShardingConfig(shape), 2, 48)
         with jax.set_mesh(mesh):
             arguments = put(mesh, params), put(mesh, imagenet_vgg19), put_batch(mesh, 2, batch)
-            terms.append(np.asarray(synthesis_terms_of(objective)(*arguments)[0]))
-    np.testing.assert_allclose(*terms, rtol=1e-5)
-
-
-def synthesis_terms_of(objective: Objective):
-    return jax.jit(functools.partial(synthesis_terms, objective))
+            evaluate = make_eval_step(objective, abstract_state(objective, mesh))
+            evaluations.append(jax.tree.map(np.asarray, evaluate(*arguments)))
+    one, several = (e.collection for e in evaluations)
+    np.testing.assert_allclose(evaluations[0].terms, evaluations[1].terms, rtol=1e-5)
+    np.testing.assert_allclose(one.class_terms, several.class_terms, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(one.choice, several.choice)
+    np.testing.assert_allclose(one.assembled_terms, several.assembled_terms, rtol=1e-5)
+    np.testing.assert_allclose(one.pairwise_terms, several.pairwise_terms, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,9 @@ def render_street(index: int, size: tuple[int, int], clear_days: bool = False, t
     weather = str(appearance.choice(WEATHERS, p=(0.5, 0.3, 0.2)))
     if clear_days:
         time, weather = "day", "clear"
-    canvas = _Canvas(size, night=time == "night")
+    # Each window draws whether it is lit, at any hour, or else another hour would change all that is drawn after it.
+    windows = appearance if own_time == "night" else np.random.default_rng([index, 2])
+    canvas = _Canvas(size, time == "night", windows)
     car_colors = _draw_scene(canvas, geometry, appearance)
     layout, albedo = np.asarray(canvas.layout), np.asarray(canvas.photograph, np.float32)
     photograph = _photograph(layout, albedo, np.asarray(canvas.glow, np.float32), time, weather, appearance)
@@ -73,6 +75,7 @@ class _Canvas:
 
     size: tuple[int, int]
     night: bool
+    windows: np.random.Generator
 
     def __post_init__(self):
         height, width = self.size
@@ -175,7 +178,7 @@ def _draw_houses(canvas, geometry, appearance, side, front) -> None:
         pane = np.clip(color * 0.38 + (0, 4, 14), 0, 255)
         for floor in np.arange(0.9, height - 2, 3.1):
             for z in np.arange(z0 + 0.8, z1 - 1.4, 2.4):
-                lit = canvas.night and appearance.random() < 0.35
+                lit = canvas.windows.random() < 0.35 and canvas.night
                 window = [(x, floor, z), (x, floor + 1.7, z), (x, floor + 1.7, z + 1.2), (x, floor, z + 1.2)]
                 canvas.quad(None, (255, 208, 128) if lit else pane, window, lit)
 
