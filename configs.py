@@ -34,6 +34,8 @@ COLLECTION = LossConfig(best_per="class", mean_share=0.001)
 
 # Procedural streets with hidden choices (time of day, weather, colours of cars), six images a layout, the best of each class.
 #   python -m launch.train streets_diverse
+# Expect: 2,000 steps of a second on two cores; day, dusk, night and haze in different images; with an ImageNet VGG-19, a
+# held-out distance of 188 (one image: 206).
 streets_diverse = dataclasses.replace(
     demo,
     name="streets_diverse",

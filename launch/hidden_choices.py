@@ -44,9 +44,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Reads the command line, and prints a table."""
     with command():
         asked = tyro.cli(Arguments, prog="python -m launch.hidden_choices", args=arguments, use_underscores=True)
-        table = rich.table.Table(
-            "", "k", "distance", "assembled", "hours shown", "the photograph's", "car colours", "the photograph's"
-        )
+        run_name = rich.table.Column("run", no_wrap=True)
+        headers = "k", "distance", "assembled", "hours shown", "right one", "car colours", "right one"
+        table = rich.table.Table(run_name, *headers, box=None)
         if not asked.runs:
             raise UserError("Give at least one run folder of launch.train.")
         for folder in asked.runs:
@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> None:
             validation = next((line["validation"] for line in validations if line["step"] == run.step), {"distance": np.nan})
             assembled = validation.get("diversity", {"assembled_distance": validation["distance"]})["assembled_distance"]
             numbers = [f"{validation['distance']:.1f}", f"{assembled:.1f}", *coverage(run, folder)]
-            table.add_row(folder.name, str(run.experiment.cascade.num_images), *numbers)
+            table.add_row(folder.resolve().name, str(run.experiment.cascade.num_images), *numbers)
         console.print(table)
 
 
@@ -70,7 +70,7 @@ def coverage(run: Run, folder: Path) -> list[str]:
         raise UserError(f"{folder}: this run was not trained on streets of all hours (streets_diverse is).")
     source = open_source(data, "val", size)
     hours, cars = [], []
-    for index in rich.progress.track(range(len(source)), folder.name, console=console):
+    for index in rich.progress.track(range(len(source)), folder.resolve().name, console=console):
         street = render_street(source.first + index, size)
         references = {time: render_street(source.first + index, size, time=time).photograph for time in TIMES}
         images = np.asarray(synthesize(run.experiment.cascade, run.params, street.layout[None]))[0]

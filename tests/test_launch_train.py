@@ -221,7 +221,7 @@ def test_batches_and_collections_train_and_validate(tiny, tmp_path):
 
     with console.capture() as capture:
         hidden_choices.main([str(tmp_path)])
-    hours, hit, *_ = re.search(r"│ (\d\.\d\d) +│ +(\d+)% +│ (\d\.\d\d) +│ +(\d+)%", capture.get()).groups()
+    hours, hit, *_ = re.search(r"(\d\.\d\d) +(\d+)% +(\d\.\d\d) +(\d+)%", capture.get()).groups()
     assert 1 <= float(hours) <= 2 and 0 < int(hit) <= 100
 
     layout, out = str(tmp_path / "layouts" / "0.png"), tmp_path / "out"
