@@ -61,6 +61,8 @@ class Experiment:
     """Passes over the training data."""
     seed: int = 0
     """Of the initial parameters and of the data's order."""
+    init_from: str | None = None
+    """A run folder to start from: its modules are taken over. New ones are fresh, as is the head then, or for another k."""
     sharding: ShardingConfig = ShardingConfig()
     remat: Remat = "none"
     """What the backward pass computes again instead of keeping it. none: nothing; images: VGG-19 on k images, one at a time;

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import jax
+import numpy as np
 import rich.table
 import tyro
 from jax.sharding import Mesh
@@ -26,8 +27,9 @@ from crn_jax.data.pipeline import steps_per_epoch, training_batches
 from crn_jax.data.sources import Source, label_space_of, open_source
 from crn_jax.errors import UserError
 from crn_jax.experiment import Experiment, differences, flat, nearest
+from crn_jax.growth import grow
 from crn_jax.sharding import local_rows, make_mesh, put
-from crn_jax.synthesize import describe_run, read_description
+from crn_jax.synthesize import describe_run, load_run, read_description
 from crn_jax.train import TrainState, abstract_state, init_state, make_train_step
 from crn_jax.vgg_weights import perception_network
 from launch.dry_run import dry_run
@@ -122,6 +124,8 @@ def train(experiment: Experiment) -> bool:
         else:
             check_room(folder, abstract)
             state = init_state(objective, experiment.seed, abstract)
+            if experiment.init_from:
+                state = started_from(experiment.init_from, experiment, state)
         announce(experiment, mesh, state, first_step, epoch, vgg19)
         try:
             log = stack.enter_context(contextlib.closing(MetricsLog(folder, first_step) if is_first() else NoLog()))
@@ -136,6 +140,30 @@ def train(experiment: Experiment) -> bool:
             return session.run(make_train_step(objective, abstract), state, batches, first_step)
         except OSError as error:
             raise checkpoints.write_error(error) from error
+
+
+def started_from(folder: str, experiment: Experiment, state: TrainState) -> TrainState:
+    """The initial state with the modules of another run; Adam and λ start anew.
+
+    Raises:
+      UserError: if that run's classes, or the shapes of its modules, are others.
+    """
+    run = load_run(folder)
+    label_space = label_space_of(experiment.data)
+    if run.label_space.classes != label_space.classes:
+        raise UserError(f"--init_from {folder}: that run's classes are others: {', '.join(run.label_space.classes)}.")
+    try:
+        params, fresh = grow(state.params, run.params)
+    except ValueError as error:
+        raise UserError(f"--init_from {folder}: its cascade does not fit into this one ({error}).") from error
+    console.print(f"Started from {folder}, step {run.step}; fresh: {', '.join(fresh) or 'nothing'}.", markup=False)
+
+    def placed(like: jax.Array, value: jax.Array) -> jax.Array:
+        host = np.asarray(value)
+        return jax.make_array_from_callback(like.shape, like.sharding, lambda index: host[index])
+
+    ema = None if state.ema is None else jax.tree.map(placed, state.ema, params)
+    return state._replace(params=jax.tree.map(placed, state.params, params), ema=ema)
 
 
 def describe_data(source: Source, epoch: int) -> dict[str, Any]:

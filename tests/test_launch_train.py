@@ -1,5 +1,6 @@
 """Whole runs through the command line: what they leave behind, and what survives an interruption."""
 
+import functools
 import itertools
 import json
 import os
@@ -23,7 +24,7 @@ from crn_jax.data.pipeline import training_batches, validation_batches
 from crn_jax.data.sources import open_source
 from crn_jax.errors import UserError
 from crn_jax.evaluation import make_eval_step
-from crn_jax.synthesize import read_description
+from crn_jax.synthesize import load_run, read_description
 from crn_jax.train import TrainState, abstract_state
 from launch import hidden_choices, synthesize, train
 from launch.contact_sheet import grid
@@ -206,11 +207,16 @@ def test_a_bad_file_in_the_middle_loses_nothing(tiny, uninterrupted, tmp_path, m
     assert_identical(final_state(uninterrupted), final_state(tmp_path))
 
 
-def test_batches_and_collections_train_and_validate(tiny, tmp_path):
-    arguments = (
-        "--epochs 1 --batch_size 2 --cascade.num_images 2 --loss.best_per class --remat images --data.no_clear_days".split()
-    )
+def test_batches_and_collections_train_and_validate(tiny, uninterrupted, tmp_path):
+    """A collection that starts from a run with one image."""
+    arguments = "--epochs 1 --batch_size 2 --cascade.num_images 2 --loss.best_per class --remat images".split()
+    arguments += ["--data.no_clear_days", "--init_from", str(uninterrupted), "--optimizer.learning_rate", "0"]
     run([*tiny, *arguments, "--run.validation_examples", "3"], tmp_path)
+    began, params = load_run(uninterrupted).params, final_state(tmp_path).params
+    assert params["to_rgb"]["bias"].shape == (6,)
+    jax.tree.map(np.testing.assert_array_equal, params["module_3"], began["module_3"])
+    averaged = load_run(tmp_path).params
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), averaged, params)
     lines = read_metrics(tmp_path / "metrics.jsonl")
     validation = lines[-1]["validation"]
     assert trained_lines(tmp_path) == 1

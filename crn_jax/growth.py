@@ -1,0 +1,35 @@
+"""Growth: a cascade that starts from a trained one with fewer modules, or of another number of images."""
+
+import flax.traverse_util
+
+
+def grow(fresh: dict, trained: dict) -> tuple[dict, list[str]]:
+    """Puts a trained cascade's modules into a fresh one.
+
+    The head is kept only where it fits and still follows the same module: with new modules or another k it stays fresh, as
+    in the released models of 512x1024, which grew from those of 256x512.
+
+    Args:
+      fresh: the new cascade's initial parameters.
+      trained: those of the cascade to start from.
+
+    Returns:
+      parameters shaped like `fresh`, and the names of the parts in them that are fresh.
+
+    Raises:
+      ValueError: naming the parameters that do not fit.
+    """
+    target, source = (flax.traverse_util.flatten_dict(params, sep="/") for params in (fresh, trained))
+    head = {name for name in target if name.startswith("to_rgb/")}
+    grows = not fresh.keys() <= trained.keys() or any(target[name].shape != source[name].shape for name in head)
+    used = {name: value for name, value in source.items() if not (grows and name in head)}
+    problems = [f"{name}: not in this cascade" for name in sorted(used.keys() - target.keys())]
+    problems += [
+        f"{name}: {tuple(value.shape)}, here {tuple(target[name].shape)}"
+        for name, value in used.items()
+        if name in target and value.shape != target[name].shape
+    ]
+    if problems:
+        raise ValueError("; ".join(problems))
+    parts = sorted({name.partition("/")[0] for name in target.keys() - used.keys()})
+    return flax.traverse_util.unflatten_dict({**target, **used}, sep="/"), parts
