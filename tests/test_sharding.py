@@ -157,7 +157,7 @@ def test_only_rows_are_exchanged():
     assert gathered == [(1, 16, 32, 20), (1, 16, 32, 64)]
 
 
-def test_memory_falls_with_the_mesh():
+def test_memory_falls_with_the_mesh(xlas_convolution):
     """The whole step at 1024x2048, all nine modules at full width, by the compiler's analysis; nothing is allocated."""
     experiment = dataclasses.replace(EXPERIMENTS["cityscapes_1024p"][1], remat="none")  # is compiled soonest
     sizes = []
