@@ -1,0 +1,52 @@
+"""Pages in a real browser. A test module gets the fixture `open_page` by `pytest_plugins = "tests.browser"`.
+
+Pages have to be silent: an error on the console, an exception, or a request to anywhere but the file fails the test.
+"""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+_NAMES = ("chromium", "chromium-browser", "google-chrome")
+_ARGUMENTS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+).split()
+
+
+# Playwright keeps an event loop running in this thread: no longer than a module needs it.
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """The system's Chromium."""
+    executable = next(filter(None, map(shutil.which, _NAMES)), None)
+    if executable is None:
+        pytest.skip(f"needs a browser: none of {', '.join(_NAMES)} is on PATH (Debian, Ubuntu: apt install chromium)")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=_ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(browser) -> Iterator[Callable[..., Page]]:
+    """`open_page(path, **settings)` opens a file in a fresh profile; settings are those of Playwright's new_context."""
+    contexts, problems = [], []
+
+    def open_path(path: Path, **settings) -> Page:
+        context = browser.new_context(**settings)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(20_000)
+        page.on("pageerror", lambda error: problems.append(f"exception: {error}"))
+        page.on("console", lambda message: message.type == "error" and problems.append(f"console: {message.text}"))
+        page.on("request", lambda r: r.url.startswith(("file:", "data:", "blob:")) or problems.append(f"request: {r.url}"))
+        page.goto(path.resolve().as_uri())
+        return page
+
+    yield open_path
+    for context in contexts:
+        context.close()
+    assert not problems
