@@ -8,9 +8,10 @@ import dataclasses
 from crn_jax.cascade import PAPER_WIDTHS, CascadeConfig
 from crn_jax.data.label_space import CAMVID, CITYSCAPES
 from crn_jax.data.sources import DataConfig
-from crn_jax.experiment import Experiment, RunConfig
+from crn_jax.experiment import Experiment, RunConfig, SegmenterExperiment
 from crn_jax.lambdas import LambdaConfig
 from crn_jax.losses import RELEASED_WEIGHTS, LossConfig
+from crn_jax.segmenter import SegmenterConfig
 from crn_jax.train import OptimizerConfig
 from crn_jax.vgg_weights import VGGConfig
 
@@ -107,6 +108,30 @@ cityscapes_1024p = dataclasses.replace(
     cityscapes_512p, name="cityscapes_1024p", cascade=CascadeConfig(CITYSCAPES.num_classes, widths=PAPER_WIDTHS), remat="full"
 )
 
+# Segmenters, to score what cascades of the same size make of layouts (launch.evaluate --segmenter).
+#   python -m launch.train segmenter_camvid --data.root DIR
+segmenter_camvid = SegmenterExperiment(
+    name="segmenter_camvid",
+    data=DataConfig("camvid", flip=True),
+    segmenter=SegmenterConfig(CAMVID.num_classes, size=camvid_96x128.size),
+    optimizer=OptimizerConfig(learning_rate=1e-3, ema_decay=0.99),
+    batch_size=4,
+    epochs=30,
+    run=RunConfig(validate_every=455, validation_examples=101, checkpoint_every=455),
+)
+
+#   python -m launch.train segmenter_cityscapes --data.root DIR
+# Expect: not yet trained by us. Published scores are those of a DRN-D-105, which is the stronger judge.
+segmenter_cityscapes = SegmenterExperiment(
+    name="segmenter_cityscapes",
+    data=DataConfig("cityscapes", flip=True, threads=8),
+    segmenter=SegmenterConfig(CITYSCAPES.num_classes, cityscapes_256p.size, widths=(64, 128, 256, 512, 512, 512)),
+    optimizer=OptimizerConfig(learning_rate=3e-4, ema_decay=0.999),
+    batch_size=8,
+    epochs=100,
+    run=RunConfig(validate_every=1855, validation_examples=500, checkpoint_every=1855),
+)
+
 EXPERIMENTS = {
     experiment.name: (description, experiment)
     for description, experiment in (
@@ -118,5 +143,7 @@ EXPERIMENTS = {
         ("The paper on Cityscapes at 256x512: nine images a layout, the best of each class.", cityscapes_256p_diverse),
         ("Cityscapes at 512x1024, eight modules end to end.", cityscapes_512p),
         ("Cityscapes at 1024x2048, nine modules end to end.", cityscapes_1024p),
+        ("A segmenter of CamVid at 96x128, to score synthesized images with.", segmenter_camvid),
+        ("A segmenter of Cityscapes at 256x512, likewise.", segmenter_cityscapes),
     )
 }

@@ -10,7 +10,8 @@ import numpy as np
 from crn_jax.cascade import Cascade, to_uint8
 from crn_jax.diversity import assemble, pairwise_terms
 from crn_jax.losses import RELEASED_WEIGHTS, best_images
-from crn_jax.train import Objective, TrainState, compare, one_hot
+from crn_jax.objective import Objective, compare, one_hot
+from crn_jax.train import TrainState
 
 DISTANCE_WEIGHTS = np.array(RELEASED_WEIGHTS["cityscapes_256p"])
 """Held-out distances use these whatever λ a run trains with, so that they compare across runs and rescalings."""

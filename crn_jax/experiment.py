@@ -14,9 +14,11 @@ from crn_jax.data.sources import DataConfig, label_space_of
 from crn_jax.errors import UserError
 from crn_jax.lambdas import LambdaConfig
 from crn_jax.losses import LossConfig
+from crn_jax.objective import Objective
 from crn_jax.remat import Remat
+from crn_jax.segmenter import SegmenterConfig, SegmenterObjective
 from crn_jax.sharding import ShardingConfig
-from crn_jax.train import Objective, OptimizerConfig
+from crn_jax.train import OptimizerConfig
 from crn_jax.vgg_weights import VGGConfig
 
 
@@ -44,70 +46,111 @@ class RunConfig:
             raise UserError(f"Intervals and counts of --run must be at least 1, got {self}.")
 
 
-@dataclasses.dataclass(frozen=True)
-class Experiment:
-    """A named experiment."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Training:
+    """What every named experiment says, whatever it trains."""
 
     name: str
     data: DataConfig
-    cascade: CascadeConfig
-    vgg: VGGConfig = VGGConfig()
-    lambdas: LambdaConfig = LambdaConfig()
-    loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     batch_size: int = 1
-    """Layouts per step; the paper's is 1."""
+    """Examples per step; the paper's is 1."""
     epochs: int = 200
     """Passes over the training data."""
     seed: int = 0
     """Of the initial parameters and of the data's order."""
-    init_from: str | None = None
-    """A run folder to start from: its modules are taken over. New ones are fresh, as is the head then, or for another k."""
     sharding: ShardingConfig = ShardingConfig()
-    remat: Remat = "none"
-    """What the backward pass computes again instead of keeping it. none: nothing; images: VGG-19 on k images, one at a time;
-    conv: also norms, nonlinearities, upsampling; full: convolutions too, for the least memory."""
     run: RunConfig = RunConfig()
-
-    def __post_init__(self):
-        expected = label_space_of(self.data).num_classes
-        if self.cascade.num_classes != expected:
-            raise UserError(
-                f"{self.data.source} has {expected} classes, void included, but --cascade.num_classes is "
-                f"{self.cascade.num_classes}."
-            )
-        if self.vgg.allow_random and self.data.source != "streets":
-            raise UserError("--vgg.allow_random is for streets only: photographs need a VGG-19 with ImageNet weights.")
-        height, width = self.cascade.size
-        if min(height, width) < 16:
-            raise UserError(f"VGG-19 needs images of at least 16x16; the cascade makes {height}x{width}.")
 
     @property
     def folder(self) -> str:
         """The run's folder."""
         return self.run.folder or f"runs/{self.name}"
 
+    @property
+    def rescale_epoch(self) -> int:
+        """At the end of which epoch λ is rescaled; 0 if never."""
+        return 0
+
+    def check_classes(self, num_classes: int, field: str) -> None:
+        """Raises UserError unless the model has the data's classes."""
+        expected = label_space_of(self.data).num_classes
+        if num_classes != expected:
+            raise UserError(f"{self.data.source} has {expected} classes, void included, but --{field} is {num_classes}.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Experiment(Training):
+    """A named experiment: a cascade, trained with the perceptual loss."""
+
+    cascade: CascadeConfig
+    vgg: VGGConfig = VGGConfig()
+    lambdas: LambdaConfig = LambdaConfig()
+    loss: LossConfig = LossConfig()
+    init_from: str | None = None
+    """A run folder to start from: its modules are taken over. New ones are fresh, as is the head then, or for another k."""
+    remat: Remat = "none"
+    """What the backward pass computes again instead of keeping it. none: nothing; images: VGG-19 on k images, one at a time;
+    conv: also norms, nonlinearities, upsampling; full: convolutions too, for the least memory."""
+
+    def __post_init__(self):
+        self.check_classes(self.cascade.num_classes, "cascade.num_classes")
+        if self.vgg.allow_random and self.data.source != "streets":
+            raise UserError("--vgg.allow_random is for streets only: photographs need a VGG-19 with ImageNet weights.")
+        height, width = self.size
+        if min(height, width) < 16:
+            raise UserError(f"VGG-19 needs images of at least 16x16; the cascade makes {height}x{width}.")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the images, in pixels."""
+        return self.cascade.size
+
+    @property
+    def rescale_epoch(self) -> int:
+        """At the end of which epoch λ is rescaled; 0 if never."""
+        return self.lambdas.rescale_epoch or 0
+
     def objective(self, steps_per_epoch: int) -> Objective:
         """The static part of the training step."""
         return Objective(self.cascade, self.lambdas, self.optimizer, self.vgg.pooling, steps_per_epoch, self.remat, self.loss)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SegmenterExperiment(Training):
+    """A named experiment: a segmenter, trained on photographs, to judge synthesized images by."""
+
+    segmenter: SegmenterConfig
+
+    def __post_init__(self):
+        self.check_classes(self.segmenter.num_classes, "segmenter.num_classes")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the photographs, in pixels."""
+        return self.segmenter.size
+
+    def objective(self, steps_per_epoch: int) -> SegmenterObjective:
+        """The static part of the training step."""
+        return SegmenterObjective(self.segmenter, self.optimizer, steps_per_epoch)
+
+
 _converter = cattrs.Converter(forbid_extra_keys=True)
 
 
-def to_json(experiment: Experiment) -> dict[str, Any]:
+def to_json(experiment: Training) -> dict[str, Any]:
     """An experiment as plain dicts, lists, numbers and strings."""
     return _converter.unstructure(experiment)
 
 
-def from_json(fields: dict[str, Any]) -> Experiment:
+def from_json(fields: dict[str, Any]) -> Experiment | SegmenterExperiment:
     """The inverse of `to_json`.
 
     Raises:
       UserError: naming each field that is unknown, missing or of a wrong type.
     """
     try:
-        return _converter.structure(fields, Experiment)
+        return _converter.structure(fields, SegmenterExperiment if "segmenter" in fields else Experiment)
     except cattrs.BaseValidationError as error:
         problems = "; ".join(cattrs.transform_error(error, "experiment", _describe_problem))
         raise UserError(f"The stored experiment does not fit this version of crn_jax: {problems}") from error
@@ -121,7 +164,7 @@ def _describe_problem(error: BaseException, type_: type | None) -> str:
 _MAY_CHANGE = ("name", "epochs", "sharding.", "remat", "run.", "data.root", "data.threads", "vgg.weights")
 
 
-def differences(stored: Experiment, asked: Experiment) -> list[str]:
+def differences(stored: Training, asked: Training) -> list[str]:
     """The fields that a resumed run must not change but that differ, each as 'field: stored, now asked'."""
     before, after = flat(to_json(stored)), flat(to_json(asked))
     return [

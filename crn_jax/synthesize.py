@@ -13,8 +13,9 @@ from crn_jax.cascade import Cascade, CascadeConfig, to_uint8
 from crn_jax.checkpoint import Checkpoints
 from crn_jax.data.label_space import LabelSpace
 from crn_jax.errors import UserError
-from crn_jax.experiment import Experiment, from_json, to_json
-from crn_jax.train import abstract_state, one_hot
+from crn_jax.experiment import Experiment, SegmenterExperiment, Training, from_json, to_json
+from crn_jax.objective import one_hot
+from crn_jax.train import abstract_state
 
 
 def synthesize(config: CascadeConfig, params: dict, layout_ids: jax.Array) -> jax.Array:
@@ -43,18 +44,16 @@ def _synthesize(config: CascadeConfig, params: dict, layout_ids: jax.Array) -> j
 
 
 class Run(NamedTuple):
-    """A trained run: what `synthesize` needs, and how it came about."""
+    """A trained run: what `synthesize` (or `segmenter.segment`) needs, and how it came about."""
 
-    experiment: Experiment
+    experiment: Experiment | SegmenterExperiment
     label_space: LabelSpace
     params: dict
     step: int
     vgg19: dict[str, str]
 
 
-def describe_run(
-    experiment: Experiment, label_space: LabelSpace, vgg19: dict[str, str], data: dict[str, Any]
-) -> dict[str, Any]:
+def describe_run(experiment: Training, label_space: LabelSpace, vgg19: dict[str, str], data: dict[str, Any]) -> dict[str, Any]:
     """What `run.json` and every checkpoint say of a run; `data` identifies the training examples."""
     return {
         "experiment": to_json(experiment),
@@ -65,7 +64,7 @@ def describe_run(
     }
 
 
-def read_description(folder: str | Path) -> tuple[Experiment, LabelSpace, dict[str, Any]]:
+def read_description(folder: str | Path) -> tuple[Experiment | SegmenterExperiment, LabelSpace, dict[str, Any]]:
     """Reads a run folder's `run.json`: the experiment, the label space, and all of it as plain JSON.
 
     Raises:
@@ -82,17 +81,21 @@ def read_description(folder: str | Path) -> tuple[Experiment, LabelSpace, dict[s
         raise UserError(f"{path}: the file is damaged ({error!r}).") from error
 
 
-def load_run(folder: str | Path, checkpoint: str = "latest") -> Run:
+def load_run(folder: str | Path, checkpoint: str = "latest", kind: type[Training] = Experiment) -> Run:
     """Loads a run.
 
     Args:
       folder: a run folder.
       checkpoint: `latest`, `best` (smallest held-out distance), or a number of steps.
+      kind: what it should be a run of; `SegmenterExperiment` for a segmenter.
 
     Raises:
       UserError: if the folder, the checkpoint or what is in it does not fit.
     """
     experiment, label_space, description = read_description(folder)
+    if not isinstance(experiment, kind):
+        names = {Experiment: "cascade", SegmenterExperiment: "segmenter"}
+        raise UserError(f"{folder} is the run of a {names[type(experiment)]}; here a {names[kind]}'s is needed.")
     checkpoints = Checkpoints(Path(folder) / "checkpoints")
     try:
         available = checkpoints.steps()

@@ -1,24 +1,21 @@
-"""The training step: a pure function of (state, VGG-19, batch), jitted, its state donated.
+"""The training step: a pure function of (state, network, batch), jitted, its state donated.
 
-A batch is `{"layout": uint8 or uint16 [B, H, W] class ids, "photograph": uint8 [B, H, W, 3]}`.
+A batch is `{"layout": uint8 or uint16 [B, H, W] class ids, "photograph": uint8 [B, H, W, 3]}`. What is trained on it, and for
+what, a `Trainable` says: the cascade (objective.py) or a segmenter (segmenter.py).
 """
 
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from crn_jax.cascade import Cascade, CascadeConfig, init_params
-from crn_jax.lambdas import LambdaConfig, LambdaState, init_lambdas, update_lambdas
-from crn_jax.losses import LossConfig, layer_terms, perceptual_loss
-from crn_jax.remat import Remat
+from crn_jax.lambdas import LambdaState
 from crn_jax.sharding import replicated, shardings_of, shared_out
-from crn_jax.vgg import Pooling
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +33,21 @@ class OptimizerConfig:
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"ema_decay must lie between 0 and 1, got {self.ema_decay}.")
 
+    def rate(self, steps_per_epoch: int) -> float | Callable[[jax.Array], jax.Array]:
+        """Adam's learning rate: a number, or a function of the step counted from 0."""
+        if self.schedule == "constant":
+            return self.learning_rate
+
+        def fallback(step: jax.Array) -> jax.Array:
+            epoch = step // steps_per_epoch + 1
+            return jnp.minimum(1e-6 * 1.1 ** (epoch - 1), jnp.where(epoch > 100, 1e-4, 1e-3))
+
+        return fallback
+
+    def transformation(self, steps_per_epoch: int) -> optax.GradientTransformation:
+        """Adam."""
+        return optax.adam(self.rate(steps_per_epoch))
+
 
 class TrainState(NamedTuple):
     """All that a run is, as one pytree: what is not in it does not survive a restart."""
@@ -43,50 +55,41 @@ class TrainState(NamedTuple):
     step: jax.Array  # int32 [], steps done
     params: Any
     opt_state: Any
-    lambdas: LambdaState
+    lambdas: LambdaState | None  # where the loss has terms to balance
     ema: Any = None  # like params, if a moving average is kept
 
 
-@dataclasses.dataclass(frozen=True)
-class Objective:
-    """What is trained, and on what: the static part of a training step."""
+class Trainable(Protocol):
+    """The static part of a training step, hashable: what is trained, and what for."""
 
-    cascade: CascadeConfig
-    lambdas: LambdaConfig
     optimizer: OptimizerConfig
-    pooling: Pooling
     steps_per_epoch: int
-    remat: Remat = "none"
-    loss: LossConfig = LossConfig()
 
-    def learning_rate(self) -> float | Callable[[jax.Array], jax.Array]:
-        """Adam's: a number, or a function of the step counted from 0."""
-        if self.optimizer.schedule == "constant":
-            return self.optimizer.learning_rate
+    def init_params(self, key: jax.Array) -> dict:
+        """Fresh parameters."""
 
-        def fallback(step: jax.Array) -> jax.Array:
-            epoch = step // self.steps_per_epoch + 1
-            return jnp.minimum(1e-6 * 1.1 ** (epoch - 1), jnp.where(epoch > 100, 1e-4, 1e-3))
+    def init_lambdas(self) -> LambdaState | None:
+        """The balance of the loss's terms before the first step; None if it has no terms."""
 
-        return fallback
+    def loss_of(self, params: dict, lambdas: LambdaState | None, network: dict, batch: dict) -> tuple[jax.Array, dict]:
+        """The loss [] of a batch, and a dict of metrics; `network` are parameters that stay as they are."""
 
-    def transformation(self) -> optax.GradientTransformation:
-        """Adam."""
-        return optax.adam(self.learning_rate())
+    def update_lambdas(self, lambdas: LambdaState | None, metrics: dict, step: jax.Array) -> LambdaState | None:
+        """The balance after step `step` (counted from 0) with these metrics."""
 
 
-def _initial(objective: Objective, seed: int | jax.Array) -> TrainState:
-    params = init_params(objective.cascade, jax.random.key(seed))
+def _initial(objective: Trainable, seed: int | jax.Array) -> TrainState:
+    params = objective.init_params(jax.random.key(seed))
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        opt_state=objective.transformation().init(params),
-        lambdas=init_lambdas(objective.lambdas),
+        opt_state=objective.optimizer.transformation(objective.steps_per_epoch).init(params),
+        lambdas=objective.init_lambdas(),
         ema=None if objective.optimizer.ema_decay is None else jax.tree.map(jnp.copy, params),
     )
 
 
-def abstract_state(objective: Objective, mesh: Mesh | None = None, shard_optimizer: bool = True) -> TrainState:
+def abstract_state(objective: Trainable, mesh: Mesh | None = None, shard_optimizer: bool = True) -> TrainState:
     """Shapes and dtypes of the state, without allocating it; with a mesh, also how it lies on that.
 
     Parameters have a copy on every device; what only the update reads (Adam's moments, the moving average) is shared out
@@ -99,7 +102,7 @@ def abstract_state(objective: Objective, mesh: Mesh | None = None, shard_optimiz
     return replicated(mesh, state)._replace(opt_state=place(mesh, state.opt_state), ema=place(mesh, state.ema))
 
 
-def init_state(objective: Objective, seed: int | jax.Array, abstract: TrainState | None = None) -> TrainState:
+def init_state(objective: Trainable, seed: int | jax.Array, abstract: TrainState | None = None) -> TrainState:
     """The state before the first step; everything random in it follows from the seed.
 
     Args:
@@ -111,54 +114,22 @@ def init_state(objective: Objective, seed: int | jax.Array, abstract: TrainState
     return jax.jit(_initial, static_argnums=0, out_shardings=shardings)(objective, seed)
 
 
-def one_hot(config: CascadeConfig, layout: jax.Array) -> jax.Array:
-    """Class ids `[B, H, W]` -> the cascade's layout, float32 `[B, H, W, c]`."""
-    return jax.nn.one_hot(layout.astype(jnp.int32), config.num_classes)  # uint8 would wrap past 256 classes
-
-
-def synthesis_terms(objective: Objective, params: dict, vgg_params: dict, batch: dict) -> tuple[jax.Array, jax.Array]:
-    """Synthesizes from a batch's layouts and compares: the terms `[B, k, P, 6]`, and the images `[B, k, H, W, 3]`, 0..255.
-
-    The P regions are the classes if the loss takes the best image of each, else one, the image.
-    """
-    layout = one_hot(objective.cascade, batch["layout"])
-    images = Cascade(objective.cascade, objective.remat).apply({"params": params}, layout)
-    masks = layout if objective.loss.best_per == "class" and objective.cascade.num_images > 1 else None
-    return compare(objective, vgg_params, batch["photograph"], images, masks), images
-
-
-def compare(
-    objective: Objective, vgg_params: dict, photograph: jax.Array, images: jax.Array, masks: jax.Array | None = None
-) -> jax.Array:
-    """`losses.layer_terms` of a uint8 photograph, as the objective says."""
-    dtype = jnp.dtype(objective.cascade.dtype)
-    return layer_terms(vgg_params, photograph.astype(jnp.float32), images, masks, objective.pooling, dtype, objective.remat)
-
-
 def make_train_step(
-    objective: Objective, abstract: TrainState | None = None
+    objective: Trainable, abstract: TrainState | None = None
 ) -> Callable[[TrainState, dict, dict], tuple[TrainState, dict]]:
-    """Makes `step(state, vgg_params, batch) -> (state, metrics)`, jitted; the state passed in is used up.
+    """Makes `step(state, network, batch) -> (state, metrics)`, jitted; the state passed in is used up.
 
     On a mesh, give `abstract` from `abstract_state`, so that the state stays where it was, and call the step within
     `jax.set_mesh(mesh)`, with a batch from `sharding.put_batch`. On CPUs the step sets compiler options, which JAX takes
     from outermost functions only: do not call it inside another `jax.jit`.
 
-    Metrics, of which all but `grad_norm` [] are means over the batch: the `loss` [], the `terms` [6] that it weights,
-    `all_terms` `[k, P, 6]` of every image and region (see `synthesis_terms`); and the `weights` [6], the λ that this step
-    used; layers in the order of `TAPS`.
+    Metrics are the objective's (see its `loss_of`), the `loss` [] and the `grad_norm` [].
     """
-    transformation = objective.transformation()
+    transformation = objective.optimizer.transformation(objective.steps_per_epoch)
 
-    def loss_of(params, weights, vgg_params, batch):
-        all_terms, _ = synthesis_terms(objective, params, vgg_params, batch)
-        loss, terms = perceptual_loss(all_terms, weights, objective.loss.mean_share)
-        return loss, (terms, all_terms.mean(0))
-
-    def step(state: TrainState, vgg_params: dict, batch: dict) -> tuple[TrainState, dict]:
-        weights = state.lambdas.weights
-        (loss, aux), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params, weights, vgg_params, batch)
-        terms, all_terms = aux
+    def step(state: TrainState, network: dict, batch: dict) -> tuple[TrainState, dict]:
+        gradient_of = jax.value_and_grad(objective.loss_of, has_aux=True)
+        (loss, metrics), gradient = gradient_of(state.params, state.lambdas, network, batch)
         if abstract is not None:
             # Else the moments' sharding would spread from here to the convolutions, and split those by channels.
             gradient = jax.lax.with_sharding_constraint(gradient, shardings_of(abstract.params))
@@ -167,9 +138,8 @@ def make_train_step(
         ema = state.ema
         if ema is not None:
             ema = optax.incremental_update(params, ema, 1 - objective.optimizer.ema_decay)
-        lambdas = update_lambdas(objective.lambdas, state.lambdas, terms, state.step, objective.steps_per_epoch)
-        metrics = {"loss": loss, "terms": terms, "all_terms": all_terms, "weights": weights}
-        metrics["grad_norm"] = optax.tree.norm(gradient)
+        lambdas = objective.update_lambdas(state.lambdas, metrics, state.step)
+        metrics = {"loss": loss, **metrics, "grad_norm": optax.tree.norm(gradient)}
         return TrainState(state.step + 1, params, opt_state, lambdas, ema), metrics
 
     shardings = None if abstract is None else (shardings_of(abstract), abstract.step.sharding)

@@ -35,10 +35,11 @@ from crn_jax.data.sources import DataConfig, open_source
 from crn_jax.data.streets import render_street
 from crn_jax.errors import UserError
 from crn_jax.experiment import Experiment
+from crn_jax.objective import Objective
 from crn_jax.remat import Remat
 from crn_jax.sharding import ShardingConfig, make_mesh
 from crn_jax.synthesize import synthesize
-from crn_jax.train import Objective, init_state, make_train_step
+from crn_jax.train import init_state, make_train_step
 from crn_jax.vgg_weights import random_vgg19
 from launch.dry_run import lower_step, total_bytes
 from launch.flops import forward_flops, step_flops

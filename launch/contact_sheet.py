@@ -22,14 +22,19 @@ class Row(NamedTuple):
     assembled: np.ndarray | None = None
 
 
-def contact_sheet(rows: Sequence[Row], label_space: LabelSpace, title: str, warning: str = "") -> Image.Image:
-    """Draws the sheet. Small images are enlarged by whole numbers, without smoothing, to be about 256 pixels wide."""
+def contact_sheet(
+    rows: Sequence[Row], label_space: LabelSpace, title: str, warning: str = "", made: str = "synthesized"
+) -> Image.Image:
+    """Draws the sheet; `made` says how the images came about.
+
+    Small images are enlarged by whole numbers, without smoothing, to be about 256 pixels wide.
+    """
     height, width = rows[0].layout.shape
     zoom = max(1, round(256 / width))
     cell_h, cell_w = height * zoom, width * zoom
     columns = ["layout"] if rows[0].photograph is None else ["layout", "photograph"]
     count = len(rows[0].images)
-    columns += ["synthesized"] if count == 1 else [f"synthesized {u}" for u in range(count)]
+    columns += [made] if count == 1 else [f"{made} {u}" for u in range(count)]
     columns += [] if rows[0].assembled is None else ["assembled"]
     font = ImageFont.load_default(_TEXT)
 

@@ -93,27 +93,28 @@ class Window:
         self._start()
 
     def _start(self) -> None:
-        self._rows: list[np.ndarray] = []
+        self._steps: list[dict[str, np.ndarray]] = []
         self._seconds, self._waited, self._images = 0.0, 0.0, 0
 
     def add(self, metrics: dict[str, np.ndarray], images: int, seconds: float, waited: float) -> None:
         """Takes in one step: its metrics, the number of its images, its seconds and those spent waiting for data."""
-        self._rows.append(np.concatenate([[metrics["loss"], metrics["grad_norm"]], metrics["terms"]]))
-        self._weights = metrics["weights"]
+        self._steps.append({name: value for name, value in metrics.items() if name not in ("all_terms", "weights")})
+        self._weights = metrics.get("weights")
         self._images += images
         self._seconds += seconds
         self._waited += waited
 
     def line(self) -> dict[str, Any]:
         """The means as a line of metrics.jsonl; a new window begins."""
-        loss, grad_norm, *terms = np.mean(self._rows, axis=0, dtype=np.float64).tolist()
-        line = {
-            "loss": loss,
-            "terms": dict(zip(TAPS, terms)),
-            "lambda": named(self._weights),
-            "grad_norm": grad_norm,
+        line = {}
+        for name in self._steps[0]:
+            mean = np.mean([metrics[name] for metrics in self._steps], axis=0, dtype=np.float64)
+            line[name] = named(mean) if mean.shape else float(mean)
+        if self._weights is not None:
+            line["lambda"] = named(self._weights)
+        line |= {
             "images_per_second": self._images / self._seconds,
-            "seconds_per_step": self._seconds / len(self._rows),
+            "seconds_per_step": self._seconds / len(self._steps),
             "waiting_for_data": self._waited / self._seconds,
         }
         self._start()
@@ -172,20 +173,27 @@ class Progress:
             self._live.update(Group(self._bar, self._table(line)))
             return
         left = (self._last_step - step) * line["seconds_per_step"]
-        terms = "  ".join(f"{name} {value:.3g}·{line['lambda'][name]:.3g}" for name, value in line["terms"].items())
+        if "terms" in line:
+            details = "  ".join(f"{name} {value:.3g}·{line['lambda'][name]:.3g}" for name, value in line["terms"].items())
+        else:
+            details = f"pixel accuracy {line['accuracy']:.1%}"
         self._console.print(
-            f"step {step}/{self._last_step}  loss {line['loss']:.4g}  {terms}  "
+            f"step {step}/{self._last_step}  loss {line['loss']:.4g}  {details}  "
             f"{line['images_per_second']:.2f} images/s, {line['waiting_for_data']:.0%} waiting for data, on {self._devices}  "
             f"left {left / 60:.0f} min",
             markup=False,
         )
 
     def _table(self, line: dict[str, Any]) -> rich.table.Table:
-        table = rich.table.Table("", *TAPS, "sum", box=None, header_style="dim")
-        table.add_row("term", *(f"{v:.4g}" for v in line["terms"].values()), "")
-        table.add_row("λ x elements", *(f"{v:.4g}" for v in line["lambda"].values()), "")
-        shares = [line["terms"][name] * line["lambda"][name] for name in TAPS]
-        table.add_row("loss", *(f"{v:.4g}" for v in shares), f"[bold]{line['loss']:.4g}[/]")
+        if "terms" in line:
+            table = rich.table.Table("", *TAPS, "sum", box=None, header_style="dim")
+            table.add_row("term", *(f"{v:.4g}" for v in line["terms"].values()), "")
+            table.add_row("λ x elements", *(f"{v:.4g}" for v in line["lambda"].values()), "")
+            shares = [line["terms"][name] * line["lambda"][name] for name in TAPS]
+            table.add_row("loss", *(f"{v:.4g}" for v in shares), f"[bold]{line['loss']:.4g}[/]")
+        else:
+            table = rich.table.Table("loss", "pixel accuracy", box=None, header_style="dim")
+            table.add_row(f"{line['loss']:.4g}", f"{line['accuracy']:.1%}")
         table.caption = (
             f"{line['images_per_second']:.2f} images/s, {line['waiting_for_data']:.0%} waiting for data, {self._devices}"
         )

@@ -12,13 +12,14 @@ from PIL import Image
 from crn_jax.checkpoint import Checkpoints
 from crn_jax.data.sources import Source
 from crn_jax.errors import UserError
-from crn_jax.experiment import Experiment
+from crn_jax.experiment import Experiment, SegmenterExperiment
 from crn_jax.sharding import put_batch
 from crn_jax.train import TrainState
 from crn_jax.vgg import TAPS
-from launch.contact_sheet import Row, contact_sheet, stacked, win_map
+from launch.contact_sheet import stacked
 from launch.processes import Stop, is_first
 from launch.reporting import MetricsLog, NoLog, Progress, Window, describe_devices, named
+from launch.segmentation import Segmentation, SegmenterValidator
 from launch.terminal import console
 from launch.validation import Validation, Validator
 
@@ -27,16 +28,16 @@ RANDOM_WARNING = "VGG-19 has seeded RANDOM weights, not ImageNet's: expect worse
 
 @dataclasses.dataclass
 class Session:
-    """One process's part of a run; `epoch` is the number of steps in one."""
+    """One process's part of a run; `epoch` is the number of steps in one, `network` what stays as it is (VGG-19)."""
 
-    experiment: Experiment
+    experiment: Experiment | SegmenterExperiment
     description: dict
     mesh: Mesh
-    vgg_params: dict
+    network: dict
     val_source: Source
     log: MetricsLog | NoLog
     checkpoints: Checkpoints
-    validator: Validator
+    validator: Validator | SegmenterValidator
     epoch: int
 
     @property
@@ -50,22 +51,23 @@ class Session:
         Returns whether all epochs are done.
         """
         last_step, every, epoch = self.last_step, self.experiment.run, self.epoch
+        rescaled = self.experiment.rescale_epoch * epoch
         window, step, stopping = Window(), first_step, False
         with Progress(console, step, last_step, describe_devices(self.mesh)) as progress, Stop() as stop:
             for step in range(first_step + 1, last_step + 1):
                 began = time.perf_counter()
                 batch = self.next_batch(batches, step, state)
                 waited = time.perf_counter() - began
-                state, metrics = train_step(state, self.vgg_params, self.put(batch))
+                state, metrics = train_step(state, self.network, self.put(batch))
                 metrics = {name: np.asarray(value) for name, value in metrics.items()}
-                self.check_finite(step, metrics["terms"], loss=metrics["loss"], gradient=metrics["grad_norm"])
+                self.check_finite(step, named(metrics.get("terms", ())), loss=metrics["loss"], gradient=metrics["grad_norm"])
                 window.add(metrics, self.experiment.batch_size, time.perf_counter() - began, waited)
                 progress.step(step)
                 if step % every.log_every == 0 or step == last_step:
                     line = {"epoch": (step - 1) // epoch + 1, **window.line()}
                     self.log.write(step, line)
                     progress.line(step, line)
-                if step == (self.experiment.lambdas.rescale_epoch or 0) * epoch:
+                if step == rescaled:
                     self.report_rescaling(step, metrics["weights"], state)
                 stopping = stop.requested_at(step)
                 validated = step == last_step or step % every.validate_every == 0
@@ -94,9 +96,9 @@ class Session:
                 self.checkpoints.save(step - 1, state, None, self.description)
             raise
 
-    def check_finite(self, step: int, terms: np.ndarray, **numbers: float) -> None:
+    def check_finite(self, step: int, terms: dict[str, float], **numbers: float) -> None:
         """Ends the run where a term, or another number, is NaN or infinite, before that can be saved."""
-        bad = [name for name, value in [*zip(TAPS, terms), *numbers.items()] if not np.isfinite(value)]
+        bad = [name for name, value in {**terms, **numbers}.items() if not np.isfinite(value)]
         if bad:
             self.checkpoints.wait()
             kept = self.checkpoints.latest_step()
@@ -107,48 +109,37 @@ class Session:
             )
 
     def measure_floor(self, train_source: Source) -> None:
-        """Logs how far the mean training photograph is from the held-out ones."""
+        """Logs what can be had without training: the mean photograph, the most frequent class."""
         floor = self.validator.floor(train_source)
-        self.log.write(0, {"mean_photograph": floor.line()["validation"]})
-        console.print(f"Held-out distance of the mean training photograph, the floor to beat: {floor.distance:.1f}")
+        self.log.write(0, {self.validator.floor_name.replace(" ", "_"): floor.line()["validation"]})
+        console.print(f"The floor to beat, the {self.validator.floor_name}: {floor.headline()}")
 
-    def validate(self, step: int, state: TrainState) -> Validation:
-        """Measures the held-out distance; the first process writes it down, with a contact sheet."""
+    def validate(self, step: int, state: TrainState) -> Validation | Segmentation:
+        """Measures the held-out examples; the first process writes it down, with a contact sheet."""
         validation = self.validator(state.params if state.ema is None else state.ema)
-        self.check_finite(step, validation.terms)
+        self.check_finite(step, validation.numbers())
         if is_first():
             self.show(step, validation)
         return validation
 
-    def show(self, step: int, validation: Validation) -> None:
-        """Writes a validation's line and its contact sheet; at the start also the sheet's layouts, to try on later."""
+    def show(self, step: int, validation: Validation | Segmentation) -> None:
+        """Writes a validation's line and its contact sheet; at the start also a cascade's layouts, to try on later."""
         self.log.write(step, validation.line())
-        examples = {index: self.val_source[index] for index in validation.images}
-        diversity = validation.diversity
-        rows = [
-            Row(e["layout"], e["photograph"], validation.images[index], diversity and diversity.assembled[index])
-            for index, e in examples.items()
-        ]
         warning = RANDOM_WARNING if self.description["vgg19"]["weights"] == "random" else ""
-        title = f"{self.experiment.name}, step {step}, held-out distance {validation.distance:.1f}"
-        sheet = contact_sheet(rows, self.val_source.label_space, title, warning)
-        self.log.picture(step, "contact_sheet", np.asarray(sheet))
-        if diversity:
-            wins = win_map(diversity.wins, self.val_source.label_space)
-            self.log.picture(step, "wins", np.asarray(wins))
-            sheet = stacked(sheet, wins)
+        title = f"{self.experiment.name}, step {step}, {validation.headline()}"
+        pictures = validation.pictures(self.val_source, title, warning)
+        for name, picture in pictures.items():
+            self.log.picture(step, name, np.asarray(picture))
         path = self.sheet_path(step)
         path.parent.mkdir(exist_ok=True)
-        sheet.save(path)
-        together = ""
-        if diversity:
-            together = f" (assembled {diversity.assembled_distance:.1f}, between images {diversity.pairwise_distance:.1f})"
-        console.print(f"step {step}: held-out distance {validation.distance:.1f}{together}, {path}", markup=False)
-        if step == 0:
+        stacked(*pictures.values()).save(path)
+        console.print(f"step {step}: {validation.headline()}, {path}", markup=False)
+        if step == 0 and isinstance(self.experiment, Experiment):
             folder = Path(self.experiment.folder) / "layouts"
             folder.mkdir(exist_ok=True)
-            for i, row in enumerate(rows):
-                Image.fromarray(self.val_source.label_space.draw(row.layout)).save(folder / f"{i}.png")
+            for i, index in enumerate(validation.images):
+                layout = self.val_source[index]["layout"]
+                Image.fromarray(self.val_source.label_space.draw(layout)).save(folder / f"{i}.png")
 
     def sheet_path(self, step: int) -> Path:
         """Where the contact sheet of a step lies."""
@@ -174,4 +165,4 @@ class Session:
             console.print(f"Stopped and saved at step {step} of {self.last_step}. The same command resumes.")
             return
         console.print(f"Trained to step {step}. Contact sheet: {self.sheet_path(step)}", markup=False)
-        console.print(f"Next: python -m launch.synthesize {folder} {folder}/layouts --sheet", markup=False)
+        console.print(self.validator.advice(folder), markup=False)

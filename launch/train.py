@@ -1,4 +1,4 @@
-"""Trains a cascade: `python -m launch.train EXPERIMENT [--field value ...]`.
+"""Trains a cascade, or a segmenter to judge its images: `python -m launch.train EXPERIMENT [--field value ...]`.
 
 The same command resumes a run that was stopped. A run folder (default runs/EXPERIMENT) receives checkpoints, run.json,
 metrics.jsonl, TensorBoard files and contact sheets.
@@ -12,7 +12,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Generic, TypeVar
 
 import jax
 import numpy as np
@@ -26,7 +26,7 @@ from crn_jax.checkpoint import Checkpoints
 from crn_jax.data.pipeline import steps_per_epoch, training_batches
 from crn_jax.data.sources import Source, label_space_of, open_source
 from crn_jax.errors import UserError
-from crn_jax.experiment import Experiment, differences, flat, nearest
+from crn_jax.experiment import Experiment, SegmenterExperiment, differences, flat, nearest
 from crn_jax.growth import grow
 from crn_jax.sharding import local_rows, make_mesh, put
 from crn_jax.synthesize import describe_run, load_run, read_description
@@ -35,16 +35,20 @@ from crn_jax.vgg_weights import perception_network
 from launch.dry_run import dry_run
 from launch.processes import TRY_AGAIN, Processes, agree, is_first, join, listen_from, wait_for_all
 from launch.reporting import MetricsLog, NoLog, describe_devices
+from launch.segmentation import SegmenterValidator
 from launch.session import RANDOM_WARNING, Session
 from launch.terminal import command, console
 from launch.validation import Validator
 
+AnyExperiment = Experiment | SegmenterExperiment
+Kind = TypeVar("Kind", Experiment, SegmenterExperiment)
+
 
 @dataclasses.dataclass(frozen=True)
-class Command:
+class Command(Generic[Kind]):
     """What the command line says."""
 
-    experiment: Annotated[Experiment, tyro.conf.arg(name="")]
+    experiment: Annotated[Kind, tyro.conf.arg(name="")]
     processes: Annotated[Processes, tyro.conf.arg(name="")] = Processes()
     dry_run: bool = False
     """Compile the step, print how it lies on the mesh, the memory per device and what is exchanged, and end."""
@@ -57,6 +61,8 @@ def main(arguments: list[str] | None = None) -> None:
     with command():
         asked = parse(sys.argv[1:] if arguments is None else arguments)
         if asked.dry_run or asked.topology:
+            if isinstance(asked.experiment, SegmenterExperiment):
+                raise UserError("--dry_run is for cascades: a segmenter fits any device.")
             return dry_run(asked.experiment, asked.topology)
         join(asked.processes)
         console.quiet = not is_first()
@@ -77,7 +83,7 @@ def parse(arguments: list[str]) -> Command:
     name, *overrides = arguments
     description, experiment = named_experiment(name)
     return tyro.cli(
-        Command,
+        Command[type(experiment)],
         default=Command(experiment),
         args=overrides,
         prog=f"python -m launch.train {name}",
@@ -87,7 +93,7 @@ def parse(arguments: list[str]) -> Command:
     )
 
 
-def named_experiment(name: str) -> tuple[str, Experiment]:
+def named_experiment(name: str) -> tuple[str, AnyExperiment]:
     """An experiment of configs.py, behind its description.
 
     Raises:
@@ -98,22 +104,25 @@ def named_experiment(name: str) -> tuple[str, Experiment]:
     return EXPERIMENTS[name]
 
 
-def train(experiment: Experiment) -> bool:
+def train(experiment: AnyExperiment) -> bool:
     """Trains until `experiment.epochs` are done, from the last checkpoint if there is one.
 
     Returns whether they are done; otherwise the run was asked to stop, and is saved.
     """
-    size, batch_size = experiment.cascade.size, experiment.batch_size
+    size, batch_size = experiment.size, experiment.batch_size
     mesh = make_mesh(experiment.sharding, batch_size, size[0])
     train_source, val_source = (open_source(experiment.data, split, size) for split in ("train", "val"))
     epoch = steps_per_epoch(train_source, batch_size)
-    vgg_params, vgg19 = perception_network(experiment.vgg, progressbar=is_first())
+    if isinstance(experiment, SegmenterExperiment):
+        network, vgg19, make_validator = {}, {"weights": "none"}, SegmenterValidator
+    else:
+        (network, vgg19), make_validator = perception_network(experiment.vgg, progressbar=is_first()), Validator
     description = describe_run(experiment, label_space_of(experiment.data), vgg19, describe_data(train_source, epoch))
     folder = prepare_folder(experiment, description)
 
     objective = experiment.objective(epoch)
     abstract = abstract_state(objective, mesh, experiment.sharding.shard_optimizer)
-    vgg_params = put(mesh, vgg_params)
+    network = put(mesh, network)
     with jax.set_mesh(mesh), contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(Checkpoints(folder / "checkpoints", experiment.run.keep_last))
         first_step = checkpoints.latest_step() or 0
@@ -124,19 +133,18 @@ def train(experiment: Experiment) -> bool:
         else:
             check_room(folder, abstract)
             state = init_state(objective, experiment.seed, abstract)
-            if experiment.init_from:
+            if isinstance(experiment, Experiment) and experiment.init_from:
                 state = started_from(experiment.init_from, experiment, state)
         announce(experiment, mesh, state, first_step, epoch, vgg19)
         try:
             log = stack.enter_context(contextlib.closing(MetricsLog(folder, first_step) if is_first() else NoLog()))
-            validator = Validator(experiment, objective, val_source, mesh, abstract, vgg_params)
-            session = Session(experiment, description, mesh, vgg_params, val_source, log, checkpoints, validator, epoch)
+            validator = make_validator(experiment, objective, val_source, mesh, abstract, network)
+            session = Session(experiment, description, mesh, network, val_source, log, checkpoints, validator, epoch)
             if not first_step:
                 session.measure_floor(train_source)
                 session.validate(0, state)
-            batches = training_batches(
-                train_source, batch_size, experiment.seed, first_step, experiment.data.threads, local_rows(mesh, batch_size)
-            )
+            data, rows = experiment.data, local_rows(mesh, batch_size)
+            batches = training_batches(train_source, batch_size, experiment.seed, first_step, data.threads, rows, data.flip)
             return session.run(make_train_step(objective, abstract), state, batches, first_step)
         except OSError as error:
             raise checkpoints.write_error(error) from error
@@ -172,7 +180,7 @@ def describe_data(source: Source, epoch: int) -> dict[str, Any]:
     return {"examples": len(source), "steps_per_epoch": epoch, "names_sha256": names}
 
 
-def prepare_folder(experiment: Experiment, description: dict) -> Path:
+def prepare_folder(experiment: AnyExperiment, description: dict) -> Path:
     """The run folder, made with its `run.json`, or checked to belong to this experiment; the same on all processes."""
     folder = Path(experiment.folder)
     file, vgg19 = folder / "run.json", description["vgg19"]
@@ -187,7 +195,7 @@ def prepare_folder(experiment: Experiment, description: dict) -> Path:
     return folder
 
 
-def write_description(folder: Path, experiment: Experiment, description: dict) -> None:
+def write_description(folder: Path, experiment: AnyExperiment, description: dict) -> None:
     """Makes the run folder with its `run.json`, unless one is there that belongs to another experiment."""
     if (folder / "run.json").exists():
         stored, _, before = read_description(folder)
@@ -222,11 +230,12 @@ def check_room(folder: Path, state: TrainState) -> None:
         )
 
 
-def announce(experiment: Experiment, mesh: Mesh, state: TrainState, first_step: int, epoch: int, vgg19: dict) -> None:
+def announce(experiment: AnyExperiment, mesh: Mesh, state: TrainState, first_step: int, epoch: int, vgg19: dict) -> None:
     """Says what is about to be trained."""
-    height, width = experiment.cascade.size
+    height, width = experiment.size
+    images = f"k = {experiment.cascade.num_images}, " if isinstance(experiment, Experiment) else ""
     console.print(
-        f"[bold]{experiment.name}[/]: {height}x{width}, k = {experiment.cascade.num_images}, "
+        f"[bold]{experiment.name}[/]: {height}x{width}, {images}"
         f"{count_parameters(state.params):,} parameters, {epoch} steps an epoch, {experiment.epochs} epochs, "
         f"on {describe_devices(mesh)}"
     )

@@ -1,4 +1,4 @@
-"""Held-out perceptual distance and contact sheets during training."""
+"""Held-out perceptual distance and contact sheets while a cascade is trained."""
 
 from typing import Any, NamedTuple
 
@@ -6,13 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from PIL import Image
 
 from crn_jax.data.pipeline import validation_batches, validation_indices
 from crn_jax.data.sources import Source
 from crn_jax.evaluation import DISTANCE_WEIGHTS, Collection, make_eval_step
 from crn_jax.experiment import Experiment
+from crn_jax.objective import Objective, compare
 from crn_jax.sharding import local_rows, put, put_batch
-from crn_jax.train import Objective, TrainState, compare
+from crn_jax.train import TrainState
+from launch.contact_sheet import Row, contact_sheet, win_map
 from launch.processes import sum_over_processes
 from launch.reporting import named
 
@@ -57,6 +60,28 @@ class Validation(NamedTuple):
         if self.diversity:
             line["diversity"] = self.diversity.line()
         return {"validation": line}
+
+    def headline(self) -> str:
+        """In words."""
+        together = ""
+        if self.diversity:
+            assembled, pairwise = self.diversity.assembled_distance, self.diversity.pairwise_distance
+            together = f" (assembled {assembled:.1f}, between images {pairwise:.1f})"
+        return f"held-out distance {self.distance:.1f}{together}"
+
+    def numbers(self) -> dict[str, float]:
+        """What has to be finite."""
+        return named(self.terms)
+
+    def pictures(self, source: Source, title: str, warning: str) -> dict[str, Image.Image]:
+        """The contact sheet, and of collections the map of wins."""
+        examples = {index: source[index] for index in self.images}
+        assembled = self.diversity.assembled if self.diversity else {}
+        rows = [Row(e["layout"], e["photograph"], self.images[i], assembled.get(i)) for i, e in examples.items()]
+        pictures = {"contact_sheet": contact_sheet(rows, source.label_space, title, warning)}
+        if self.diversity:
+            pictures["wins"] = win_map(self.diversity.wins, source.label_space)
+        return pictures
 
 
 class Validator:
@@ -117,6 +142,13 @@ class Validator:
             photograph = put_batch(self._mesh, self._batch_size, local)["photograph"]
             terms.append(np.asarray(measure(self._vgg_params, photograph, mean), np.float64))
         return _validation(np.concatenate(terms)[: len(self._indices)])
+
+    floor_name = "mean photograph"
+
+    @staticmethod
+    def advice(folder: str) -> str:
+        """What to do with a trained run."""
+        return f"Next: python -m launch.synthesize {folder} {folder}/layouts --sheet"
 
 
 def _validation(

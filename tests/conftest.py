@@ -6,7 +6,8 @@ from pathlib import Path
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"  # most of the time here goes into compiling
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"  # also for the commands that tests start: sums depend on it in the last bit
-os.environ.pop("CRN_JAX_VGG19", None)
+for name in ("CRN_JAX_VGG19", "JAX_COMPILATION_CACHE_DIR"):
+    os.environ.pop(name, None)
 
 import h5py  # noqa: E402
 import jax  # noqa: E402
@@ -14,6 +15,7 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 from crn_jax import authors, convolution, vgg_weights  # noqa: E402
+from launch import train  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -88,12 +90,32 @@ def random_vgg_file(tmp_path_factory) -> Path:
     return path
 
 
+def keep_compiled(tmp_path_factory) -> None:
+    """Commands of this session share what they compile, with no other session."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(tmp_path_factory.mktemp("compiled"))
+
+
 @pytest.fixture(scope="session")
 def tiny(random_vgg_file, tmp_path_factory) -> list[str]:
     """Arguments of launch.train for a run of a few seconds: 48x64 streets, six steps an epoch, one device."""
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(tmp_path_factory.mktemp("compiled"))
+    keep_compiled(tmp_path_factory)
     return (
         "demo --cascade.base 6 8 --cascade.widths 8 8 8 8 --data.num_scenes 6 --run.validation_examples 2 "
         f"--run.sheet_examples 2 --optimizer.learning_rate 1e-3 --optimizer.ema_decay 0.9 --vgg.weights {random_vgg_file} "
         "--sharding.mesh 1 1"
     ).split()
+
+
+@pytest.fixture(scope="session")
+def tiny_segmenter(tmp_path_factory) -> tuple[list[str], Path]:
+    """Arguments of launch.train for a segmenter of 48x64 streets, and the folder of its run, three steps an epoch."""
+    keep_compiled(tmp_path_factory)
+    folder = tmp_path_factory.mktemp("segmenter")
+    arguments = (
+        "segmenter_camvid --data.source streets --data.num_scenes 6 --data.clear_days --segmenter.num_classes 20 "
+        "--segmenter.size 48 64 --segmenter.widths 8 12 16 --batch_size 2 --run.validation_examples 4 --run.sheet_examples 2 "
+        f"--run.validate_every 60 --sharding.mesh 1 1 --run.folder {folder}"
+    ).split()
+    train.main([*arguments, "--epochs", "40"])
+    return arguments, folder

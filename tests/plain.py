@@ -9,7 +9,8 @@ import numpy as np
 import optax
 
 from crn_jax.errors import UserError
-from crn_jax.train import Objective, TrainState
+from crn_jax.objective import Objective
+from crn_jax.train import TrainState
 
 VGG_CONVOLUTIONS = (2, 2, 4, 4, 2)
 
@@ -84,7 +85,7 @@ def make_train_step(objective: Objective):
     def step(state: TrainState, vgg_params, batch):
         arguments = state.params, state.lambdas.weights, vgg_params, batch, objective.cascade.num_classes
         (value, terms), gradient = jax.value_and_grad(loss, has_aux=True)(*arguments)
-        updates, opt_state = objective.transformation().update(gradient, state.opt_state)
+        updates, opt_state = objective.optimizer.transformation(objective.steps_per_epoch).update(gradient, state.opt_state)
         params = optax.apply_updates(state.params, updates)
         return state._replace(step=state.step + 1, params=params, opt_state=opt_state), {"loss": value, "terms": terms}
 

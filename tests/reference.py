@@ -118,3 +118,22 @@ def equation_3(terms, weights, mean_share=0.0):
         losses = [(image[p] * weights).sum() for image in terms]
         total += (1 - mean_share) * min(losses) + mean_share * sum(losses) / len(losses)
     return total
+
+
+def encoder_decoder(params, x):
+    """A U-Net of the cascade's layers: its levels are joined by 2x2 means and by bilinear doubling, then skips."""
+    levels = sum(name.startswith("encoder_") and name.endswith("conv1") for name in params)
+
+    def block(x, name):
+        for n in (1, 2):
+            x = conv_same(x, params[f"{name}_conv{n}"]["kernel"])
+            x = leaky_relu(layer_norm(x, params[f"{name}_norm{n}"]["scale"], params[f"{name}_norm{n}"]["bias"]))
+        return x
+
+    skips = [block(x, "encoder_0")]
+    for i in range(1, levels):
+        skips.append(block(halve_area(skips[-1]), f"encoder_{i}"))
+    x = skips.pop()
+    for i in reversed(range(levels - 1)):
+        x = block(np.concatenate([double_bilinear(x), skips[i]], -1), f"decoder_{i}")
+    return conv_same(x, params["to_output"]["kernel"]) + params["to_output"]["bias"]

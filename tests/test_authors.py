@@ -9,7 +9,8 @@ from crn_jax.authors import cascade_from_variables
 from crn_jax.cascade import Cascade
 from crn_jax.lambdas import LambdaConfig, init_lambdas
 from crn_jax.losses import RELEASED_WEIGHTS, LossConfig
-from crn_jax.train import Objective, OptimizerConfig, TrainState, make_train_step, one_hot
+from crn_jax.objective import Objective, one_hot
+from crn_jax.train import OptimizerConfig, TrainState, make_train_step
 
 
 def synthesized(config, params, labels):
@@ -30,7 +31,7 @@ def thirty_steps(run, imagenet_vgg19, weights: str, loss: LossConfig):
     lambdas = LambdaConfig(initial=RELEASED_WEIGHTS[weights], rescale_epoch=None)
     objective = Objective(run.config, lambdas, OptimizerConfig(), "average", steps_per_epoch=4, loss=loss)
     params = jax.tree.map(jnp.array, run.params)
-    opt_state = objective.transformation().init(params)
+    opt_state = objective.optimizer.transformation(4).init(params)
     state = TrainState(jnp.zeros((), jnp.int32), params, opt_state, init_lambdas(lambdas), None)
     step, history = make_train_step(objective), []
     for i in range(30):

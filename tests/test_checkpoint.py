@@ -10,7 +10,8 @@ from crn_jax.cascade import CascadeConfig
 from crn_jax.checkpoint import Checkpoints
 from crn_jax.errors import UserError
 from crn_jax.lambdas import LambdaConfig
-from crn_jax.train import Objective, OptimizerConfig, abstract_state, init_state
+from crn_jax.objective import Objective
+from crn_jax.train import OptimizerConfig, abstract_state, init_state
 
 
 def objective(width=3, **optimizer) -> Objective:

@@ -13,7 +13,8 @@ from crn_jax.diversity import assemble, pairwise_terms
 from crn_jax.errors import UserError
 from crn_jax.evaluation import DISTANCE_WEIGHTS, Collection, make_eval_step
 from crn_jax.lambdas import LambdaConfig
-from crn_jax.train import Objective, OptimizerConfig, init_state
+from crn_jax.objective import Objective
+from crn_jax.train import OptimizerConfig, init_state
 from crn_jax.vgg import TAPS
 from launch.contact_sheet import grid, win_map
 from launch.synthesize import Arguments, choice_of

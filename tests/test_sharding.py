@@ -16,9 +16,10 @@ from crn_jax.errors import UserError
 from crn_jax.evaluation import make_eval_step
 from crn_jax.lambdas import LambdaConfig
 from crn_jax.losses import LossConfig, perceptual_loss
+from crn_jax.objective import Objective, synthesis_terms
 from crn_jax.sharding import ShardingConfig, activation_spec, local_rows, make_mesh, put, put_batch
 from crn_jax.synthesize import synthesize
-from crn_jax.train import Objective, OptimizerConfig, TrainState, abstract_state, init_state, make_train_step, synthesis_terms
+from crn_jax.train import OptimizerConfig, TrainState, abstract_state, init_state, make_train_step
 from crn_jax.vgg import LAYERS
 from launch.dry_run import collectives, lower_step, total_bytes
 

@@ -120,6 +120,22 @@ def test_a_process_decodes_only_its_rows_of_the_same_batches(camvid):
     assert [10 * index for index in opened_indices] == list(itertools.chain(*part))
 
 
+def test_mirrored_examples_are_drawn_anew_and_follow_from_the_step():
+    source = open_source(DataConfig("streets", num_scenes=4), "train", (16, 32))
+    plain, pair = training_batches(source, 4, 3), lambda **where: training_batches(source, 4, 3, flip=True, **where)
+    drawn = []
+    for straight, flipped in itertools.islice(zip(plain, pair()), 6):
+        for row in range(4):
+            mirrored = not (straight["photograph"][row] == flipped["photograph"][row]).all()
+            drawn.append(mirrored)
+            for key in straight:
+                expected = straight[key][row, :, ::-1] if mirrored else straight[key][row]
+                np.testing.assert_array_equal(flipped[key][row], expected)
+    assert 4 <= sum(drawn) <= 20 and drawn[:4] != drawn[4:8] != drawn[8:12]
+    later, part = list(itertools.islice(pair(), 6))[5], next(pair(first_step=5, rows=[1, 3]))
+    np.testing.assert_array_equal(part["photograph"], later["photograph"][[1, 3]])
+
+
 def test_an_error_in_a_thread_reaches_the_caller(camvid):
     Image.fromarray(np.full((12, 16), 99, np.uint8)).save(camvid / "trainannot" / "2.png")
     with pytest.raises(UserError, match=r"2\.png: label id 99 \(192 pixels\)"):

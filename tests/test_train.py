@@ -10,7 +10,8 @@ from crn_jax import convolution, vgg_weights
 from crn_jax.cascade import CascadeConfig, init_params
 from crn_jax.evaluation import make_eval_step
 from crn_jax.lambdas import LambdaConfig
-from crn_jax.train import Objective, OptimizerConfig, abstract_state, init_state, make_train_step
+from crn_jax.objective import Objective
+from crn_jax.train import OptimizerConfig, abstract_state, init_state, make_train_step
 
 CASCADE = CascadeConfig(num_classes=4, widths=(6, 6, 6), base=(4, 6), num_images=2)
 
@@ -116,12 +117,12 @@ def test_loss_and_gradient_equal_the_plain_implementations(plain_step, monkeypat
 
 
 def test_the_authors_fallback_schedule():
-    rates = objective(schedule="authors_fallback").learning_rate()
+    rates = OptimizerConfig(schedule="authors_fallback").rate(2)
     epochs = np.array([1, 2, 50, 100, 101, 200])
     expected = [min(1e-6 * 1.1 ** (e - 1), 1e-4 if e > 100 else 1e-3) for e in epochs]
     got = [float(rates(jnp.asarray((e - 1) * 2 + last))) for e in epochs for last in (0, 1)]
     np.testing.assert_allclose(got, np.repeat(expected, 2), rtol=1e-4)
-    assert objective(learning_rate=0.5).learning_rate() == 0.5
+    assert OptimizerConfig(0.5).rate(2) == 0.5
 
 
 def test_initial_parameters_follow_from_the_seed():

@@ -21,19 +21,30 @@ def steps_per_epoch(source: Source, batch_size: int) -> int:
 
 
 def training_batches(
-    source: Source, batch_size: int, seed: int, first_step: int = 0, threads: int = 2, rows: Sequence[int] | None = None
+    source: Source,
+    batch_size: int,
+    seed: int,
+    first_step: int = 0,
+    threads: int = 2,
+    rows: Sequence[int] | None = None,
+    flip: bool = False,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Endless batches from step `first_step` on, each epoch in a new order, decoded ahead by `threads` threads.
 
     Of every batch, only `rows` (default: all) are decoded: those of this process. The batch as a whole does not depend on
-    how many processes there are.
+    how many processes there are. With `flip`, half of the examples are mirrored, others in each epoch.
 
     Yields `{"layout": uint8 [rows, H, W], "photograph": uint8 [rows, H, W, 3]}`.
     """
-    rows = range(batch_size) if rows is None else rows
+    rows = list(range(batch_size)) if rows is None else rows
+
+    def draw(indices: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        return np.asarray(indices), flip & (rng.random(batch_size) < 0.5)
+
     order = grain.MapDataset.range(len(source)).shuffle(seed=seed).batch(batch_size, drop_remainder=True).repeat()
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * max(threads, 1))
-    batches = order.map(lambda indices: _decode(source, [indices[row] for row in rows]))
+    drawn = order.random_map(draw, seed=seed + 1)
+    batches = drawn.map(lambda pair: _decode(source, pair[0][rows], pair[1][rows]))
     return iter(batches[first_step:].to_iter_dataset(options))
 
 
@@ -55,6 +66,10 @@ def validation_batches(
         yield _decode(source, batch)
 
 
-def _decode(source: Source, indices: Sequence[int]) -> dict[str, np.ndarray]:
+def _decode(source: Source, indices: Sequence[int], mirrored: Sequence[bool] | None = None) -> dict[str, np.ndarray]:
     examples = [source[int(i)] for i in indices]
-    return {key: np.stack([example[key] for example in examples]) for key in examples[0]}
+    batch = {key: np.stack([example[key] for example in examples]) for key in examples[0]}
+    for row in np.flatnonzero([] if mirrored is None else mirrored):
+        for array in batch.values():
+            array[row] = array[row, :, ::-1].copy()
+    return batch

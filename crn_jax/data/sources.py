@@ -31,6 +31,8 @@ class DataConfig:
     """Training scenes of streets."""
     clear_days: bool = False
     """Streets on clear days only, which leaves less for the cascade to guess than any hour and weather."""
+    flip: bool = False
+    """Mirror half of the training examples, others in each epoch. The authors do not."""
     threads: int = 2
     """Threads that decode ahead of the training step."""
 

@@ -1,0 +1,75 @@
+"""What a cascade is trained for: the perceptual loss of what it synthesizes, with λ.
+
+A batch is `{"layout": uint8 or uint16 [B, H, W] class ids, "photograph": uint8 [B, H, W, 3]}`.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from crn_jax.cascade import Cascade, CascadeConfig, init_params
+from crn_jax.lambdas import LambdaConfig, LambdaState, init_lambdas, update_lambdas
+from crn_jax.losses import LossConfig, layer_terms, perceptual_loss
+from crn_jax.remat import Remat
+from crn_jax.train import OptimizerConfig
+from crn_jax.vgg import Pooling
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """The static part of a cascade's training step (a `train.Trainable`, whose network is VGG-19)."""
+
+    cascade: CascadeConfig
+    lambdas: LambdaConfig
+    optimizer: OptimizerConfig
+    pooling: Pooling
+    steps_per_epoch: int
+    remat: Remat = "none"
+    loss: LossConfig = LossConfig()
+
+    def init_params(self, key: jax.Array) -> dict:
+        """The cascade's, fresh."""
+        return init_params(self.cascade, key)
+
+    def init_lambdas(self) -> LambdaState:
+        """λ before the first step."""
+        return init_lambdas(self.lambdas)
+
+    def loss_of(self, params: dict, lambdas: LambdaState, vgg_params: dict, batch: dict) -> tuple[jax.Array, dict]:
+        """The loss [] of a batch.
+
+        Metrics are means over the batch: the `terms` [6] that the loss weights, `all_terms` `[k, P, 6]` of every image and
+        region (see `synthesis_terms`); and the `weights` [6], the λ in force; layers in the order of `TAPS`.
+        """
+        all_terms, _ = synthesis_terms(self, params, vgg_params, batch)
+        loss, terms = perceptual_loss(all_terms, lambdas.weights, self.loss.mean_share)
+        return loss, {"terms": terms, "all_terms": all_terms.mean(0), "weights": lambdas.weights}
+
+    def update_lambdas(self, lambdas: LambdaState, metrics: dict, step: jax.Array) -> LambdaState:
+        """λ after a step."""
+        return update_lambdas(self.lambdas, lambdas, metrics["terms"], step, self.steps_per_epoch)
+
+
+def one_hot(config: CascadeConfig, layout: jax.Array) -> jax.Array:
+    """Class ids `[B, H, W]` -> the cascade's layout, float32 `[B, H, W, c]`."""
+    return jax.nn.one_hot(layout.astype(jnp.int32), config.num_classes)  # uint8 would wrap past 256 classes
+
+
+def synthesis_terms(objective: Objective, params: dict, vgg_params: dict, batch: dict) -> tuple[jax.Array, jax.Array]:
+    """Synthesizes from a batch's layouts and compares: the terms `[B, k, P, 6]`, and the images `[B, k, H, W, 3]`, 0..255.
+
+    The P regions are the classes if the loss takes the best image of each, else one, the image.
+    """
+    layout = one_hot(objective.cascade, batch["layout"])
+    images = Cascade(objective.cascade, objective.remat).apply({"params": params}, layout)
+    masks = layout if objective.loss.best_per == "class" and objective.cascade.num_images > 1 else None
+    return compare(objective, vgg_params, batch["photograph"], images, masks), images
+
+
+def compare(
+    objective: Objective, vgg_params: dict, photograph: jax.Array, images: jax.Array, masks: jax.Array | None = None
+) -> jax.Array:
+    """`losses.layer_terms` of a uint8 photograph, as the objective says."""
+    dtype = jnp.dtype(objective.cascade.dtype)
+    return layer_terms(vgg_params, photograph.astype(jnp.float32), images, masks, objective.pooling, dtype, objective.remat)
