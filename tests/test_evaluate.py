@@ -1,0 +1,229 @@
+"""The command launch.evaluate, from run folders to its files; the scores' definitions are tested in files of their own."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from crn_jax.cascade import count_parameters
+from crn_jax.data.label_space import CITYSCAPES
+from crn_jax.data.sources import open_source
+from crn_jax.evaluation import DISTANCE_WEIGHTS
+from crn_jax.metrics import confusion, psnr, segmentation_scores
+from crn_jax.synthesize import load_run, synthesize
+from crn_jax.vgg import TAPS
+from crn_jax.vgg_weights import load_vgg19
+from launch import evaluate, train
+from launch.contenders import PHOTOGRAPHS
+from launch.evaluate import contender_names
+from launch.terminal import console
+from tests import reference
+
+COUNT = 5
+SETTING = ["--examples", str(COUNT)]
+
+
+def nearest_colour():
+    """A segmenter to plug in: the class whose palette colour is nearest."""
+    colors = np.array(CITYSCAPES.colors, np.int64)
+    return lambda images: np.square(images[..., None, :] - colors).sum(-1).argmin(-1)
+
+
+def void_everywhere():
+    return lambda images: np.full(images.shape[:3], 19)
+
+
+def out_of_range():
+    return lambda images: np.full(images.shape[:3], 20)
+
+
+@pytest.fixture(scope="module")
+def runs(tiny, tmp_path_factory):
+    """A run of one image a layout, and one of two; the photographs as files."""
+    folder = tmp_path_factory.mktemp("runs")
+    train.main([*tiny, "--epochs", "2", "--run.folder", str(folder / "one")])
+    train.main([*tiny, "--epochs", "1", "--cascade.num_images", "2", "--run.folder", str(folder / "two")])
+    source = open_source(load_run(folder / "one").experiment.data, "val", (48, 64))
+    (folder / "same").mkdir()
+    for i in np.linspace(0, 63, COUNT).round().astype(int):
+        Image.fromarray(source[i]["photograph"]).save(folder / "same" / f"{source.names[i]}_made.png")
+    return folder
+
+
+def evaluated(*arguments) -> tuple[dict, dict[str, dict], str]:
+    """The JSON, its candidates by name, and the screen."""
+    with console.capture() as capture:
+        evaluate.main([*map(str, arguments), *SETTING])
+    out = arguments[arguments.index("--out") + 1] if "--out" in arguments else arguments[0] / "evaluation"
+    evaluation = json.loads((out / "evaluation.json").read_text())
+    return evaluation, {candidate["name"]: candidate for candidate in evaluation["candidates"]}, capture.get()
+
+
+@pytest.fixture(scope="module")
+def scored(runs, tiny_segmenter):
+    _, segmenter = tiny_segmenter
+    return evaluated(runs / "one", runs / "two", runs / "same", "--segmenter", segmenter, "--save_images", "--batch_size", 3)
+
+
+def examples_of(run):
+    source = open_source(run.experiment.data, "val", run.experiment.size)
+    return [source[i] for i in np.linspace(0, 63, COUNT).round().astype(int)]
+
+
+def test_a_runs_scores_are_those_of_what_it_synthesizes(runs, scored, random_vgg_file):
+    _, candidates, _ = scored
+    run, vgg = load_run(runs / "one"), load_vgg19(random_vgg_file)
+    per_image = candidates["one"]["per_image"]
+    for n, example in enumerate(examples_of(run)[:2]):
+        image = np.asarray(synthesize(run.experiment.cascade, run.params, example["layout"][None]))[0, 0]
+        assert per_image["psnr"][n] == pytest.approx(psnr(image, example["photograph"]))
+        ours, theirs = (reference.vgg19(vgg, x[None].astype(np.float64)) for x in (image, example["photograph"]))
+        distance = sum(w * np.abs(ours[tap] - theirs[tap]).mean() for w, tap in zip(DISTANCE_WEIGHTS, TAPS))
+        assert per_image["distance"][n] == pytest.approx(distance, rel=1e-4)
+    score = candidates["one"]["scores"]["psnr"]
+    assert score["value"] == pytest.approx(np.mean(per_image["psnr"])) and score["low"] < score["value"] < score["high"]
+    terms = np.array(list(candidates["one"]["terms"].values()))
+    assert terms @ DISTANCE_WEIGHTS == pytest.approx(candidates["one"]["scores"]["distance"]["value"])
+    resources = candidates["one"]["resources"]
+    assert resources["parameters"] == count_parameters(run.params) and resources["peak_bytes"] > 4 * resources["parameters"]
+
+
+def test_the_photographs_are_the_ceiling_and_equal_themselves(scored):
+    evaluation, candidates, screen = scored
+    assert list(candidates) == [PHOTOGRAPHS, "one", "two", "two, best of 2", "two, assembled", "same"]
+    real, same = candidates[PHOTOGRAPHS]["scores"], candidates["same"]["scores"]
+    assert real["distance"]["value"] == 0 and real["ssim"]["value"] == pytest.approx(1) and real["psnr"]["value"] is None
+    assert real == same  # PNGs lose nothing
+    for key, better in (("ssim", 1), ("distance", -1), ("vgg_frechet", -1), ("accuracy", 1)):
+        assert better * real[key]["value"] > better * candidates["one"]["scores"][key]["value"]
+    assert "fid" not in real and "no FID" in " ".join(evaluation["notes"]) and "VGG-19" in screen
+
+
+def test_segmentation_scores_are_those_of_the_layouts(runs, scored):
+    evaluation, candidates, _ = scored
+    layouts = np.stack([example["layout"] for example in examples_of(load_run(runs / "one"))])
+    total = np.array(candidates["one"]["confusion"])
+    assert total.shape == (20, 20) and total.sum() == layouts.size
+    np.testing.assert_array_equal(total.sum(1), np.bincount(layouts.ravel(), minlength=20))
+    for suffix, void in (("", False), ("_void", True)):
+        expected = segmentation_scores(total, void)
+        assert candidates["one"]["scores"][f"miou{suffix}"]["value"] == pytest.approx(100 * expected.miou)
+        assert candidates["one"]["scores"][f"accuracy{suffix}"]["value"] == pytest.approx(100 * expected.accuracy)
+    absent = np.setdiff1d(np.arange(19), np.unique(layouts))
+    assert len(absent) and all(candidates[PHOTOGRAPHS]["confusion"][c] == [0] * 20 for c in absent)
+
+
+def test_of_a_collection_each_image_stands_for_every_other_layout(runs, scored):
+    _, candidates, _ = scored
+    run, images = load_run(runs / "two"), runs / "one" / "evaluation" / "images"
+    names = [f"street {10**6 + i}" for i in np.linspace(0, 63, COUNT).round().astype(int)]
+    for n, (name, example) in enumerate(zip(names, examples_of(run))):
+        both = np.asarray(synthesize(run.experiment.cascade, run.params, example["layout"][None]))[0]
+        kept = {kind: np.asarray(Image.open(images / kind / f"{name}.png")) for kind in candidates if kind.startswith("two")}
+        # Compiled together with VGG-19, images may round otherwise here and there.
+        off = {kind: np.abs(image.astype(int) - both) for kind, image in kept.items()}
+        assert off["two"][n % 2].max() <= 1 and off["two, best of 2"].max((1, 2, 3)).min() <= 1
+        assert off["two, assembled"].min(0).max() <= 1
+    assert candidates["two, best of 2"]["scores"]["distance"]["value"] <= candidates["two"]["scores"]["distance"]["value"]
+    assert candidates["two"]["scores"]["between"]["value"] > 0 and "between" not in candidates["one"]["scores"]
+    assert len(list((images / PHOTOGRAPHS).iterdir())) == COUNT
+
+
+def test_the_page_comes_with_it(runs, scored):
+    page = (runs / "one" / "evaluation" / "report.html").read_text()
+    assert "two, assembled" in page and "best of one" in page and "street 1000000" in page
+    assert not list((runs / "one").glob("*.unfinished"))
+
+
+def test_batches_and_order_change_nothing(runs, scored, tmp_path):
+    _, one_by_one, _ = evaluated(runs / "same", runs / "one", "--out", tmp_path)
+    for name in (PHOTOGRAPHS, "same", "one"):
+        for key, score in one_by_one[name]["scores"].items():
+            expected = scored[1][name]["scores"][key]
+            assert score == {k: v if v is None else pytest.approx(v, rel=1e-4, abs=1e-6) for k, v in expected.items()}, key
+
+
+def test_labels_of_another_tool_and_a_plug_in(runs, scored, tmp_path):
+    """Images are saved, labels made of them elsewhere, and read again: as if the segmenter had been plugged in."""
+    segmenter = nearest_colour()
+    for folder in (runs / "one" / "evaluation" / "images").iterdir():
+        (tmp_path / "labels" / folder.name).mkdir(parents=True)
+        for file in folder.iterdir():
+            ids = segmenter(np.asarray(Image.open(file))[None].astype(np.int64))[0]
+            Image.fromarray(CITYSCAPES.draw(ids)).save(tmp_path / "labels" / folder.name / file.name)
+    _, plugged, _ = evaluated(runs / "one", "--segmenter", "tests.test_evaluate:nearest_colour", "--out", tmp_path / "a")
+    _, read, _ = evaluated(runs / "one", "--segmenter", tmp_path / "labels", "--out", tmp_path / "b")
+    assert read["one"]["confusion"] == plugged["one"]["confusion"] != scored[1]["one"]["confusion"]
+    example = examples_of(load_run(runs / "one"))[0]
+    ids = segmenter(example["photograph"][None].astype(np.int64))[0]
+    accuracy = segmentation_scores(confusion(example["layout"], ids, 20)).accuracy
+    assert plugged[PHOTOGRAPHS]["per_image"]["accuracy"][0] == pytest.approx(100 * accuracy)
+
+    _, void, _ = evaluated(runs / "one", "--segmenter", "tests.test_evaluate:void_everywhere", "--out", tmp_path / "c")
+    assert void["one"]["scores"]["accuracy"]["value"] == 0 < void["one"]["scores"]["accuracy_void"]["value"]
+
+    missing = next((tmp_path / "labels" / "one").iterdir())
+    missing.unlink()
+    said = refused(runs / "one", "--segmenter", tmp_path / "labels", "--out", tmp_path / "d")
+    assert f"1 of {COUNT} examples" in said and missing.stem in said
+    shutil.rmtree(tmp_path / "labels" / PHOTOGRAPHS)
+    assert f"no folder '{PHOTOGRAPHS}'" in refused(runs / "one", "--segmenter", tmp_path / "labels", "--out", tmp_path / "d")
+
+
+def refused(*arguments) -> str:
+    """What a call that must fail says; it has written nothing."""
+    with console.capture() as capture, pytest.raises(SystemExit) as exit_:
+        evaluate.main([*map(str, arguments), *SETTING])
+    assert exit_.value.code == 2
+    if "--out" in arguments:
+        assert not arguments[arguments.index("--out") + 1].exists()
+    return capture.get()
+
+
+def test_what_does_not_go_together_is_named(runs, tiny, tiny_segmenter, tmp_path):
+    out = ["--out", tmp_path / "out"]
+    assert "at least one run folder" in refused(*out)
+    assert "name their data and size with --experiment" in refused(runs / "same", *out)
+    assert "there is no such folder" in refused(runs / "none", runs / "one", *out)
+    assert "neither a folder nor module:factory" in refused(runs / "one", "--segmenter", tmp_path / "none", *out)
+    assert "to import" in refused(runs / "one", "--segmenter", "tests.test_evaluate:none", *out)
+    assert "ids 20 to 20; cityscapes has 0 to 19" in refused(
+        runs / "one", "--segmenter", "tests.test_evaluate:out_of_range", *out
+    )
+    assert "run of a cascade; here a segmenter's" in refused(runs / "one", "--segmenter", runs / "one", *out)
+    assert "run of a segmenter; here a cascade's" in refused(tiny_segmenter[1], *out)
+    assert "none.pth" in refused(runs / "one", "--inception", tmp_path / "none.pth", *out)
+    assert "--batch_size" in refused(runs / "one", "--batch_size", 0, *out)
+    assert "given twice" in refused(runs / "one", runs / "one", *out)
+
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "run.json").write_text((runs / "one" / "run.json").read_text())
+    assert "Steps saved: none yet" in refused(tmp_path / "empty", *out)
+    (tmp_path / "few").mkdir()
+    assert f"{COUNT} of {COUNT} examples" in refused(tmp_path / "few", runs / "one", *out)
+    shutil.copytree(runs / "same", tmp_path / "large")
+    last = sorted((tmp_path / "large").iterdir())[-1]
+    Image.fromarray(np.zeros((96, 128, 3), np.uint8)).save(last)
+    assert f"{last} is 96x128, but the examples are 48x64" in refused(tmp_path / "large", runs / "one", *out)
+
+    other = tmp_path / "wide"
+    train.main([*tiny, "--epochs", "1", "--cascade.base", "6", "16", "--run.folder", str(other)])
+    assert "do not compare: size is (48, 64) there and (48, 128) here" in refused(runs / "one", other, *out)
+    assert "the segmenter is for 48x64, the images are 48x128" in refused(other, "--segmenter", tiny_segmenter[1], *out)
+
+
+def test_runs_of_one_name_are_told_apart_by_their_paths(tmp_path):
+    assert contender_names([tmp_path / "a" / "run", tmp_path / "b" / "run"]) == ["a/run", "b/run"]
+    assert contender_names([tmp_path / "a" / PHOTOGRAPHS]) == [f"a/{PHOTOGRAPHS}"]
+
+
+def test_a_study_is_made_and_its_results_are_read(runs, tmp_path):
+    with console.capture() as capture:
+        evaluate.main([str(runs / "one"), str(runs / "two"), "--study_page", str(tmp_path / "study.html"), *SETTING])
+    assert "--study RESULT.json" in capture.get()
+    page = (tmp_path / "study.html").read_text()
+    assert "untrained" in page and page.count("data:image/") > 10
+    (tmp_path / "bad.json").write_text("{}")
+    assert "bad.json" in refused("--study", tmp_path / "bad.json", "--out", tmp_path / "out")
