@@ -1,6 +1,6 @@
 """What the paper compares the cascade with (section 5), and what is built of the same parts.
 
-Arrays are float `[B, H, W, C]`.
+Arrays are float `[B, H, W, C]`. The networks that are trained against a discriminator are in `adversarial.py`.
 """
 
 import flax.linen as nn
@@ -44,3 +44,53 @@ class EncoderDecoder(nn.Module):
             x = Conv3x3(width, self.dtype, name=f"{name}_conv{n}")(x)
             x = nn.leaky_relu(LayerNorm(name=f"{name}_norm{n}")(x), 0.2)
         return x
+
+
+def dilations(height: int, width: int, layers: int) -> tuple[int, ...]:
+    """Dilations of 3x3 convolutions through which every pixel sees the whole image: large first, halved from one to the next.
+
+    256, 128, ..., 2, 1, 1 for ten layers at 256x512; layers that are left have dilation 1.
+
+    Raises:
+      ValueError: if so few layers do not see so far.
+    """
+    side, largest = max(height, width), 1
+    while 2 * largest < side:  # halved down to 1, they see 2 largest - 1 pixels far
+        largest *= 2
+    if largest >> layers:
+        raise ValueError(f"{layers} layers of halved dilations see the whole of {2**layers} pixels, not of {height}x{width}.")
+    return tuple(max(1, largest >> i) for i in range(layers))
+
+
+class FullResolution(nn.Module):
+    """A network without any resampling: `[B, H, W, C] -> [B, H, W, channels]`, float32.
+
+    The paper's has 10 layers of 256 maps at 256x512 and is an inverted context aggregation network. Those of Yu & Koltun
+    (2016) and of Chen, Xu & Koltun (2017) double the dilation of their 3x3 convolutions from layer to layer, end with one of
+    dilation 1 and project by a 1x1 convolution; this one halves it, so that what is far away is gathered first. Our
+    reconstruction: that the first dilation is such that every pixel sees the whole image (at 256x512 ten layers just do), that
+    the projection is not one of the ten, and norm and nonlinearity, which are the cascade's.
+    """
+
+    channels: int
+    width: int = 256
+    layers: int = 10
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        xavier = nn.initializers.xavier_uniform()
+        x = x.astype(self.dtype)
+        for i, dilation in enumerate(dilations(*x.shape[1:3], self.layers)):
+            x = nn.Conv(
+                self.width,
+                (3, 3),
+                kernel_dilation=dilation,
+                use_bias=False,
+                kernel_init=xavier,
+                dtype=self.dtype,
+                name=f"conv_{i}",
+            )(constrain(x, MIN_ROWS))
+            x = nn.leaky_relu(LayerNorm(name=f"norm_{i}")(x), 0.2)
+        wide = jnp.promote_types(self.dtype, jnp.float32)
+        return nn.Conv(self.channels, (1, 1), kernel_init=xavier, dtype=wide, name="to_output")(x)

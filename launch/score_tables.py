@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import rich.table
+from rich.markup import escape
 
 from crn_jax.vgg import TAPS
 
@@ -11,18 +12,19 @@ from crn_jax.vgg import TAPS
 def scores_table(evaluation: dict[str, Any]) -> rich.table.Table:
     """A row a score, a column a contender; the best but for the photographs in bold."""
     candidates = evaluation["candidates"]
-    table = rich.table.Table(evaluation["title"], *(c["name"] for c in candidates), box=None, header_style="dim")
+    names = [escape(candidate["name"]) for candidate in candidates]
+    table = rich.table.Table("", *names, title=escape(evaluation["title"]), title_justify="left", box=None, header_style="dim")
     for score in evaluation["scores"]:
         cells = [candidate["scores"].get(score["key"]) for candidate in candidates]
         best = _best(score["better"], cells[1:])
         unit = f", {score['unit']}" if score["unit"] else ""
         texts = [_text(cell) for cell in cells]
-        texts[1:] = [f"[bold]{text}[/]" if cell is best else text for cell, text in zip(cells[1:], texts[1:])]
+        texts[1:] = [f"[bold]{text}[/]" if cell and cell is best else text for cell, text in zip(cells[1:], texts[1:])]
         table.add_row(f"{score['title']}{unit}", *texts)
     resources = {
         "layouts a second": lambda r: f"{r['images_per_second']:.3g}",
         "parameters": lambda r: f"{r['parameters']:,}",
-        "GB to synthesize, by the compiler": lambda r: f"{r['peak_bytes'] / 1e9:.3g}",
+        "GB to synthesize": lambda r: f"{r['peak_bytes'] / 1e9:.3g}",
     }
     for title, text in resources.items():
         table.add_row(title, *(text(c["resources"]) if c["resources"] else "" for c in candidates))
@@ -33,7 +35,7 @@ def layers_table(evaluation: dict[str, Any]) -> rich.table.Table:
     """The perceptual distance, layer by layer."""
     table = rich.table.Table("mean absolute difference", *TAPS, box=None, header_style="dim")
     for candidate in evaluation["candidates"]:
-        table.add_row(candidate["name"], *(f"{candidate['terms'][tap]:.4g}" for tap in TAPS))
+        table.add_row(escape(candidate["name"]), *(f"{candidate['terms'][tap]:.4g}" for tap in TAPS))
     return table
 
 
@@ -52,4 +54,4 @@ def _text(cell: dict[str, float] | None) -> str:
         return f"{number['value']} ± {cell['std']:.2g}"
     if "low" not in cell or cell["low"] == cell["high"]:
         return number["value"]
-    return f"{number['value']} ({number['low']} to {number['high']})"
+    return f"{number['value']}\n[dim]{number['low']} to {number['high']}[/]"

@@ -21,6 +21,8 @@ from launch.evaluate import contender_names
 from launch.terminal import console
 from tests import reference
 
+pytest_plugins = "tests.browser"
+
 COUNT = 5
 SETTING = ["--examples", str(COUNT)]
 
@@ -131,9 +133,10 @@ def test_of_a_collection_each_image_stands_for_every_other_layout(runs, scored):
     assert len(list((images / PHOTOGRAPHS).iterdir())) == COUNT
 
 
-def test_the_page_comes_with_it(runs, scored):
-    page = (runs / "one" / "evaluation" / "report.html").read_text()
-    assert "two, assembled" in page and "best of one" in page and "street 1000000" in page
+def test_the_page_comes_with_it(runs, scored, open_page):
+    page = open_page(runs / "one" / "evaluation" / "report.html")
+    text = page.inner_text("body")
+    assert all(name in text for name in scored[1]) and "best of one" in text and "street 1000000" in text
     assert not list((runs / "one").glob("*.unfinished"))
 
 
