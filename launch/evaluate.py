@@ -39,7 +39,7 @@ from launch.segmenters import open_segmenter
 from launch.study import Method, write_study
 from launch.study_results import analyse, study_table, to_json
 from launch.terminal import command, console
-from launch.train import named_experiment
+from launch.train import named_cascade
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,10 +178,7 @@ def common_experiment(asked: Arguments, runs: dict[Path, Run]) -> Experiment:
         folder = asked.contenders[0]
         if not asked.experiment:
             raise UserError(f"{folder} is not a run folder. To score images alone, name their data and size with --experiment.")
-        _, experiment = named_experiment(asked.experiment)
-        if not isinstance(experiment, Experiment):
-            raise UserError(f"--experiment {asked.experiment} is a segmenter's; name a cascade's.")
-        return experiment
+        return named_cascade(asked.experiment)
     (first, one), *others = runs.items()
     for path, other in others:
         for what in ("size", "data.source", "vgg.pooling"):

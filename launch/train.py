@@ -104,6 +104,18 @@ def named_experiment(name: str) -> tuple[str, AnyExperiment]:
     return EXPERIMENTS[name]
 
 
+def named_cascade(name: str) -> Experiment:
+    """Likewise, a cascade's.
+
+    Raises:
+      UserError: if there is none of that name, or if it trains a segmenter.
+    """
+    _, experiment = named_experiment(name)
+    if not isinstance(experiment, Experiment):
+        raise UserError(f"'{name}' trains a segmenter; name an experiment that trains a cascade.")
+    return experiment
+
+
 def train(experiment: AnyExperiment) -> bool:
     """Trains until `experiment.epochs` are done, from the last checkpoint if there is one.
 

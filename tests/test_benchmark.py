@@ -75,7 +75,10 @@ def test_a_case_that_failed_hides_no_other(capsys):
     assert "7.25" in printed and "of that rate" not in printed
 
 
-@pytest.mark.parametrize("arguments, message", [([], "at least one experiment"), (["demos"], "Did you mean 'demo'")])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [([], "at least one experiment"), (["demos"], "Did you mean 'demo'"), (["segmenter_camvid"], "trains a segmenter")],
+)
 def test_unknown_experiments(arguments, message):
     with pytest.raises(UserError, match=message):
         benchmark.cases_of(benchmark.Arguments(tuple(arguments)))

@@ -189,6 +189,7 @@ def test_what_does_not_go_together_is_named(runs, tiny, tiny_segmenter, tmp_path
     out = ["--out", tmp_path / "out"]
     assert "at least one run folder" in refused(*out)
     assert "name their data and size with --experiment" in refused(runs / "same", *out)
+    assert "trains a segmenter" in refused(runs / "same", "--experiment", "segmenter_camvid", *out)
     assert "there is no such folder" in refused(runs / "none", runs / "one", *out)
     assert "neither a folder nor module:factory" in refused(runs / "one", "--segmenter", tmp_path / "none", *out)
     assert "to import" in refused(runs / "one", "--segmenter", "tests.test_evaluate:none", *out)
