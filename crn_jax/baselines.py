@@ -3,11 +3,15 @@
 Arrays are float `[B, H, W, C]`. The networks that are trained against a discriminator are in `adversarial.py`.
 """
 
+import dataclasses
+from typing import Literal
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from crn_jax.cascade import Conv3x3, LayerNorm
+from crn_jax.cascade import Conv3x3, LayerNorm, to_images
+from crn_jax.remat import Remat
 from crn_jax.resize import double_bilinear, halve_area
 from crn_jax.sharding import MIN_ROWS, constrain
 
@@ -94,3 +98,61 @@ class FullResolution(nn.Module):
             x = nn.leaky_relu(LayerNorm(name=f"norm_{i}")(x), 0.2)
         wide = jnp.promote_types(self.dtype, jnp.float32)
         return nn.Conv(self.channels, (1, 1), kernel_init=xavier, dtype=wide, name="to_output")(x)
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderDecoderConfig:
+    """The encoder-decoder baseline. The paper gives no widths; these are our reconstruction."""
+
+    num_classes: int
+    """Channels of the layout, void included."""
+    size: tuple[int, int]
+    """Height and width of the images, in pixels."""
+    widths: tuple[int, ...]
+    """Feature maps of each level; the resolution is halved from one to the next."""
+    num_images: int = 1
+    """Images k synthesized from one layout."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the convolutions."""
+
+    @property
+    def min_size(self) -> tuple[int, int]:
+        """Of the layouts that fit; height and width have to be multiples of it."""
+        return (2 ** (len(self.widths) - 1),) * 2
+
+    def network(self, remat: Remat = "none") -> nn.Module:
+        """From layouts to images; `remat` is not heeded."""
+        return FromLayout(EncoderDecoder(self.widths, 3 * self.num_images, jnp.dtype(self.dtype)))
+
+
+@dataclasses.dataclass(frozen=True)
+class FullResolutionConfig:
+    """The full-resolution baseline; the paper's has 10 layers of 256 maps, the GPU's limit."""
+
+    num_classes: int
+    """Channels of the layout, void included."""
+    size: tuple[int, int]
+    """Height and width of the images, in pixels."""
+    maps: int
+    """Feature maps of each layer."""
+    layers: int = 10
+    """Dilated convolutions."""
+    num_images: int = 1
+    """Images k synthesized from one layout."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the convolutions."""
+
+    min_size = (2, 2)  # of the layouts that its parameters can be made with; any size fits
+
+    def network(self, remat: Remat = "none") -> nn.Module:
+        """From layouts to images; `remat` is not heeded."""
+        return FromLayout(FullResolution(3 * self.num_images, self.maps, self.layers, jnp.dtype(self.dtype)))
+
+
+class FromLayout(nn.Module):
+    """A network's output as images: `[B, H, W, c] -> [B, k, H, W, 3]`, see `cascade.to_images`."""
+
+    inside: nn.Module
+
+    def __call__(self, layout: jax.Array) -> jax.Array:
+        return to_images(self.inside(layout))

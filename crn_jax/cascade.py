@@ -6,7 +6,7 @@ A layout is a float array `[B, H, W, c]`: one-hot over the classes, void last. T
 
 import dataclasses
 import functools
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from crn_jax.convolution import trained_conv3x3
 from crn_jax.remat import Remat, convolved, rematerialized
-from crn_jax.resize import double_bilinear, halve_area
+from crn_jax.resize import Upsampling, double_bilinear, halve_area
 from crn_jax.sharding import MIN_ROWS, constrain
 
 PAPER_WIDTHS = (1024, 1024, 1024, 1024, 1024, 512, 512, 128, 32)
@@ -37,6 +37,12 @@ class CascadeConfig:
     """authors: the last feature layer is normalized as all others (the released program); paper: it is linear."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the convolutions, here and in the VGG-19 of the loss. Parameters, norms, colours and the loss stay float32."""
+    norm: bool = True
+    """Layer norm behind each convolution; False is an ablation."""
+    upsampling: Upsampling = "align_corners"
+    """Which bilinear interpolation doubles the features: the released program's, or that of today's libraries."""
+    layout_at: Literal["every", "first"] = "every"
+    """Which modules see the layout; first is an ablation."""
 
     def __post_init__(self):
         if not self.widths or min(self.widths) < 1:
@@ -49,6 +55,15 @@ class CascadeConfig:
         """Height and width of the synthesized image, in pixels."""
         scale = 2 ** (len(self.widths) - 1)
         return self.base[0] * scale, self.base[1] * scale
+
+    @property
+    def min_size(self) -> tuple[int, int]:
+        """Of the layouts that fit; height and width have to be multiples of it."""
+        return (2 ** (len(self.widths) - 1),) * 2
+
+    def network(self, remat: Remat = "none") -> "Cascade":
+        """g(L; θ)."""
+        return Cascade(self, remat)
 
 
 class LayerNorm(nn.Module):
@@ -70,6 +85,15 @@ class LayerNorm(nn.Module):
         return y.astype(x.dtype)
 
 
+class Bias(nn.Module):
+    """A bias per channel, in place of a norm."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:  # [B, H, W, C]
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
+        return x + bias.astype(x.dtype)[None, None, None]
+
+
 class Conv3x3(nn.Module):
     """A 3x3 convolution without a bias: `[B, H, W, C] -> [B, H, W, width]`."""
 
@@ -85,22 +109,26 @@ class Conv3x3(nn.Module):
 class RefinementModule(nn.Module):
     """M_i: two 3x3 convolutions, each followed by layer norm and LReLU, of the layout beside the features before.
 
-    Features `[B, h/2, w/2, d]` (none for M_0) and layout `[B, h, w, c]` -> `[B, h, w, width]`.
+    Features `[B, h/2, w/2, d]` (none for M_0) and layout `[B, h, w, c]` (none in an ablation) -> `[B, h, w, width]`.
     """
 
     width: int
     dtype: jnp.dtype
     linear_output: bool = False
+    norm: bool = True
+    upsampling: Upsampling = "align_corners"
 
     @nn.compact
-    def __call__(self, features: jax.Array | None, layout: jax.Array) -> jax.Array:
-        x = layout if features is None else jnp.concatenate([double_bilinear(features), layout], axis=-1)
-        x = constrain(x, MIN_ROWS)
+    def __call__(self, features: jax.Array | None, layout: jax.Array | None) -> jax.Array:
+        inputs = [] if features is None else [double_bilinear(features, self.upsampling)]
+        inputs += [] if layout is None else [layout]
+        x = constrain(jnp.concatenate(inputs, axis=-1), MIN_ROWS)
         for i in (1, 2):
             # No bias: the norm's takes its place, and behind a linear output that of the colour projection does.
             x = Conv3x3(self.width, self.dtype, name=f"conv{i}")(x)
             if not (self.linear_output and i == 2):
-                x = nn.leaky_relu(LayerNorm(name=f"norm{i}")(x), 0.2)
+                x = LayerNorm(name=f"norm{i}")(x) if self.norm else Bias(name=f"norm{i}")(x)
+                x = nn.leaky_relu(x, 0.2)
         return x
 
 
@@ -121,16 +149,24 @@ class Cascade(nn.Module):
         module, features = rematerialized(RefinementModule, self.remat), None
         for i, width in enumerate(config.widths):
             linear = config.variant == "paper" and i == last
-            features = module(width, jnp.dtype(config.dtype), linear, name=f"module_{i}")(features, layouts[i])
+            seen = None if config.layout_at == "first" and i else layouts[i]
+            layers = module(width, jnp.dtype(config.dtype), linear, config.norm, config.upsampling, name=f"module_{i}")
+            features = layers(features, seen)
+        wide = jnp.promote_types(config.dtype, jnp.float32)
+        rgb = nn.Conv(3 * config.num_images, (1, 1), kernel_init=nn.initializers.xavier_uniform(), dtype=wide, name="to_rgb")(
+            features
+        )
+        return to_images(rgb)
 
-        rgb = nn.Conv(
-            3 * config.num_images, (1, 1), kernel_init=nn.initializers.xavier_uniform(),
-            dtype=jnp.promote_types(config.dtype, jnp.float32), name="to_rgb",
-        )(features)  # fmt: skip
-        # The released weights emit all k reds first, then the greens, then the blues.
-        b, h, w, _ = rgb.shape
-        images = rgb.reshape(b, h, w, 3, config.num_images).transpose(0, 4, 1, 2, 3)
-        return (images + 1) / 2 * 255
+
+def to_images(rgb: jax.Array) -> jax.Array:
+    """What a network emits, `[B, H, W, 3k]`, as images `[B, k, H, W, 3]` on the 0..255 scale.
+
+    As in the released weights, all k reds come first, then the greens, then the blues.
+    """
+    b, h, w, channels = rgb.shape
+    images = rgb.reshape(b, h, w, 3, channels // 3).transpose(0, 4, 1, 2, 3)
+    return (images + 1) / 2 * 255
 
 
 def to_uint8(images: jax.Array) -> jax.Array:
@@ -164,11 +200,11 @@ def count_parameters(params) -> int:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def init_params(config: CascadeConfig, key: jax.Array) -> dict:
+def init_params(config: Any, key: jax.Array) -> dict:
     """Fresh parameters: Xavier uniform kernels, zero biases, norms at scale 1 and bias 0 (as the released program).
 
-    Shapes do not depend on the resolution, so the smallest layout serves.
+    The config is a cascade's or, likewise with a `network()` and a `min_size`, a baseline's. Shapes do not depend on the
+    resolution, so the smallest layout serves.
     """
-    scale = 2 ** (len(config.widths) - 1)
-    layout = jnp.zeros((1, scale, scale, config.num_classes))
-    return Cascade(config).init(key, layout)["params"]
+    layout = jnp.zeros((1, *config.min_size, config.num_classes))
+    return config.network().init(key, layout)["params"]

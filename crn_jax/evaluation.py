@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from crn_jax.cascade import Cascade, to_uint8
+from crn_jax.cascade import to_uint8
 from crn_jax.diversity import assemble, pairwise_terms
 from crn_jax.losses import RELEASED_WEIGHTS, best_images
 from crn_jax.objective import Objective, compare, one_hot
@@ -44,16 +44,16 @@ def make_eval_step(objective: Objective, abstract: TrainState | None = None) -> 
     weights = jnp.asarray(DISTANCE_WEIGHTS, jnp.float32)
 
     def evaluate(params: dict, vgg_params: dict, batch: dict) -> Evaluation:
-        layout, photograph = one_hot(objective.cascade, batch["layout"]), batch["photograph"]
-        images = Cascade(objective.cascade).apply({"params": params}, layout)
-        if objective.cascade.num_images == 1:
+        layout, photograph = one_hot(objective.generator, batch["layout"]), batch["photograph"]
+        images = objective.generator.network().apply({"params": params}, layout)
+        if objective.generator.num_images == 1:
             terms = compare(objective, vgg_params, photograph, images)
             return Evaluation(terms.sum(2), to_uint8(images), None)
         terms = compare(objective, vgg_params, photograph, images, layout)
         choice = best_images(terms, weights)
         virtual = assemble(images, batch["layout"], choice)
         of_virtual = compare(objective, vgg_params, photograph, virtual[:, None]).sum((1, 2))
-        between = pairwise_terms(vgg_params, images, objective.pooling, jnp.dtype(objective.cascade.dtype))
+        between = pairwise_terms(vgg_params, images, objective.pooling, jnp.dtype(objective.generator.dtype))
         present = layout.any((1, 2))
         collection = Collection(terms, present, choice, to_uint8(virtual), of_virtual, between)
         return Evaluation(terms.sum(2), to_uint8(images), collection)

@@ -5,16 +5,17 @@
 
 import dataclasses
 import difflib
-from typing import Any
+from typing import Any, ClassVar
 
 import cattrs
 
+from crn_jax.baselines import EncoderDecoderConfig, FullResolutionConfig
 from crn_jax.cascade import CascadeConfig
 from crn_jax.data.sources import DataConfig, label_space_of
 from crn_jax.errors import UserError
 from crn_jax.lambdas import LambdaConfig
 from crn_jax.losses import LossConfig
-from crn_jax.objective import Objective
+from crn_jax.objective import Generator, Objective
 from crn_jax.remat import Remat
 from crn_jax.segmenter import SegmenterConfig, SegmenterObjective
 from crn_jax.sharding import ShardingConfig
@@ -50,6 +51,9 @@ class RunConfig:
 class Training:
     """What every named experiment says, whatever it trains."""
 
+    trains: ClassVar[str]
+    """In a word."""
+
     name: str
     data: DataConfig
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -80,31 +84,35 @@ class Training:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Experiment(Training):
-    """A named experiment: a cascade, trained with the perceptual loss."""
+class Synthesis(Training):
+    """What trains a generator of images with the perceptual loss."""
 
-    cascade: CascadeConfig
+    trains = "cascade"
+
     vgg: VGGConfig = VGGConfig()
     lambdas: LambdaConfig = LambdaConfig()
     loss: LossConfig = LossConfig()
-    init_from: str | None = None
-    """A run folder to start from: its modules are taken over. New ones are fresh, as is the head then, or for another k."""
     remat: Remat = "none"
     """What the backward pass computes again instead of keeping it. none: nothing; images: VGG-19 on k images, one at a time;
-    conv: also norms, nonlinearities, upsampling; full: convolutions too, for the least memory."""
+    conv: also norms, nonlinearities, upsampling; full: convolutions too, for the least memory. (Of a baseline: of VGG-19.)"""
 
     def __post_init__(self):
-        self.check_classes(self.cascade.num_classes, "cascade.num_classes")
+        self.check_classes(self.generator.num_classes, f"{self.trains}.num_classes")
         if self.vgg.allow_random and self.data.source != "streets":
             raise UserError("--vgg.allow_random is for streets only: photographs need a VGG-19 with ImageNet weights.")
         height, width = self.size
         if min(height, width) < 16:
-            raise UserError(f"VGG-19 needs images of at least 16x16; the cascade makes {height}x{width}.")
+            raise UserError(f"VGG-19 needs images of at least 16x16; the {self.trains} makes {height}x{width}.")
+
+    @property
+    def generator(self) -> Generator:
+        """What is trained."""
+        raise NotImplementedError
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of the images, in pixels."""
-        return self.cascade.size
+        return self.generator.size
 
     @property
     def rescale_epoch(self) -> int:
@@ -113,12 +121,42 @@ class Experiment(Training):
 
     def objective(self, steps_per_epoch: int) -> Objective:
         """The static part of the training step."""
-        return Objective(self.cascade, self.lambdas, self.optimizer, self.vgg.pooling, steps_per_epoch, self.remat, self.loss)
+        return Objective(self.generator, self.lambdas, self.optimizer, self.vgg.pooling, steps_per_epoch, self.remat, self.loss)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Experiment(Synthesis):
+    """A named experiment: a cascade."""
+
+    cascade: CascadeConfig
+    init_from: str | None = None
+    """A run folder to start from: its modules are taken over. New ones are fresh, as is the head then, or for another k."""
+
+    @property
+    def generator(self) -> CascadeConfig:
+        """What is trained."""
+        return self.cascade
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BaselineExperiment(Synthesis):
+    """A named experiment: what the paper compares the cascade with, trained by its loss and procedure."""
+
+    trains = "baseline"
+
+    baseline: EncoderDecoderConfig | FullResolutionConfig
+
+    @property
+    def generator(self) -> EncoderDecoderConfig | FullResolutionConfig:
+        """What is trained."""
+        return self.baseline
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SegmenterExperiment(Training):
     """A named experiment: a segmenter, trained on photographs, to judge synthesized images by."""
+
+    trains = "segmenter"
 
     segmenter: SegmenterConfig
 
@@ -135,6 +173,8 @@ class SegmenterExperiment(Training):
         return SegmenterObjective(self.segmenter, self.optimizer, steps_per_epoch)
 
 
+AnyExperiment = Experiment | BaselineExperiment | SegmenterExperiment
+
 _converter = cattrs.Converter(forbid_extra_keys=True)
 
 
@@ -143,14 +183,15 @@ def to_json(experiment: Training) -> dict[str, Any]:
     return _converter.unstructure(experiment)
 
 
-def from_json(fields: dict[str, Any]) -> Experiment | SegmenterExperiment:
+def from_json(fields: dict[str, Any]) -> AnyExperiment:
     """The inverse of `to_json`.
 
     Raises:
       UserError: naming each field that is unknown, missing or of a wrong type.
     """
     try:
-        return _converter.structure(fields, SegmenterExperiment if "segmenter" in fields else Experiment)
+        kind = next((kind for kind in (BaselineExperiment, SegmenterExperiment) if kind.trains in fields), Experiment)
+        return _converter.structure(fields, kind)
     except cattrs.BaseValidationError as error:
         problems = "; ".join(cattrs.transform_error(error, "experiment", _describe_problem))
         raise UserError(f"The stored experiment does not fit this version of crn_jax: {problems}") from error

@@ -18,7 +18,8 @@ class LambdaConfig:
     """How λ starts and when it is rescaled."""
 
     initial: tuple[float, ...] = (1.0,) * len(TAPS)
-    """Weights of the mean absolute difference of input, conv1_2, ... conv5_2; 1 is the paper's λ = 1/elements."""
+    """Weights of the mean absolute difference of input, conv1_2, ... conv5_2; 1 is the paper's λ = 1/elements. A layer whose
+    weight is 0 is left out of the loss for good."""
     rescale_epoch: int | None = 100
     """λ is rescaled once, at the end of this epoch (counted from 1), by the terms' means over it. None: never."""
     keep: Literal["total", "image"] = "total"
@@ -29,6 +30,10 @@ class LambdaConfig:
     def __post_init__(self):
         if len(self.initial) != len(TAPS):
             raise ValueError(f"initial needs {len(TAPS)} weights ({', '.join(TAPS)}), got {self.initial}.")
+        if min(self.initial) < 0 or max(self.initial) == 0:
+            raise ValueError(f"initial weights must not be negative, nor all 0, got {self.initial}.")
+        if self.keep == "image" and self.initial[0] == 0:
+            raise ValueError("keep image needs an image term: the first of the initial weights is 0.")
         if self.rescale_epoch is not None and self.rescale_epoch < 1:
             raise ValueError(f"rescale_epoch counts from 1, got {self.rescale_epoch}.")
 
@@ -63,9 +68,10 @@ def update_lambdas(
 def rescale(config: LambdaConfig, weights: jax.Array, means: jax.Array) -> jax.Array:
     """Weights [6] under which the terms with these means [6] contribute equally: w_l = contribution / mean_l.
 
-    A term that is zero, such as one between identical images, keeps its weight.
+    A term that is zero, such as one between identical images, keeps its weight, as does one that is left out, 0.
     """
     contributions = weights * means
-    contribution = contributions[0] if config.keep == "image" else contributions.mean()
-    balanced = jnp.where(means > 0, contribution / jnp.where(means > 0, means, 1), weights)
+    contribution = contributions[0] if config.keep == "image" else contributions.sum() / jnp.sum(weights > 0)
+    taking_part = (means > 0) & (weights > 0)
+    balanced = jnp.where(taking_part, contribution / jnp.where(taking_part, means, 1), weights)
     return balanced.at[TAPS.index("conv5_2")].multiply(config.conv5_2_factor)

@@ -1,4 +1,4 @@
-"""What a cascade is trained for: the perceptual loss of what it synthesizes, with λ.
+"""What a cascade (or a baseline in its place) is trained for: the perceptual loss of what it synthesizes, with λ.
 
 A batch is `{"layout": uint8 or uint16 [B, H, W] class ids, "photograph": uint8 [B, H, W, 3]}`.
 """
@@ -8,19 +8,23 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from crn_jax.cascade import Cascade, CascadeConfig, init_params
+from crn_jax.baselines import EncoderDecoderConfig, FullResolutionConfig
+from crn_jax.cascade import CascadeConfig, init_params
 from crn_jax.lambdas import LambdaConfig, LambdaState, init_lambdas, update_lambdas
 from crn_jax.losses import LossConfig, layer_terms, perceptual_loss
 from crn_jax.remat import Remat
 from crn_jax.train import OptimizerConfig
 from crn_jax.vgg import Pooling
 
+Generator = CascadeConfig | EncoderDecoderConfig | FullResolutionConfig
+"""What makes images of a layout: `network(remat)` is a Flax module from `[B, H, W, c]` to `[B, k, H, W, 3]`, see cascade.py."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """The static part of a cascade's training step (a `train.Trainable`, whose network is VGG-19)."""
+    """The static part of a generator's training step (a `train.Trainable`, whose network is VGG-19)."""
 
-    cascade: CascadeConfig
+    generator: Generator
     lambdas: LambdaConfig
     optimizer: OptimizerConfig
     pooling: Pooling
@@ -29,8 +33,8 @@ class Objective:
     loss: LossConfig = LossConfig()
 
     def init_params(self, key: jax.Array) -> dict:
-        """The cascade's, fresh."""
-        return init_params(self.cascade, key)
+        """The generator's, fresh."""
+        return init_params(self.generator, key)
 
     def init_lambdas(self) -> LambdaState:
         """λ before the first step."""
@@ -51,8 +55,8 @@ class Objective:
         return update_lambdas(self.lambdas, lambdas, metrics["terms"], step, self.steps_per_epoch)
 
 
-def one_hot(config: CascadeConfig, layout: jax.Array) -> jax.Array:
-    """Class ids `[B, H, W]` -> the cascade's layout, float32 `[B, H, W, c]`."""
+def one_hot(config: Generator, layout: jax.Array) -> jax.Array:
+    """Class ids `[B, H, W]` -> the generator's layout, float32 `[B, H, W, c]`."""
     return jax.nn.one_hot(layout.astype(jnp.int32), config.num_classes)  # uint8 would wrap past 256 classes
 
 
@@ -61,9 +65,9 @@ def synthesis_terms(objective: Objective, params: dict, vgg_params: dict, batch:
 
     The P regions are the classes if the loss takes the best image of each, else one, the image.
     """
-    layout = one_hot(objective.cascade, batch["layout"])
-    images = Cascade(objective.cascade, objective.remat).apply({"params": params}, layout)
-    masks = layout if objective.loss.best_per == "class" and objective.cascade.num_images > 1 else None
+    layout = one_hot(objective.generator, batch["layout"])
+    images = objective.generator.network(objective.remat).apply({"params": params}, layout)
+    masks = layout if objective.loss.best_per == "class" and objective.generator.num_images > 1 else None
     return compare(objective, vgg_params, batch["photograph"], images, masks), images
 
 
@@ -71,5 +75,5 @@ def compare(
     objective: Objective, vgg_params: dict, photograph: jax.Array, images: jax.Array, masks: jax.Array | None = None
 ) -> jax.Array:
     """`losses.layer_terms` of a uint8 photograph, as the objective says."""
-    dtype = jnp.dtype(objective.cascade.dtype)
+    dtype = jnp.dtype(objective.generator.dtype)
     return layer_terms(vgg_params, photograph.astype(jnp.float32), images, masks, objective.pooling, dtype, objective.remat)

@@ -9,20 +9,20 @@ import cattrs
 import jax
 import numpy as np
 
-from crn_jax.cascade import Cascade, CascadeConfig, to_uint8
+from crn_jax.cascade import to_uint8
 from crn_jax.checkpoint import Checkpoints
 from crn_jax.data.label_space import LabelSpace
 from crn_jax.errors import UserError
-from crn_jax.experiment import Experiment, SegmenterExperiment, Training, from_json, to_json
-from crn_jax.objective import one_hot
+from crn_jax.experiment import AnyExperiment, Synthesis, Training, from_json, to_json
+from crn_jax.objective import Generator, one_hot
 from crn_jax.train import abstract_state
 
 
-def synthesize(config: CascadeConfig, params: dict, layout_ids: jax.Array) -> jax.Array:
+def synthesize(config: Generator, params: dict, layout_ids: jax.Array) -> jax.Array:
     """Synthesizes images: jitted, compiled once per config and shape.
 
     Args:
-      config: the cascade's.
+      config: the generator's (a cascade's, most often).
       params: its parameters.
       layout_ids: uint8 (uint16 past 256 classes) `[B, H, W]`, class indices, void last.
 
@@ -34,19 +34,19 @@ def synthesize(config: CascadeConfig, params: dict, layout_ids: jax.Array) -> ja
         of a NumPy array is out of range; ids that are on a device already are not looked at.
     """
     if isinstance(layout_ids, np.ndarray) and layout_ids.size and layout_ids.max() >= config.num_classes:
-        raise ValueError(f"Class index {layout_ids.max()} is out of range: this cascade knows 0..{config.num_classes - 1}.")
+        raise ValueError(f"Class index {layout_ids.max()} is out of range: this generator knows 0..{config.num_classes - 1}.")
     return _synthesize(config, params, layout_ids)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _synthesize(config: CascadeConfig, params: dict, layout_ids: jax.Array) -> jax.Array:
-    return to_uint8(Cascade(config).apply({"params": params}, one_hot(config, layout_ids)))
+def _synthesize(config: Generator, params: dict, layout_ids: jax.Array) -> jax.Array:
+    return to_uint8(config.network().apply({"params": params}, one_hot(config, layout_ids)))
 
 
 class Run(NamedTuple):
     """A trained run: what `synthesize` (or `segmenter.segment`) needs, and how it came about."""
 
-    experiment: Experiment | SegmenterExperiment
+    experiment: AnyExperiment
     label_space: LabelSpace
     params: dict
     step: int
@@ -64,7 +64,7 @@ def describe_run(experiment: Training, label_space: LabelSpace, vgg19: dict[str,
     }
 
 
-def read_description(folder: str | Path) -> tuple[Experiment | SegmenterExperiment, LabelSpace, dict[str, Any]]:
+def read_description(folder: str | Path) -> tuple[AnyExperiment, LabelSpace, dict[str, Any]]:
     """Reads a run folder's `run.json`: the experiment, the label space, and all of it as plain JSON.
 
     Raises:
@@ -81,7 +81,7 @@ def read_description(folder: str | Path) -> tuple[Experiment | SegmenterExperime
         raise UserError(f"{path}: the file is damaged ({error!r}).") from error
 
 
-def load_run(folder: str | Path, checkpoint: str = "latest", kind: type[Training] = Experiment) -> Run:
+def load_run(folder: str | Path, checkpoint: str = "latest", kind: type[Training] = Synthesis) -> Run:
     """Loads a run.
 
     Args:
@@ -94,8 +94,7 @@ def load_run(folder: str | Path, checkpoint: str = "latest", kind: type[Training
     """
     experiment, label_space, description = read_description(folder)
     if not isinstance(experiment, kind):
-        names = {Experiment: "cascade", SegmenterExperiment: "segmenter"}
-        raise UserError(f"{folder} is the run of a {names[type(experiment)]}; here a {names[kind]}'s is needed.")
+        raise UserError(f"{folder} is the run of a {experiment.trains}; here a {kind.trains}'s is needed.")
     checkpoints = Checkpoints(Path(folder) / "checkpoints")
     try:
         available = checkpoints.steps()

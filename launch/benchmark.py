@@ -44,7 +44,7 @@ from crn_jax.vgg_weights import random_vgg19
 from launch.dry_run import lower_step, total_bytes
 from launch.flops import forward_flops, step_flops
 from launch.terminal import command, console, show_error
-from launch.train import named_cascade
+from launch.train import named
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +116,7 @@ def cases_of(asked: Arguments) -> list[Experiment]:
     if asked.steps < 1:
         raise UserError(f"--steps must be at least 1, got {asked.steps}.")
     cases = []
-    for experiment in map(named_cascade, asked.experiments):
+    for experiment in (named(name, Experiment) for name in asked.experiments):
         cascade = dataclasses.replace(experiment.cascade, widths=asked.widths or experiment.cascade.widths)
         axes = itertools.product(
             asked.num_images or (cascade.num_images,),

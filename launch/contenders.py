@@ -109,7 +109,7 @@ def files_of(folder: Path, examples: Sequence[str]) -> dict[str, Path]:
 
 def run_of(name: str, run: Run, vgg_params: dict) -> Contender:
     """What a trained run synthesizes. With k > 1, also the best of k and the assembled image, as the photograph tells them."""
-    config, k = run.experiment.cascade, run.experiment.cascade.num_images
+    config, k = run.experiment.generator, run.experiment.generator.num_images
     about = f"step {run.step:,}, k = {k}, {count_parameters(run.params):,} parameters"
 
     def one(batch: Batch) -> dict[str, Made]:
@@ -133,7 +133,7 @@ def run_of(name: str, run: Run, vgg_params: dict) -> Contender:
 def resources_of(run: Run, batch: Batch, repeats: int = 5) -> dict[str, float]:
     """Of synthesizing a batch: layouts a second (the median), compilation aside; parameters; and peak bytes, by the compiler's
     analysis and, where the device keeps one, by its own counter (since the process began)."""
-    config = run.experiment.cascade
+    config = run.experiment.generator
     lowered = jax.jit(synthesize, static_argnums=0).lower(config, run.params, jax.numpy.asarray(batch.layout))
     seconds = []
     for _ in range(repeats + 1):

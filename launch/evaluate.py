@@ -26,7 +26,7 @@ from crn_jax.data.label_space import LabelSpace
 from crn_jax.data.pipeline import validation_indices
 from crn_jax.data.sources import Source, Split, open_source
 from crn_jax.errors import UserError
-from crn_jax.experiment import Experiment
+from crn_jax.experiment import Synthesis
 from crn_jax.inception import load_inception
 from crn_jax.lpips import load_lpips
 from crn_jax.synthesize import Run, load_run
@@ -39,7 +39,7 @@ from launch.segmenters import open_segmenter
 from launch.study import Method, write_study
 from launch.study_results import analyse, study_table, to_json
 from launch.terminal import command, console
-from launch.train import named_cascade
+from launch.train import named
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Arguments:
 class Subject:
     """What is scored on what."""
 
-    experiment: Experiment
+    experiment: Synthesis
     source: Source
     indices: list[int]
     label_space: LabelSpace
@@ -168,7 +168,7 @@ def subject_of(asked: Arguments) -> Subject:
     return Subject(experiment, source, indices, source.label_space, judges, vgg19, contenders)
 
 
-def common_experiment(asked: Arguments, runs: dict[Path, Run]) -> Experiment:
+def common_experiment(asked: Arguments, runs: dict[Path, Run]) -> Synthesis:
     """The first run's, which the others' data set and size must equal, or the one that is named.
 
     Raises:
@@ -178,7 +178,7 @@ def common_experiment(asked: Arguments, runs: dict[Path, Run]) -> Experiment:
         folder = asked.contenders[0]
         if not asked.experiment:
             raise UserError(f"{folder} is not a run folder. To score images alone, name their data and size with --experiment.")
-        return named_cascade(asked.experiment)
+        return named(asked.experiment, Synthesis)
     (first, one), *others = runs.items()
     for path, other in others:
         for what in ("size", "data.source", "vgg.pooling"):
@@ -188,7 +188,7 @@ def common_experiment(asked: Arguments, runs: dict[Path, Run]) -> Experiment:
     return one.experiment
 
 
-def _field(experiment: Experiment, name: str) -> Any:
+def _field(experiment: Synthesis, name: str) -> Any:
     for part in name.split("."):
         experiment = getattr(experiment, part)
     return experiment
@@ -366,7 +366,7 @@ def make_study(asked: Arguments, subject: Subject) -> None:
         batch = subject.batch([n])
         return contender.make(batch)[contender.names[0]].scored(batch)[0]
 
-    config = subject.experiment.cascade
+    config = subject.experiment.generator
     untrained = Run(subject.experiment, subject.label_space, init_params(config, jax.random.key(0)), 0, subject.vgg19)
     bad = run_of("untrained", untrained, subject.judges.vgg_params)
     methods = [Method(contender.names[0], functools.partial(image, contender)) for contender in subject.contenders[1:]]

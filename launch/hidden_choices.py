@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> None:
             validation = next((line["validation"] for line in validations if line["step"] == run.step), {"distance": np.nan})
             assembled = validation.get("diversity", {"assembled_distance": validation["distance"]})["assembled_distance"]
             numbers = [f"{validation['distance']:.1f}", f"{assembled:.1f}", *coverage(run, folder)]
-            table.add_row(folder.resolve().name, str(run.experiment.cascade.num_images), *numbers)
+            table.add_row(folder.resolve().name, str(run.experiment.generator.num_images), *numbers)
         console.print(table)
 
 
@@ -65,7 +65,7 @@ def coverage(run: Run, folder: Path) -> list[str]:
     Raises:
       UserError: if the run was not trained on streets of all hours.
     """
-    data, size = run.experiment.data, run.experiment.cascade.size
+    data, size = run.experiment.data, run.experiment.generator.size
     if data.source != "streets" or data.clear_days:
         raise UserError(f"{folder}: this run was not trained on streets of all hours (streets_diverse is).")
     source = open_source(data, "val", size)
@@ -73,7 +73,7 @@ def coverage(run: Run, folder: Path) -> list[str]:
     for index in rich.progress.track(range(len(source)), folder.resolve().name, console=console):
         street = render_street(source.first + index, size)
         references = {time: render_street(source.first + index, size, time=time).photograph for time in TIMES}
-        images = np.asarray(synthesize(run.experiment.cascade, run.params, street.layout[None]))[0]
+        images = np.asarray(synthesize(run.experiment.generator, run.params, street.layout[None]))[0]
         there = shown(street.photograph, street, references)
         found = [shown(image, street, references) for image in images]
         hours.append([len({each.time for each in found}), there.time in {each.time for each in found}])

@@ -12,7 +12,7 @@ from PIL import Image
 from crn_jax.checkpoint import Checkpoints
 from crn_jax.data.sources import Source
 from crn_jax.errors import UserError
-from crn_jax.experiment import Experiment, SegmenterExperiment
+from crn_jax.experiment import AnyExperiment, Synthesis
 from crn_jax.sharding import put_batch
 from crn_jax.train import TrainState
 from crn_jax.vgg import TAPS
@@ -30,7 +30,7 @@ RANDOM_WARNING = "VGG-19 has seeded RANDOM weights, not ImageNet's: expect worse
 class Session:
     """One process's part of a run; `epoch` is the number of steps in one, `network` what stays as it is (VGG-19)."""
 
-    experiment: Experiment | SegmenterExperiment
+    experiment: AnyExperiment
     description: dict
     mesh: Mesh
     network: dict
@@ -134,7 +134,7 @@ class Session:
         path.parent.mkdir(exist_ok=True)
         stacked(*pictures.values()).save(path)
         console.print(f"step {step}: {validation.headline()}, {path}", markup=False)
-        if step == 0 and isinstance(self.experiment, Experiment):
+        if step == 0 and isinstance(self.experiment, Synthesis):
             folder = Path(self.experiment.folder) / "layouts"
             folder.mkdir(exist_ok=True)
             for i, index in enumerate(validation.images):

@@ -57,17 +57,17 @@ def run_command(arguments: Arguments) -> None:
         raise UserError("Give at least one layout PNG, or a folder of them, behind the run folder.")
     run = load_run(arguments.run, arguments.checkpoint)
     paths = list(find_layouts(arguments.layouts))
-    num_images = run.experiment.cascade.num_images
+    num_images = run.experiment.generator.num_images
     choice = choice_of(arguments, run.label_space, num_images)
     targets = target_names(paths, 1 if arguments.grid or choice is not None else num_images)
-    layouts = [resize_layout(run.label_space.read(path), run.experiment.cascade.size, path) for path in paths]
+    layouts = [resize_layout(run.label_space.read(path), run.experiment.generator.size, path) for path in paths]
     out = arguments.out or arguments.run / "synthesized"
     refuse_overwriting(paths, [out / name for names in targets for name in names] + [out / SHEET_NAME] * arguments.sheet)
     rows = []
     try:
         out.mkdir(parents=True, exist_ok=True)
         for layout, names in rich.progress.track(list(zip(layouts, targets)), "synthesizing", console=console):
-            images = np.asarray(synthesize(run.experiment.cascade, run.params, layout[None]))[0]
+            images = np.asarray(synthesize(run.experiment.generator, run.params, layout[None]))[0]
             assembled = None if choice is None else np.asarray(assemble(images, layout, choice))
             written = [grid(images)] if arguments.grid else images if choice is None else [assembled]
             for name, image in zip(names, written, strict=True):

@@ -26,7 +26,7 @@ from crn_jax.checkpoint import Checkpoints
 from crn_jax.data.pipeline import steps_per_epoch, training_batches
 from crn_jax.data.sources import Source, label_space_of, open_source
 from crn_jax.errors import UserError
-from crn_jax.experiment import Experiment, SegmenterExperiment, differences, flat, nearest
+from crn_jax.experiment import AnyExperiment, Experiment, SegmenterExperiment, Synthesis, Training, differences, flat, nearest
 from crn_jax.growth import grow
 from crn_jax.sharding import local_rows, make_mesh, put
 from crn_jax.synthesize import describe_run, load_run, read_description
@@ -40,8 +40,7 @@ from launch.session import RANDOM_WARNING, Session
 from launch.terminal import command, console
 from launch.validation import Validator
 
-AnyExperiment = Experiment | SegmenterExperiment
-Kind = TypeVar("Kind", Experiment, SegmenterExperiment)
+Kind = TypeVar("Kind", bound=Training)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,8 +60,8 @@ def main(arguments: list[str] | None = None) -> None:
     with command():
         asked = parse(sys.argv[1:] if arguments is None else arguments)
         if asked.dry_run or asked.topology:
-            if isinstance(asked.experiment, SegmenterExperiment):
-                raise UserError("--dry_run is for cascades: a segmenter fits any device.")
+            if not isinstance(asked.experiment, Experiment):
+                raise UserError("--dry_run is for experiments that train a cascade.")
             return dry_run(asked.experiment, asked.topology)
         join(asked.processes)
         console.quiet = not is_first()
@@ -104,15 +103,15 @@ def named_experiment(name: str) -> tuple[str, AnyExperiment]:
     return EXPERIMENTS[name]
 
 
-def named_cascade(name: str) -> Experiment:
-    """Likewise, a cascade's.
+def named(name: str, kind: type[Kind]) -> Kind:
+    """Likewise, one of a kind.
 
     Raises:
-      UserError: if there is none of that name, or if it trains a segmenter.
+      UserError: if there is none of that name, or if it trains something else.
     """
     _, experiment = named_experiment(name)
-    if not isinstance(experiment, Experiment):
-        raise UserError(f"'{name}' trains a segmenter; name an experiment that trains a cascade.")
+    if not isinstance(experiment, kind):
+        raise UserError(f"'{name}' trains a {experiment.trains}; name an experiment that trains a {kind.trains}.")
     return experiment
 
 
@@ -245,7 +244,7 @@ def check_room(folder: Path, state: TrainState) -> None:
 def announce(experiment: AnyExperiment, mesh: Mesh, state: TrainState, first_step: int, epoch: int, vgg19: dict) -> None:
     """Says what is about to be trained."""
     height, width = experiment.size
-    images = f"k = {experiment.cascade.num_images}, " if isinstance(experiment, Experiment) else ""
+    images = f"k = {experiment.generator.num_images}, " if isinstance(experiment, Synthesis) else ""
     console.print(
         f"[bold]{experiment.name}[/]: {height}x{width}, {images}"
         f"{count_parameters(state.params):,} parameters, {epoch} steps an epoch, {experiment.epochs} epochs, "

@@ -11,7 +11,7 @@ from PIL import Image
 from crn_jax.data.pipeline import validation_batches, validation_indices
 from crn_jax.data.sources import Source
 from crn_jax.evaluation import DISTANCE_WEIGHTS, Collection, make_eval_step
-from crn_jax.experiment import Experiment
+from crn_jax.experiment import Synthesis
 from crn_jax.objective import Objective, compare
 from crn_jax.sharding import local_rows, put, put_batch
 from crn_jax.train import TrainState
@@ -97,7 +97,7 @@ class Validator:
     """
 
     def __init__(
-        self, experiment: Experiment, objective: Objective, source: Source, mesh: Mesh, abstract: TrainState, vgg_params: dict
+        self, experiment: Synthesis, objective: Objective, source: Source, mesh: Mesh, abstract: TrainState, vgg_params: dict
     ):
         self._mesh, self._batch_size, self._objective, self._vgg_params = mesh, experiment.batch_size, objective, vgg_params
         self._rows = local_rows(mesh, self._batch_size)

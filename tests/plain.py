@@ -78,12 +78,12 @@ def loss(params, weights, vgg_params, batch, num_classes):
 
 def make_train_step(objective: Objective):
     """As `crn_jax.train.make_train_step`, for k = 1, float32, average pooling and fixed λ."""
-    config = objective.cascade
+    config = objective.generator
     if (config.num_images, config.dtype, config.variant, objective.pooling) != (1, "float32", "authors", "average"):
         raise UserError("The plain implementation is for one image in float32, as the authors' program with average pooling.")
 
     def step(state: TrainState, vgg_params, batch):
-        arguments = state.params, state.lambdas.weights, vgg_params, batch, objective.cascade.num_classes
+        arguments = state.params, state.lambdas.weights, vgg_params, batch, objective.generator.num_classes
         (value, terms), gradient = jax.value_and_grad(loss, has_aux=True)(*arguments)
         updates, opt_state = objective.optimizer.transformation(objective.steps_per_epoch).update(gradient, state.opt_state)
         params = optax.apply_updates(state.params, updates)

@@ -44,8 +44,8 @@ def leaky_relu(x):
     return np.where(x > 0, x, 0.2 * x)
 
 
-def cascade(params, layout, num_images, final_norm):
-    """Section 3.2 of the paper, with the released program's output scale."""
+def cascade(params, layout, num_images, final_norm, norm=True, layout_at="every"):
+    """Section 3.2 of the paper, with the released program's output scale; or an ablation of it."""
     modules = sum(name.startswith("module_") for name in params)
     layouts = [layout]
     for _ in range(modules - 1):
@@ -53,11 +53,15 @@ def cascade(params, layout, num_images, final_norm):
     features = None
     for i in range(modules):
         small = layouts[modules - 1 - i]
-        x = small if i == 0 else np.concatenate([double_bilinear(features), small], -1)
+        x = small if i == 0 else double_bilinear(features)
+        if i and layout_at == "every":
+            x = np.concatenate([x, small], -1)
         module = params[f"module_{i}"]
         for n in (1, 2):
             x = conv_same(x, module[f"conv{n}"]["kernel"])
-            if n == 1 or i < modules - 1 or final_norm:
+            if not norm:
+                x = leaky_relu(x + module[f"norm{n}"]["bias"])
+            elif n == 1 or i < modules - 1 or final_norm:
                 x = leaky_relu(layer_norm(x, module[f"norm{n}"]["scale"], module[f"norm{n}"]["bias"]))
         features = x
     rgb = conv_same(features, params["to_rgb"]["kernel"]) + params["to_rgb"]["bias"]

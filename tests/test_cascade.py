@@ -36,6 +36,15 @@ def test_cascade_equals_numpy(variant):
     np.testing.assert_allclose(images, expected, atol=2e-3)
 
 
+@pytest.mark.parametrize("change", [{"norm": False}, {"layout_at": "first"}])
+def test_ablations_equal_numpy(change):
+    config = dataclasses.replace(TINY, **change)
+    params = moved(init_params(config, jax.random.key(0)))
+    layout = np.eye(4)[np.random.default_rng(1).integers(0, 4, (1, *config.size))]
+    expected = reference.cascade(params, layout, config.num_images, final_norm=True, **change)
+    np.testing.assert_allclose(apply(config, jax.tree.map(np.float32, params), layout.astype(np.float32)), expected, atol=2e-3)
+
+
 def test_paper_variant_has_no_norm_behind_the_last_convolution():
     params = init_params(dataclasses.replace(TINY, variant="paper"), jax.random.key(0))
     assert set(params["module_2"]) == {"conv1", "norm1", "conv2"}

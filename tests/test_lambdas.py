@@ -64,3 +64,27 @@ def test_a_term_that_is_zero_keeps_its_weight():
 def test_impossible_settings_are_refused(fields):
     with pytest.raises(ValueError):
         LambdaConfig(**fields)
+
+
+def test_a_layer_of_weight_zero_stays_out():
+    config = LambdaConfig(initial=(1, 1, 0, 1, 0, 1), rescale_epoch=1, conv5_2_factor=10)
+    weights = np.asarray(rescale(config, np.float32(config.initial), MEANS))
+    taking_part = [0, 1, 3, 5]
+    np.testing.assert_array_equal(weights[[2, 4]], 0)
+    expected = np.full(4, MEANS[taking_part].mean()) * [1, 1, 1, 10]
+    np.testing.assert_allclose(weights[taking_part] * MEANS[taking_part], expected, rtol=1e-5)
+    alone = LambdaConfig(initial=(1, 0, 0, 0, 0, 0))
+    np.testing.assert_allclose(rescale(alone, np.float32(alone.initial), MEANS), alone.initial, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"initial": (0,) * 6}, "nor all 0"),
+        ({"initial": (1, -1, 1, 1, 1, 1)}, "must not be negative"),
+        ({"initial": (0, 1, 1, 1, 1, 1), "keep": "image"}, "needs an image term"),
+    ],
+)
+def test_weights_that_make_no_loss_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        LambdaConfig(**settings)

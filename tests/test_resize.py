@@ -13,6 +13,14 @@ def test_double_bilinear_equals_numpy(shape):
         np.testing.assert_allclose(double_bilinear(x), reference.double_bilinear(x), rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (2, 1, 4, 3), (1, 3, 5, 2), (1, 17, 2, 1)])
+def test_half_pixels_are_those_of_jax_image_resize(shape):
+    x = np.random.default_rng(0).normal(size=shape)
+    with jax.enable_x64(True):
+        expected = jax.image.resize(x, (shape[0], 2 * shape[1], 2 * shape[2], shape[3]), "bilinear")
+        np.testing.assert_allclose(double_bilinear(x, "half_pixel"), expected, rtol=0, atol=1e-12)
+
+
 def test_double_bilinear_keeps_corners_constants_and_lines():
     x = np.arange(5.0)[None, :, None, None] + np.arange(3.0)[None, None, :, None]
     with jax.enable_x64(True):

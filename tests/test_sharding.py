@@ -66,7 +66,7 @@ def loss_and_gradient(num_images: int, mesh_shape: tuple[int, int]):
         objective = Objective(config, LambdaConfig(), OptimizerConfig(), "average", 5, "images", loss_config)
         mesh = mesh_of(*mesh_shape)
         vgg, batch = problem()
-        params = jax.tree.map(np.float64, random_params(objective.cascade))
+        params = jax.tree.map(np.float64, random_params(objective.generator))
 
         def loss(params, vgg, batch):
             terms, _ = synthesis_terms(objective, params, vgg, batch)
