@@ -17,14 +17,21 @@ _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 _NORMAL = nn.initializers.normal(0.02)
 
 
-def halvings(height: int, width: int, most: int, smallest: int = 1) -> int:
-    """How often both sides can be halved: at most `most` times, and to no less than `smallest` pixels."""
-    count = 0
-    while count < most and all(side % 2 ** (count + 1) == 0 for side in (height, width)):
-        if min(height, width) >> (count + 1) < smallest:
-            break
-        count += 1
-    return count
+def fitting(widths: tuple[int, ...], height: int, width: int, smallest: int = 1) -> tuple[int, ...]:
+    """The first of `widths`, one for each time that both sides can be halved, to no less than `smallest` pixels.
+
+    Raises:
+      ValueError: if that is less than twice.
+    """
+    sides, count = [height, width], 0
+    while count < len(widths) and all(side % 2 == 0 and side >= 2 * smallest for side in sides):
+        sides, count = [side // 2 for side in sides], count + 1
+    if count < 2:
+        raise ValueError(
+            f"A network of {len(widths)} widths halves sides of {height}x{width} (to no less than {smallest}) {count} time(s); "
+            "it has to twice."
+        )
+    return widths[:count]
 
 
 @jax.custom_vjp
@@ -41,8 +48,7 @@ def _transposed_forward(x: jax.Array, k: jax.Array) -> tuple[jax.Array, tuple[ja
 
 
 def _transposed_backward(residuals: tuple[jax.Array, jax.Array], y: jax.Array) -> tuple[jax.Array, jax.Array]:
-    # By the convolution that this is the transpose of. JAX's own derivative by k is one that XLA computes 50 times slower on
-    # CPUs.
+    # By the convolution that this is the transpose of: XLA computes JAX's own derivative by k 30 times slower on CPUs.
     x, k = residuals
 
     def convolution(k: jax.Array) -> jax.Array:
@@ -108,10 +114,7 @@ class TransposedConv4x4(nn.Module):
 
 def _generate(layout: jax.Array, widths: tuple[int, ...], dtype: jnp.dtype, skips: bool, noise_layers: int) -> jax.Array:
     """Encodes a layout down to `widths[-1]` maps and decodes an image; called within a module, whose layers these become."""
-    last = len(widths) - 1
-    if last < 1:
-        raise ValueError(f"A generator needs two widths and sides that can be halved twice, got {widths}, {layout.shape[1:3]}.")
-    encoded = [layout.astype(dtype)]
+    encoded, last = [layout.astype(dtype)], len(widths) - 1
     for i, width in enumerate(widths):
         # None at the innermost: of one pixel of one image it would leave its bias only.
         encoded.append(Conv4x4(width, dtype, norm=0 < i < last, name=f"encoder_{i}")(encoded[-1]))
@@ -132,8 +135,9 @@ class Pix2PixGenerator(nn.Module):
 
     C64-C128-C256-C512-C512-C512-C512-C512 down, CD512-CD512-CD512-C512-C256-C128-C64 up, each layer of the way up beside that
     of the same size on the way down. Dropout in the first three layers of the way up is the noise, in training and after it:
-    `apply` needs `rngs={"dropout": key}`. No norm in the first layer, nor in the innermost (the authors' correction of their
-    first release). With three channels in, the 54.41M parameters of the authors' PyTorch program.
+    `apply` needs `rngs={"dropout": key}`. (So the paper and the Torch program; the PyTorch program has it in the second to the
+    fourth.) No norm in the first layer, nor in the innermost, as the authors corrected their first release. With three
+    channels in, the 54.41M parameters of their PyTorch program.
 
     The layout is one-hot where the authors' program has it in colours. Sides that cannot be halved eight times take as many
     of the layers, from the outside, as they can be halved: 96x128 five, down to 3x4. So the parameters depend on the size.
@@ -144,8 +148,8 @@ class Pix2PixGenerator(nn.Module):
 
     @nn.compact
     def __call__(self, layout: jax.Array) -> jax.Array:
-        depth = halvings(*layout.shape[1:3], len(self.widths))
-        return _generate(layout, self.widths[:depth], self.dtype, skips=True, noise_layers=3)
+        widths = fitting(self.widths, *layout.shape[1:3])
+        return _generate(layout, widths, self.dtype, skips=True, noise_layers=3)
 
 
 class DCGANGenerator(nn.Module):
@@ -162,8 +166,8 @@ class DCGANGenerator(nn.Module):
 
     @nn.compact
     def __call__(self, layout: jax.Array) -> jax.Array:
-        depth = halvings(*layout.shape[1:3], len(self.widths), smallest=3)
-        return _generate(layout, self.widths[:depth], self.dtype, skips=False, noise_layers=0)
+        widths = fitting(self.widths, *layout.shape[1:3], smallest=3)
+        return _generate(layout, widths, self.dtype, skips=False, noise_layers=0)
 
 
 def _beside(layout: jax.Array, images: jax.Array, dtype: jnp.dtype) -> jax.Array:
@@ -206,8 +210,8 @@ class DCGANDiscriminator(nn.Module):
 
     @nn.compact
     def __call__(self, layout: jax.Array, images: jax.Array) -> jax.Array:
-        x, depth = _beside(layout, images, self.dtype), halvings(*layout.shape[1:3], len(self.widths), smallest=3)
-        for i, width in enumerate(self.widths[:depth]):
+        x = _beside(layout, images, self.dtype)
+        for i, width in enumerate(fitting(self.widths, *layout.shape[1:3], smallest=3)):
             x = Conv4x4(width, self.dtype, norm=i > 0, bias=i == 0, name=f"conv_{i}")(x)
         wide = jnp.promote_types(self.dtype, jnp.float32)
         return nn.Dense(1, kernel_init=_NORMAL, dtype=wide, name="to_logit")(x.reshape(x.shape[0], -1))[:, 0]
