@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from crn_jax.adversarial import (
     BatchNorm,
@@ -23,7 +24,11 @@ from crn_jax.adversarial import (
 )
 from crn_jax.baselines import FullResolution, dilations
 from crn_jax.cascade import LayerNorm, count_parameters
+from crn_jax.experiment import BaselineExperiment
 from crn_jax.sharding import ShardingConfig, make_mesh, put, put_batch
+from crn_jax.synthesize import load_run
+from launch import synthesize, train
+from launch.terminal import console
 from tests import reference
 
 NOISE = {"dropout": jax.random.key(7)}
@@ -421,3 +426,28 @@ def test_half_precision_is_of_the_convolutions_only():
         networks = tuple(network.clone(dtype=jnp.bfloat16) for network in networks)
         result = jax.eval_shape(functools.partial(loss_and_gradients, networks), both_params(networks, layout), layout)
         assert {leaf.dtype for leaf in jax.tree.leaves(result)} == {jnp.dtype(jnp.float32)}
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("encoder_decoder", "--baseline.widths 8 8 8"), ("full_resolution", "--baseline.maps 6 --baseline.layers 6")],
+)
+def test_regression_baselines_are_trained_and_used_like_a_cascade(name, options, tiny, random_vgg_file, tmp_path):
+    folder, layouts = tmp_path / "run", tmp_path / "run" / "layouts"
+    arguments = (
+        f"camvid_{name} --data.source streets --data.num_scenes 4 --baseline.num_classes 20 --baseline.size 48 64 {options} "
+        f"--epochs 1 --run.validation_examples 2 --vgg.weights {random_vgg_file} --sharding.mesh 1 1 --run.folder {folder}"
+    ).split()
+    train.main(arguments)
+    synthesize.main([str(folder), str(layouts), "--out", str(tmp_path / "out")])
+    run = load_run(folder)
+    assert isinstance(run.experiment, BaselineExperiment) and run.step == 4
+    for path in layouts.iterdir():
+        ids = run.label_space.read(path)
+        expected = run.experiment.baseline.network().apply({"params": run.params}, np.eye(20, dtype=np.float32)[ids][None])
+        with Image.open(tmp_path / "out" / path.name) as image:
+            off = np.abs(np.asarray(image) - np.clip(expected[0, 0], 0, 255))
+        assert off.max() <= 0.51
+    with console.capture() as capture, pytest.raises(SystemExit):
+        train.main([*arguments, "--baseline.num_classes", "12"])
+    assert "streets has 20 classes, void included, but --baseline.num_classes is 12" in capture.get()

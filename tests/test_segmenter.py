@@ -145,4 +145,4 @@ def test_a_segmenter_is_resumed_and_is_no_cascade(tiny_segmenter, trained, tmp_p
     assert "run of a segmenter" in capture.get()
     with console.capture() as capture, pytest.raises(SystemExit):
         train.main(["segmenter_camvid", "--dry_run"])
-    assert "--dry_run is for cascades" in capture.get()
+    assert "--dry_run is for experiments that train a cascade" in capture.get()
