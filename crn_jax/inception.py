@@ -2,8 +2,7 @@
 
 It is the graph that TensorFlow published on 2015-12-05, as pytorch-fid has ported it (its `InceptionV3` with
 `use_fid_inception`): torchvision's network but for averages that leave the padding out, a maximum in place of the last
-average, and other weights. Published: `WEIGHTS_URL`, 95,628,359 bytes, sha256
-6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2.
+average, and other weights. Published: `WEIGHTS_URL`, 95,628,359 bytes, `PUBLISHED_SHA256`.
 
 Parameters are a dict, `{"Conv2d_1a_3x3": {"kernel": [h, w, in, out], "bias": [out]}, "Mixed_5b.branch1x1": ...}`, the norms
 folded into them.
@@ -20,6 +19,7 @@ import numpy as np
 from crn_jax.torch_file import expect, read_weights
 
 WEIGHTS_URL = "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth"
+PUBLISHED_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 SIZE = 299
 _CLASSES = 1008  # torchvision's own Inception has the same layers, but 1000 classes
 _NORM, _EPSILON = ("weight", "bias", "running_mean", "running_var"), 1e-3

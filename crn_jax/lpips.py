@@ -123,3 +123,8 @@ def load_lpips(linear: str | Path, backbone: str | Path) -> dict:
         layers.append({"kernel": np.ascontiguousarray(kernel.transpose(2, 3, 1, 0)), "bias": bias})
         width = conv.channels
     return {"layers": layers, "linear": weights}
+
+
+def network_name(params: dict) -> str:
+    """AlexNet or VGG-16: whose features are compared."""
+    return NETWORKS[tuple(map(len, params["linear"]))].name

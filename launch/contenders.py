@@ -7,21 +7,25 @@ are scored as contenders of their own.
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import numpy as np
 
 from crn_jax.cascade import count_parameters
-from crn_jax.data.sources import open_photograph
+from crn_jax.data.sources import Source, open_photograph
 from crn_jax.errors import UserError
 from crn_jax.evaluation import DISTANCE_WEIGHTS, make_eval_step
 from crn_jax.synthesize import Run, synthesize
 from launch.dry_run import total_bytes
 
 PHOTOGRAPHS = "photographs"
+
+Kind = Literal["photographs", "run", "chosen", "images"]
+"""chosen: with the photograph's help, which the others do without."""
 
 
 class Batch(NamedTuple):
@@ -31,6 +35,31 @@ class Batch(NamedTuple):
     names: Sequence[str]
     layout: np.ndarray
     photograph: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """Those of a source that are scored, numbered from 0."""
+
+    source: Source
+    indices: Sequence[int]
+
+    @property
+    def names(self) -> list[str]:
+        """Of all."""
+        return [self.source.names[i] for i in self.indices]
+
+    def batch(self, numbers: Sequence[int]) -> Batch:
+        """Decodes some, by their numbers."""
+        examples = [self.source[self.indices[n]] for n in numbers]
+        arrays = (np.stack([example[key] for example in examples]) for key in ("layout", "photograph"))
+        return Batch(numbers, [self.source.names[self.indices[n]] for n in numbers], *arrays)
+
+    def batches(self, numbers: Sequence[int], size: int) -> Iterator[tuple[Batch, int]]:
+        """Full batches, the last filled up with its last example, and how many of each are no filling."""
+        for start in range(0, len(numbers), size):
+            part = list(numbers[start : start + size])
+            yield self.batch(part + part[-1:] * (size - len(part))), len(part)
 
 
 class Made(NamedTuple):
@@ -46,10 +75,9 @@ class Made(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Contender:
-    """Who makes images; `make` gives those of each of its `names`, `resources` what it takes (see `resources_of`)."""
+    """Who makes images; `make` gives those of each name, `resources` what it takes (see `resources_of`)."""
 
-    kind: str
-    names: tuple[str, ...]
+    names: dict[str, Kind]
     about: str
     make: Callable[[Batch], dict[str, Made]]
     resources: Callable[[Batch], dict[str, float]] = lambda batch: {}
@@ -57,48 +85,57 @@ class Contender:
 
 def photographs() -> Contender:
     """The held-out photographs: the ceiling of every score."""
-    return Contender(PHOTOGRAPHS, (PHOTOGRAPHS,), "the real ones", lambda batch: {PHOTOGRAPHS: Made(batch.photograph[:, None])})
+    return Contender(
+        {PHOTOGRAPHS: "photographs"}, "the real ones", lambda batch: {PHOTOGRAPHS: Made(batch.photograph[:, None])}
+    )
 
 
-def images_of_folder(name: str, folder: Path, examples: Sequence[str], size: tuple[int, int]) -> Contender:
+def images_of_folder(name: str, folder: Path, examples: Examples) -> Contender:
     """Images from anywhere, in files named after the examples: NAME.png, or NAME_ and anything behind it.
 
     Raises:
       UserError: naming what is missing; or, when it is read, an image of another size.
     """
-    files = files_of(folder, examples)
+    files, (height, width) = files_of(folder, examples.names, (".png", ".jpg", ".jpeg", ".webp")), examples.source.size
 
     def make(batch: Batch) -> dict[str, Made]:
         images = []
         for example in batch.names:
             image = np.asarray(open_photograph(files[example]))
-            if image.shape[:2] != size:
+            if image.shape[:2] != (height, width):
                 raise UserError(
-                    f"{files[example]} is {image.shape[0]}x{image.shape[1]}, but the examples are {size[0]}x{size[1]}: give "
+                    f"{files[example]} is {image.shape[0]}x{image.shape[1]}, but the examples are {height}x{width}: give "
                     f"images of that size."
                 )
             images.append(image)
         return {name: Made(np.stack(images)[:, None])}
 
-    return Contender("images", (name,), str(folder), make)
+    return Contender({name: "images"}, str(folder), make)
 
 
-def files_of(folder: Path, examples: Sequence[str]) -> dict[str, Path]:
-    """The file of each example in a folder.
+def files_of(folder: Path, examples: Sequence[str], suffixes: Sequence[str]) -> dict[str, Path]:
+    """The file of each example in a folder: its stem is the example's name, or else begins with that and an underscore.
 
     Raises:
       UserError: naming the folder and examples that have no file there, or several.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder.")
-    stems = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp")}
+    owned: dict[str, list[Path]] = {name: [] for name in examples}
+    longest_first = sorted(owned, key=len, reverse=True)
+    for path in sorted(folder.iterdir()):
+        stem = unicodedata.normalize("NFC", path.stem)  # macOS takes letters apart
+        exact = stem if stem in owned else None
+        name = exact or next((name for name in longest_first if stem.startswith(f"{name}_")), None)
+        if name and path.suffix.lower() in suffixes:
+            owned[name].append(path)
     files, problems = {}, []
-    for name in examples:
-        found = [name] if name in stems else [stem for stem in stems if stem.startswith(f"{name}_")]
-        if len(found) == 1:
-            files[name] = stems[found[0]]
+    for name, paths in owned.items():
+        paths = [path for path in paths if unicodedata.normalize("NFC", path.stem) == name] or paths
+        if len(paths) == 1:
+            files[name] = paths[0]
         else:
-            problems.append(f"{name} ({', '.join(found) or 'no file'})")
+            problems.append(f"{name} ({', '.join(path.name for path in paths) or 'no file'})")
     if problems:
         raise UserError(
             f"{folder}: {len(problems)} of {len(examples)} examples do not have one image each, such as "
@@ -110,7 +147,6 @@ def files_of(folder: Path, examples: Sequence[str]) -> dict[str, Path]:
 def run_of(name: str, run: Run, vgg_params: dict) -> Contender:
     """What a trained run synthesizes. With k > 1, also the best of k and the assembled image, as the photograph tells them."""
     config, k = run.experiment.generator, run.experiment.generator.num_images
-    about = f"step {run.step:,}, k = {k}, {count_parameters(run.params):,} parameters"
 
     def one(batch: Batch) -> dict[str, Made]:
         return {name: Made(np.asarray(synthesize(config, run.params, batch.layout)))}
@@ -126,24 +162,25 @@ def run_of(name: str, run: Run, vgg_params: dict) -> Contender:
         made = Made(images, numbers), Made(best[:, None]), Made(collection.assembled[:, None])
         return dict(zip(names, made))
 
-    names = (name,) if k == 1 else (name, f"{name}, best of {k}", f"{name}, assembled")
-    return Contender("run", names, about, one if k == 1 else several, lambda batch: resources_of(run, batch))
+    names: dict[str, Kind] = {name: "run"}
+    names |= {f"{name}, best of {k}": "chosen", f"{name}, assembled": "chosen"} if k > 1 else {}
+    return Contender(names, f"step {run.step:,}, k = {k}", several if k > 1 else one, lambda batch: resources_of(run, batch))
 
 
 def resources_of(run: Run, batch: Batch, repeats: int = 5) -> dict[str, float]:
-    """Of synthesizing a batch: layouts a second (the median), compilation aside; parameters; and peak bytes, by the compiler's
-    analysis and, where the device keeps one, by its own counter (since the process began)."""
-    config = run.experiment.generator
-    lowered = jax.jit(synthesize, static_argnums=0).lower(config, run.params, jax.numpy.asarray(batch.layout))
+    """Of synthesizing a batch: layouts a second (the median), compilation aside; parameters; peak bytes, by the compiler's
+    analysis; and, where the device keeps a counter, its largest use since the process began."""
+    layout = jax.numpy.asarray(batch.layout)
+    compiled = jax.jit(synthesize, static_argnums=0).lower(run.experiment.generator, run.params, layout).compile()
     seconds = []
     for _ in range(repeats + 1):
         began = time.perf_counter()
-        jax.block_until_ready(synthesize(config, run.params, batch.layout))
+        jax.block_until_ready(compiled(run.params, layout))
         seconds.append(time.perf_counter() - began)
     resources = {
-        "images_per_second": len(batch.layout) / float(np.median(seconds[1:])),
+        "layouts_per_second": len(batch.layout) / float(np.median(seconds[1:])),
         "parameters": count_parameters(run.params),
-        "peak_bytes": total_bytes(lowered.compile().memory_analysis()),
+        "peak_bytes": total_bytes(compiled.memory_analysis()),
     }
     counted = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
     return resources | ({"peak_bytes_in_use": counted} if counted else {})

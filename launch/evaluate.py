@@ -3,15 +3,12 @@
 Writes a table, evaluation.json and report.html. With --study_page or --study: the paper's study with people instead.
 """
 
-import contextlib
 import dataclasses
 import functools
-import json
-import os
+import hashlib
 import shlex
-import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,26 +17,25 @@ import numpy as np
 import rich.progress
 import tyro
 from PIL import Image
+from rich.markup import escape
 
 from crn_jax.cascade import init_params
-from crn_jax.data.label_space import LabelSpace
-from crn_jax.data.pipeline import validation_indices
-from crn_jax.data.sources import Source, Split, open_source
+from crn_jax.data.sources import Split
 from crn_jax.errors import UserError
-from crn_jax.experiment import Synthesis
-from crn_jax.inception import load_inception
-from crn_jax.lpips import load_lpips
-from crn_jax.synthesize import Run, load_run
+from crn_jax.inception import PUBLISHED_SHA256, load_inception
+from crn_jax.lpips import load_lpips, network_name
+from crn_jax.synthesize import Run, synthesize
 from crn_jax.vgg_weights import perception_network
-from launch.contenders import PHOTOGRAPHS, Batch, Contender, images_of_folder, photographs, run_of
+from launch.contenders import PHOTOGRAPHS, Contender, images_of_folder, photographs, run_of
 from launch.report import Example, write_report
+from launch.results import staged, write_json
 from launch.score_tables import layers_table, scores_table
 from launch.scoring import SCORES, Judges, Tally, summary
 from launch.segmenters import open_segmenter
 from launch.study import Method, write_study
 from launch.study_results import analyse, study_table, to_json
+from launch.subject import Subject, open_subject
 from launch.terminal import command, console
-from launch.train import named
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,12 +56,13 @@ class Arguments:
     """Of the runs: latest, best (smallest held-out distance), or a number of steps."""
     segmenter: str | None = None
     """For mIoU and pixel accuracy: a run of launch.train segmenter_*; package.module:factory, where factory() gives a function
-    from images uint8 [B, H, W, 3] to class ids [B, H, W]; or a folder of label PNGs, CONTENDER/EXAMPLE.png."""
+    from images uint8 [B, H, W, 3] to class ids [B, H, W]; or a folder of label PNGs, CONTENDER/EXAMPLE.png, in the ids or
+    colours of the data set's own layouts (of Cityscapes labelIds, not train ids)."""
     inception: Path | None = None
     """For FID and KID: pt_inception-2015-12-05-6726825d.pth, as pytorch-fid publishes it."""
     lpips: tuple[Path, Path] | None = None
     """For LPIPS: its linear weights (v0.1, alex.pth or vgg.pth) and torchvision's AlexNet or VGG-16."""
-    vgg: str | None = None
+    vgg: Annotated[str | None, tyro.conf.arg(aliases=["--vgg.weights"])] = None
     """VGG-19 weights. Default: as launch.train finds them."""
     batch_size: int = 1
     """Examples at a time. It changes speed and memory only."""
@@ -77,204 +74,141 @@ class Arguments:
     """Write the page of a study with people to this HTML file, and score nothing: the first run against the others."""
     study_kind: Literal["unlimited", "timed"] = "unlimited"
     """unlimited: the first run beside another (the paper's Table 1); timed: photograph and run for 1/8 to 8 s (Figure 4)."""
-    study: tuple[Path, ...] = ()
-    """Result files of a study: print what people preferred, and nothing else."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Subject:
-    """What is scored on what."""
-
-    experiment: Synthesis
-    source: Source
-    indices: list[int]
-    label_space: LabelSpace
-    judges: Judges
-    vgg19: dict[str, str]
-    contenders: list[Contender]
-
-    @property
-    def names(self) -> list[str]:
-        """Of the examples."""
-        return [self.source.names[i] for i in self.indices]
-
-    def batch(self, numbers: Sequence[int]) -> Batch:
-        """Examples, by their numbers among those that are scored."""
-        examples = [self.source[self.indices[n]] for n in numbers]
-        arrays = (np.stack([example[key] for example in examples]) for key in ("layout", "photograph"))
-        return Batch(numbers, [self.names[n] for n in numbers], *arrays)
-
-    def batches(self, numbers: Sequence[int], size: int) -> Iterator[tuple[Batch, int]]:
-        """Full batches, the last filled up with its last example, and how many of each are no filling."""
-        for start in range(0, len(numbers), size):
-            part = list(numbers[start : start + size])
-            yield self.batch(part + part[-1:] * (size - len(part))), len(part)
+    study: tuple[Path, ...] | None = None
+    """Result files of a study: print what people preferred, and nothing else (with --out, also write it to study.json)."""
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Reads the command line and scores."""
     with command():
         asked = tyro.cli(Arguments, prog="python -m launch.evaluate", args=arguments, use_underscores=True)
-        if asked.study:
-            analysis = analyse(asked.study)
-            console.print(study_table(analysis))
-            if asked.out:
-                with staged(asked.out) as folder:
-                    (folder / "study.json").write_text(json.dumps(to_json(analysis), indent=1))
-            return
-        subject = subject_of(asked)
+        if asked.batch_size < 1 or (asked.examples is not None and asked.examples < 1):
+            raise UserError(f"--batch_size and --examples must be at least 1, got {asked.batch_size} and {asked.examples}.")
+        if asked.study is not None:
+            return tell_study(asked)
+        subject = open_subject(asked.contenders, asked.checkpoint, asked.experiment, asked.data, asked.split, asked.examples)
         if asked.study_page:
             return make_study(asked, subject)
         evaluate(asked, subject, shlex.join(["python", "-m", "launch.evaluate", *(arguments or sys.argv[1:])]))
 
 
-def subject_of(asked: Arguments) -> Subject:
-    """Opens all that the command line names, before anything is computed or written.
-
-    Raises:
-      UserError: naming what is missing or does not go together.
-    """
-    if not asked.contenders:
-        raise UserError("Give at least one run folder of launch.train, or a folder of images with --experiment NAME.")
-    if min(asked.batch_size, asked.examples or 1) < 1:
-        raise UserError(f"--batch_size and --examples must be at least 1, got {asked.batch_size} and {asked.examples}.")
-    runs = {path: load_run(path, asked.checkpoint) for path in asked.contenders if (path / "run.json").exists()}
-    experiment = common_experiment(asked, runs)
-    data = dataclasses.replace(experiment.data, root=asked.data or experiment.data.root)
-    source = open_source(data, asked.split, experiment.size)
-    indices = validation_indices(source, asked.examples or len(source))
-    vgg_params, vgg19 = perception_network(dataclasses.replace(experiment.vgg, weights=asked.vgg or experiment.vgg.weights))
-    vgg_params = jax.device_put(vgg_params)
-
-    names = contender_names(asked.contenders)
-    examples = [source.names[i] for i in indices]
-    contenders = [photographs()]
-    for name, path in zip(names, asked.contenders):
-        if path in runs:
-            contenders.append(run_of(name, runs[path], vgg_params))
-        else:
-            contenders.append(images_of_folder(name, path, examples, experiment.size))
-    segmenter = None
-    if asked.segmenter:
-        everyone = [name for contender in contenders for name in contender.names]
-        segmenter, _ = open_segmenter(asked.segmenter, source.label_space, experiment.size, everyone, examples)
-    judges = Judges(
-        vgg_params,
-        experiment.vgg.pooling,
-        load_inception(asked.inception) if asked.inception else None,
-        load_lpips(*asked.lpips) if asked.lpips else None,
-        segmenter,
-    )
-    return Subject(experiment, source, indices, source.label_space, judges, vgg19, contenders)
-
-
-def common_experiment(asked: Arguments, runs: dict[Path, Run]) -> Synthesis:
-    """The first run's, which the others' data set and size must equal, or the one that is named.
-
-    Raises:
-      UserError: if there is none, or if runs do not compare.
-    """
-    if not runs:
-        folder = asked.contenders[0]
-        if not asked.experiment:
-            raise UserError(f"{folder} is not a run folder. To score images alone, name their data and size with --experiment.")
-        return named(asked.experiment, Synthesis)
-    (first, one), *others = runs.items()
-    for path, other in others:
-        for what in ("size", "data.source", "vgg.pooling"):
-            here, there = (_field(run.experiment, what) for run in (one, other))
-            if here != there:
-                raise UserError(f"{first} and {path} do not compare: {what} is {here} there and {there} here.")
-    return one.experiment
-
-
-def _field(experiment: Synthesis, name: str) -> Any:
-    for part in name.split("."):
-        experiment = getattr(experiment, part)
-    return experiment
-
-
-def contender_names(paths: Sequence[Path]) -> list[str]:
-    """The folders' names, or as much more of their paths as tells them apart.
-
-    Raises:
-      UserError: for a folder that is given twice, or whose name is taken.
-    """
-    parts = [path.resolve().parts for path in paths]
-    for depth in range(1, max(map(len, parts)) + 1):
-        names = ["/".join(part[-depth:]) for part in parts]
-        if len({PHOTOGRAPHS, *names}) == len(names) + 1:
-            return names
-    raise UserError(f"The same folder is given twice, among {', '.join(map(str, paths))}.")
-
-
 def evaluate(asked: Arguments, subject: Subject, command_line: str) -> None:
     """Scores every contender, and writes the results at the end, all or nothing."""
-    first = asked.contenders[0]
-    out = asked.out or (first / "evaluation" if (first / "run.json").exists() else Path("evaluation"))
-    with staged(out) as folder:
-        tallies, resources = measure(asked, subject, folder / "images" if asked.save_images else None)
-        results = results_of(subject, tallies, resources)
+    vgg = dataclasses.replace(subject.experiment.vgg, weights=asked.vgg or subject.experiment.vgg.weights)
+    vgg_params, vgg19 = perception_network(vgg)
+    contenders = contenders_of(subject, jax.device_put(vgg_params))
+    judges, notes = judges_of(asked, subject, contenders, vgg_params, vgg19)
+    with staged(out_folder(asked)) as folder:
+        tallies, resources = measure(asked, subject, contenders, judges, folder / "images" if asked.save_images else None)
+        results = results_of(contenders, tallies, resources, judges.inception_params is not None)
         height, width = subject.experiment.size
+        count = len(subject.examples.indices)
         evaluation = {
-            "title": f"{subject.experiment.data.source} {asked.split}, {len(subject.indices)} examples at {height}x{width}",
+            "title": f"{subject.experiment.data.source} {asked.split}, {count} examples at {height}x{width}",
             "command": command_line,
             "versions": {"jax": jax.__version__, "numpy": np.__version__},
-            "vgg19": subject.vgg19,
-            "segmenter": asked.segmenter,
-            "notes": notes_of(asked, subject),
-            "classes": subject.label_space.classes,
-            "names": subject.names,
+            "vgg19": vgg19,
+            "notes": notes,
+            "classes": subject.examples.source.label_space.classes,
+            "names": subject.examples.names,
             "scores": [score._asdict() for score in SCORES if any(score.key in result["scores"] for result in results)],
             "candidates": results,
         }
-        (folder / "evaluation.json").write_text(json.dumps(finite(evaluation), indent=1))
-        write_report(evaluation, examples_to_show(asked, subject, evaluation), subject.label_space, folder / "report.html")
+        write_json(folder / "evaluation.json", evaluation)
+        shown = examples_to_show(asked, subject, contenders, judges, evaluation)
+        write_report(evaluation, shown, subject.examples.source.label_space, folder / "report.html")
     console.print(scores_table(evaluation))
     console.print(layers_table(evaluation))
-    for note in evaluation["notes"]:
+    for note in notes:
         console.print(note, markup=False, style="dim")
+    out = out_folder(asked)
     console.print(f"{out / 'report.html'} shows it with images, {out / 'evaluation.json'} has every number.", markup=False)
 
 
-@contextlib.contextmanager
-def staged(folder: Path) -> Iterator[Path]:
-    """A temporary folder; what is written there replaces its namesakes in `folder` at the end, all of it or nothing."""
-    temporary = folder.with_name(f"{folder.name}.unfinished")
-    try:
-        shutil.rmtree(temporary, ignore_errors=True)  # of a call that was killed
-        temporary.mkdir(parents=True)
-        yield temporary
-        folder.mkdir(exist_ok=True)
-        for path in temporary.iterdir():
-            if (folder / path.name).is_dir():
-                shutil.rmtree(folder / path.name)
-            os.replace(path, folder / path.name)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written ({error}); choose another folder with --out.") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+def out_folder(asked: Arguments) -> Path:
+    """Where the results go."""
+    run = next((path for path in asked.contenders if (path / "run.json").exists()), None)
+    return asked.out or (run / "evaluation" if run else Path("evaluation"))
+
+
+def contenders_of(subject: Subject, vgg_params: dict) -> list[Contender]:
+    """The photographs first, then what was given, in order.
+
+    Raises:
+      UserError: if names meet, such as a folder's and that of what is made of a collection.
+    """
+    contenders = [photographs()]
+    for name, given in subject.given.items():
+        is_run = isinstance(given, Run)
+        contenders.append(run_of(name, given, vgg_params) if is_run else images_of_folder(name, given, subject.examples))
+    names = [name for contender in contenders for name in contender.names]
+    if doubled := {name for name in names if names.count(name) > 1}:
+        raise UserError(f"Two contenders would be called '{doubled.pop()}': rename a folder.")
+    return contenders
+
+
+def judges_of(
+    asked: Arguments, subject: Subject, contenders: Sequence[Contender], vgg_params: dict, vgg19: dict[str, str]
+) -> tuple[Judges, list[str]]:
+    """The networks that are asked for, and what has to be known before their figures are compared with others."""
+    source, notes = subject.examples.source, ["Intervals: 95%, bootstrap over images."]
+    inception = segmenter = lpips_params = None
+    if asked.segmenter:
+        names = [name for contender in contenders for name in contender.names]
+        segmenter, described = open_segmenter(asked.segmenter, source.label_space, source.size, names, subject.examples.names)
+        cityscapes = " Published mIoU of Cityscapes is by a DRN-D-105." if source.label_space.name == "cityscapes" else ""
+        notes.append(f"Segmenter: {described}.{cityscapes}")
+    if asked.inception:
+        inception = load_inception(asked.inception)
+    notes += frechet_notes(asked.inception, len(subject.examples.indices))
+    if asked.lpips:
+        lpips_params = load_lpips(*asked.lpips)
+        notes.append(f"LPIPS: {network_name(lpips_params)}.")
+    if vgg19["weights"] == "random":
+        notes.append("VGG-19 has seeded RANDOM weights: perceptual distances compare with nothing else.")
+    if any("chosen" in contender.names.values() for contender in contenders):
+        notes.append(
+            "Of a collection of k images, the one scored for layout i is image i mod k. 'best of k' and 'assembled' choose by "
+            "the photograph, and so are not marked as best."
+        )
+    judges = Judges(jax.device_put(vgg_params), subject.experiment.vgg.pooling, inception, lpips_params, segmenter)
+    judges.check(source.size)
+    return judges, notes
+
+
+def frechet_notes(inception: Path | None, count: int) -> list[str]:
+    """What has to be known of FID and KID, or of what stands in their place, with so many images."""
+    notes, features = [], 2048 if inception else 512
+    if inception and hashlib.sha256(inception.read_bytes()).hexdigest() != PUBLISHED_SHA256:
+        notes.append(f"FID and KID: {inception.name} is not the published file; compare them with nothing else.")
+    if inception:
+        notes.append(
+            "KID leaves out the kernel between an image and its own photograph, as pairs ask for; most programs do not."
+        )
+    few = f" {count} images are fewer than {features} features, so it is biased upwards." if count < features else ""
+    name = "FID" if inception else "Without --inception there is no FID and no KID. The Fréchet distance of VGG-19's features"
+    return [*notes, f"{name} has no interval, as it depends on the number of images: compare like with like.{few}"]
 
 
 def measure(
-    asked: Arguments, subject: Subject, images_folder: Path | None
+    asked: Arguments, subject: Subject, contenders: Sequence[Contender], judges: Judges, images_folder: Path | None
 ) -> tuple[dict[str, Tally], dict[str, dict[str, float]]]:
     """Goes through all examples once for each contender: what was measured, and what it took, by the contenders' names."""
-    tallies, resources = {}, {}
-    num_classes, numbers = subject.label_space.num_classes, range(len(subject.indices))
+    tallies, resources, examples = {}, {}, subject.examples
+    num_classes, numbers = examples.source.label_space.num_classes, range(len(examples.indices))
     with rich.progress.Progress(*rich.progress.Progress.get_default_columns(), console=console, transient=True) as progress:
-        for contender in subject.contenders:
-            task = progress.add_task(contender.names[0], total=len(numbers))
+        for contender in contenders:
+            first, *_ = contender.names
+            task = progress.add_task(escape(first), total=len(numbers))
             tallies |= {name: Tally() for name in contender.names}
-            for batch, count in subject.batches(numbers, asked.batch_size):
+            for batch, count in examples.batches(numbers, asked.batch_size):
                 for name, made in contender.make(batch).items():
                     images = made.scored(batch)
-                    measured = subject.judges.measure(name, batch, images, num_classes)
-                    tallies[name].add(measured | made.numbers, count)
+                    tallies[name].add(judges.measure(name, batch, images, num_classes) | made.numbers, count)
                     if images_folder:
                         save_images(images_folder / name, batch.names[:count], images)
                 progress.advance(task, count)
-            resources[contender.names[0]] = contender.resources(subject.batch([0] * asked.batch_size))
+            resources[first] = contender.resources(examples.batch([0] * asked.batch_size))
     return tallies, resources
 
 
@@ -285,40 +219,17 @@ def save_images(folder: Path, names: Sequence[str], images: np.ndarray) -> None:
         Image.fromarray(image).save(folder / f"{name}.png")
 
 
-def results_of(subject: Subject, tallies: dict[str, Tally], resources: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
+def results_of(
+    contenders: Sequence[Contender], tallies: dict[str, Tally], resources: dict[str, dict[str, float]], inception: bool
+) -> list[dict[str, Any]]:
     """Each contender's part of evaluation.json."""
     real = tallies[PHOTOGRAPHS].arrays()["features"]
-    results = []
-    for contender in subject.contenders:
-        for name in contender.names:
-            about = {"name": name, "kind": contender.kind, "about": contender.about, "resources": resources.get(name, {})}
-            results.append(about | summary(tallies[name].arrays(), real, subject.judges.inception_params is not None))
-    return results
-
-
-def notes_of(asked: Arguments, subject: Subject) -> list[str]:
-    """What has to be known before the figures are compared with others."""
-    notes, count = [], len(subject.indices)
-    if asked.inception and count < 2048:
-        notes.append(
-            f"FID: {count} images are fewer than its 2048 features, so it is biased upwards; compare it only with figures of "
-            f"as many images. KID has no such bias."
-        )
-    if not asked.inception:
-        notes.append(
-            "Without --inception there is no FID and no KID: the Fréchet distance is that of VGG-19's features, which the "
-            "cascade is trained with, and compares with no published figure."
-        )
-    if asked.segmenter:
-        notes.append(f"Segmenter: {asked.segmenter}. Published mIoU of Cityscapes is a DRN-D-105's, at its own resolution.")
-    if subject.vgg19["weights"] == "random":
-        notes.append("VGG-19 has seeded RANDOM weights: distances compare with nothing else.")
-    if any(len(contender.names) > 1 for contender in subject.contenders):
-        notes.append(
-            "Of a collection of k images, the one scored for layout i is image i mod k. 'best of k' and 'assembled' choose by "
-            "the photograph."
-        )
-    return notes + ["Intervals: 95%, bootstrap over images."]
+    return [
+        {"name": name, "kind": kind, "about": contender.about, "resources": resources.get(name, {})}
+        | summary(tallies[name].arrays(), real, inception)
+        for contender in contenders
+        for name, kind in contender.names.items()
+    ]
 
 
 def chosen_examples(evaluation: dict[str, Any], each: int = 3, spread: int = 6) -> dict[int, str]:
@@ -332,56 +243,72 @@ def chosen_examples(evaluation: dict[str, Any], each: int = 3, spread: int = 6) 
     return dict(sorted(why.items(), key=lambda item: (item[1], item[0])))
 
 
-def examples_to_show(asked: Arguments, subject: Subject, evaluation: dict[str, Any]) -> list[Example]:
+def examples_to_show(
+    asked: Arguments, subject: Subject, contenders: Sequence[Contender], judges: Judges, evaluation: dict[str, Any]
+) -> list[Example]:
     """The chosen examples, with all that the contenders make of them and what the segmenter sees there."""
     why, examples = chosen_examples(evaluation), {}
-    for batch, count in subject.batches(list(why), asked.batch_size):
+    for batch, count in subject.examples.batches(list(why), asked.batch_size):
         for row, n in enumerate(batch.numbers[:count]):
-            examples[n] = Example(n, why[n], batch.layout[row], batch.photograph[row], {}, {})
-        for contender in subject.contenders:
+            examples[n] = Example(n, why[n], batch.layout[row], batch.photograph[row], {}, {}, {})
+        for contender in contenders:
             for name, made in contender.make(batch).items():
-                segmenter = subject.judges.segmenter
-                answers = segmenter(name, batch.names, made.scored(batch)) if segmenter else None
+                answers = judges.segmenter(name, batch.names, made.scored(batch)) if judges.segmenter else None
                 for row, n in enumerate(batch.numbers[:count]):
-                    if contender.kind != PHOTOGRAPHS:
+                    if name != PHOTOGRAPHS:
                         examples[n].images[name] = made.images[row]
+                        examples[n].scored[name] = n % made.images.shape[1]
                     if answers is not None:
                         examples[n].predicted[name] = answers[row]
     return list(examples.values())
 
 
-def finite(value: Any) -> Any:
-    """The same, with None for NaN and infinities, which JSON does not have."""
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value
-
-
 def make_study(asked: Arguments, subject: Subject) -> None:
-    """Writes the page of a study with people. Its sentinels compare the photograph with an untrained cascade."""
+    """Writes the page of a study with people. Its sentinels show the photograph beside an untrained cascade's image."""
+    page, examples = asked.study_page, subject.examples
+    if not page.parent.is_dir():
+        raise UserError(f"--study_page {page}: there is no folder {page.parent}.")
+    if page.is_dir():
+        raise UserError(f"--study_page {page} is a folder; name an HTML file.")
 
-    def image(contender: Contender, n: int) -> np.ndarray:
-        batch = subject.batch([n])
-        return contender.make(batch)[contender.names[0]].scored(batch)[0]
+    def synthesized(run: Run, n: int) -> np.ndarray:
+        layout = examples.batch([n]).layout
+        images = np.asarray(synthesize(run.experiment.generator, run.params, layout))[0]
+        return images[n % len(images)]
 
+    def read(name: str, contender: Contender, n: int) -> np.ndarray:
+        return contender.make(examples.batch([n]))[name].images[0, 0]
+
+    methods = []
+    for name, given in subject.given.items():
+        if isinstance(given, Run):
+            methods.append(Method(name, functools.partial(synthesized, given)))
+        else:
+            methods.append(Method(name, functools.partial(read, name, images_of_folder(name, given, examples))))
     config = subject.experiment.generator
-    untrained = Run(subject.experiment, subject.label_space, init_params(config, jax.random.key(0)), 0, subject.vgg19)
-    bad = run_of("untrained", untrained, subject.judges.vgg_params)
-    methods = [Method(contender.names[0], functools.partial(image, contender)) for contender in subject.contenders[1:]]
-    title = f"{subject.experiment.data.source}: which image is more realistic?"
+    untrained = Run(subject.experiment, examples.source.label_space, init_params(config, jax.random.key(0)), 0, {})
     write_study(
-        asked.study_page,
+        page,
         methods,
-        lambda n: subject.batch([n]).photograph[0],
-        Method("untrained", functools.partial(image, bad)),
-        range(len(subject.indices)),
-        title=title,
+        lambda n: examples.batch([n]).photograph[0],
+        Method("(an untrained cascade)", functools.partial(synthesized, untrained)),
+        range(len(examples.indices)),
+        title=f"{subject.experiment.data.source}: which image is more realistic?",
         kind=asked.study_kind,
     )
-    console.print(f"{asked.study_page}: open it in a browser, or send it to people; then")
+    console.print(f"{page}: open it in a browser, or send it to people; then", markup=False)
     console.print("python -m launch.evaluate --study RESULT.json [RESULT.json ...]", markup=False)
+
+
+def tell_study(asked: Arguments) -> None:
+    """Prints what people preferred."""
+    if asked.contenders:
+        raise UserError("--study reads result files; runs and images are not looked at then: leave them out.")
+    analysis = analyse(asked.study)
+    console.print(study_table(analysis))
+    if asked.out:
+        with staged(asked.out) as folder:
+            write_json(folder / "study.json", to_json(analysis))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ template says `{{report}}`. Names are arbitrary; the script writes them as text,
 import base64
 import io
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from crn_jax.data.label_space import LabelSpace
+from launch.results import finite
 
 _TEMPLATE = Path(__file__).parent / "pages" / "report.html"
 
@@ -35,6 +35,8 @@ class Example(NamedTuple):
     """uint8 `[k, H, W, 3]` by the candidate's name."""
     predicted: dict[str, np.ndarray]
     """Class ids `[H, W]` that the segmenter sees, by the candidate's name."""
+    scored: dict[str, int]
+    """Which of its images the scores and the segmentation are of, by the candidate's name."""
 
 
 class _View(NamedTuple):
@@ -62,13 +64,14 @@ def write_report(evaluation: dict, examples: Sequence[Example], label_space: Lab
 
 def report_data(evaluation: dict, examples: Sequence[Example], label_space: LabelSpace) -> dict:
     """What the page reads, as plain JSON: `evaluation`, with null for NaN and infinities; the classes' `colors`; `views`, what
-    can be seen of the examples; and `examples`, each with the class ids `occurring` and, for every view, a data URL or null."""
+    can be seen of the examples; and `examples`, each with the class ids `occurring`, the image `scored` of every candidate
+    that has several, and a data URL or null for every view."""
     names = [candidate["name"] for candidate in evaluation["candidates"]]
     shown = [_pictures(example, names, label_space) for example in examples]
     views = list(dict.fromkeys(view for pictures in shown for view in pictures))
     views.sort(key=lambda view: -1 if view.candidate is None else view.candidate)  # the first example may lack some
     return {
-        "evaluation": _plain(evaluation),
+        "evaluation": finite(evaluation),
         "colors": ["#{:02x}{:02x}{:02x}".format(*color) for color in label_space.colors],
         "views": [view._asdict() for view in views],
         "examples": [
@@ -76,6 +79,7 @@ def report_data(evaluation: dict, examples: Sequence[Example], label_space: Labe
                 "index": int(example.index),
                 "why": example.why,
                 "size": example.layout.shape[::-1],
+                "scored": [example.scored.get(name) if len(example.images.get(name, ())) > 1 else None for name in names],
                 "occurring": np.unique([example.layout, *example.predicted.values()]).tolist(),
                 "pictures": [data_url(pictures[view], view.crisp) if view in pictures else None for view in views],
             }
@@ -105,12 +109,3 @@ def _pictures(example: Example, names: Sequence[str], label_space: LabelSpace) -
         if name in example.predicted:
             pictures[_View(c, "segmentation", True)] = label_space.draw(example.predicted[name])
     return pictures
-
-
-def _plain(value):
-    """null for what JSON has no number for."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

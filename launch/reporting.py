@@ -107,7 +107,7 @@ class Window:
     def line(self) -> dict[str, Any]:
         """The means as a line of metrics.jsonl; a new window begins."""
         line = {}
-        for name in self._steps[0]:
+        for name in ("loss", *sorted(self._steps[0].keys() - {"loss", "grad_norm"}), "grad_norm"):
             mean = np.mean([metrics[name] for metrics in self._steps], axis=0, dtype=np.float64)
             line[name] = named(mean) if mean.shape else float(mean)
         if self._weights is not None:

@@ -1,5 +1,6 @@
 """The scores of launch.evaluate as tables for a terminal."""
 
+import contextlib
 from typing import Any
 
 import numpy as np
@@ -10,24 +11,26 @@ from crn_jax.vgg import TAPS
 
 
 def scores_table(evaluation: dict[str, Any]) -> rich.table.Table:
-    """A row a score, a column a contender; the best but for the photographs in bold."""
+    """A row a score, a column a contender; the best of those that have not seen the photograph in bold."""
     candidates = evaluation["candidates"]
     names = [escape(candidate["name"]) for candidate in candidates]
     table = rich.table.Table("", *names, title=escape(evaluation["title"]), title_justify="left", box=None, header_style="dim")
     for score in evaluation["scores"]:
         cells = [candidate["scores"].get(score["key"]) for candidate in candidates]
-        best = _best(score["better"], cells[1:])
+        honest = [cell for cell, candidate in zip(cells, candidates) if candidate["kind"] in ("run", "images")]
+        best = _best(score["better"], honest)
         unit = f", {score['unit']}" if score["unit"] else ""
-        texts = [_text(cell) for cell in cells]
-        texts[1:] = [f"[bold]{text}[/]" if cell and cell is best else text for cell, text in zip(cells[1:], texts[1:])]
+        texts = [f"[bold]{_text(cell)}[/]" if cell and cell is best else _text(cell) for cell in cells]
         table.add_row(f"{score['title']}{unit}", *texts)
     resources = {
-        "layouts a second": lambda r: f"{r['images_per_second']:.3g}",
+        "layouts a second": lambda r: f"{r['layouts_per_second']:.3g}",
         "parameters": lambda r: f"{r['parameters']:,}",
-        "GB to synthesize": lambda r: f"{r['peak_bytes'] / 1e9:.3g}",
+        "MB to synthesize, by the compiler": lambda r: f"{r['peak_bytes'] / 1e6:,.0f}",
+        "MB at the peak, on the device": lambda r: f"{r['peak_bytes_in_use'] / 1e6:,.0f}",
     }
     for title, text in resources.items():
-        table.add_row(title, *(text(c["resources"]) if c["resources"] else "" for c in candidates))
+        with contextlib.suppress(KeyError):  # of a device without a counter
+            table.add_row(title, *(text(c["resources"]) if c["resources"] else "" for c in candidates))
     return table
 
 
@@ -49,7 +52,7 @@ def _best(better: str | None, cells: list[dict[str, float] | None]) -> dict[str,
 def _text(cell: dict[str, float] | None) -> str:
     if cell is None:
         return ""
-    number = {key: f"{value:.4g}" if abs(value) > 1e-9 else "0" for key, value in cell.items()}
+    number = {key: "0" if abs(value) <= 1e-9 else f"{value:.4g}" for key, value in cell.items()}
     if "std" in cell:
         return f"{number['value']} ± {cell['std']:.2g}"
     if "low" not in cell or cell["low"] == cell["high"]:

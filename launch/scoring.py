@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from crn_jax.errors import UserError
 from crn_jax.evaluation import DISTANCE_WEIGHTS
 from crn_jax.frechet import frechet_distance, kernel_distance
 from crn_jax.inception import inception_features
@@ -29,7 +30,8 @@ class Score(NamedTuple):
 
 
 SCORES = (
-    Score("miou", "mIoU", "%", "higher", "Mean over classes of intersection over union, segmenter and layout; void left out"),
+    Score("miou", "mIoU", "%", "higher", "Intersection over union of segmenter and layout, void left out; the mean over the "
+          "classes that occur in either"),
     Score("accuracy", "pixel accuracy", "%", "higher", "Share of pixels that the segmenter sees as the layout; void left out"),
     Score("miou_void", "mIoU, void counted", "%", "higher", "Whatever is seen where the layout is void counts as wrong"),
     Score("accuracy_void", "accuracy, void counted", "%", "higher", "Void in the layout counts as wrong unless seen as void; "
@@ -61,8 +63,8 @@ class Judges:
     def measure(self, contender: str, batch: Batch, images: np.ndarray, num_classes: int) -> dict[str, np.ndarray]:
         """Compares images uint8 `[B, H, W, 3]` with a batch's photographs and layouts; every array has B rows.
 
-        `terms` [6] of the perceptual distance, `features` (Inception's, else VGG-19's), `psnr`, `ssim`; `lpips` and, of the
-        segmenter's answers, `predicted` `[H, W]` and `confusion` `[c, c]`.
+        `terms` [6] of the perceptual distance, `features` (Inception's, else VGG-19's), `psnr`, `ssim`; and, if there are the
+        networks for them, `lpips` and `confusion` `[c, c]`.
         """
         terms, features = _perceived(self.vgg_params, batch.photograph, images, self.pooling)
         measured = {"terms": np.float64(terms), "features": np.asarray(features)}
@@ -73,10 +75,19 @@ class Judges:
         if self.lpips_params is not None:
             measured["lpips"] = np.float64(_lpips(self.lpips_params, images, batch.photograph))
         if self.segmenter is not None:
-            measured["predicted"] = self.segmenter(contender, batch.names, images)
-            confusions = [confusion(*pair, num_classes) for pair in zip(batch.layout, measured["predicted"])]
-            measured["confusion"] = np.array(confusions)
+            answers = self.segmenter(contender, batch.names, images)
+            measured["confusion"] = np.array([confusion(*pair, num_classes) for pair in zip(batch.layout, answers)])
         return measured
+
+    def check(self, size: tuple[int, int]) -> None:
+        """Raises UserError for images too small for one of the scores."""
+        image = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
+        try:
+            if self.lpips_params is not None:
+                jax.eval_shape(lpips, self.lpips_params, image, image)
+            ssim(*np.zeros((2, *size, 3), np.uint8))
+        except ValueError as error:
+            raise UserError(str(error)) from error
 
 
 @functools.partial(jax.jit, static_argnums=3)
@@ -104,8 +115,8 @@ class Tally:
         self._parts: list[dict[str, np.ndarray]] = []
 
     def add(self, measured: dict[str, np.ndarray], count: int) -> None:
-        """Takes in the first `count` rows of a batch's measurements, but not what was predicted."""
-        self._parts.append({key: rows[:count] for key, rows in measured.items() if key != "predicted"})
+        """Takes in the first `count` rows of a batch's measurements."""
+        self._parts.append({key: rows[:count] for key, rows in measured.items()})
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Every measurement, one row an image, with the `distance` that the terms give."""
@@ -114,8 +125,8 @@ class Tally:
 
 
 def summary(arrays: dict[str, np.ndarray], real_features: np.ndarray, inception: bool) -> dict[str, Any]:
-    """Of a contender, for evaluation.json: `scores` by key (value; low and high, its 95% bootstrap interval over images; or
-    std), `terms` by layer, `class_iou`, `confusion`, and `per_image` numbers.
+    """Of a contender, for evaluation.json: `scores` by key, in the unit of `SCORES` (value; low and high, its 95% bootstrap
+    interval over images; or std); `terms` by layer; `class_iou`, shares of 1; `confusion`; and `per_image` scores.
 
     The Fréchet distance has no interval: it is biased by the number of images, and a resample has fewer different ones.
     """
@@ -126,7 +137,8 @@ def summary(arrays: dict[str, np.ndarray], real_features: np.ndarray, inception:
         scores["fid" if inception else "vgg_frechet"] = {"value": frechet_distance(*pair)}
     if len(real_features) > 1 and inception:
         value, deviation = kernel_distance(*pair)
-        scores["kid"] = {"value": 1000 * value, "std": 1000 * deviation}
+        # Halves of fewer than four images are too small to differ.
+        scores["kid"] = {"value": 1000 * value} | ({"std": 1000 * deviation} if len(real_features) >= 4 else {})
     result = {
         "scores": scores,
         "terms": dict(zip(TAPS, arrays["terms"].mean(0).tolist())),

@@ -53,11 +53,14 @@ def open_segmenter(
 
 def plug_in(asked: str) -> Segmenter:
     """What a user's factory makes."""
-    module, _, factory = asked.partition(":")
+    module, _, name = asked.partition(":")
     try:
-        function = getattr(importlib.import_module(module), factory)()
-    except (ImportError, AttributeError) as error:
+        factory = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"--segmenter {asked}: this is neither a folder nor a module:factory to import ({error}).") from error
+    function = factory() if callable(factory) else factory
+    if not callable(function):
+        raise UserError(f"--segmenter {asked}: the factory has to give a function of images, not a {type(function).__name__}.")
     return lambda contender, names, images: np.asarray(function(images))
 
 
@@ -71,7 +74,7 @@ def checked(segmenter: Segmenter, name: str, label_space: LabelSpace) -> Segment
         if ids.size and not 0 <= ids.min() <= ids.max() < label_space.num_classes:
             last = label_space.num_classes - 1
             raise UserError(f"{name} answers with ids {ids.min()} to {ids.max()}; {label_space.name} has 0 to {last} (void).")
-        return ids
+        return ids.astype(label_space.dtype)
 
     return answers
 
@@ -91,9 +94,9 @@ def predictions(
         if not (folder / contender).is_dir():
             raise UserError(
                 f"{folder}: there is no folder '{contender}' in it. Labels are read from CONTENDER/EXAMPLE.png, those of "
-                f"{', '.join(contenders)}; --save_images writes the images to segment in the same way."
+                f"{'; '.join(map(repr, contenders))}. --save_images writes the images to segment in the same way."
             )
-        files[contender] = files_of(folder / contender, examples)
+        files[contender] = files_of(folder / contender, examples, (".png",))
 
     def answers(contender: str, names: Sequence[str], images: np.ndarray) -> np.ndarray:
         read = []

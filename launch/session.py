@@ -19,7 +19,7 @@ from crn_jax.vgg import TAPS
 from launch.contact_sheet import stacked
 from launch.processes import Stop, is_first
 from launch.reporting import MetricsLog, NoLog, Progress, Window, describe_devices, named
-from launch.segmentation import Segmentation, SegmenterValidator
+from launch.segmenter_validation import Segmentation, SegmenterValidator
 from launch.terminal import console
 from launch.validation import Validation, Validator
 

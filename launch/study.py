@@ -25,7 +25,6 @@ DURATIONS = (1 / 8, 1 / 4, 1 / 2, 1.0, 2.0, 4.0, 8.0)
 """Of a timed study's pairs, in seconds."""
 RESULT_FORMAT = "crn_jax study result 1"
 _HEIGHT = 200  # of the images on the screen, as in the paper
-_LATE_MS = 50  # three frames of most screens
 _TEMPLATE = Path(__file__).parent / "pages" / "study.html"
 
 

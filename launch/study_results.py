@@ -16,7 +16,7 @@ from scipy.stats import binomtest
 from crn_jax.errors import UserError
 from launch.study import PHOTOGRAPH, RESULT_FORMAT
 
-_LATE_MS = 100  # beyond what a frame or two of a slow screen take
+_LATE_MS = 50  # beyond what a frame or two of a slow screen take
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Share(NamedTuple):
 class Analysis(NamedTuple):
     """A study's outcome: who counts, who was left out and why, how many `late` answers were, and the shares.
 
-    An answer is late, and does not count, if the pair stood on the screen for over 0.1 s longer than asked.
+    An answer is late, and does not count, if the pair stood on the screen for over 0.05 s longer than asked.
     """
 
     study: str

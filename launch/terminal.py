@@ -22,7 +22,7 @@ console = Console(highlight=False, soft_wrap=True)
 
 @contextlib.contextmanager
 def command() -> Iterator[None]:
-    """Sets up a command's process, and turns a `UserError` into a message and exit status 2.
+    """Sets up a command's process, and turns a `UserError`, or a file that may not be read, into a message and exit status 2.
 
     One of several processes leaves at once, without waiting for the others, who then notice: it exits with status 75 where
     another was lost.
@@ -41,7 +41,7 @@ def command() -> Iterator[None]:
                 f"The same command goes on from the last checkpoint, on any number of devices and processes. ({error})"
             )
             _leave(TRY_AGAIN)
-        if isinstance(error, UserError):
+        if isinstance(error, UserError | PermissionError):
             show_error(str(error))
             _leave(2)
         if not several_processes():

@@ -35,7 +35,7 @@ from crn_jax.vgg_weights import perception_network
 from launch.dry_run import dry_run
 from launch.processes import TRY_AGAIN, Processes, agree, is_first, join, listen_from, wait_for_all
 from launch.reporting import MetricsLog, NoLog, describe_devices
-from launch.segmentation import SegmenterValidator
+from launch.segmenter_validation import SegmenterValidator
 from launch.session import RANDOM_WARNING, Session
 from launch.terminal import command, console
 from launch.validation import Validator

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,14 +11,17 @@ from PIL import Image
 from crn_jax.cascade import count_parameters
 from crn_jax.data.label_space import CITYSCAPES
 from crn_jax.data.sources import open_source
+from crn_jax.errors import UserError
 from crn_jax.evaluation import DISTANCE_WEIGHTS
 from crn_jax.metrics import confusion, psnr, segmentation_scores
 from crn_jax.synthesize import load_run, synthesize
 from crn_jax.vgg import TAPS
 from crn_jax.vgg_weights import load_vgg19
 from launch import evaluate, train
-from launch.contenders import PHOTOGRAPHS
-from launch.evaluate import contender_names
+from launch.contenders import PHOTOGRAPHS, files_of
+from launch.results import staged, write_json
+from launch.score_tables import _text
+from launch.subject import names_of
 from launch.terminal import console
 from tests import reference
 
@@ -35,6 +39,10 @@ def nearest_colour():
 
 def void_everywhere():
     return lambda images: np.full(images.shape[:3], 19)
+
+
+def of_floats():
+    return lambda images: images[..., 0] / 255
 
 
 def out_of_range():
@@ -178,14 +186,14 @@ def test_labels_of_another_tool_and_a_plug_in(runs, scored, tmp_path):
 def refused(*arguments) -> str:
     """What a call that must fail says; it has written nothing."""
     with console.capture() as capture, pytest.raises(SystemExit) as exit_:
-        evaluate.main([*map(str, arguments), *SETTING])
+        evaluate.main([*SETTING, *map(str, arguments)])
     assert exit_.value.code == 2
     if "--out" in arguments:
         assert not arguments[arguments.index("--out") + 1].exists()
     return capture.get()
 
 
-def test_what_does_not_go_together_is_named(runs, tiny, tiny_segmenter, tmp_path):
+def test_what_does_not_go_together_is_named(runs, tiny_segmenter, tmp_path):
     out = ["--out", tmp_path / "out"]
     assert "at least one run folder" in refused(*out)
     assert "name their data and size with --experiment" in refused(runs / "same", *out)
@@ -201,6 +209,19 @@ def test_what_does_not_go_together_is_named(runs, tiny, tiny_segmenter, tmp_path
     assert "none.pth" in refused(runs / "one", "--inception", tmp_path / "none.pth", *out)
     assert "--batch_size" in refused(runs / "one", "--batch_size", 0, *out)
     assert "given twice" in refused(runs / "one", runs / "one", *out)
+    assert "--examples" in refused(runs / "one", *out, "--examples", 0)
+    assert "streets are made" in refused(runs / "one", "--data", tmp_path, *out)
+    assert "leave it out" in refused(runs / "one", "--experiment", "demo", *out)
+    assert "leave them out" in refused(runs / "one", "--study", tmp_path / "bad.json", *out)
+    assert "no files were given" in refused("--study", *out)
+    assert "a function of images, not a int" in refused(runs / "one", "--segmenter", "tests.test_evaluate:COUNT", *out)
+    assert "wanted are integers" in refused(runs / "one", "--segmenter", "tests.test_evaluate:of_floats", *out)
+    shutil.copytree(runs / "same", tmp_path / "two, assembled")
+    assert "would be called 'two, assembled'" in refused(runs / "two", tmp_path / "two, assembled", *out)
+    shutil.copytree(runs / "one", tmp_path / "renamed")
+    described = (tmp_path / "renamed" / "run.json").read_text()
+    (tmp_path / "renamed" / "run.json").write_text(described.replace('"road"', '"water"', 1))
+    assert "other classes than streets has now" in refused(runs / "one", tmp_path / "renamed", *out)
 
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "run.json").write_text((runs / "one" / "run.json").read_text())
@@ -213,14 +234,58 @@ def test_what_does_not_go_together_is_named(runs, tiny, tiny_segmenter, tmp_path
     assert f"{last} is 96x128, but the examples are 48x64" in refused(tmp_path / "large", runs / "one", *out)
 
     other = tmp_path / "wide"
-    train.main([*tiny, "--epochs", "1", "--cascade.base", "6", "16", "--run.folder", str(other)])
+    shutil.copytree(runs / "one", other)
+    description = json.loads((other / "run.json").read_text())
+    description["experiment"]["cascade"]["base"] = [6, 16]  # on which the parameters do not depend
+    (other / "run.json").write_text(json.dumps(description))
     assert "do not compare: size is (48, 64) there and (48, 128) here" in refused(runs / "one", other, *out)
     assert "the segmenter is for 48x64, the images are 48x128" in refused(other, "--segmenter", tiny_segmenter[1], *out)
 
 
 def test_runs_of_one_name_are_told_apart_by_their_paths(tmp_path):
-    assert contender_names([tmp_path / "a" / "run", tmp_path / "b" / "run"]) == ["a/run", "b/run"]
-    assert contender_names([tmp_path / "a" / PHOTOGRAPHS]) == [f"a/{PHOTOGRAPHS}"]
+    assert list(names_of([tmp_path / "a" / "run", tmp_path / "b" / "run"])) == ["a/run", "b/run"]
+    assert list(names_of([tmp_path / "a" / PHOTOGRAPHS])) == [f"a/{PHOTOGRAPHS}"]
+    assert list(names_of([Path("/images"), tmp_path / "images"])) == ["images", f"{tmp_path.name}/images"]
+
+
+def test_each_example_has_its_own_file(tmp_path):
+    for name in ("a", "a_b", "c"):
+        (tmp_path / f"{name}_fake.png").touch()
+    (tmp_path / "a_b.png").touch()
+    expected = {"a": "a_fake.png", "a_b": "a_b.png", "c": "c_fake.png"}
+    assert {name: path.name for name, path in files_of(tmp_path, list(expected), (".png",)).items()} == expected
+    (tmp_path / "a_fake.png").unlink()
+    with pytest.raises(UserError, match=r"1 of 2 examples .* such as a \(no file\)"):
+        files_of(tmp_path, ["a", "a_b"], (".png",))  # those of a_b are not a's
+    (tmp_path / "c_real.png").touch()
+    with pytest.raises(UserError, match=r"c \(c_fake.png, c_real.png\)"):
+        files_of(tmp_path, ["c"], (".png",))
+    (tmp_path / "c.png").touch()
+    assert files_of(tmp_path, ["c"], (".png",))["c"].name == "c.png"
+    with pytest.raises(UserError, match="no file"):
+        files_of(tmp_path, ["c"], (".jpg",))
+
+
+def test_results_are_written_as_a_whole_or_not_at_all(tmp_path):
+    (tmp_path / "out" / "images").mkdir(parents=True)
+    (tmp_path / "out" / "images" / "old.png").touch()
+    with pytest.raises(ZeroDivisionError), staged(tmp_path / "out") as folder:
+        (folder / "images").mkdir()
+        raise ZeroDivisionError
+    assert (tmp_path / "out" / "images" / "old.png").exists() and len(list(tmp_path.iterdir())) == 1
+    with staged(tmp_path / "out") as folder:
+        (folder / "images").mkdir()
+        write_json(folder / "a.json", {"a": np.inf, "b": [np.nan, 1.0]})
+    assert json.loads((tmp_path / "out" / "a.json").read_text()) == {"a": None, "b": [None, 1.0]}
+    assert not list((tmp_path / "out" / "images").iterdir()) and len(list(tmp_path.iterdir())) == 1
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot be written"), staged(tmp_path / "file" / "out"):
+        pass
+
+
+def test_numbers_of_tables():
+    cells = [{"value": np.nan, "low": np.nan, "high": np.nan}, {"value": 1e-12}, {"value": 12.3456, "std": 0.512}]
+    assert [_text(cell) for cell in cells] == ["nan\n[dim]nan to nan[/]", "0", "12.35 ± 0.51"]
 
 
 def test_a_study_is_made_and_its_results_are_read(runs, tmp_path):
@@ -228,6 +293,7 @@ def test_a_study_is_made_and_its_results_are_read(runs, tmp_path):
         evaluate.main([str(runs / "one"), str(runs / "two"), "--study_page", str(tmp_path / "study.html"), *SETTING])
     assert "--study RESULT.json" in capture.get()
     page = (tmp_path / "study.html").read_text()
-    assert "untrained" in page and page.count("data:image/") > 10
+    assert "untrained cascade" in page and page.count("data:image/") > 10
+    assert "there is no folder" in refused(runs / "one", runs / "two", "--study_page", tmp_path / "none" / "study.html")
     (tmp_path / "bad.json").write_text("{}")
     assert "bad.json" in refused("--study", tmp_path / "bad.json", "--out", tmp_path / "out")

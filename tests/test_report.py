@@ -45,7 +45,7 @@ def evaluation() -> dict:
             "class_iou": [0.5, None, 0.25],
             "confusion": confusion,
             "per_image": {"distance": [10.0, 20.0, 30.0, None], "psnr": [1.0, 2.0, 3.0, 4.0]},
-            "resources": {"images_per_second": 3.14, "parameters": 4_800_000, "peak_bytes": 1.2e9},
+            "resources": {"layouts_per_second": 3.14, "parameters": 4_800_000, "peak_bytes": 1.2e9},
         },
         run
         | {
@@ -101,9 +101,13 @@ def examples() -> list[Example]:
     """Flat images, so that a screenshot tells them apart; the first example lacks what the second has."""
     layout = np.zeros((H, W), np.uint8)
     layout[H // 2 :] = 1
-    first = Example(2, "worst", layout, flat(RED), {NASTY: flat(BLUE)[None], "unknown": flat(RED)[None]}, {PHOTOGRAPHS: layout})
+    first = Example(
+        2, "worst", layout, flat(RED), {NASTY: flat(BLUE)[None], "unknown": flat(RED)[None]}, {PHOTOGRAPHS: layout}, {}
+    )
     images = {NASTY: flat(GREEN)[None], DIVERSE: np.stack([flat(RED), flat(GREEN)])}
-    second = Example(0, "every 20th", layout * 2, flat(GREEN), images, {NASTY: layout, PHOTOGRAPHS: layout})
+    second = Example(
+        0, "every 20th", layout * 2, flat(GREEN), images, {NASTY: layout, PHOTOGRAPHS: layout}, {NASTY: 0, DIVERSE: 1}
+    )
     return [first, second, second._replace(index=3)]
 
 
@@ -178,7 +182,7 @@ def test_views_are_those_of_all_examples():
 
 def test_layouts_and_segmentations_decode_to_their_colors():
     layout = np.random.default_rng(0).integers(0, 4, (H, W)).astype(np.uint8)
-    example = Example(0, "", layout, flat(RED), {}, {PHOTOGRAPHS: layout[::-1]})
+    example = Example(0, "", layout, flat(RED), {}, {PHOTOGRAPHS: layout[::-1]}, {})
     drawn, _, segmented = report_data(evaluation(), [example], SPACE)["examples"][0]["pictures"]
     for url, ids in ((drawn, layout), (segmented, layout[::-1])):
         assert decoded(url).format == "PNG"
@@ -205,19 +209,22 @@ def test_the_header_shows_names_as_they_are(open_page, report):
 
 def test_the_table_has_the_numbers_and_marks_the_best_run(open_page, report):
     page = open_page(report)
-    heads = page.locator(".scores thead th").all_inner_texts()
-    above = ["candidate", "mIoU\n% ↑", "KID\n↓", "spread\n↑", "hue\n°", "never\n↓", "images/s", "parameters", "peak memory"]
-    assert [head.strip() for head in heads] == above
-    table = [row.locator("th, td").all_inner_texts() for row in page.locator(".scores tbody tr").all()]
-    measured, dashes = ["3.14", "4.8M", "1.2 GB"], ["–"] * 3
+    heads = page.locator("#table thead th").all_inner_texts()
+    assert [head.strip() for head in heads] == ["candidate", "mIoU\n% ↑", "KID\n↓", "spread\n↑", "hue\n°", "never\n↓"]
+    table = [row.locator("th, td").all_inner_texts() for row in page.locator("#table tbody tr").all()]
     assert table == [
-        [PHOTOGRAPHS, "60.0\n[57.0, 63.0]", "–", "–", "–", "–", *dashes],
-        [f"{NASTY}\nstep <i>3</i>", "51.3\n[48.0, 53.5]", "−0.0012\n± 0.0004", "–", "120.0", "–", *measured],
-        [f"{DIVERSE}\nstep <i>3</i>", "40.0", "0.0371\n± 0.0020", "7.00", "9.0", "–", *dashes],
-        [f"{FOREIGN}\na folder", "–", "–", "–", "–", "–", *dashes],
+        [PHOTOGRAPHS, "60.0\n[57.0, 63.0]", "–", "–", "–", "–"],
+        [f"{NASTY}\nstep <i>3</i>", "51.3\n[48.0, 53.5]", "−0.0012\n± 0.0004", "–", "120.0", "–"],
+        [f"{DIVERSE}\nstep <i>3</i>", "40.0", "0.0371\n± 0.0020", "7.00", "9.0", "–"],
+        [f"{FOREIGN}\na folder", "–", "–", "–", "–", "–"],
+    ]
+    costs = [row.locator("th, td").all_inner_texts() for row in page.locator("#costs tr").all()]
+    assert costs == [
+        ["candidate", "layouts a second", "parameters", "memory, by the compiler"],
+        [NASTY, "3.14", "4,800,000", "1,200 MB"],
     ]
     assert page.locator(".scores .best span").all_inner_texts() == ["51.3", "−0.0012"]  # not the photographs, not a lone value
-    weights = page.locator(".scores tbody td:nth-child(2) span").evaluate_all(
+    weights = page.locator("#table tbody td:nth-child(2) span").evaluate_all(
         "all => all.map(e => getComputedStyle(e).fontWeight)"
     )
     assert weights == ["400", "700", "400", "400"]
@@ -227,7 +234,7 @@ def test_the_table_has_the_numbers_and_marks_the_best_run(open_page, report):
 def test_a_score_explains_itself_by_pointer_and_by_keyboard(open_page, report):
     page = open_page(report)
     assert page.locator("#tip").is_hidden()
-    page.locator(".scores thead th").nth(1).hover()
+    page.locator("#table thead th").nth(1).hover()
     assert page.locator("#tip").inner_text() == "Of <classes>., higher is better"
     page.keyboard.press("Tab")
     page.keyboard.press("Tab")
@@ -371,7 +378,8 @@ def test_selectors_change_all_images(open_page, report):
         *[f"{DIVERSE} · image 1"] * 2,
     ]
     assert seen(page, "#example-1", 0.1) == [GREEN]
-    assert page.locator("#example-1 .values div").all_inner_texts() == [f"{DIVERSE}: distance 12.0"]
+    caption = f"{DIVERSE}, image 1 and its segmentation: distance 12.0"
+    assert page.locator("#example-1 .values div").all_inner_texts() == [caption]
     page.select_option("#left", label="photograph")
     page.select_option("#right", label=NASTY)
     values = page.locator("#examples .values div").all_inner_texts()
@@ -415,3 +423,14 @@ def test_sections_without_anything_to_show_are_left_out(open_page, tmp_path):
     assert page.locator("section h2").all_inner_texts() == ["Scores"]
     assert page.locator(".scores tbody td").all_inner_texts() == ["–"] * 5
     assert page.locator("#notes").count() == 0
+
+
+def test_what_has_seen_the_photograph_is_not_marked(open_page, tmp_path):
+    chosen = evaluation()
+    chosen["candidates"][0]["kind"] = "chosen"
+    chosen["candidates"].append(copy.deepcopy(chosen["candidates"][1]) | {"name": "other"})
+    chosen["candidates"][-1]["scores"]["miou"]["value"] = 30.0
+    write_report(chosen, examples(), SPACE, tmp_path / "report.html")
+    page = open_page(tmp_path / "report.html")
+    assert "40.0" in page.locator("#table .best span").all_inner_texts()
+    assert "51.3" not in page.locator("#table .best span").all_inner_texts()

@@ -31,7 +31,7 @@ class Segmentation(NamedTuple):
 
     def line(self) -> dict[str, Any]:
         """For metrics.jsonl."""
-        return {"validation": {"distance": self.distance, **segmentation_scores(self.confusion)._asdict()}}
+        return {"validation": segmentation_scores(self.confusion)._asdict()}
 
     def headline(self) -> str:
         """In words."""

@@ -1,0 +1,88 @@
+"""What launch.evaluate is asked to look at: opened, and found to go together, before anything is computed."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from crn_jax.data.pipeline import validation_indices
+from crn_jax.data.sources import Split, label_space_of, open_source
+from crn_jax.errors import UserError
+from crn_jax.experiment import Synthesis
+from crn_jax.synthesize import Run, load_run
+from launch.contenders import PHOTOGRAPHS, Examples
+from launch.train import named
+
+
+class Subject(NamedTuple):
+    """Held-out examples, and what is compared on them, by name: runs, and folders of images.
+
+    The `experiment` is the first run's, or the one that was named; its data and size are all contenders'.
+    """
+
+    experiment: Synthesis
+    examples: Examples
+    given: dict[str, Run | Path]
+
+
+def open_subject(
+    paths: Sequence[Path], checkpoint: str, experiment: str | None, root: str | None, split: Split, limit: int | None
+) -> Subject:
+    """Loads runs and lists examples; arguments as those of the command line.
+
+    Raises:
+      UserError: naming what is missing or does not go together.
+    """
+    if not paths:
+        raise UserError("Give at least one run folder of launch.train, or a folder of images with --experiment NAME.")
+    runs = {path: load_run(path, checkpoint) for path in paths if (path / "run.json").exists()}
+    common = common_experiment(paths, runs, experiment)
+    if root and common.data.source == "streets":
+        raise UserError(f"--data {root}: streets are made, not read; leave it out.")
+    data = dataclasses.replace(common.data, root=root or common.data.root)
+    source = open_source(data, split, common.size)
+    indices = validation_indices(source, len(source) if limit is None else limit)
+    return Subject(common, Examples(source, indices), {name: runs.get(path, path) for name, path in names_of(paths).items()})
+
+
+def common_experiment(paths: Sequence[Path], runs: dict[Path, Run], name: str | None) -> Synthesis:
+    """The first run's, which the others' data set and size must equal, or the one that is named.
+
+    Raises:
+      UserError: if there is none, or if runs do not compare.
+    """
+    if not runs:
+        if not name:
+            raise UserError(f"{paths[0]} is no run folder. To score images alone, name their data and size with --experiment.")
+        return named(name, Synthesis)
+    (first, one), *_ = runs.items()
+    if name:
+        raise UserError(f"--experiment {name}: the run {first} says what its data and size are; leave it out.")
+    for path, run in runs.items():
+        for what in ("size", "data.source", "vgg.pooling"):
+            here, there = (_field(r.experiment, what) for r in (one, run))
+            if here != there:
+                raise UserError(f"{first} and {path} do not compare: {what} is {here} there and {there} here.")
+        if run.label_space.classes != label_space_of(one.experiment.data).classes:
+            raise UserError(f"{path} was trained on other classes than {one.experiment.data.source} has now.")
+    return one.experiment
+
+
+def _field(experiment: Synthesis, name: str) -> Any:
+    for part in name.split("."):
+        experiment = getattr(experiment, part)
+    return experiment
+
+
+def names_of(paths: Sequence[Path]) -> dict[str, Path]:
+    """By the folders' names, or as much more of their paths as tells them apart.
+
+    Raises:
+      UserError: for a folder that is given twice.
+    """
+    parts = [path.resolve().parts[1:] for path in paths]
+    for depth in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(part[-depth:]) for part in parts]
+        if len({PHOTOGRAPHS, *names}) == len(names) + 1:
+            return dict(zip(names, paths))
+    raise UserError(f"A folder is given twice, or called {PHOTOGRAPHS}: {', '.join(map(str, paths))}.")
