@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from crn_jax.cascade import count_parameters
 from crn_jax.data.label_space import CITYSCAPES
-from crn_jax.data.sources import open_source
+from crn_jax.data.sources import DataConfig, open_source
 from crn_jax.errors import UserError
 from crn_jax.evaluation import DISTANCE_WEIGHTS
 from crn_jax.metrics import confusion, psnr, segmentation_scores
@@ -297,3 +297,24 @@ def test_a_study_is_made_and_its_results_are_read(runs, tmp_path):
     assert "there is no folder" in refused(runs / "one", runs / "two", "--study_page", tmp_path / "none" / "study.html")
     (tmp_path / "bad.json").write_text("{}")
     assert "bad.json" in refused("--study", tmp_path / "bad.json", "--out", tmp_path / "out")
+
+
+def test_on_camvid_every_score_falls_with_the_image(shared_data, keras_file, tmp_path):
+    """The photograph, blurred a little, blurred a lot, and noise, by the real VGG-19."""
+    source = open_source(DataConfig("camvid", str(shared_data / "camvid")), "val", (96, 128))
+    folders = [tmp_path / name for name in ("little", "much", "noise")]
+    for folder in folders:
+        folder.mkdir()
+    for i in np.linspace(0, len(source) - 1, COUNT).round().astype(int):
+        photograph = Image.fromarray(source[i]["photograph"])
+        noise = np.random.default_rng(i).integers(0, 256, (96, 128, 3)).astype(np.uint8)
+        made = photograph.filter(ImageFilter.GaussianBlur(1)), photograph.filter(ImageFilter.GaussianBlur(4)), noise
+        for folder, image in zip(folders, made):
+            Image.fromarray(np.asarray(image)).save(folder / f"{source.names[i]}.png")
+    setting = ["--experiment", "camvid_96x128", "--data", shared_data / "camvid", "--vgg", keras_file]
+    evaluation, candidates, _ = evaluated(*folders, *setting, "--out", tmp_path / "out")
+    for score in evaluation["scores"]:
+        values = [candidate["scores"][score["key"]]["value"] for candidate in candidates.values()]
+        values[0] = np.inf if score["key"] == "psnr" else values[0]
+        assert values == sorted(values, reverse=score["better"] == "higher"), score
+    assert {score["key"] for score in evaluation["scores"]} == {"vgg_frechet", "distance", "psnr", "ssim"}
