@@ -96,7 +96,8 @@ def evaluate(asked: Arguments, subject: Subject, command_line: str) -> None:
     """Scores every contender, and writes the results at the end, all or nothing."""
     vgg = dataclasses.replace(subject.experiment.vgg, weights=asked.vgg or subject.experiment.vgg.weights)
     vgg_params, vgg19 = perception_network(vgg)
-    contenders = contenders_of(subject, jax.device_put(vgg_params))
+    vgg_params = jax.device_put(vgg_params)
+    contenders = contenders_of(subject, vgg_params)
     judges, notes = judges_of(asked, subject, contenders, vgg_params, vgg19)
     with staged(out_folder(asked)) as folder:
         tallies, resources = measure(asked, subject, contenders, judges, folder / "images" if asked.save_images else None)
@@ -159,10 +160,10 @@ def judges_of(
         cityscapes = " Published mIoU of Cityscapes is by a DRN-D-105." if source.label_space.name == "cityscapes" else ""
         notes.append(f"Segmenter: {described}.{cityscapes}")
     if asked.inception:
-        inception = load_inception(asked.inception)
+        inception = jax.device_put(load_inception(asked.inception))
     notes += frechet_notes(asked.inception, len(subject.examples.indices))
     if asked.lpips:
-        lpips_params = load_lpips(*asked.lpips)
+        lpips_params = jax.device_put(load_lpips(*asked.lpips))
         notes.append(f"LPIPS: {network_name(lpips_params)}.")
     if vgg19["weights"] == "random":
         notes.append("VGG-19 has seeded RANDOM weights: perceptual distances compare with nothing else.")
@@ -171,7 +172,7 @@ def judges_of(
             "Of a collection of k images, the one scored for layout i is image i mod k. 'best of k' and 'assembled' choose by "
             "the photograph, and so are not marked as best."
         )
-    judges = Judges(jax.device_put(vgg_params), subject.experiment.vgg.pooling, inception, lpips_params, segmenter)
+    judges = Judges(vgg_params, subject.experiment.vgg.pooling, inception, lpips_params, segmenter)
     judges.check(source.size)
     return judges, notes
 

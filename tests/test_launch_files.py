@@ -7,9 +7,10 @@ from pathlib import Path
 
 import kubernetes_validate
 import pytest
+import tyro
 import yaml
 
-from launch import train
+from launch import evaluate, train
 
 ROOT = Path(__file__).resolve().parents[1]
 MANIFESTS = sorted((ROOT / "launch").glob("*.yaml"))
@@ -65,7 +66,14 @@ def test_the_flags_that_are_shown_exist(path):
         experiment = train.parse(arguments).experiment
         data, spatial = experiment.sharding.mesh
         assert data == -1 or experiment.batch_size % data == 0
-        assert spatial == -1 or experiment.cascade.size[0] % spatial == 0
+        assert spatial == -1 or experiment.size[0] % spatial == 0
+
+
+def test_the_evaluations_that_are_shown_can_be_asked_for():
+    shown = re.findall(r"python -m launch\.evaluate ([^\n`|#]+)", (ROOT / "README.md").read_text())
+    assert len(shown) >= 4
+    for arguments in shown:
+        tyro.cli(evaluate.Arguments, args=shlex.split(arguments), use_underscores=True)
 
 
 def test_a_manifest_starts_the_processes_that_its_command_counts():

@@ -39,7 +39,7 @@ def test_it_compiles_once_per_shape():
 
 
 def test_an_index_out_of_range_is_refused():
-    with pytest.raises(ValueError, match=r"index 255 is out of range: this cascade knows 0\.\.4"):
+    with pytest.raises(ValueError, match=r"index 255 is out of range: this generator knows 0\.\.4"):
         synthesize(CONFIG, {}, np.full((1, *CONFIG.size), 255, np.uint8))
 
 
