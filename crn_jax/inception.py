@@ -166,12 +166,3 @@ def load_inception(path: str | Path) -> dict:
         scale = gain / np.sqrt(variance + _EPSILON)
         params[name] = {"kernel": np.ascontiguousarray(kernel.transpose(2, 3, 1, 0) * scale), "bias": bias - mean * scale}
     return params
-
-
-def random_inception(seed: int) -> dict:
-    """Weights of the same shapes drawn at random (He et al., 2015), for demonstrations and tests without a download."""
-    rng, params = np.random.default_rng(seed), {}
-    for name, (h, w, c, d) in kernel_shapes().items():
-        kernel = rng.standard_normal((h, w, c, d), np.float32) * np.float32(np.sqrt(2 / (h * w * c)))
-        params[name] = {"kernel": kernel, "bias": np.zeros(d, np.float32)}
-    return params

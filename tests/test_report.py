@@ -45,6 +45,7 @@ def evaluation() -> dict:
             "class_iou": [0.5, None, 0.25],
             "confusion": confusion,
             "per_image": {"distance": [10.0, 20.0, 30.0, None], "psnr": [1.0, 2.0, 3.0, 4.0]},
+            "terms": {"input": 24.43, "conv5_2": 3.1415},
             "resources": {"layouts_per_second": 3.14, "parameters": 4_800_000, "peak_bytes": 1.2e9},
         },
         run
@@ -218,6 +219,8 @@ def test_the_table_has_the_numbers_and_marks_the_best_run(open_page, report):
         [f"{DIVERSE}\nstep <i>3</i>", "40.0", "0.0371\n± 0.0020", "7.00", "9.0", "–"],
         [f"{FOREIGN}\na folder", "–", "–", "–", "–", "–"],
     ]
+    layers = [row.locator("th, td").all_inner_texts() for row in page.locator("#layers tr").all()]
+    assert layers == [["candidate", "input", "conv5_2"], [NASTY, "24.4", "3.14"]]
     costs = [row.locator("th, td").all_inner_texts() for row in page.locator("#costs tr").all()]
     assert costs == [
         ["candidate", "layouts a second", "parameters", "memory, by the compiler"],
