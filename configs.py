@@ -9,7 +9,8 @@ from crn_jax.baselines import EncoderDecoderConfig, FullResolutionConfig
 from crn_jax.cascade import PAPER_WIDTHS, CascadeConfig
 from crn_jax.data.label_space import CAMVID, CITYSCAPES
 from crn_jax.data.sources import DataConfig
-from crn_jax.experiment import BaselineExperiment, Experiment, RunConfig, SegmenterExperiment
+from crn_jax.experiment import BaselineExperiment, Experiment, GANExperiment, RunConfig, SegmenterExperiment
+from crn_jax.gan import GANConfig, GANLossConfig
 from crn_jax.lambdas import LambdaConfig
 from crn_jax.losses import RELEASED_WEIGHTS, LossConfig
 from crn_jax.segmenter import SegmenterConfig
@@ -80,6 +81,24 @@ camvid_full_resolution = dataclasses.replace(
     camvid_encoder_decoder,
     name="camvid_full_resolution",
     baseline=FullResolutionConfig(CAMVID.num_classes, camvid_96x128.size, maps=64),
+)
+
+# Its adversarial baselines: pix2pix as published, and a GAN with a segmenter, whose networks are our reconstruction (train
+# segmenter_camvid first). Adam as pix2pix has it.
+#   python -m launch.train camvid_pix2pix --data.root DIR
+#   python -m launch.train camvid_gan_segmentation --data.root DIR --segmenter runs/segmenter_camvid
+camvid_pix2pix = GANExperiment(
+    name="camvid_pix2pix",
+    gan=GANConfig(CAMVID.num_classes, camvid_96x128.size, "pix2pix"),
+    **{field: getattr(camvid_96x128, field) for field in ("data", "epochs", "run")},
+    optimizer=OptimizerConfig(learning_rate=2e-4, b1=0.5),
+)
+camvid_gan_segmentation = dataclasses.replace(
+    camvid_pix2pix,
+    name="camvid_gan_segmentation",
+    gan=GANConfig(CAMVID.num_classes, camvid_96x128.size, "dcgan"),
+    loss=GANLossConfig(l1_weight=0, segmentation_weight=1),
+    segmenter="runs/segmenter_camvid",
 )
 
 # The paper's widths at 192x256, for a GPU: 2.5 TFLOP a step.
@@ -167,6 +186,8 @@ EXPERIMENTS = {
         ("The cascade of camvid_96x128, trained with the image's own difference alone.", camvid_image_space),
         ("A U-Net in its place.", camvid_encoder_decoder),
         ("A network without resampling in its place.", camvid_full_resolution),
+        ("pix2pix in its place.", camvid_pix2pix),
+        ("A GAN with a segmenter in its place.", camvid_gan_segmentation),
         ("Cityscapes at 512x1024, eight modules end to end.", cityscapes_512p),
         ("Cityscapes at 1024x2048, nine modules end to end.", cityscapes_1024p),
         ("A segmenter of CamVid at 96x128, to score synthesized images with.", segmenter_camvid),

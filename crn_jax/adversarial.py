@@ -124,10 +124,16 @@ def _generate(layout: jax.Array, widths: tuple[int, ...], dtype: jnp.dtype, skip
     for i in reversed(range(last)):
         x = TransposedConv4x4(widths[i], dtype, name=f"decoder_{i + 1}")(x)
         if last - i <= noise_layers:
-            x = nn.Dropout(0.5, deterministic=False, name=f"dropout_{i + 1}")(x)
+            x = _noise(x, f"dropout_{i + 1}")
         x = nn.relu(jnp.concatenate([encoded[i + 1], x], axis=-1) if skips else x)
     x = TransposedConv4x4(3, jnp.promote_types(dtype, jnp.float32), norm=False, name="decoder_0")(x)
     return (jnp.tanh(x) + 1) / 2 * 255
+
+
+def _noise(x: jax.Array, name: str) -> jax.Array:
+    """Half of x at random; without a key, as when images are synthesized, always the same half."""
+    dropout = nn.Dropout(0.5, deterministic=False, name=name)
+    return dropout(x, rng=None if dropout.has_rng("dropout") else jax.random.key(0))
 
 
 class Pix2PixGenerator(nn.Module):
@@ -135,9 +141,9 @@ class Pix2PixGenerator(nn.Module):
 
     C64-C128-C256-C512-C512-C512-C512-C512 down, CD512-CD512-CD512-C512-C256-C128-C64 up, each layer of the way up beside that
     of the same size on the way down. Dropout in the first three layers of the way up is the noise, in training and after it:
-    `apply` needs `rngs={"dropout": key}`. (So the paper and the Torch program; the PyTorch program has it in the second to the
-    fourth.) No norm in the first layer, nor in the innermost, as the authors corrected their first release. With three
-    channels in, the 54.41M parameters of their PyTorch program.
+    by `rngs={"dropout": key}` or, without, always the same. (So the paper and the Torch program; the PyTorch program has it in
+    the second to the fourth.) No norm in the first layer, nor in the innermost, as the authors corrected their first release.
+    With three channels in, the 54.41M parameters of their PyTorch program.
 
     The layout is one-hot where the authors' program has it in colours. Sides that cannot be halved eight times take as many
     of the layers, from the outside, as they can be halved: 96x128 five, down to 3x4. So the parameters depend on the size.

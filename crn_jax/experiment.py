@@ -13,6 +13,7 @@ from crn_jax.baselines import EncoderDecoderConfig, FullResolutionConfig
 from crn_jax.cascade import CascadeConfig
 from crn_jax.data.sources import DataConfig, label_space_of
 from crn_jax.errors import UserError
+from crn_jax.gan import GANConfig, GANLossConfig, GANObjective
 from crn_jax.lambdas import LambdaConfig
 from crn_jax.losses import LossConfig
 from crn_jax.objective import Generator, Objective
@@ -85,13 +86,11 @@ class Training:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Synthesis(Training):
-    """What trains a generator of images with the perceptual loss."""
+    """What trains a generator of images, which are compared with photographs by VGG-19."""
 
     trains = "cascade"
 
     vgg: VGGConfig = VGGConfig()
-    lambdas: LambdaConfig = LambdaConfig()
-    loss: LossConfig = LossConfig()
     remat: Remat = "none"
     """What the backward pass computes again instead of keeping it. none: nothing; images: VGG-19 on k images, one at a time;
     conv: also norms, nonlinearities, upsampling; full: convolutions too, for the least memory. (Of a baseline: of VGG-19.)"""
@@ -114,6 +113,22 @@ class Synthesis(Training):
         """Height and width of the images, in pixels."""
         return self.generator.size
 
+    def generator_params(self, params: dict) -> dict:
+        """The generator's, of all that are trained."""
+        return params
+
+    def comparison(self) -> Objective:
+        """How images are compared with held-out photographs, whatever the training is for."""
+        return Objective(self.generator, LambdaConfig(), self.optimizer, self.vgg.pooling, 1, self.remat)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Regression(Synthesis):
+    """What trains a generator with the perceptual loss."""
+
+    lambdas: LambdaConfig = LambdaConfig()
+    loss: LossConfig = LossConfig()
+
     @property
     def rescale_epoch(self) -> int:
         """At the end of which epoch λ is rescaled; 0 if never."""
@@ -125,7 +140,7 @@ class Synthesis(Training):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Experiment(Synthesis):
+class Experiment(Regression):
     """A named experiment: a cascade."""
 
     cascade: CascadeConfig
@@ -139,7 +154,7 @@ class Experiment(Synthesis):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class BaselineExperiment(Synthesis):
+class BaselineExperiment(Regression):
     """A named experiment: what the paper compares the cascade with, trained by its loss and procedure."""
 
     trains = "baseline"
@@ -150,6 +165,39 @@ class BaselineExperiment(Synthesis):
     def generator(self) -> EncoderDecoderConfig | FullResolutionConfig:
         """What is trained."""
         return self.baseline
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GANExperiment(Synthesis):
+    """A named experiment: an adversarial network that the paper compares the cascade with."""
+
+    trains = "gan"
+
+    gan: GANConfig
+    loss: GANLossConfig = GANLossConfig()
+    segmenter: str | None = None
+    """A run folder of a segmenter of this size, for a loss with segmentation."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if (self.loss.segmentation_weight > 0) != (self.segmenter is not None):
+            raise UserError(
+                f"--segmenter RUN and --loss.segmentation_weight belong together; got {self.segmenter} and "
+                f"{self.loss.segmentation_weight:g}."
+            )
+
+    @property
+    def generator(self) -> GANConfig:
+        """What synthesizes."""
+        return self.gan
+
+    def generator_params(self, params: dict) -> dict:
+        """The generator's, of both networks'."""
+        return params["generator"]
+
+    def objective(self, steps_per_epoch: int, segmenter: SegmenterConfig | None = None) -> GANObjective:
+        """The static part of the training step; `segmenter` is that of the run that is named."""
+        return GANObjective(self.gan, self.loss, self.optimizer, steps_per_epoch, segmenter)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -173,7 +221,7 @@ class SegmenterExperiment(Training):
         return SegmenterObjective(self.segmenter, self.optimizer, steps_per_epoch)
 
 
-AnyExperiment = Experiment | BaselineExperiment | SegmenterExperiment
+AnyExperiment = Experiment | BaselineExperiment | GANExperiment | SegmenterExperiment
 
 _converter = cattrs.Converter(forbid_extra_keys=True)
 
@@ -190,7 +238,8 @@ def from_json(fields: dict[str, Any]) -> AnyExperiment:
       UserError: naming each field that is unknown, missing or of a wrong type.
     """
     try:
-        kind = next((kind for kind in (BaselineExperiment, SegmenterExperiment) if kind.trains in fields), Experiment)
+        kinds = BaselineExperiment, GANExperiment, SegmenterExperiment  # a GAN may have a segmenter, but no segmenter a GAN
+        kind = next((kind for kind in kinds if kind.trains in fields), Experiment)
         return _converter.structure(fields, kind)
     except cattrs.BaseValidationError as error:
         problems = "; ".join(cattrs.transform_error(error, "experiment", _describe_problem))

@@ -10,13 +10,14 @@ import jax.numpy as jnp
 
 from crn_jax.baselines import EncoderDecoderConfig, FullResolutionConfig
 from crn_jax.cascade import CascadeConfig, init_params
+from crn_jax.gan import GANConfig
 from crn_jax.lambdas import LambdaConfig, LambdaState, init_lambdas, update_lambdas
 from crn_jax.losses import LossConfig, layer_terms, perceptual_loss
 from crn_jax.remat import Remat
 from crn_jax.train import OptimizerConfig
 from crn_jax.vgg import Pooling
 
-Generator = CascadeConfig | EncoderDecoderConfig | FullResolutionConfig
+Generator = CascadeConfig | EncoderDecoderConfig | FullResolutionConfig | GANConfig
 """What makes images of a layout: `network(remat)` is a Flax module from `[B, H, W, c]` to `[B, k, H, W, 3]`, see cascade.py."""
 
 
@@ -40,7 +41,9 @@ class Objective:
         """λ before the first step."""
         return init_lambdas(self.lambdas)
 
-    def loss_of(self, params: dict, lambdas: LambdaState, vgg_params: dict, batch: dict) -> tuple[jax.Array, dict]:
+    def loss_of(
+        self, params: dict, lambdas: LambdaState, vgg_params: dict, batch: dict, step: jax.Array
+    ) -> tuple[jax.Array, dict]:
         """The loss [] of a batch.
 
         Metrics are means over the batch: the `terms` [6] that the loss weights, `all_terms` `[k, P, 6]` of every image and

@@ -61,19 +61,24 @@ class SegmenterObjective:
     def update_lambdas(self, lambdas: None, metrics: dict, step: jax.Array) -> None:
         """There are no terms to balance."""
 
-    def loss_of(self, params: dict, lambdas: None, network: dict, batch: dict) -> tuple[jax.Array, dict]:
+    def loss_of(self, params: dict, lambdas: None, network: dict, batch: dict, step: jax.Array) -> tuple[jax.Array, dict]:
         """The loss [] of a batch; the metric is the `accuracy` [], the share of pixels that are right."""
         layout = batch["layout"].astype(jnp.int32)
-        known = layout != self.segmenter.num_classes - 1
         scores = self.segmenter.network().apply({"params": params}, scaled(batch["photograph"]))
-        losses = optax.softmax_cross_entropy_with_integer_labels(scores, jnp.where(known, layout, 0))
-        pixels = jnp.maximum(known.sum(), 1)
-        accuracy = (known & (scores.argmax(-1) == layout)).sum() / pixels
-        return jnp.where(known, losses, 0).sum() / pixels, {"accuracy": accuracy}
+        known = layout != self.segmenter.num_classes - 1
+        accuracy = (known & (scores.argmax(-1) == layout)).sum() / jnp.maximum(known.sum(), 1)
+        return cross_entropy(scores, layout), {"accuracy": accuracy}
+
+
+def cross_entropy(scores: jax.Array, layout: jax.Array) -> jax.Array:
+    """Of scores `[N, H, W, c-1]` and layouts int32 `[N, H, W]`: the mean [] over pixels that are not void; 0 without any."""
+    known = layout < scores.shape[-1]
+    losses = optax.softmax_cross_entropy_with_integer_labels(scores, jnp.where(known, layout, 0))
+    return jnp.where(known, losses, 0).sum() / jnp.maximum(known.sum(), 1)
 
 
 def scaled(photographs: jax.Array) -> jax.Array:
-    """uint8 `[N, H, W, 3]` -> float32 -1..1, what the network takes."""
+    """0..255 `[N, H, W, 3]` -> float32 -1..1, what the network takes."""
     return photographs.astype(jnp.float32) / 127.5 - 1
 
 

@@ -104,6 +104,7 @@ def load_run(folder: str | Path, checkpoint: str = "latest", kind: type[Training
             listing = ", ".join(map(str, available)) or "none yet"
             raise UserError(f"{folder}: there is no checkpoint '{checkpoint}'. Steps saved: {listing}.")
         params = checkpoints.load_params(step, abstract_state(experiment.objective(steps_per_epoch=1)))
+        params = experiment.generator_params(params) if isinstance(experiment, Synthesis) else params
         return Run(experiment, label_space, params, step, description["vgg19"])
     finally:
         checkpoints.close()

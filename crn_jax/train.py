@@ -26,6 +26,8 @@ class OptimizerConfig:
     """The paper's, constant over the training."""
     schedule: Literal["constant", "authors_fallback"] = "constant"
     """authors_fallback: min(1e-6 * 1.1^(epoch-1), 1e-4 if epoch > 100 else 1e-3), for a training that diverges."""
+    b1: float = 0.9
+    """Adam's decay of the gradient's mean; GANs use 0.5."""
     ema_decay: float | None = None
     """Keeps an exponential moving average of the parameters, say 0.999, which validation and synthesis then use."""
 
@@ -46,7 +48,7 @@ class OptimizerConfig:
 
     def transformation(self, steps_per_epoch: int) -> optax.GradientTransformation:
         """Adam."""
-        return optax.adam(self.rate(steps_per_epoch))
+        return optax.adam(self.rate(steps_per_epoch), b1=self.b1)
 
 
 class TrainState(NamedTuple):
@@ -71,8 +73,11 @@ class Trainable(Protocol):
     def init_lambdas(self) -> LambdaState | None:
         """The balance of the loss's terms before the first step; None if it has no terms."""
 
-    def loss_of(self, params: dict, lambdas: LambdaState | None, network: dict, batch: dict) -> tuple[jax.Array, dict]:
-        """The loss [] of a batch, and a dict of metrics; `network` are parameters that stay as they are."""
+    def loss_of(
+        self, params: dict, lambdas: LambdaState | None, network: dict, batch: dict, step: jax.Array
+    ) -> tuple[jax.Array, dict]:
+        """The loss [] of a batch, and a dict of metrics; `network` are parameters that stay as they are, and `step` (counted
+        from 0) is what anything random follows from."""
 
     def update_lambdas(self, lambdas: LambdaState | None, metrics: dict, step: jax.Array) -> LambdaState | None:
         """The balance after step `step` (counted from 0) with these metrics."""
@@ -129,7 +134,7 @@ def make_train_step(
 
     def step(state: TrainState, network: dict, batch: dict) -> tuple[TrainState, dict]:
         gradient_of = jax.value_and_grad(objective.loss_of, has_aux=True)
-        (loss, metrics), gradient = gradient_of(state.params, state.lambdas, network, batch)
+        (loss, metrics), gradient = gradient_of(state.params, state.lambdas, network, batch, state.step)
         if abstract is not None:
             # Else the moments' sharding would spread from here to the convolutions, and split those by channels.
             gradient = jax.lax.with_sharding_constraint(gradient, shardings_of(abstract.params))

@@ -151,7 +151,7 @@ def run_of(name: str, run: Run, vgg_params: dict) -> Contender:
     def one(batch: Batch) -> dict[str, Made]:
         return {name: Made(np.asarray(synthesize(config, run.params, batch.layout)))}
 
-    evaluate = make_eval_step(run.experiment.objective(steps_per_epoch=1))
+    evaluate = make_eval_step(run.experiment.comparison())
 
     def several(batch: Batch) -> dict[str, Made]:
         arrays = {"layout": batch.layout, "photograph": batch.photograph}

@@ -121,6 +121,14 @@ class Window:
         return line
 
 
+_COMMON = ("epoch", "loss", "grad_norm", "images_per_second", "seconds_per_step", "waiting_for_data")
+
+
+def _own(line: dict[str, Any]) -> dict[str, float]:
+    """The numbers of a line that only this kind of training has."""
+    return {name: value for name, value in line.items() if name not in _COMMON}
+
+
 def named(values: np.ndarray) -> dict[str, float]:
     """Six numbers by the names of their layers."""
     return dict(zip(TAPS, np.asarray(values).tolist()))
@@ -176,7 +184,7 @@ class Progress:
         if "terms" in line:
             details = "  ".join(f"{name} {value:.3g}·{line['lambda'][name]:.3g}" for name, value in line["terms"].items())
         else:
-            details = f"pixel accuracy {line['accuracy']:.1%}"
+            details = "  ".join(f"{name} {value:.3g}" for name, value in _own(line).items())
         self._console.print(
             f"step {step}/{self._last_step}  loss {line['loss']:.4g}  {details}  "
             f"{line['images_per_second']:.2f} images/s, {line['waiting_for_data']:.0%} waiting for data, on {self._devices}  "
@@ -192,8 +200,8 @@ class Progress:
             shares = [line["terms"][name] * line["lambda"][name] for name in TAPS]
             table.add_row("loss", *(f"{v:.4g}" for v in shares), f"[bold]{line['loss']:.4g}[/]")
         else:
-            table = rich.table.Table("loss", "pixel accuracy", box=None, header_style="dim")
-            table.add_row(f"{line['loss']:.4g}", f"{line['accuracy']:.1%}")
+            table = rich.table.Table("loss", *_own(line), box=None, header_style="dim")
+            table.add_row(f"{line['loss']:.4g}", *(f"{value:.4g}" for value in _own(line).values()))
         table.caption = (
             f"{line['images_per_second']:.2f} images/s, {line['waiting_for_data']:.0%} waiting for data, {self._devices}"
         )

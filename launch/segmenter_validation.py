@@ -11,7 +11,7 @@ from crn_jax.data.pipeline import validation_batches, validation_indices
 from crn_jax.data.sources import Source
 from crn_jax.experiment import SegmenterExperiment
 from crn_jax.metrics import confusion, segmentation_scores
-from crn_jax.segmenter import SegmenterObjective, segment
+from crn_jax.segmenter import segment
 from crn_jax.sharding import local_rows, put_batch
 from crn_jax.train import TrainState
 from launch.contact_sheet import Row, contact_sheet
@@ -56,16 +56,8 @@ class SegmenterValidator:
 
     floor_name = "most frequent class"
 
-    def __init__(
-        self,
-        experiment: SegmenterExperiment,
-        objective: SegmenterObjective,
-        source: Source,
-        mesh: Mesh,
-        abstract: TrainState,
-        network: dict,
-    ):
-        self._mesh, self._batch_size, self._config = mesh, experiment.batch_size, objective.segmenter
+    def __init__(self, experiment: SegmenterExperiment, source: Source, mesh: Mesh, abstract: TrainState, network: dict):
+        self._mesh, self._batch_size, self._config = mesh, experiment.batch_size, experiment.segmenter
         self._indices = validation_indices(source, experiment.run.validation_examples)
         self._source = source
         self._everywhere = abstract.step.sharding
@@ -73,7 +65,7 @@ class SegmenterValidator:
         self._shown = set(shown.round().astype(int).tolist())
 
         def answers(params: dict, batch: dict) -> tuple[jax.Array, jax.Array]:
-            return segment(objective.segmenter, params, batch["photograph"]), batch["layout"]
+            return segment(experiment.segmenter, params, batch["photograph"]), batch["layout"]
 
         self._answers = jax.jit(answers, out_shardings=self._everywhere)
 

@@ -26,11 +26,22 @@ from crn_jax.checkpoint import Checkpoints
 from crn_jax.data.pipeline import steps_per_epoch, training_batches
 from crn_jax.data.sources import Source, label_space_of, open_source
 from crn_jax.errors import UserError
-from crn_jax.experiment import AnyExperiment, Experiment, SegmenterExperiment, Synthesis, Training, differences, flat, nearest
+from crn_jax.experiment import (
+    AnyExperiment,
+    Experiment,
+    GANExperiment,
+    Regression,
+    SegmenterExperiment,
+    Synthesis,
+    Training,
+    differences,
+    flat,
+    nearest,
+)
 from crn_jax.growth import grow
 from crn_jax.sharding import local_rows, make_mesh, put
 from crn_jax.synthesize import describe_run, load_run, read_description
-from crn_jax.train import TrainState, abstract_state, init_state, make_train_step
+from crn_jax.train import Trainable, TrainState, abstract_state, init_state, make_train_step
 from crn_jax.vgg_weights import perception_network
 from launch.dry_run import dry_run
 from launch.processes import TRY_AGAIN, Processes, agree, is_first, join, listen_from, wait_for_all
@@ -125,15 +136,15 @@ def train(experiment: AnyExperiment) -> bool:
     train_source, val_source = (open_source(experiment.data, split, size) for split in ("train", "val"))
     epoch = steps_per_epoch(train_source, batch_size)
     if isinstance(experiment, SegmenterExperiment):
-        network, vgg19, make_validator = {}, {"weights": "none"}, SegmenterValidator
+        judge, vgg19, make_validator = {}, {"weights": "none"}, SegmenterValidator
     else:
-        (network, vgg19), make_validator = perception_network(experiment.vgg, progressbar=is_first()), Validator
+        (judge, vgg19), make_validator = perception_network(experiment.vgg, progressbar=is_first()), Validator
+    objective, network = objective_of(experiment, epoch, judge)
     description = describe_run(experiment, label_space_of(experiment.data), vgg19, describe_data(train_source, epoch))
     folder = prepare_folder(experiment, description)
 
-    objective = experiment.objective(epoch)
     abstract = abstract_state(objective, mesh, experiment.sharding.shard_optimizer)
-    network = put(mesh, network)
+    network, judge = put(mesh, network), put(mesh, judge)
     with jax.set_mesh(mesh), contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(Checkpoints(folder / "checkpoints", experiment.run.keep_last))
         first_step = checkpoints.latest_step() or 0
@@ -149,7 +160,7 @@ def train(experiment: AnyExperiment) -> bool:
         announce(experiment, mesh, state, first_step, epoch, vgg19)
         try:
             log = stack.enter_context(contextlib.closing(MetricsLog(folder, first_step) if is_first() else NoLog()))
-            validator = make_validator(experiment, objective, val_source, mesh, abstract, network)
+            validator = make_validator(experiment, val_source, mesh, abstract, judge)
             session = Session(experiment, description, mesh, network, val_source, log, checkpoints, validator, epoch)
             if not first_step:
                 session.measure_floor(train_source)
@@ -159,6 +170,24 @@ def train(experiment: AnyExperiment) -> bool:
             return session.run(make_train_step(objective, abstract), state, batches, first_step)
         except OSError as error:
             raise checkpoints.write_error(error) from error
+
+
+def objective_of(experiment: AnyExperiment, epoch: int, vgg_params: dict) -> tuple[Trainable, dict]:
+    """What a training step does, and the network that it is given beside the state: VGG-19, a segmenter, or none.
+
+    Raises:
+      UserError: if a GAN's segmenter is for other classes or another size.
+    """
+    if not isinstance(experiment, GANExperiment) or experiment.segmenter is None:
+        return experiment.objective(epoch), vgg_params if isinstance(experiment, Regression) else {}
+    run = load_run(experiment.segmenter, "best", kind=SegmenterExperiment)
+    wanted, found = (experiment.size, experiment.gan.num_classes), (run.experiment.size, run.label_space.num_classes)
+    if wanted != found:
+        raise UserError(
+            f"--segmenter {experiment.segmenter} is for {found[0][0]}x{found[0][1]} and {found[1]} classes; images are "
+            f"{wanted[0][0]}x{wanted[0][1]}, of {wanted[1]} classes."
+        )
+    return experiment.objective(epoch, run.experiment.segmenter), {"segmenter": run.params}
 
 
 def started_from(folder: str, experiment: Experiment, state: TrainState) -> TrainState:

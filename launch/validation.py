@@ -12,7 +12,7 @@ from crn_jax.data.pipeline import validation_batches, validation_indices
 from crn_jax.data.sources import Source
 from crn_jax.evaluation import DISTANCE_WEIGHTS, Collection, make_eval_step
 from crn_jax.experiment import Synthesis
-from crn_jax.objective import Objective, compare
+from crn_jax.objective import compare
 from crn_jax.sharding import local_rows, put, put_batch
 from crn_jax.train import TrainState
 from launch.contact_sheet import Row, contact_sheet, win_map
@@ -89,27 +89,26 @@ class Validator:
 
     Args:
       experiment: what is trained.
-      objective: its static part.
       source: the validation split.
       mesh: the devices; each process decodes its share of the examples.
       abstract: the state's shapes and places on the mesh.
       vgg_params: the perception network, on the mesh.
     """
 
-    def __init__(
-        self, experiment: Synthesis, objective: Objective, source: Source, mesh: Mesh, abstract: TrainState, vgg_params: dict
-    ):
-        self._mesh, self._batch_size, self._objective, self._vgg_params = mesh, experiment.batch_size, objective, vgg_params
+    def __init__(self, experiment: Synthesis, source: Source, mesh: Mesh, abstract: TrainState, vgg_params: dict):
+        self._experiment, self._objective = experiment, experiment.comparison()
+        self._mesh, self._batch_size, self._vgg_params = mesh, experiment.batch_size, vgg_params
         self._rows = local_rows(mesh, self._batch_size)
         self._indices = validation_indices(source, experiment.run.validation_examples)
         self._batches = list(validation_batches(source, self._batch_size, self._indices, self._rows))
-        self._evaluate = make_eval_step(objective, abstract)
+        self._evaluate = make_eval_step(self._objective, abstract)
         self._everywhere = abstract.step.sharding
         shown = np.linspace(0, len(self._indices) - 1, min(experiment.run.sheet_examples, len(self._indices)))
         self._shown = set(shown.round().astype(int).tolist())
 
     def __call__(self, params: dict) -> Validation:
         """Validates one set of parameters."""
+        params = self._experiment.generator_params(params)
         numbers, images, assembled = [], {}, {}
         for start, local in zip(range(0, len(self._indices), self._batch_size), self._batches):
             batch = put_batch(self._mesh, self._batch_size, local)

@@ -71,7 +71,7 @@ def test_sizes_that_cannot_be_halved_are_refused():
 
 
 def test_the_loss_is_the_cross_entropy_of_what_is_not_void(params, batch):
-    loss, metrics = jax.jit(OBJECTIVE.loss_of)(params, None, {}, batch)
+    loss, metrics = jax.jit(OBJECTIVE.loss_of)(params, None, {}, batch, 0)
     scores, layout = scores_of(params, batch), batch["layout"]
     log = scores - np.log(np.exp(scores).sum(-1, keepdims=True))
     known = layout < 3
@@ -83,7 +83,7 @@ def test_the_loss_is_the_cross_entropy_of_what_is_not_void(params, batch):
 def test_layouts_that_are_all_void_teach_nothing(params, batch):
     void = batch | {"layout": np.full_like(batch["layout"], 3)}
     (loss, metrics), gradient = jax.jit(jax.value_and_grad(OBJECTIVE.loss_of, has_aux=True), static_argnums=1)(
-        params, None, {}, void
+        params, None, {}, void, 0
     )
     assert loss == 0 and metrics["accuracy"] == 0
     jax.tree.map(lambda g: np.testing.assert_array_equal(g, 0), gradient)
