@@ -20,7 +20,7 @@ from crn_jax.vgg_weights import VGGConfig
 # Procedural streets at 64x128: shows the whole path without any data.
 #   python -m launch.train demo
 # Expect: 500 steps in about three minutes on two CPU cores; surfaces, trees, cars and people in their places, soft; a
-# held-out distance of 94 with random VGG-19 weights (they define the distance, so it compares with nothing else).
+# held-out distance of 106 with random VGG-19 weights (they define the distance, so it compares with nothing else).
 demo = Experiment(
     name="demo",
     data=DataConfig("streets", num_scenes=250, clear_days=True),
