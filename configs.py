@@ -63,10 +63,11 @@ camvid_96x128 = Experiment(
 )
 
 # What the paper compares the cascade with, as far as it is trained by the same loss (section 5), at the size of camvid_96x128.
-# Where the paper gives no widths, they are such that the parameters are about as many as the cascade's.
+# The encoder-decoder has about as many parameters as the cascade; the full-resolution network a quarter of the paper's maps.
 #   python -m launch.train camvid_image_space --data.root DIR
 #   python -m launch.train camvid_encoder_decoder --data.root DIR
 #   python -m launch.train camvid_full_resolution --data.root DIR
+# Expect: after 4 epochs, of 0.4 to 0.7 s a step on two cores, held-out distances of 239, 231 and 247 (the cascade: 230).
 camvid_image_space = dataclasses.replace(
     camvid_96x128,
     name="camvid_image_space",
@@ -87,6 +88,7 @@ camvid_full_resolution = dataclasses.replace(
 # segmenter_camvid first). Adam as pix2pix has it.
 #   python -m launch.train camvid_pix2pix --data.root DIR
 #   python -m launch.train camvid_gan_segmentation --data.root DIR --segmenter runs/segmenter_camvid
+# Expect: not yet trained by us.
 camvid_pix2pix = GANExperiment(
     name="camvid_pix2pix",
     gan=GANConfig(CAMVID.num_classes, camvid_96x128.size, "pix2pix"),

@@ -204,7 +204,7 @@ def init_params(config: Any, key: jax.Array) -> dict:
     """Fresh parameters: Xavier uniform kernels, zero biases, norms at scale 1 and bias 0 (as the released program).
 
     The config is a cascade's or, likewise with a `network()` and a `min_size`, a baseline's. Shapes do not depend on the
-    resolution, so the smallest layout serves.
+    resolution, so the smallest layout serves; where they do, as a GAN's, `min_size` is the size.
     """
     layout = jnp.zeros((1, *config.min_size, config.num_classes))
     return config.network().init(key, layout)["params"]
