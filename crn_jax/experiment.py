@@ -62,10 +62,16 @@ class Training:
     """Examples per step; the paper's is 1."""
     epochs: int = 200
     """Passes over the training data."""
+    steps: int | None = None
+    """Steps in all, in place of whole epochs."""
     seed: int = 0
     """Of the initial parameters and of the data's order."""
     sharding: ShardingConfig = ShardingConfig()
     run: RunConfig = RunConfig()
+
+    def last_step(self, steps_per_epoch: int) -> int:
+        """Steps of the whole run."""
+        return self.epochs * steps_per_epoch if self.steps is None else self.steps
 
     @property
     def folder(self) -> str:
@@ -118,8 +124,8 @@ class Synthesis(Training):
         return params
 
     def comparison(self) -> Objective:
-        """How images are compared with held-out photographs, whatever the training is for."""
-        return Objective(self.generator, LambdaConfig(), self.optimizer, self.vgg.pooling, 1, self.remat)
+        """How images are compared with held-out photographs, whatever the training is for: by average pooling."""
+        return Objective(self.generator, LambdaConfig(), self.optimizer, "average", 1, self.remat)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -251,7 +257,7 @@ def _describe_problem(error: BaseException, type_: type | None) -> str:
     return f"{known} ({error})" if isinstance(error, ValueError) else known
 
 
-_MAY_CHANGE = ("name", "epochs", "sharding.", "remat", "run.", "data.root", "data.threads", "vgg.weights")
+_MAY_CHANGE = ("name", "epochs", "steps", "sharding.", "remat", "run.", "data.root", "data.threads", "vgg.weights")
 
 
 def differences(stored: Training, asked: Training) -> list[str]:

@@ -37,9 +37,11 @@ class VGGConfig:
     weights: str | None = None
     """File of ImageNet weights (.h5, .mat, .safetensors). Default: $CRN_JAX_VGG19, else the cache, else a download."""
     pooling: Pooling = "average"
-    """average as the authors, or max as VGG-19 was trained."""
+    """Of the loss: average as the authors, or max as VGG-19 was trained. Held-out distances are by average pooling."""
     allow_random: bool = False
     """Without ImageNet weights, go on with seeded random ones; only the demo does."""
+    untrained: bool = False
+    """Train with seeded random weights, an ablation; held-out distances stay those of the ImageNet weights."""
 
 
 def perception_network(config: VGGConfig, progressbar: bool = True) -> tuple[dict, dict[str, str]]:

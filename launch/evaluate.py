@@ -20,6 +20,7 @@ from PIL import Image
 from rich.markup import escape
 
 from crn_jax.cascade import init_params
+from crn_jax.data.pipeline import spread
 from crn_jax.data.sources import Split
 from crn_jax.errors import UserError
 from crn_jax.inception import PUBLISHED_SHA256, load_inception
@@ -108,6 +109,7 @@ def evaluate(asked: Arguments, subject: Subject, command_line: str) -> None:
             "title": f"{subject.experiment.data.source} {asked.split}, {count} examples at {height}x{width}",
             "command": command_line,
             "versions": {"jax": jax.__version__, "numpy": np.__version__},
+            "device": jax.devices()[0].device_kind,
             "vgg19": vgg19,
             "notes": notes,
             "classes": subject.examples.source.label_space.classes,
@@ -172,7 +174,7 @@ def judges_of(
             "Of a collection of k images, the one scored for layout i is image i mod k. 'best of k' and 'assembled' choose by "
             "the photograph, and so are not marked as best."
         )
-    judges = Judges(vgg_params, subject.experiment.vgg.pooling, inception, lpips_params, segmenter)
+    judges = Judges(vgg_params, inception, lpips_params, segmenter)
     judges.check(source.size)
     return judges, notes
 
@@ -233,12 +235,12 @@ def results_of(
     ]
 
 
-def chosen_examples(evaluation: dict[str, Any], each: int = 3, spread: int = 6) -> dict[int, str]:
+def chosen_examples(evaluation: dict[str, Any], each: int = 3, evenly: int = 6) -> dict[int, str]:
     """The numbers of examples to look at, and why: the first contender's best and worst, and some others."""
     first = evaluation["candidates"][1]  # behind the photographs
     order = np.argsort(first["per_image"]["distance"]).tolist()
     each = min(each, len(order) // 2)
-    why = dict.fromkeys(np.linspace(0, len(order) - 1, min(spread, len(order))).round().astype(int).tolist(), "spread evenly")
+    why = dict.fromkeys(spread(order, evenly), "spread evenly")
     why |= dict.fromkeys(order[len(order) - each :], f"worst of {first['name']}")
     why |= dict.fromkeys(order[:each], f"best of {first['name']}")
     return dict(sorted(why.items(), key=lambda item: (item[1], item[0])))

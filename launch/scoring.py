@@ -15,7 +15,7 @@ from crn_jax.frechet import frechet_distance, kernel_distance
 from crn_jax.inception import inception_features
 from crn_jax.lpips import lpips
 from crn_jax.metrics import bootstrap, class_iou, confusion, psnr, segmentation_scores, ssim
-from crn_jax.vgg import TAPS, Pooling, vgg19_features
+from crn_jax.vgg import TAPS, vgg19_features
 from launch.contenders import Batch
 
 
@@ -54,7 +54,6 @@ class Judges:
     """The networks that look at images, as far as there are any."""
 
     vgg_params: dict
-    pooling: Pooling = "average"
     inception_params: dict | None = None
     lpips_params: dict | None = None
     segmenter: Callable[[str, Sequence[str], np.ndarray], np.ndarray] | None = None
@@ -66,7 +65,7 @@ class Judges:
         `terms` [6] of the perceptual distance, `features` (Inception's, else VGG-19's), `psnr`, `ssim`; and, if there are the
         networks for them, `lpips` and `confusion` `[c, c]`.
         """
-        terms, features = _perceived(self.vgg_params, batch.photograph, images, self.pooling)
+        terms, features = _perceived(self.vgg_params, batch.photograph, images)
         measured = {"terms": np.float64(terms), "features": np.asarray(features)}
         pairs = list(zip(images, batch.photograph))
         measured |= {"psnr": np.array([psnr(*pair) for pair in pairs]), "ssim": np.array([ssim(*pair) for pair in pairs])}
@@ -90,10 +89,10 @@ class Judges:
             raise UserError(str(error)) from error
 
 
-@functools.partial(jax.jit, static_argnums=3)
-def _perceived(vgg_params: dict, photograph: jax.Array, image: jax.Array, pooling: Pooling) -> tuple[jax.Array, jax.Array]:
+@jax.jit
+def _perceived(vgg_params: dict, photograph: jax.Array, image: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Terms `[B, 6]` of Eq. 1, and the image's conv5_2 averaged over its pixels, `[B, 512]`."""
-    features = vgg19_features(vgg_params, jnp.concatenate([photograph, image]).astype(jnp.float32), pooling)
+    features = vgg19_features(vgg_params, jnp.concatenate([photograph, image]).astype(jnp.float32))
     differences = [jnp.abs(jnp.subtract(*jnp.split(features[tap], 2))) for tap in TAPS]
     return jnp.stack([d.mean((1, 2, 3)) for d in differences], -1), features["conv5_2"][len(image) :].mean((1, 2))
 

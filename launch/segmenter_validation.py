@@ -7,7 +7,7 @@ import numpy as np
 from jax.sharding import Mesh
 from PIL import Image
 
-from crn_jax.data.pipeline import validation_batches, validation_indices
+from crn_jax.data.pipeline import spread, validation_batches
 from crn_jax.data.sources import Source
 from crn_jax.experiment import SegmenterExperiment
 from crn_jax.metrics import confusion, segmentation_scores
@@ -58,11 +58,10 @@ class SegmenterValidator:
 
     def __init__(self, experiment: SegmenterExperiment, source: Source, mesh: Mesh, abstract: TrainState, network: dict):
         self._mesh, self._batch_size, self._config = mesh, experiment.batch_size, experiment.segmenter
-        self._indices = validation_indices(source, experiment.run.validation_examples)
+        self._indices = spread(source, experiment.run.validation_examples)
         self._source = source
         self._everywhere = abstract.step.sharding
-        shown = np.linspace(0, len(self._indices) - 1, min(experiment.run.sheet_examples, len(self._indices)))
-        self._shown = set(shown.round().astype(int).tolist())
+        self._shown = set(spread(self._indices, experiment.run.sheet_examples))
 
         def answers(params: dict, batch: dict) -> tuple[jax.Array, jax.Array]:
             return segment(experiment.segmenter, params, batch["photograph"]), batch["layout"]
@@ -85,7 +84,7 @@ class SegmenterValidator:
     def floor(self, train_source: Source, limit: int = 512) -> Segmentation:
         """What the class that most training pixels have (of at most `limit` layouts) scores, said of every pixel."""
         num_classes, counts = self._config.num_classes, np.zeros(self._config.num_classes, np.int64)
-        for index in validation_indices(train_source, limit)[jax.process_index() :: jax.process_count()]:
+        for index in spread(train_source, limit)[jax.process_index() :: jax.process_count()]:
             counts += np.bincount(train_source[index]["layout"].ravel(), minlength=num_classes)
         most = int(sum_over_processes(counts)[:-1].argmax())
         layouts = (self._source[index]["layout"] for index in self._indices)

@@ -43,12 +43,12 @@ class Session:
     @property
     def last_step(self) -> int:
         """Steps of the whole run."""
-        return self.experiment.epochs * self.epoch
+        return self.experiment.last_step(self.epoch)
 
     def run(self, train_step, state: TrainState, batches, first_step: int) -> bool:
-        """Trains from `first_step` to the last epoch or to the first SIGTERM or SIGINT, saving at the end in either case.
+        """Trains from `first_step` to the last step or to the first SIGTERM or SIGINT, saving at the end in either case.
 
-        Returns whether all epochs are done.
+        Returns whether all steps are done.
         """
         last_step, every, epoch = self.last_step, self.experiment.run, self.epoch
         rescaled = self.experiment.rescale_epoch * epoch

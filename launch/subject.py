@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from crn_jax.data.pipeline import validation_indices
+from crn_jax.data.pipeline import spread
 from crn_jax.data.sources import Split, label_space_of, open_source
 from crn_jax.errors import UserError
 from crn_jax.experiment import Synthesis
@@ -41,7 +41,7 @@ def open_subject(
         raise UserError(f"--data {root}: streets are made, not read; leave it out.")
     data = dataclasses.replace(common.data, root=root or common.data.root)
     source = open_source(data, split, common.size)
-    indices = validation_indices(source, len(source) if limit is None else limit)
+    indices = spread(source, len(source) if limit is None else limit)
     return Subject(common, Examples(source, indices), {name: runs.get(path, path) for name, path in names_of(paths).items()})
 
 
@@ -59,7 +59,7 @@ def common_experiment(paths: Sequence[Path], runs: dict[Path, Run], name: str | 
     if name:
         raise UserError(f"--experiment {name}: the run {first} says what its data and size are; leave it out.")
     for path, run in runs.items():
-        for what in ("size", "data.source", "vgg.pooling"):
+        for what in ("size", "data.source"):
             here, there = (_field(r.experiment, what) for r in (one, run))
             if here != there:
                 raise UserError(f"{first} and {path} do not compare: {what} is {here} there and {there} here.")

@@ -42,7 +42,7 @@ from crn_jax.growth import grow
 from crn_jax.sharding import local_rows, make_mesh, put
 from crn_jax.synthesize import describe_run, load_run, read_description
 from crn_jax.train import Trainable, TrainState, abstract_state, init_state, make_train_step
-from crn_jax.vgg_weights import perception_network
+from crn_jax.vgg_weights import perception_network, random_vgg19
 from launch.dry_run import dry_run
 from launch.processes import TRY_AGAIN, Processes, agree, is_first, join, listen_from, wait_for_all
 from launch.reporting import MetricsLog, NoLog, describe_devices
@@ -127,7 +127,7 @@ def named(name: str, kind: type[Kind]) -> Kind:
 
 
 def train(experiment: AnyExperiment) -> bool:
-    """Trains until `experiment.epochs` are done, from the last checkpoint if there is one.
+    """Trains until all steps are done, from the last checkpoint if there is one.
 
     Returns whether they are done; otherwise the run was asked to stop, and is saved.
     """
@@ -179,7 +179,8 @@ def objective_of(experiment: AnyExperiment, epoch: int, vgg_params: dict) -> tup
       UserError: if a GAN's segmenter is for other classes or another size.
     """
     if not isinstance(experiment, GANExperiment) or experiment.segmenter is None:
-        return experiment.objective(epoch), vgg_params if isinstance(experiment, Regression) else {}
+        network = random_vgg19(seed=0) if isinstance(experiment, Synthesis) and experiment.vgg.untrained else vgg_params
+        return experiment.objective(epoch), network if isinstance(experiment, Regression) else {}
     run = load_run(experiment.segmenter, "best", kind=SegmenterExperiment)
     wanted, found = (experiment.size, experiment.gan.num_classes), (run.experiment.size, run.label_space.num_classes)
     if wanted != found:
@@ -276,7 +277,7 @@ def announce(experiment: AnyExperiment, mesh: Mesh, state: TrainState, first_ste
     images = f"k = {experiment.generator.num_images}, " if isinstance(experiment, Synthesis) else ""
     console.print(
         f"[bold]{experiment.name}[/]: {height}x{width}, {images}"
-        f"{count_parameters(state.params):,} parameters, {epoch} steps an epoch, {experiment.epochs} epochs, "
+        f"{count_parameters(state.params):,} parameters, {epoch} steps an epoch, {experiment.last_step(epoch):,} steps, "
         f"on {describe_devices(mesh)}"
     )
     if first_step:

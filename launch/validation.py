@@ -8,7 +8,7 @@ import numpy as np
 from jax.sharding import Mesh
 from PIL import Image
 
-from crn_jax.data.pipeline import validation_batches, validation_indices
+from crn_jax.data.pipeline import spread, validation_batches
 from crn_jax.data.sources import Source
 from crn_jax.evaluation import DISTANCE_WEIGHTS, Collection, make_eval_step
 from crn_jax.experiment import Synthesis
@@ -99,12 +99,11 @@ class Validator:
         self._experiment, self._objective = experiment, experiment.comparison()
         self._mesh, self._batch_size, self._vgg_params = mesh, experiment.batch_size, vgg_params
         self._rows = local_rows(mesh, self._batch_size)
-        self._indices = validation_indices(source, experiment.run.validation_examples)
+        self._indices = spread(source, experiment.run.validation_examples)
         self._batches = list(validation_batches(source, self._batch_size, self._indices, self._rows))
         self._evaluate = make_eval_step(self._objective, abstract)
         self._everywhere = abstract.step.sharding
-        shown = np.linspace(0, len(self._indices) - 1, min(experiment.run.sheet_examples, len(self._indices)))
-        self._shown = set(shown.round().astype(int).tolist())
+        self._shown = set(spread(self._indices, experiment.run.sheet_examples))
 
     def __call__(self, params: dict) -> Validation:
         """Validates one set of parameters."""
@@ -124,7 +123,7 @@ class Validator:
 
     def floor(self, train_source: Source, limit: int = 512) -> Validation:
         """The distance of the mean training photograph (over at most `limit`): what a cascade has to beat."""
-        indices = validation_indices(train_source, limit)
+        indices = spread(train_source, limit)
         total = np.zeros((*train_source.size, 3), np.int32)
         for index in indices[jax.process_index() :: jax.process_count()]:
             total += train_source[index]["photograph"]

@@ -1,12 +1,16 @@
 import dataclasses
 import json
 
+import jax
+import numpy as np
 import pytest
 
 from configs import EXPERIMENTS, camvid_96x128, cityscapes_256p, cityscapes_1024p, demo
 from crn_jax.cascade import PAPER_WIDTHS
 from crn_jax.errors import UserError
 from crn_jax.experiment import RunConfig, differences, from_json, to_json
+from crn_jax.vgg_weights import VGGConfig, random_vgg19
+from launch.train import objective_of
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -70,6 +74,25 @@ def test_what_may_change_between_restarts():
 def test_contradictions_are_refused(change, message):
     with pytest.raises(UserError, match=message):
         dataclasses.replace(demo, **change)
+
+
+def test_images_are_compared_alike_whatever_they_are_trained_by():
+    by_max = dataclasses.replace(demo, vgg=VGGConfig(pooling="max", allow_random=True))
+    assert by_max.objective(1).pooling == "max" and by_max.comparison() == demo.comparison()
+
+
+def test_an_untrained_vgg_is_trained_with_but_does_not_judge():
+    judge = {"the": "judge"}
+    untrained = dataclasses.replace(demo, vgg=VGGConfig(untrained=True))
+    _, network = objective_of(untrained, 1, judge)
+    jax.tree.map(np.testing.assert_array_equal, network, random_vgg19(seed=0))
+    assert objective_of(demo, 1, judge)[1] is judge
+
+
+def test_steps_in_place_of_epochs():
+    assert demo.last_step(steps_per_epoch=250) == 500
+    assert dataclasses.replace(demo, steps=7).last_step(250) == 7
+    assert differences(demo, dataclasses.replace(demo, steps=7)) == []
 
 
 def test_intervals_must_be_positive():

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from crn_jax.data.label_space import CAMVID
-from crn_jax.data.pipeline import steps_per_epoch, training_batches, validation_batches, validation_indices
+from crn_jax.data.pipeline import spread, steps_per_epoch, training_batches, validation_batches
 from crn_jax.data.sources import DataConfig, open_source
 from crn_jax.errors import UserError
 
@@ -145,11 +145,11 @@ def test_an_error_in_a_thread_reaches_the_caller(camvid):
 @pytest.mark.parametrize("batch_size", [1, 3, 4, 9])
 def test_validation_sees_the_same_examples_in_full_batches_of_any_size(camvid, batch_size):
     source, seen = opened(camvid), []
-    for batch in validation_batches(source, batch_size, validation_indices(source, limit=50)):
+    for batch in validation_batches(source, batch_size, spread(source, limit=50)):
         assert len(batch["layout"]) == batch_size
         seen += batch["photograph"][:, 0, 0, 0].tolist()
     assert seen == [0, 10, 20, 30] + [30] * (len(seen) - 4)
-    assert validation_indices(source, limit=2) == [0, 3]
+    assert spread(source, limit=2) == [0, 3]
 
 
 def test_a_photograph_of_16_bits_is_refused(camvid):

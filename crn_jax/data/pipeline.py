@@ -1,6 +1,6 @@
 """Batches in an order that is a pure function of (seed, step), so that resuming is `first_step` and nothing else."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 
 import grain
 import numpy as np
@@ -48,9 +48,9 @@ def training_batches(
     return iter(batches[first_step:].to_iter_dataset(options))
 
 
-def validation_indices(source: Source, limit: int) -> list[int]:
-    """At most `limit` examples, spread evenly over the source."""
-    return np.linspace(0, len(source) - 1, min(limit, len(source))).round().astype(int).tolist()
+def spread(over: Sized, limit: int) -> list[int]:
+    """At most `limit` positions, spread evenly over a source (or anything else that has a length)."""
+    return np.linspace(0, len(over) - 1, min(limit, len(over))).round().astype(int).tolist()
 
 
 def validation_batches(
