@@ -5,6 +5,7 @@ Above each stand its command, its cost, and what to expect, measured where that 
 
 import dataclasses
 
+from crn_jax.ablation import Ablation, Variant
 from crn_jax.baselines import EncoderDecoderConfig, FullResolutionConfig
 from crn_jax.cascade import PAPER_WIDTHS, CascadeConfig
 from crn_jax.data.label_space import CAMVID, CITYSCAPES
@@ -15,6 +16,7 @@ from crn_jax.lambdas import LambdaConfig
 from crn_jax.losses import RELEASED_WEIGHTS, LossConfig
 from crn_jax.segmenter import SegmenterConfig
 from crn_jax.train import OptimizerConfig
+from crn_jax.vgg import TAPS
 from crn_jax.vgg_weights import VGGConfig
 
 # Procedural streets at 64x128: shows the whole path without any data.
@@ -151,6 +153,35 @@ cityscapes_1024p = dataclasses.replace(
     cityscapes_512p, name="cityscapes_1024p", cascade=CascadeConfig(CITYSCAPES.num_classes, widths=PAPER_WIDTHS), remat="full"
 )
 
+# What the paper compares its cascade with, at its size and, where it tells them, its widths. The encoder-decoder has 1% more
+# parameters than the cascade.
+#   python -m launch.ablate paper_cityscapes --data DIR
+# Expect: not yet trained by us.
+cityscapes_image_space = dataclasses.replace(cityscapes_256p, name="cityscapes_image_space", lambdas=camvid_image_space.lambdas)
+cityscapes_encoder_decoder = BaselineExperiment(
+    name="cityscapes_encoder_decoder",
+    baseline=EncoderDecoderConfig(CITYSCAPES.num_classes, cityscapes_256p.size, widths=(96, 192, 384, 768, 1024, 1024)),
+    **{field: getattr(cityscapes_256p, field) for field in ("data", "lambdas", "optimizer", "epochs", "run")},
+)
+cityscapes_full_resolution = dataclasses.replace(
+    cityscapes_encoder_decoder,
+    name="cityscapes_full_resolution",
+    baseline=FullResolutionConfig(CITYSCAPES.num_classes, cityscapes_256p.size, maps=256),
+)
+cityscapes_pix2pix = dataclasses.replace(
+    camvid_pix2pix,
+    name="cityscapes_pix2pix",
+    gan=GANConfig(CITYSCAPES.num_classes, cityscapes_256p.size, "pix2pix"),
+    **{field: getattr(cityscapes_256p, field) for field in ("data", "epochs", "run")},
+)
+cityscapes_gan_segmentation = dataclasses.replace(
+    cityscapes_pix2pix,
+    name="cityscapes_gan_segmentation",
+    gan=GANConfig(CITYSCAPES.num_classes, cityscapes_256p.size, "dcgan"),
+    loss=camvid_gan_segmentation.loss,
+    segmenter="runs/segmenter_cityscapes",
+)
+
 # Segmenters, to score what cascades of the same size make of layouts (launch.evaluate --segmenter). 0.06 TFLOP a step.
 #   python -m launch.train segmenter_camvid --data.root DIR
 # Expect: a held-out mIoU of 45%, pixel accuracy 87%, after 2,730 steps of 0.7 s on two cores.
@@ -190,9 +221,110 @@ EXPERIMENTS = {
         ("A network without resampling in its place.", camvid_full_resolution),
         ("pix2pix in its place.", camvid_pix2pix),
         ("A GAN with a segmenter in its place.", camvid_gan_segmentation),
+        ("The cascade of cityscapes_256p, trained with the image's own difference alone.", cityscapes_image_space),
+        ("A U-Net in its place.", cityscapes_encoder_decoder),
+        ("The paper's full-resolution network in its place.", cityscapes_full_resolution),
+        ("pix2pix in its place.", cityscapes_pix2pix),
+        ("A GAN with a segmenter in its place.", cityscapes_gan_segmentation),
         ("Cityscapes at 512x1024, eight modules end to end.", cityscapes_512p),
         ("Cityscapes at 1024x2048, nine modules end to end.", cityscapes_1024p),
         ("A segmenter of CamVid at 96x128, to score synthesized images with.", segmenter_camvid),
         ("A segmenter of Cityscapes at 256x512, likewise.", segmenter_cityscapes),
     )
+}
+
+
+# The ablations: trainings of the experiments above, under the same budget, data order and evaluation. Variants are command
+# lines of launch.train; the first is what the others are compared with.
+
+
+def _papers_comparison(data: str, cascade: str) -> Ablation:
+    """Table 1 of the paper, in its order: whom people preferred the cascade to, and how many of a hundred did."""
+    published = {
+        "full_resolution": (67.7, 65.8),
+        "encoder_decoder": (78.3, 71.2),
+        "pix2pix": (96.9, 77.2),
+        "gan_segmentation": (98.5, 82.3),
+        "image_space": (99.7, 91.4),
+    }
+    about = {
+        "full_resolution": "Ten dilated convolutions without resampling; our reconstruction, as far as the paper is silent.",
+        "encoder_decoder": "A U-Net with about the cascade's parameters, its loss and procedure; the widths are ours.",
+        "pix2pix": "As published, with the layout one-hot instead of in colours.",
+        "gan_segmentation": "In the manner of DCGAN; widths and weights are ours. Trained to please its judge of mIoU.",
+        "image_space": "The same cascade, trained with the image's own difference alone.",
+    }
+    others = (
+        Variant(name.replace("_", "-"), f"{data}_{name}", about[name], dict(zip(("Cityscapes", "NYU"), people)))
+        for name, people in published.items()
+    )
+    return Ablation(
+        "What does the cascade gain over what the paper compares it with?",
+        (Variant("cascade", cascade, "Feedforward, trained end to end with the perceptual loss."), *others),
+        f"segmenter_{data}",
+    )
+
+
+def _without(tap: int) -> str:
+    """The weights of Eq. 1 without one layer."""
+    return " ".join("0" if i == tap else "1" for i in range(len(TAPS)))
+
+
+_CAMVID, _STREETS = "camvid_96x128", "streets_diverse"
+_RELEASED = " ".join(f"{weight:.6g}" for weight in RELEASED_WEIGHTS["cityscapes_256p"])
+
+ABLATIONS = {
+    # python -m launch.ablate paper --data DIR --budget 2936
+    # Expect: docs/ablations.md; two and a half hours on two cores.
+    "paper": _papers_comparison("camvid", _CAMVID),
+    # python -m launch.ablate paper_cityscapes --data DIR --jobs 6
+    # Expect: not yet run by us.
+    "paper_cityscapes": _papers_comparison("cityscapes", "cityscapes_256p"),
+    # python -m launch.ablate design --data DIR --budget 2936
+    # Expect: not yet run by us.
+    "design": Ablation(
+        "Which of the design's choices matter?",
+        (
+            Variant("as it is", _CAMVID),
+            Variant("5 modules", f"{_CAMVID} --cascade.base 6 8 --cascade.widths 256 256 256 128 64", "From 6x8 on."),
+            Variant("4 modules", f"{_CAMVID} --cascade.base 12 16 --cascade.widths 256 256 128 64", "From 12x16 on."),
+            Variant("3 modules", f"{_CAMVID} --cascade.base 24 32 --cascade.widths 256 128 64", "From 24x32 on."),
+            Variant("no layer norm", f"{_CAMVID} --cascade.no_norm", "Biases in its place."),
+            Variant("no norm at the end", f"{_CAMVID} --cascade.variant paper", "As the paper has it, not its program."),
+            Variant("half-pixel upsampling", f"{_CAMVID} --cascade.upsampling half_pixel", "As today's libraries do it."),
+            Variant("layout at the first only", f"{_CAMVID} --cascade.layout_at first", "At the first module."),
+            Variant("1/2 of the widths", f"{_CAMVID} --cascade.widths 128 128 128 128 64 32"),
+            Variant("1/4 of the widths", f"{_CAMVID} --cascade.widths 64 64 64 64 32 16"),
+            *(Variant(f"without {tap}", f"{_CAMVID} --lambdas.initial {_without(i)}") for i, tap in enumerate(TAPS)),
+            Variant("image only", "camvid_image_space", "Φ_0 alone."),
+            Variant("deep layers only", f"{_CAMVID} --lambdas.initial 0 0 0 0 1 1", "conv4_2 and conv5_2 alone."),
+            Variant("max pooling", f"{_CAMVID} --vgg.pooling max", "In the loss; the scores' VGG-19 pools by averages."),
+            Variant("untrained VGG-19", f"{_CAMVID} --vgg.untrained", "In the loss; the scores' has ImageNet's weights."),
+            Variant("λ never rescaled", f"{_CAMVID} --lambdas.rescale_epoch None", "1/elements throughout."),
+            Variant("λ rescaled at epoch 1", f"{_CAMVID} --lambdas.rescale_epoch 1"),
+            Variant("λ rescaled at epoch 4", f"{_CAMVID} --lambdas.rescale_epoch 4"),
+            Variant("conv5_2 not tenfold", f"{_CAMVID} --lambdas.conv5_2_factor 1", "All layers contribute equally."),
+            Variant(
+                "λ released",
+                f"{_CAMVID} --lambdas.initial {_RELEASED} --lambdas.rescale_epoch None",
+                "The released program's divisors, found on Cityscapes, from the start.",
+            ),
+        ),
+        "segmenter_camvid",
+    ),
+    # Of procedural streets, whose hidden choices are known; no data are needed.
+    #   python -m launch.ablate diversity --budget 2000
+    # Expect: not yet run by us.
+    "diversity": Ablation(
+        "How many images, which of them is rewarded, and what does the mean add?",
+        (
+            Variant("k = 6", _STREETS, "The best image of each class (Eq. 3), and a thousandth of the mean."),
+            Variant("k = 1", f"{_STREETS} --cascade.num_images 1"),
+            Variant("k = 3", f"{_STREETS} --cascade.num_images 3"),
+            Variant("k = 9", f"{_STREETS} --cascade.num_images 9"),
+            Variant("best whole image", f"{_STREETS} --loss.best_per image", "Eq. 2."),
+            Variant("no mean", f"{_STREETS} --loss.mean_share 0"),
+            Variant("a hundredth of the mean", f"{_STREETS} --loss.mean_share 0.01"),
+        ),
+    ),
 }
