@@ -167,8 +167,8 @@ def identity(case: Experiment) -> dict[str, Any]:
         "batch": case.batch_size,
     }
     counts = {
-        "forward_flops": case.batch_size * forward_flops(case.cascade),
-        "step_flops": step_flops(case.cascade, case.batch_size),
+        "forward_flops": forward_flops(case.cascade, case.batch_size),
+        "step_flops": step_flops(objective_of(case), case.batch_size),
     }
     return {"name": case.name, "dtype": case.cascade.dtype, "remat": case.remat, **fields, **counts}
 

@@ -37,7 +37,7 @@ def dry_run(experiment: Experiment, topology: str | None) -> None:
     if on_cpu and jnp.dtype(experiment.cascade.dtype) == jnp.bfloat16:
         console.print("The CPU's compiler widens bfloat16: its temporaries say nothing about an accelerator.")
     console.print(collective_table(collectives(compiled.as_text())))
-    tera = step_flops(experiment.cascade, experiment.batch_size) / 1e12
+    tera = step_flops(experiment.objective(steps_per_epoch=1000), experiment.batch_size) / 1e12
     one_by_one = experiment.cascade.num_images > 1 and experiment.remat != "none"
     if one_by_one:
         console.print("(VGG-19's exchanges are those of one image; it takes them one after the other.)")

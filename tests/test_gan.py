@@ -1,4 +1,4 @@
-"""How the adversarial baselines are trained; the networks have tests of their own (test_baselines.py)."""
+"""How the adversarial baselines are trained; the networks have tests of their own (test_adversarial.py)."""
 
 import functools
 
