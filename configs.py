@@ -286,9 +286,17 @@ ABLATIONS = {
         "Which of the design's choices matter?",
         (
             Variant("as it is", _CAMVID),
-            Variant("5 modules", f"{_CAMVID} --cascade.base 6 8 --cascade.widths 256 256 256 128 64", "From 6x8 on."),
-            Variant("4 modules", f"{_CAMVID} --cascade.base 12 16 --cascade.widths 256 256 128 64", "From 12x16 on."),
-            Variant("3 modules", f"{_CAMVID} --cascade.base 24 32 --cascade.widths 256 128 64", "From 24x32 on."),
+            Variant(
+                "5 modules",
+                f"{_CAMVID} --cascade.base 6 8 --cascade.widths 256 256 256 128 64",
+                "Fewer parameters, too.",
+            ),
+            Variant(
+                "4 modules",
+                f"{_CAMVID} --cascade.base 12 16 --cascade.widths 256 256 128 64",
+                "Likewise.",
+            ),
+            Variant("3 modules", f"{_CAMVID} --cascade.base 24 32 --cascade.widths 256 128 64", "Likewise."),
             Variant("no layer norm", f"{_CAMVID} --cascade.no_norm", "Biases in its place."),
             Variant("no norm at the end", f"{_CAMVID} --cascade.variant paper", "As the paper has it, not its program."),
             Variant("half-pixel upsampling", f"{_CAMVID} --cascade.upsampling half_pixel", "As today's libraries do it."),

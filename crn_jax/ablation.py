@@ -24,4 +24,4 @@ class Ablation:
     variants: tuple[Variant, ...]
     """The first is what the others are compared with."""
     segmenter: str | None = None
-    """The experiment of the segmenter that judges the images, and that those train with who train with one."""
+    """The experiment of the segmenter that judges the images, and that an adversarial variant may train with."""

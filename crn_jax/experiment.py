@@ -69,6 +69,10 @@ class Training:
     sharding: ShardingConfig = ShardingConfig()
     run: RunConfig = RunConfig()
 
+    def __post_init__(self):
+        if self.steps is not None and self.steps < 1:
+            raise UserError(f"--steps must be at least 1, got {self.steps}.")
+
     def last_step(self, steps_per_epoch: int) -> int:
         """Steps of the whole run."""
         return self.epochs * steps_per_epoch if self.steps is None else self.steps
@@ -102,6 +106,7 @@ class Synthesis(Training):
     conv: also norms, nonlinearities, upsampling; full: convolutions too, for the least memory. (Of a baseline: of VGG-19.)"""
 
     def __post_init__(self):
+        super().__post_init__()
         self.check_classes(self.generator.num_classes, f"{self.trains}.num_classes")
         if self.vgg.allow_random and self.data.source != "streets":
             raise UserError("--vgg.allow_random is for streets only: photographs need a VGG-19 with ImageNet weights.")
@@ -215,6 +220,7 @@ class SegmenterExperiment(Training):
     segmenter: SegmenterConfig
 
     def __post_init__(self):
+        super().__post_init__()
         self.check_classes(self.segmenter.num_classes, "segmenter.num_classes")
 
     @property

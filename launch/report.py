@@ -1,12 +1,11 @@
 """The page of launch.evaluate: scores and images in one HTML file that opens from disk and asks for nothing else.
 
-`pages/report.html` is the whole page, style and script included. Its data are one JSON object, which stands where the
-template says `{{report}}`. Names are arbitrary; the script writes them as text, never as HTML.
+`pages/report.html` is the whole page, style and script included, but for its data. Names are arbitrary; the script writes them
+as text, never as HTML.
 """
 
 import base64
 import io
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -15,9 +14,7 @@ import numpy as np
 from PIL import Image
 
 from crn_jax.data.label_space import LabelSpace
-from launch.results import finite
-
-_TEMPLATE = Path(__file__).parent / "pages" / "report.html"
+from launch.results import finite, write_page
 
 
 class Example(NamedTuple):
@@ -57,9 +54,7 @@ def write_report(evaluation: dict, examples: Sequence[Example], label_space: Lab
       label_space: of the class ids.
       path: of the HTML file, in a folder that exists.
     """
-    data = json.dumps(report_data(evaluation, examples, label_space), allow_nan=False, separators=(",", ":"))
-    harmless = data.replace("<", "\\u003c")  # neither "</script>" nor "<!--" in a name may end or hide the data
-    path.write_text(_TEMPLATE.read_text("utf-8").replace("{{report}}", harmless, 1), "utf-8")
+    write_page("report.html", report_data(evaluation, examples, label_space), path)
 
 
 def report_data(evaluation: dict, examples: Sequence[Example], label_space: LabelSpace) -> dict:

@@ -76,6 +76,16 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines[:-1]]
 
 
+def last_step(path: Path) -> int:
+    """That of the last line of a metrics.jsonl, which is not read for it; 0 before there is one."""
+    if not path.is_file():
+        return 0
+    with open(path, "rb") as file:
+        file.seek(max(0, path.stat().st_size - (1 << 16)))
+        lines = file.read().split(b"\n")[-2:-1]  # what stands behind the last line's end is cut short
+    return json.loads(lines[0])["step"] if lines else 0
+
+
 def _scalars(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:
     flat = []
     for key, value in tree.items():

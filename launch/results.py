@@ -50,6 +50,14 @@ def write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(finite(value), indent=1), "utf-8")
 
 
+def write_page(template: str, data: Any, path: Path) -> None:
+    """Writes an HTML file: a template of `pages`, in which JSON `data` (see `finite`) stands in the place of {{data}}."""
+    text = json.dumps(finite(data), allow_nan=False, separators=(",", ":"))
+    harmless = text.replace("<", "\\u003c")  # neither "</script>" nor "<!--" in a name may end or hide the data
+    page = (Path(__file__).parent / "pages" / template).read_text("utf-8")
+    path.write_text(page.replace("{{data}}", harmless, 1), "utf-8")
+
+
 def finite(value: Any) -> Any:
     """The same, with None for NaN and infinities, which JSON does not have."""
     if isinstance(value, dict):

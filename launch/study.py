@@ -19,13 +19,13 @@ import numpy as np
 from PIL import Image
 
 from crn_jax.errors import UserError
+from launch.results import write_page
 
 PHOTOGRAPH = "photograph"
 DURATIONS = (1 / 8, 1 / 4, 1 / 2, 1.0, 2.0, 4.0, 8.0)
 """Of a timed study's pairs, in seconds."""
 RESULT_FORMAT = "crn_jax study result 1"
 _HEIGHT = 200  # of the images on the screen, as in the paper
-_TEMPLATE = Path(__file__).parent / "pages" / "study.html"
 
 
 class Method(NamedTuple):
@@ -92,8 +92,7 @@ def write_study(
     study = {"methods": names, **_drawn(asked)}
     study["id"] = hashlib.sha256(json.dumps(study).encode()).hexdigest()[:12]
     study |= {"format": RESULT_FORMAT, "title": title}
-    page = _TEMPLATE.read_text(encoding="utf-8").replace("__STUDY__", json.dumps(study).replace("<", "\\u003c"))
-    Path(path).write_text(page, encoding="utf-8")
+    write_page("study.html", study, path)
 
 
 class _Pair(NamedTuple):

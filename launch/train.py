@@ -149,6 +149,7 @@ def train(experiment: AnyExperiment) -> bool:
         checkpoints = stack.enter_context(Checkpoints(folder / "checkpoints", experiment.run.keep_last))
         first_step = checkpoints.latest_step() or 0
         agree({"checkpoint": first_step})
+        refuse_going_back(folder, first_step, experiment.last_step(epoch))
         listen_from(first_step)
         if first_step:
             state = checkpoints.load(first_step, abstract)
@@ -189,6 +190,15 @@ def objective_of(experiment: AnyExperiment, epoch: int, vgg_params: dict) -> tup
             f"{wanted[0][0]}x{wanted[0][1]}, of {wanted[1]} classes."
         )
     return experiment.objective(epoch, run.experiment.segmenter), {"segmenter": run.params}
+
+
+def refuse_going_back(folder: Path, trained: int, asked: int) -> None:
+    """Raises UserError if the run is trained further than it is asked to be; of the steps before, no checkpoints are left."""
+    if trained > asked:
+        raise UserError(
+            f"{folder} is trained to step {trained:,} already; {asked:,} are asked for. Ask for at least as many, or start "
+            f"another run with --run.folder."
+        )
 
 
 def started_from(folder: str, experiment: Experiment, state: TrainState) -> TrainState:

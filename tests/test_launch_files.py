@@ -1,8 +1,10 @@
 """The scripts and manifests of `launch/`, and the commands that the README shows: well formed, with flags that exist."""
 
+import os
 import re
 import shlex
 import subprocess
+import time
 from pathlib import Path
 
 import kubernetes_validate
@@ -10,11 +12,12 @@ import pytest
 import tyro
 import yaml
 
-from launch import evaluate, train
+from launch import ablate, evaluate, train
+from launch.ablation_tasks import Budget
 
 ROOT = Path(__file__).resolve().parents[1]
 MANIFESTS = sorted((ROOT / "launch").glob("*.yaml"))
-SCRIPTS = [ROOT / "launch" / "slurm.sbatch", ROOT / "launch" / "tpu_vm.sh"]
+SCRIPTS = [ROOT / "launch" / name for name in ("slurm.sbatch", "ablate.sbatch", "tpu_vm.sh")]
 
 
 def commands(path: Path) -> list[list[str]]:
@@ -74,6 +77,40 @@ def test_the_evaluations_that_are_shown_can_be_asked_for():
     assert len(shown) >= 4
     for arguments in shown:
         tyro.cli(evaluate.Arguments, args=shlex.split(arguments), use_underscores=True)
+
+
+@pytest.mark.parametrize("name", ["launch/ablate.sbatch", "README.md", "configs.py"])
+def test_the_ablations_that_are_shown_can_be_asked_for(name):
+    text = (ROOT / name).read_text()
+    shown = re.findall(r"(?:python -m launch\.ablate|sbatch [^\n]*ablate\.sbatch) ([^\n`|#)]+)", text)
+    shown = [arguments for arguments in shown if not arguments.startswith(("SUITE", '"$@"'))]
+    assert len(shown) >= 2
+    for arguments in shown:
+        asked = tyro.cli(ablate.Arguments, args=shlex.split(arguments), use_underscores=True)
+        ablate.suite(asked)
+        Budget.parse(asked.budget)
+
+
+@pytest.mark.parametrize(("ended", "requeued"), [(75, True), (0, False), (1, False)])
+def test_a_job_that_is_told_to_stop_is_requeued_if_it_was_saved(tmp_path, ended, requeued):
+    """With a training that takes its time to save, and a SLURM that notes what it is asked."""
+    programs = {
+        "python": f"trap 'sleep 0.3; touch saved; exit {ended}' TERM; touch begun; while true; do sleep 0.05; done",
+        "scontrol": 'echo "$@" > asked',
+    }
+    for name, program in programs.items():
+        (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{program}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "17"}
+    with subprocess.Popen(["bash", ROOT / "launch" / "ablate.sbatch"], cwd=tmp_path, env=environment) as job:
+        while not (tmp_path / "begun").exists():
+            assert job.poll() is None
+            time.sleep(0.02)
+        job.terminate()
+        assert job.wait(timeout=30) == (0 if requeued else ended)
+    assert (tmp_path / "saved").exists()
+    assert (tmp_path / "asked").exists() == requeued
+    assert not requeued or (tmp_path / "asked").read_text().split() == ["requeue", "17"]
 
 
 def test_a_manifest_starts_the_processes_that_its_command_counts():

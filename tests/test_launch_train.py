@@ -79,6 +79,14 @@ def uninterrupted(tiny, tmp_path_factory) -> Path:
     return folder
 
 
+def test_a_run_does_not_go_back(tiny, uninterrupted, tmp_path):
+    """Of the steps before the last there are no checkpoints; what is asked for already is done already."""
+    shutil.copytree(uninterrupted, tmp_path / "copy")
+    assert f"trained to step {STEPS} already; 5 are asked for" in refused([*tiny, *LONG, "--steps", "5"], tmp_path / "copy")
+    run([*tiny, *LONG, "--steps", str(STEPS)], tmp_path / "copy")
+    assert_identical(final_state(tmp_path / "copy"), final_state(uninterrupted))
+
+
 def test_a_run_folder_holds_everything(uninterrupted, random_vgg_file):
     description = json.loads((uninterrupted / "run.json").read_text())
     assert description["experiment"]["cascade"]["widths"] == [8, 8, 8, 8]

@@ -233,7 +233,7 @@ def test_a_reload_goes_on_where_it_stopped(tmp_path, open_page):
 
 
 def test_what_the_browser_kept_may_be_damaged_and_titles_hold_anything(tmp_path, open_page):
-    methods, title = [plain("ours"), plain("pix2pix")], "</script><b>Streets</b> & __STUDY__"
+    methods, title = [plain("ours"), plain("pix2pix")], "</script><b>Streets</b> & {{data}}"
     written = tmp_path / "study.html"
     write_study(written, methods, plain(PHOTOGRAPH).images, plain("bad"), [0], title=title, kind="unlimited", pairs=1)
     page = open_page(written)

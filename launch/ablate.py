@@ -1,0 +1,186 @@
+"""Carries out an ablation: `python -m launch.ablate SUITE --data DIR`. Suites are data, ABLATIONS in configs.py.
+
+Every variant is trained, scored and shown by the commands of launch.train, launch.evaluate and launch.synthesize, each in a
+process of its own. The same command goes on where it was stopped, and repeats nothing that is finished.
+"""
+
+import dataclasses
+import itertools
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import rich.progress
+import rich.table
+import tyro
+
+from configs import ABLATIONS
+from crn_jax.ablation import Ablation
+from crn_jax.errors import UserError
+from crn_jax.experiment import nearest
+from launch.ablation_results import Entry, collect
+from launch.ablation_summary import conclusions, figures_table, markdown
+from launch.ablation_tasks import Budget, Task, shown, slug, with_segmenter
+from launch.ablation_workers import Workers, check_jobs
+from launch.processes import TRY_AGAIN
+from launch.results import staged, write_json, write_page
+from launch.terminal import command, console
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Trains and scores the variants of a suite under the same budget, data order and evaluation."""
+
+    suite: Annotated[str, tyro.conf.Positional]
+    """Its name in ABLATIONS of configs.py."""
+    data: Annotated[str | None, tyro.conf.arg(aliases=["--data.root"])] = None
+    """Folder of the data set; streets need none."""
+    budget: str | None = None
+    """Of each training: steps, such as 3000, or minutes of training steps, such as 30m, which the first 60 steps turn into a
+    number of steps. Default: what each experiment says."""
+    seeds: int = 1
+    """Trainings of each variant, with seeds from 0 on."""
+    only: tuple[str, ...] = ()
+    """Names of variants. Default: all."""
+    jobs: int = 1
+    """Trainings at a time, each on an accelerator of its own; one takes all there are. Each task of a SLURM array does its part
+    of the trainings."""
+    out: Path | None = None
+    """Folder for everything. Default: runs/ablations/SUITE."""
+    segmenter: Path | None = None
+    """A run of launch.train segmenter_*, to judge by and to train with. Default: the suite's own is trained first."""
+    inception: Path | None = None
+    """For FID and KID, see launch.evaluate."""
+    lpips: tuple[Path, Path] | None = None
+    """For LPIPS, see launch.evaluate."""
+    vgg: Annotated[str | None, tyro.conf.arg(aliases=["--vgg.weights"])] = None
+    """VGG-19 weights. Default: as launch.train finds them."""
+    examples: int | None = None
+    """Score at most so many. Default: all."""
+    dry_run: bool = False
+    """Print the commands, run none."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Reads the command line and works through the suite."""
+    with command():
+        given = sys.argv[1:] if arguments is None else arguments
+        if not given or given[0] in ("-h", "--help"):
+            list_suites()
+        asked = tyro.cli(Arguments, prog="python -m launch.ablate", args=given, use_underscores=True)
+        jax.config.update("jax_platforms", "cpu")  # accelerators are the trainings'; here only shapes are looked at
+        status = ablate(asked, shlex.join(["python", "-m", "launch.ablate", *given]))
+        sys.exit(status)
+
+
+def list_suites() -> None:
+    """Prints their names and questions."""
+    table = rich.table.Table(box=None, show_header=False)
+    for name, ablation in ABLATIONS.items():
+        table.add_row(name, f"{ablation.question} {len(ablation.variants)} variants.")
+    console.print(table)
+
+
+def ablate(asked: Arguments, command_line: str) -> int:
+    """Works through the suite; the exit status: 0, 1 if a training failed, or 75 if it was stopped."""
+    ablation = suite(asked)
+    out, budget = asked.out or Path("runs/ablations") / asked.suite, Budget.parse(asked.budget)
+    judge, entries = plan(asked, ablation, budget, out)
+    chosen = share([entry.task for entry in entries if not asked.only or entry.variant.name in asked.only])
+    if asked.dry_run:
+        for task in (*judge, *chosen):
+            for line in itertools.islice(task.commands(), None if budget.minutes is None else 1):
+                console.print(shown(line), markup=False)
+        return 0
+
+    def report() -> dict[str, Any]:
+        reached = [entry._replace(outcome=workers.outcomes.get(entry.task.folder)) for entry in entries]
+        return write_results(out, collect(asked.suite, ablation.question, reached, str(budget), command_line))
+
+    with Workers(asked.jobs, out / "accelerators") as workers:
+        workers.work(judge, lambda: None)
+        if all(workers.outcomes.get(task.folder) == "finished" for task in judge):
+            report()  # what cannot be written is found out now
+            workers.work(chosen, report)
+            tell(report(), out)
+    if workers.stopped.is_set() or "stopped" in workers.outcomes.values():
+        return TRY_AGAIN
+    return int("failed" in workers.outcomes.values())
+
+
+def write_results(out: Path, results: dict[str, Any]) -> dict[str, Any]:
+    """Adds what they say, and writes them as JSON, as Markdown and as a page."""
+    results["conclusions"] = list(conclusions(results))
+    with staged(out) as folder:
+        write_json(folder / "ablation.json", results)
+        (folder / "ablation.md").write_text(markdown(results), "utf-8")
+        write_page("ablation.html", results, folder / "ablation.html")
+    return results
+
+
+def tell(results: dict[str, Any], out: Path) -> None:
+    """Prints them."""
+    console.print(figures_table(results))
+    for sentence in results["conclusions"]:
+        console.print(f"- {sentence}", markup=False)
+    console.print(f"{out / 'ablation.html'} shows it with curves and images.", markup=False)
+
+
+def suite(asked: Arguments) -> Ablation:
+    """The suite that is asked for, checked against the rest of the command line.
+
+    Raises:
+      UserError: if there is none of that name, or no variant of one of the names.
+    """
+    if asked.suite not in ABLATIONS:
+        raise UserError(f"There is no suite '{asked.suite}'.{nearest(asked.suite, ABLATIONS)} Known: {', '.join(ABLATIONS)}.")
+    ablation = ABLATIONS[asked.suite]
+    names = [variant.name for variant in ablation.variants]
+    for name in asked.only:
+        if name not in names:
+            raise UserError(f"'{asked.suite}' has no variant '{name}'.{nearest(name, names)} Known: {', '.join(names)}.")
+    if min(asked.seeds, asked.jobs, 1 if asked.examples is None else asked.examples) < 1:
+        raise UserError(f"--seeds, --jobs and --examples must be at least 1: {asked.seeds}, {asked.jobs}, {asked.examples}.")
+    check_jobs(asked.jobs)
+    for path in (asked.segmenter, asked.inception, *(asked.lpips or ())):
+        if path is not None and not path.exists():
+            raise UserError(f"{path}: there is no such file or folder.")
+    return ablation
+
+
+def plan(asked: Arguments, ablation: Ablation, budget: Budget, out: Path) -> tuple[list[Task], list[Entry]]:
+    """The training of the segmenter, if it is the suite's own, and that of each variant and seed."""
+    segmenter, judge = asked.segmenter, []
+    root = [] if asked.data is None else ["--data.root", asked.data]
+    if segmenter is None and ablation.segmenter is not None:
+        segmenter = out / "segmenter"
+        judge = [Task("segmenter", segmenter, (ablation.segmenter, *root))]
+    score = ["--segmenter", str(segmenter)] if segmenter else []
+    score += ["--inception", str(asked.inception)] if asked.inception else []
+    score += ["--lpips", *map(str, asked.lpips)] if asked.lpips else []
+    score += ["--examples", str(asked.examples)] if asked.examples else []
+    vgg = ["--vgg.weights", asked.vgg] if asked.vgg else []
+    entries = []
+    for variant in ablation.variants:
+        arguments = with_segmenter((*shlex.split(variant.arguments), *root, *vgg), segmenter)
+        for seed in range(asked.seeds):
+            name, folder = f"{variant.name}, seed {seed}", out / slug(variant.name) / f"seed_{seed}"
+            task = Task(name, folder, (*arguments, "--seed", str(seed)), budget, (*score, *vgg))
+            entries.append(Entry(variant, seed, task))
+    return judge, entries
+
+
+def share(tasks: list[Task]) -> list[Task]:
+    """Those that this task of a SLURM array has to do; all, where it is none."""
+    environment = os.environ
+    if "SLURM_ARRAY_TASK_ID" not in environment:
+        return tasks
+    number, first, step, count = (int(environment[f"SLURM_ARRAY_TASK_{key}"]) for key in ("ID", "MIN", "STEP", "COUNT"))
+    return tasks[(number - first) // step :: count]
+
+
+if __name__ == "__main__":
+    main()

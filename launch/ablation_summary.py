@@ -1,0 +1,195 @@
+"""What an ablation says, in words and as tables, from its results (see `ablation_results.collect`)."""
+
+import functools
+import itertools
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import rich.table
+from rich.markup import escape
+
+_BESIDE = ("accuracy", "miou_void", "accuracy_void")
+
+
+def conclusions(results: dict[str, Any]) -> Iterator[str]:
+    """What can be said, and what cannot."""
+    reference, *others = results["variants"]
+    missing = [
+        f"{v['name']} (seed {run['seed']})" for v in (reference, *others) for run in v["runs"] if run["status"] != "finished"
+    ]
+    if missing:
+        yield f"Not finished, and so not compared: {', '.join(missing)}."
+    compared = [variant for variant in others if variant["difference"]]
+    yield from compared_with(reference["name"], compared)
+    if any(variant["preferred"] for variant in compared):
+        yield from papers_order(results, [reference, *compared])
+    if compared:
+        yield from limits([reference, *compared])
+
+
+def compared_with(name: str, compared: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Sentences on perceptual distances: who is farther, nearer, or not to be told apart, image by image and seed by seed."""
+    kinds: dict[str, list[str]] = {"farther": [], "nearer": [], "either": []}
+    for variant in compared:
+        apart = variant["difference"]
+        signs = {np.sign(value) for value in (apart["low"], apart["high"], *apart["seeds"])}
+        kind = {frozenset({1.0}): "farther", frozenset({-1.0}): "nearer"}.get(frozenset(signs), "either")
+        seeds = ", ".join(f"{value:+.1f}" for value in apart["seeds"])
+        each = f"; seeds {seeds}" if len(apart["seeds"]) > 1 else ""
+        kinds[kind].append(f"{variant['name']} ({apart['value']:+.1f}; {apart['low']:+.1f} to {apart['high']:+.1f}{each})")
+    if kinds["farther"]:
+        yield f"Farther from the photographs than {name}, by perceptual distance: {', '.join(kinds['farther'])}."
+    if kinds["nearer"]:
+        yield f"Nearer to the photographs than {name}: {', '.join(kinds['nearer'])}."
+    if kinds["either"]:
+        yield f"Not to be told apart from {name}: {', '.join(kinds['either'])}."
+
+
+def papers_order(results: dict[str, Any], variants: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """How far each score puts the variants into the order in which people, as published, would have them."""
+
+    def rank(variant: dict[str, Any]) -> float:
+        return statistics.fmean(variant["preferred"].values()) if variant["preferred"] else 50.0  # itself
+
+    published = sorted(variants, key=rank)
+    names = ", ".join(variant["name"] for variant in published)
+    yield f"The paper's order, by how few people preferred the cascade (of other photographs, longer trained): {names}."
+    pairs = list(itertools.combinations(published, 2))
+    for score in main_scores(results):
+        key, sign = score["key"], {"higher": -1, "lower": 1}.get(score["better"])
+        if sign and all(key in variant["scores"] for variant in variants):
+            values = {variant["name"]: sign * variant["scores"][key]["value"] for variant in variants}
+            agree = sum(values[better["name"]] < values[worse["name"]] for better, worse in pairs)
+            order = ", ".join(sorted(values, key=values.get))
+            yield f"By {score['title']}: {order}; {agree} of {len(pairs)} pairs stand as in the paper."
+
+
+def limits(variants: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """What these trainings do not tell."""
+    _, *others = variants
+    seeds = min(len(variant["difference"]["seeds"]) for variant in others)
+    if seeds == 1:
+        yield "One training of each: how far another seed would move these figures is not known (--seeds)."
+    else:
+        yield f"Intervals are over images. {seeds} seeds agree by chance in one of {2 ** (seeds - 1)} cases."
+    if len(others) > 5:
+        yield f"Of {len(others)} differences, about {0.05 * len(others):.1g} would stand out by chance, at 95%."
+    falls = {variant["name"]: still_falling(variant["runs"][0]["curve"]) for variant in variants}
+    if falling := [f"{name} ({change})" for name, change in falls.items() if change]:
+        yield f"Still falling by more than 1% in the last eighth of the steps: {', '.join(falling)}."
+    yield from (f"{variant['name']}: {variant['rescaling']}." for variant in variants if variant["rescaling"])
+    if any("between" in variant["scores"] for variant in variants):
+        yield (
+            "Of a collection, the image that is scored was chosen without the photograph; the curves count the nearest one, so "
+            "they do not compare different k: more images are nearer by their number alone."
+        )
+    yield (
+        "The perceptual distance is what the cascade is trained by, so it is no neutral judge. How people would choose, "
+        "launch.evaluate --study_page asks."
+    )
+
+
+def still_falling(curve: Sequence[Sequence[float]]) -> str | None:
+    """How a distance fell over the last eighth of the steps, if by more than 1%."""
+    if len(curve) < 2:
+        return None
+    step, _, last = curve[-1]
+    before = [distance for earlier, _, distance in curve if earlier <= 7 / 8 * step]
+    return f"{before[-1]:.1f} to {last:.1f}" if last < 0.99 * before[-1] else None
+
+
+def main_scores(results: dict[str, Any]) -> list[dict[str, Any]]:
+    """Of the segmenter's scores, mIoU stands for all."""
+    return [score for score in results["scores"] if score["key"] not in _BESIDE]
+
+
+# Tables
+
+
+class Column(NamedTuple):
+    """Of the figures' table; `text` is that of a variant."""
+
+    title: str
+    text: Callable[[dict[str, Any]], str]
+
+
+def score_columns(results: dict[str, Any]) -> list[Column]:
+    """The scores, without those that say nearly the same."""
+
+    def column(score: dict[str, Any]) -> Column:
+        unit = f", {score['unit']}" if score["unit"] else ""
+        return Column(f"{score['title']}{unit}", lambda variant: with_interval(variant["scores"].get(score["key"])))
+
+    return [column(score) for score in main_scores(results)]
+
+
+def cost_columns() -> list[Column]:
+    """What a variant takes."""
+
+    def column(title: str, key: str, form: str, scale: int = 1) -> Column:
+        def text(variant: dict[str, Any]) -> str:
+            value = variant["figures"].get(key)
+            return "" if value is None else format(value if scale == 1 else value / scale, form)
+
+        return Column(title, text)
+
+    return [
+        column("parameters", "parameters", ",.0f"),
+        column("GFLOP a step", "step_flop", ",.3g", 10**9),
+        column("GFLOP to synthesize", "synthesis_flop", ",.3g", 10**9),
+        column("s a step", "seconds_per_step", ".3g"),
+        column("minutes", "minutes", ".3g"),
+    ]
+
+
+_NAME = Column("", lambda variant: variant["name"])
+_DIFFERENCE = Column("distance less the first's", lambda variant: with_interval(variant["difference"]))
+_SEEDS = Column("seeds", lambda variant: str(sum(run["status"] == "finished" for run in variant["runs"])))
+
+
+def preference_columns(results: dict[str, Any]) -> list[Column]:
+    """How many of a hundred people preferred the paper's cascade, as published."""
+
+    def text(name: str, variant: dict[str, Any]) -> str:
+        return f"{variant['preferred'][name]:g}" if variant["preferred"] else ""
+
+    names = dict.fromkeys(itertools.chain(*(variant["preferred"] or () for variant in results["variants"])))
+    return [Column(f"cascade preferred, {name}, %", functools.partial(text, name)) for name in names]
+
+
+def with_interval(score: dict[str, float] | None) -> str:
+    """Such as 40.5 (39.7 to 41.1)."""
+    if score is None:
+        return ""
+    ends = [f"{score[key]:.4g}" for key in ("low", "high") if score.get(key) is not None]
+    return f"{score['value']:.4g}" + (f" ({' to '.join(ends)})" if len(ends) == 2 else "")
+
+
+def figures_table(results: dict[str, Any]) -> rich.table.Table:
+    """For a terminal: values alone, as there is little room."""
+    columns = [_NAME, *score_columns(results), _SEEDS]
+    table = rich.table.Table(box=None, header_style="dim", title=escape(results["title"]), title_justify="left")
+    for column in columns:
+        table.add_column(escape(column.title), justify="left" if column is _NAME else "right")
+    for variant in results["variants"]:
+        name, *values = (column.text(variant) for column in columns)
+        table.add_row(escape(name), *(escape(value.split(" (")[0]) for value in values))
+    return table
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """Scores, costs and what can be said, as a Markdown document."""
+    scores = [_NAME, *score_columns(results), _DIFFERENCE, _SEEDS, *preference_columns(results)]
+    costs = [_NAME, *cost_columns()]
+    said = "\n".join(f"- {sentence}" for sentence in results["conclusions"] + results["notes"])
+    head = f"# {results['title']}\n\n{results['question']} Budget: {results['budget']}."
+    return "\n\n".join([head, markdown_table(scores, results), markdown_table(costs, results), said]) + "\n"
+
+
+def markdown_table(columns: Sequence[Column], results: dict[str, Any]) -> str:
+    """A row a variant."""
+    rows = [[column.title for column in columns], ["---"] * len(columns)]
+    rows += [[column.text(variant).replace("|", r"\|") for column in columns] for variant in results["variants"]]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)

@@ -1,0 +1,153 @@
+"""A whole ablation through the command line: what it leaves behind, and what survives being stopped and killed."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import configs
+from crn_jax.ablation import Ablation, Variant
+from launch import ablate
+from launch.processes import TRY_AGAIN
+from launch.reporting import read_metrics
+
+ROOT = Path(__file__).resolve().parents[1]
+STEPS = 40  # not whole epochs, which have six
+COMMANDS = ["launch.train", "launch.evaluate", "launch.synthesize"]
+
+
+@pytest.fixture(scope="module")
+def suite(tiny) -> Ablation:
+    """Two trainings of seconds, one of them of collections, and one that cannot begin."""
+    arguments = " ".join([*tiny, "--run.checkpoint_every", "3"])
+    return Ablation(
+        "Which?",
+        (
+            Variant("as it is", arguments, "the first", None),
+            Variant("two & images", f"{arguments} --cascade.num_images 2", "the <second>", {"Cityscapes": 60.0}),
+            Variant("broken", f"{arguments} --vgg.weights missing.h5", "", {"Cityscapes": 70.0}),
+        ),
+    )
+
+
+def arguments(out: Path) -> list[str]:
+    return ["tiny", "--budget", str(STEPS), "--examples", "4", "--out", str(out)]
+
+
+def start(suite: Ablation, out: Path) -> subprocess.Popen:
+    """The command in a process of its own, to which configs.py has this suite."""
+    program = (
+        "import configs; from crn_jax.ablation import Ablation, Variant; "
+        f"configs.ABLATIONS['tiny'] = {suite!r}; from launch import ablate; ablate.main({arguments(out)!r})"
+    )
+    return subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True)
+
+
+def carry_out(suite: Ablation, out: Path) -> int:
+    """Likewise in this process; the exit status."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as exit_:
+        patch.setitem(configs.ABLATIONS, "tiny", suite)
+        ablate.main(arguments(out))
+    return exit_.value.code
+
+
+@pytest.fixture(scope="module")
+def whole(suite, tmp_path_factory) -> tuple[Path, int]:
+    """The folder of an ablation that nothing disturbed, and its exit status."""
+    out = tmp_path_factory.mktemp("ablations") / "whole"
+    return out, carry_out(suite, out)
+
+
+def ran(folder: Path) -> list[str]:
+    """The modules of the commands that were begun in a run folder, by its log."""
+    return re.findall(r"^\$ python -m (\S+)", (folder / "log.txt").read_text(), re.MULTILINE)
+
+
+def wait_for(condition, process: subprocess.Popen) -> None:
+    for _ in range(1200):
+        if condition():
+            return
+        assert process.poll() is None
+        time.sleep(0.05)
+    raise AssertionError("it did not come so far")
+
+
+def trained(folder: Path) -> int:
+    return max((line["step"] for line in read_metrics(folder / "metrics.jsonl")), default=0)
+
+
+def table(out: Path) -> dict:
+    """What must not depend on interruptions: all but the times, of ablation.json."""
+    results = json.loads((out / "ablation.json").read_text())
+    for variant in results["variants"]:
+        variant["figures"] = {key: variant["figures"].get(key) for key in ("parameters", "step_flop", "synthesis_flop")}
+        for run in variant["runs"]:
+            run["curve"] = [[step, distance] for step, _, distance in run["curve"]]
+            run["problem"] = run["problem"] and run["problem"].replace(str(out), "OUT")
+            run["commands"] = [command.replace(str(out), "OUT") for command in run["commands"]]
+    return {key: value for key, value in results.items() if key != "command"}
+
+
+def test_a_whole_suite(whole):
+    out, status = whole
+    assert status == 1  # as one of them failed
+    results = json.loads((out / "ablation.json").read_text())
+    first, collections, broken = results["variants"]
+    for variant, folder in ((first, "as_it_is"), (collections, "two_images")):
+        (run,) = variant["runs"]
+        assert run["status"] == "finished" and ran(out / folder / "seed_0") == COMMANDS
+        steps = [step for step, *_ in run["curve"]]
+        assert steps[0] == 0 and steps[-1] == STEPS and len(steps) >= 6
+        evaluation = json.loads((out / folder / "seed_0" / "evaluation" / "evaluation.json").read_text())
+        assert variant["scores"]["distance"] == evaluation["candidates"][1]["scores"]["distance"]
+        assert variant["figures"]["seconds_per_step"] > 0 and variant["figures"]["step_flop"] > 0
+    assert {"best_distance", "assembled_distance", "between"} <= {score["key"] for score in results["scores"]}
+    assert collections["differs"] == ["cascade.num_images: 1, now 2"]
+    assert {"best_distance", "assembled_distance", "between"} <= collections["scores"].keys() - first["scores"].keys()
+    assert broken["runs"][0]["status"] == "failed" and "missing.h5" in broken["runs"][0]["problem"]
+    assert any("broken (seed 0)" in sentence for sentence in results["conclusions"])
+    markdown = (out / "ablation.md").read_text()
+    assert "| two & images |" in markdown and "40 steps" in markdown
+
+
+def test_the_same_layouts_side_by_side(whole):
+    out, _ = whole
+    results = json.loads((out / "ablation.json").read_text())
+    assert len(results["examples"]) == 2
+    for n, example in enumerate(results["examples"]):
+        assert set(example["images"]) == {"as it is", "two & images"}
+        sizes = []
+        for folder in ("as_it_is", "two_images"):
+            with Image.open(out / folder / "seed_0" / "synthesized" / f"{n}.png") as image:
+                sizes.append(image.size)
+        assert sizes[0] == (64, 48) and sizes[1][0] > 2 * 64  # the collection's is one picture of both images
+    assert "<second>" not in (out / "ablation.html").read_text()
+
+
+def test_stopped_and_killed_it_repeats_nothing_and_ends_with_the_same_table(suite, whole, tmp_path):
+    """Ctrl-C within the first training, which goes to a whole group of processes and must reach it once; killed within the
+    second, whose own process lives on; then left in peace."""
+    out = tmp_path / "disturbed"
+    first, second = out / "as_it_is" / "seed_0", out / "two_images" / "seed_0"
+    process = start(suite, out)
+    wait_for(lambda: trained(first), process)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(timeout=300) == TRY_AGAIN
+    assert ran(first) == ["launch.train"] and not second.exists()
+    assert "Stopped and saved" in (first / "log.txt").read_text()
+    process = start(suite, out)
+    wait_for(lambda: trained(second), process)
+    process.kill()
+    process.wait()
+    before = {path: path.stat().st_mtime_ns for path in first.rglob("*") if path.is_file() and path.name != "lock"}
+    assert carry_out(suite, out) == 1
+    assert {path: path.stat().st_mtime_ns for path in before} == before  # nothing of the first is touched again
+    assert ran(first) == ["launch.train", *COMMANDS]
+    assert table(out) == table(whole[0])

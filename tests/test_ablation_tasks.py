@@ -1,0 +1,208 @@
+"""What launch.ablate is to run; nothing is run here (test_ablate.py does that)."""
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+
+from configs import ABLATIONS, EXPERIMENTS
+from crn_jax.data.sources import label_space_of
+from crn_jax.errors import UserError
+from crn_jax.experiment import GANExperiment, SegmenterExperiment, Synthesis
+from crn_jax.synthesize import describe_run
+from launch import ablate, train
+from launch.ablation_tasks import Budget, Task, slug, with_segmenter
+from launch.terminal import console
+
+STEPS = Budget(steps=80)
+
+
+def task(folder: Path, budget: Budget = STEPS, arguments: str = "demo", score: tuple[str, ...] | None = ()) -> Task:
+    return Task("it", folder, tuple(shlex.split(arguments)), budget, score)
+
+
+def finish(task: Task, count: int | None = None) -> list[str]:
+    """Pretends that so many commands (default: all) were run; their modules."""
+    modules = []
+    while len(modules) != count and (command := task.outstanding()) is not None:
+        modules.append(command[0])
+        task.folder.mkdir(exist_ok=True)
+        task.done(command)
+    return modules
+
+
+@pytest.mark.parametrize("suite", ABLATIONS)
+def test_every_variant_can_be_trained_and_compared_with_the_first(suite):
+    ablation = ABLATIONS[suite]
+    experiments = [train.parse(shlex.split(variant.arguments)).experiment for variant in ablation.variants]
+    assert all(isinstance(experiment, Synthesis) for experiment in experiments)
+    first, *others = experiments
+    assert {(e.size, e.data, e.batch_size, e.seed) for e in others} == {(first.size, first.data, first.batch_size, first.seed)}
+    assert len(set(experiments)) == len(experiments)  # none is there twice
+    assert len({slug(variant.name) for variant in ablation.variants}) == len(experiments)
+    if ablation.segmenter:
+        _, segmenter = EXPERIMENTS[ablation.segmenter]
+        assert isinstance(segmenter, SegmenterExperiment) and (segmenter.size, segmenter.data.source) == (
+            first.size,
+            first.data.source,
+        )
+
+
+def test_the_papers_suites_have_its_preferences():
+    """Table 1: the published shares, and so the order."""
+    for suite in ("paper", "paper_cityscapes"):
+        first, *others = ABLATIONS[suite].variants
+        assert first.preferred is None
+        assert [variant.preferred["Cityscapes"] for variant in others] == [67.7, 78.3, 96.9, 98.5, 99.7]
+        assert [variant.preferred["NYU"] for variant in others] == [65.8, 71.2, 77.2, 82.3, 91.4]
+
+
+@pytest.mark.parametrize(
+    ("text", "budget", "words"),
+    [
+        (None, Budget(), "as each experiment says"),
+        ("3000", Budget(steps=3000), "3,000 steps"),
+        ("30m", Budget(minutes=30), "30 minutes of training"),
+        ("0.5 minutes", Budget(minutes=0.5), "0.5 minutes of training"),
+    ],
+)
+def test_budgets(text, budget, words):
+    assert Budget.parse(text) == budget and str(budget) == words
+
+
+@pytest.mark.parametrize("text", ["", "0", "-3", "m", "0m", "1.5", "3 hours", "1e3"])
+def test_budgets_that_are_none(text):
+    with pytest.raises(UserError, match="give a number of steps, such as 3000, or minutes, such as 30m"):
+        Budget.parse(text)
+
+
+def test_a_task_is_trained_scored_and_shown(tmp_path):
+    whole = task(tmp_path / "it", score=("--segmenter", "S"))
+    training, scoring, showing = whole.commands()
+    folder = str(tmp_path / "it")
+    assert training == ["launch.train", "demo", "--run.folder", folder, "--steps", "80", "--run.validate_every", "10"]
+    assert scoring == ["launch.evaluate", folder, "--segmenter", "S"]
+    assert showing == ["launch.synthesize", folder, f"{folder}/layouts"]
+    assert [command[0] for command in task(tmp_path, score=None).commands()] == ["launch.train"]
+    *_, grids = task(tmp_path, arguments="demo --cascade.num_images 3").commands()
+    assert grids[-1] == "--grid"
+    assert list(task(tmp_path, Budget()).commands())[0] == ["launch.train", "demo", "--run.folder", str(tmp_path)]
+    assert "250" in list(task(tmp_path, Budget(steps=10**6)).commands())[0]  # no fewer validations than the demo's own
+
+
+def test_nothing_finished_is_run_again(tmp_path):
+    assert finish(task(tmp_path), 2) == ["launch.train", "launch.evaluate"]
+    assert finish(task(tmp_path)) == ["launch.synthesize"]
+    assert finish(task(tmp_path)) == []
+
+
+def test_a_larger_budget_goes_on_and_all_behind_it_is_done_again(tmp_path):
+    finish(task(tmp_path))
+    assert finish(task(tmp_path, Budget(steps=90))) == ["launch.train", "launch.evaluate", "launch.synthesize"]
+
+
+def test_another_judge_scores_again_what_is_trained_already(tmp_path):
+    finish(task(tmp_path))
+    assert finish(task(tmp_path, score=("--segmenter", "S"))) == ["launch.evaluate", "launch.synthesize"]
+
+
+def test_a_run_of_other_settings_counts_as_nothing(tmp_path):
+    """As when configs.py has another experiment of that name now; the training itself then says what differs."""
+    finish(task(tmp_path))
+    given = train.parse(["demo", "--optimizer.learning_rate", "7"]).experiment
+    description = describe_run(given, label_space_of(given.data), {"weights": "file"}, {"steps_per_epoch": 6})
+    (tmp_path / "run.json").write_text(json.dumps(description))
+    assert task(tmp_path).outstanding()[0] == "launch.train"
+    assert task(tmp_path, arguments="demo --optimizer.learning_rate 7").finished()
+
+
+def test_how_far_a_training_is(tmp_path):
+    assert task(tmp_path).progress() == (0, None)
+    given = train.parse(["demo", "--steps", "80"]).experiment
+    description = describe_run(given, label_space_of(given.data), {"weights": "file"}, {"steps_per_epoch": 6})
+    (tmp_path / "run.json").write_text(json.dumps(description))
+    assert task(tmp_path).progress() == (0, 80)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 20}\n{"step": 40, "loss": 1}\n{"step": 60, "lo')
+    assert task(tmp_path).progress() == (40, 80)
+
+
+@pytest.mark.parametrize(
+    ("log", "problem"),
+    [
+        (
+            "\n$ python a\nerror: first\n\n$ python b\nmore\nerror: x.h5: internal error in hdf5\n",
+            "error: x.h5: internal error in hdf5",
+        ),
+        ("\n$ python a\nerror: an earlier one\n\n$ python b\nstep 3\n(exit status -9)\n", "python b\nstep 3\n(exit status -9)"),
+        ("", ""),
+    ],
+)
+def test_the_problem_is_that_of_the_last_command(log, problem, tmp_path):
+    task(tmp_path).log.write_text(log)
+    assert task(tmp_path).problem() == problem
+
+
+def test_minutes_become_steps_once(tmp_path):
+    """By the fastest of the first windows; what is measured later does not count."""
+    timed = task(tmp_path, Budget(minutes=3))
+    assert timed.outstanding()[-4:] == ["--steps", "60", "--run.validate_every", "60"]
+    finish(timed, 1)
+    seconds = {20: 9.0, 40: 0.5, 60: 0.6, 80: 0.1}
+    lines = [{"step": step, "seconds_per_step": each} for step, each in seconds.items()]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert timed.outstanding()[-4:] == ["--steps", "360", "--run.validate_every", "45"]
+    assert finish(timed) == ["launch.train", "launch.evaluate", "launch.synthesize"]
+    assert timed.outstanding() is None
+    slow = task(tmp_path, Budget(minutes=0.1))
+    assert slow.outstanding()[-3] == "60"  # never fewer than were trained to measure it
+
+
+def test_those_who_train_with_a_segmenter_get_it():
+    arguments = with_segmenter(("camvid_gan_segmentation",), Path("mine"))
+    experiment = train.parse(list(arguments)).experiment
+    assert isinstance(experiment, GANExperiment) and experiment.segmenter == "mine"
+    for unchanged in ("camvid_pix2pix", "camvid_96x128"):
+        assert with_segmenter((unchanged,), Path("mine")) == (unchanged,)
+
+
+def test_a_slurm_array_shares_the_tasks(monkeypatch):
+    tasks = list(range(7))
+    assert ablate.share(tasks) == tasks
+    for first, step in ((0, 1), (1, 2)):
+        monkeypatch.setenv("SLURM_ARRAY_TASK_MIN", str(first))
+        monkeypatch.setenv("SLURM_ARRAY_TASK_STEP", str(step))
+        monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "3")
+        shares = []
+        for i in range(first, first + 3 * step, step):
+            monkeypatch.setenv("SLURM_ARRAY_TASK_ID", str(i))
+            shares.append(ablate.share(tasks))
+        assert shares == [[0, 3, 6], [1, 4], [2, 5]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("papr", "There is no suite 'papr'. Did you mean 'paper'?"),
+        ("paper --only cascade pix2pixx", "has no variant 'pix2pixx'. Did you mean 'pix2pix'?"),
+        ("paper --seeds 0", "at least 1"),
+        ("paper --examples 0", "at least 1"),
+        ("paper --segmenter nowhere", "nowhere: there is no such file or folder"),
+        ("paper --budget soon", "--budget soon"),
+    ],
+)
+def test_mistakes_are_named(arguments, message, tmp_path):
+    with console.capture() as capture, pytest.raises(SystemExit) as exit_:
+        ablate.main([*arguments.split(), "--out", str(tmp_path / "out")])
+    assert exit_.value.code == 2 and message in capture.get()
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_commands_can_be_seen_beforehand(tmp_path):
+    with console.capture() as capture, pytest.raises(SystemExit) as exit_:
+        ablate.main(["paper", "--data", "D", "--dry_run", "--only", "gan-segmentation", "--out", str(tmp_path / "out")])
+    assert exit_.value.code == 0 and not (tmp_path / "out").exists()
+    segmenter, training, *_ = capture.get().splitlines()
+    assert segmenter.startswith("python -m launch.train segmenter_camvid --data.root D")
+    assert "camvid_gan_segmentation --data.root D --segmenter" in training
+    train.parse(shlex.split(training)[3:])

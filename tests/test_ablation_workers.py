@@ -1,0 +1,144 @@
+"""Who carries out an ablation, and in which order; the commands are pretended here (test_ablate.py runs them)."""
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from crn_jax.errors import UserError
+from launch.ablation_tasks import Budget, Task
+from launch.ablation_workers import Workers, accelerator, check_jobs, claimed, own
+
+MODULES = ("launch.train", "launch.evaluate", "launch.synthesize")
+
+
+class Pretended(Workers):
+    """Notes the commands and runs none: those in the folder `fails` end with an error, in `stops` with a stop meanwhile."""
+
+    def __init__(self, folder: Path, jobs: int = 1, fails: str = "", stops: str = "", status: int = 75):
+        super().__init__(jobs, folder / "accelerators")
+        self.ran, self.fails, self.stops, self.status = [], fails, stops, status
+        self._meet = threading.Barrier(jobs, timeout=30)
+
+    def _run(self, command, log, locks, environment):
+        self.ran.append((log.parent.name, command[0], environment.get("CUDA_VISIBLE_DEVICES")))
+        if command[0] == "launch.train":
+            self._meet.wait()  # as many at a time as there are jobs, or this times out
+        if log.parent.name == self.stops:
+            self.stop()
+            return self.status
+        log.write_text("\n$ python\nerror: it did not work")
+        return int(log.parent.name == self.fails)
+
+
+def tasks_of(folder: Path, count: int) -> list[Task]:
+    return [Task(f"task {i}", folder / str(i), ("demo",), Budget(steps=80), ()) for i in range(count)]
+
+
+def test_a_folder_is_claimed_by_one_alone(tmp_path):
+    with claimed(tmp_path / "it") as first, claimed(tmp_path / "it") as second:
+        assert first is not None and second is None
+    with claimed(tmp_path / "it") as third:
+        assert third is not None
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="choose another folder with --out"), claimed(tmp_path / "file" / "it"):
+        pass
+
+
+def test_accelerators(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert accelerator(0, jobs=1) == {}
+    assert [accelerator(slot, jobs=2)["CUDA_VISIBLE_DEVICES"] for slot in (0, 1)] == ["0", "1"]
+    assert accelerator(1, jobs=2)["TPU_VISIBLE_CHIPS"] == "1"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    assert [accelerator(slot, jobs=2)["CUDA_VISIBLE_DEVICES"] for slot in (0, 1)] == ["4", "7"]
+    check_jobs(2)
+    with pytest.raises(UserError, match="--jobs 3, but CUDA_VISIBLE_DEVICES lists fewer GPUs: 4,7"):
+        check_jobs(3)
+
+
+def test_a_command_is_alone_whatever_the_ablation_is_part_of(monkeypatch):
+    monkeypatch.setenv("SLURM_STEP_NODELIST", "node[1-4]")
+    monkeypatch.setenv("SLURM_JOB_ID", "5")
+    environment = own({"CUDA_VISIBLE_DEVICES": "3"})
+    assert "SLURM_STEP_NODELIST" not in environment
+    assert (environment["SLURM_JOB_ID"], environment["CUDA_VISIBLE_DEVICES"]) == ("5", "3")
+
+
+def test_jobs_run_side_by_side_each_on_its_accelerator(tmp_path, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    tasks, workers, reports = tasks_of(tmp_path, 4), Pretended(tmp_path, jobs=2), []
+    workers.work(tasks, lambda: reports.append(dict(workers.outcomes)))
+    assert workers.outcomes == {task.folder: "finished" for task in tasks}
+    assert sorted(ran[:2] for ran in workers.ran) == sorted((str(i), module) for i in range(4) for module in MODULES)
+    gpus = [{gpu for folder, _, gpu in workers.ran if folder == str(i)} for i in range(4)]
+    assert all(len(each) == 1 for each in gpus) and set().union(*gpus) == {"0", "1"}
+    assert len(reports) == 4
+
+
+def test_one_that_fails_does_not_keep_the_others(tmp_path, capsys):
+    tasks, workers = tasks_of(tmp_path, 3), Pretended(tmp_path, fails="1")
+    workers.work(tasks, lambda: None)
+    assert [workers.outcomes[task.folder] for task in tasks] == ["finished", "failed", "finished"]
+    assert [module for folder, module, _ in workers.ran if folder == "1"] == ["launch.train"]
+    said = capsys.readouterr().out
+    assert "error: it did not work" in said and "log.txt" in said
+
+
+def test_when_it_is_stopped_nothing_more_is_begun(tmp_path):
+    tasks, workers = tasks_of(tmp_path, 3), Pretended(tmp_path, stops="1")
+    workers.work(tasks, lambda: None)
+    assert [workers.outcomes.get(task.folder) for task in tasks] == ["finished", "stopped", None]
+    assert {folder for folder, *_ in workers.ran} == {"0", "1"}
+    assert tasks[1].outstanding()[0] == "launch.train"
+
+
+def test_what_is_finished_when_it_is_stopped_is_not_run_again(tmp_path):
+    tasks, workers = tasks_of(tmp_path, 1), Pretended(tmp_path, stops="0", status=0)
+    workers._run, pretended = (lambda *given: pretended(*given) if not workers.stopped.is_set() else 75), workers._run
+    workers.work(tasks, lambda: None)
+    assert workers.outcomes[tasks[0].folder] == "stopped"
+    assert [command[0] for command in tasks[0].finished()] == ["launch.train"]
+
+
+def test_what_another_ablation_has_begun_is_waited_for(tmp_path, capsys):
+    """Its accelerator and its task are held; the rest is done first, where there is another accelerator."""
+    (task,), workers = tasks_of(tmp_path, 1), Pretended(tmp_path)
+    held = threading.Event()
+
+    def other() -> None:
+        with claimed(task.folder):
+            held.set()
+            finished.wait()
+            for command in list(task.commands()):
+                task.done(command)
+
+    finished, thread = threading.Event(), threading.Thread(target=other)
+    thread.start()
+    held.wait()
+    threading.Timer(0.5, finished.set).start()
+    workers.work([task], lambda: None)
+    thread.join()
+    assert workers.outcomes[task.folder] == "finished" and workers.ran == []
+
+
+def test_an_accelerator_that_is_in_use_is_waited_for(tmp_path, capsys):
+    tasks, first, second = tasks_of(tmp_path, 1), Pretended(tmp_path), Pretended(tmp_path)
+    with first._device({}) as lock:
+        assert lock is not None
+        threading.Timer(0.5, second.stop).start()
+        second.work(tasks, lambda: None)
+    assert second.ran == [] and "Waiting for what an ablation that was killed" in capsys.readouterr().out
+
+
+def test_an_error_of_the_report_ends_all(tmp_path):
+    def report() -> None:
+        raise UserError("the disk is full")
+
+    tasks, workers = tasks_of(tmp_path, 3), Pretended(tmp_path)
+    with pytest.raises(UserError, match="the disk is full"):
+        workers.work(tasks, report)
+    assert {folder for folder, *_ in workers.ran} == {"0"}
