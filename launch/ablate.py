@@ -95,6 +95,7 @@ def ablate(asked: Arguments, command_line: str) -> int:
             for line in itertools.islice(task.commands(), None if budget.minutes is None else 1):
                 console.print(shown(line), markup=False)
         return 0
+    check_files(asked)
 
     def report() -> dict[str, Any]:
         reached = [entry._replace(outcome=workers.outcomes.get(entry.task.folder)) for entry in entries]
@@ -145,10 +146,14 @@ def suite(asked: Arguments) -> Ablation:
     if min(asked.seeds, asked.jobs, 1 if asked.examples is None else asked.examples) < 1:
         raise UserError(f"--seeds, --jobs and --examples must be at least 1: {asked.seeds}, {asked.jobs}, {asked.examples}.")
     check_jobs(asked.jobs)
+    return ablation
+
+
+def check_files(asked: Arguments) -> None:
+    """Raises UserError if one is missing that would be needed only when the first training is finished."""
     for path in (asked.segmenter, asked.inception, *(asked.lpips or ())):
         if path is not None and not path.exists():
             raise UserError(f"{path}: there is no such file or folder.")
-    return ablation
 
 
 def plan(asked: Arguments, ablation: Ablation, budget: Budget, out: Path) -> tuple[list[Task], list[Entry]]:

@@ -78,7 +78,7 @@ def limits(variants: Sequence[dict[str, Any]]) -> Iterator[str]:
         yield f"Of {len(others)} differences, about {0.05 * len(others):.1g} would stand out by chance, at 95%."
     falls = {variant["name"]: still_falling(variant["runs"][0]["curve"]) for variant in variants}
     if falling := [f"{name} ({change})" for name, change in falls.items() if change]:
-        yield f"Still falling by more than 1% in the last eighth of the steps: {', '.join(falling)}."
+        yield f"Still falling at the end, by more than 1% in the last eighth of the steps: {', '.join(falling)}."
     yield from (f"{variant['name']}: {variant['rescaling']}." for variant in variants if variant["rescaling"])
     if any("between" in variant["scores"] for variant in variants):
         yield (
@@ -92,12 +92,12 @@ def limits(variants: Sequence[dict[str, Any]]) -> Iterator[str]:
 
 
 def still_falling(curve: Sequence[Sequence[float]]) -> str | None:
-    """How a distance fell over the last eighth of the steps, if by more than 1%."""
+    """How a distance fell over about the last eighth of the steps, if by more than 1%."""
     if len(curve) < 2:
         return None
-    step, _, last = curve[-1]
-    before = [distance for earlier, _, distance in curve if earlier <= 7 / 8 * step]
-    return f"{before[-1]:.1f} to {last:.1f}" if last < 0.99 * before[-1] else None
+    *earlier, (last, _, distance) = curve
+    step, _, before = min(earlier, key=lambda point: abs(point[0] - 7 / 8 * last))
+    return f"{before:.1f} at step {step:,}, then {distance:.1f}" if distance < 0.99 * before else None
 
 
 def main_scores(results: dict[str, Any]) -> list[dict[str, Any]]:
@@ -172,7 +172,8 @@ def figures_table(results: dict[str, Any]) -> rich.table.Table:
     columns = [_NAME, *score_columns(results), _SEEDS]
     table = rich.table.Table(box=None, header_style="dim", title=escape(results["title"]), title_justify="left")
     for column in columns:
-        table.add_column(escape(column.title), justify="left" if column is _NAME else "right")
+        is_name = column is _NAME
+        table.add_column(escape(column.title), justify="left" if is_name else "right", no_wrap=is_name)
     for variant in results["variants"]:
         name, *values = (column.text(variant) for column in columns)
         table.add_row(escape(name), *(escape(value.split(" (")[0]) for value in values))

@@ -136,7 +136,7 @@ def test_who_is_nearer_who_farther_and_who_cannot_be_told_apart(tmp_path):
     assert "Farther from the photographs than a, by perceptual distance: b (+2.0; +2.0 to +2.0)." in text
     assert "Nearer to the photographs than a: d (-5.0; -5.0 to -5.0)." in text
     assert "Not to be told apart from a: c (+0.0;" in text
-    assert "One training of each" in text and "a (50.0 to 40.0)" in text
+    assert "One training of each" in text and "a (50.0 at step 20, then 40.0)" in text
 
 
 def test_seeds_that_disagree_tell_nothing(tmp_path):
@@ -201,8 +201,8 @@ def test_a_rescaling_of_lambda_that_never_came(tmp_path):
 
 def test_what_still_falls_is_told_by_the_last_eighth():
     points = [[0, 0, 100.0], [60, 1, 50.0], [70, 2, 42.0], [79, 3, 40.1], [80, 4, 40.0]]
-    assert still_falling(points) == "42.0 to 40.0"
-    assert still_falling([*points[:2], [70, 2, 40.3], [80, 4, 40.0]]) is None
+    assert still_falling(points) == "42.0 at step 70, then 40.0"
+    assert still_falling([*points[:2], [71, 2, 40.3], [80, 4, 40.0]]) is None
     assert still_falling(points[:1]) is None
 
 
