@@ -5,6 +5,7 @@
 
 import dataclasses
 import difflib
+from pathlib import Path
 from typing import Any, ClassVar
 
 import cattrs
@@ -89,6 +90,9 @@ class Training:
 
     def check_classes(self, num_classes: int, field: str) -> None:
         """Raises UserError unless the model has the data's classes."""
+        labels = self.data.labels
+        if labels and labels.endswith(".json") and not Path(labels).exists():
+            return  # a run may outlive its label file: run.json has the classes, and who opens the data is told
         expected = label_space_of(self.data).num_classes
         if num_classes != expected:
             raise UserError(f"{self.data.source} has {expected} classes, void included, but --{field} is {num_classes}.")
@@ -263,7 +267,18 @@ def _describe_problem(error: BaseException, type_: type | None) -> str:
     return f"{known} ({error})" if isinstance(error, ValueError) else known
 
 
-_MAY_CHANGE = ("name", "epochs", "steps", "sharding.", "remat", "run.", "data.root", "data.threads", "vgg.weights")
+_MAY_CHANGE = (
+    "name",
+    "epochs",
+    "steps",
+    "sharding.",
+    "remat",
+    "run.",
+    "data.root",
+    "data.threads",
+    "data.cache",
+    "vgg.weights",
+)
 
 
 def differences(stored: Training, asked: Training) -> list[str]:

@@ -16,7 +16,8 @@ import jax
 import numpy as np
 
 from crn_jax.cascade import count_parameters
-from crn_jax.data.sources import Source, open_photograph
+from crn_jax.data.examples import Source
+from crn_jax.data.sources import open_photograph
 from crn_jax.errors import UserError
 from crn_jax.evaluation import DISTANCE_WEIGHTS, make_eval_step
 from crn_jax.synthesize import Run, synthesize

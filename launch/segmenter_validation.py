@@ -7,8 +7,8 @@ import numpy as np
 from jax.sharding import Mesh
 from PIL import Image
 
+from crn_jax.data.examples import Source
 from crn_jax.data.pipeline import spread, validation_batches
-from crn_jax.data.sources import Source
 from crn_jax.experiment import SegmenterExperiment
 from crn_jax.metrics import confusion, segmentation_scores
 from crn_jax.segmenter import segment

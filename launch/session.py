@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from PIL import Image
 
 from crn_jax.checkpoint import Checkpoints
-from crn_jax.data.sources import Source
+from crn_jax.data.examples import Source
 from crn_jax.errors import UserError
 from crn_jax.experiment import AnyExperiment, Synthesis
 from crn_jax.sharding import put_batch

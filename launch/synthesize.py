@@ -10,8 +10,8 @@ import rich.progress
 import tyro
 from PIL import Image
 
+from crn_jax.data.geometry import view
 from crn_jax.data.label_space import LabelSpace
-from crn_jax.data.sources import resize_layout
 from crn_jax.diversity import assemble
 from crn_jax.errors import UserError
 from crn_jax.experiment import nearest
@@ -60,7 +60,7 @@ def run_command(arguments: Arguments) -> None:
     num_images = run.experiment.generator.num_images
     choice = choice_of(arguments, run.label_space, num_images)
     targets = target_names(paths, 1 if arguments.grid or choice is not None else num_images)
-    layouts = [resize_layout(run.label_space.read(path), run.experiment.generator.size, path) for path in paths]
+    layouts = [fitted(run, path) for path in paths]
     out = arguments.out or arguments.run / "synthesized"
     refuse_overwriting(paths, [out / name for names in targets for name in names] + [out / SHEET_NAME] * arguments.sheet)
     rows = []
@@ -107,6 +107,13 @@ def choice_of(arguments: Arguments, label_space: LabelSpace, num_images: int) ->
         if not 0 <= u < num_images:
             raise UserError(f"{name}={u}: this run makes {num_images} image(s) a layout, 0 to {num_images - 1}.")
     return np.array([chosen.get(name, others) for name in label_space.classes])
+
+
+def fitted(run: Run, path: Path) -> np.ndarray:
+    """A layout `[H, W]` at the run's size, reached as the run's held-out examples were."""
+    layout, fit = run.label_space.read(path), run.experiment.data.fit
+    chosen = view(layout.shape, run.experiment.generator.size, "crop" if fit == "random_crop" else fit, path=path)
+    return chosen.layout(layout, run.label_space.num_classes - 1)
 
 
 def find_layouts(paths: tuple[Path, ...]) -> Iterator[Path]:

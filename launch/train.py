@@ -16,6 +16,7 @@ from typing import Annotated, Any, Generic, TypeVar
 
 import jax
 import numpy as np
+import rich.progress
 import rich.table
 import tyro
 from jax.sharding import Mesh
@@ -23,8 +24,9 @@ from jax.sharding import Mesh
 from configs import EXPERIMENTS
 from crn_jax.cascade import count_parameters
 from crn_jax.checkpoint import Checkpoints
+from crn_jax.data.examples import Source
 from crn_jax.data.pipeline import steps_per_epoch, training_batches
-from crn_jax.data.sources import Source, label_space_of, open_source
+from crn_jax.data.sources import Split, label_space_of, open_source
 from crn_jax.errors import UserError
 from crn_jax.experiment import (
     AnyExperiment,
@@ -133,7 +135,7 @@ def train(experiment: AnyExperiment) -> bool:
     """
     size, batch_size = experiment.size, experiment.batch_size
     mesh = make_mesh(experiment.sharding, batch_size, size[0])
-    train_source, val_source = (open_source(experiment.data, split, size) for split in ("train", "val"))
+    train_source, val_source = (opened(experiment, split) for split in ("train", "val"))
     epoch = steps_per_epoch(train_source, batch_size)
     if isinstance(experiment, SegmenterExperiment):
         judge, vgg19, make_validator = {}, {"weights": "none"}, SegmenterValidator
@@ -171,6 +173,20 @@ def train(experiment: AnyExperiment) -> bool:
             return session.run(make_train_step(objective, abstract), state, batches, first_step)
         except OSError as error:
             raise checkpoints.write_error(error) from error
+
+
+def opened(experiment: AnyExperiment, split: Split) -> Source:
+    """A split of the data, with what there is to say about it, and a progress bar where a cache has to be built."""
+    with rich.progress.Progress(console=console, transient=True) as progress:
+        task = progress.add_task(f"caching {split}", visible=False)
+
+        def show(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total, visible=True)
+
+        source = open_source(experiment.data, split, experiment.size, show)
+    for note in source.notes:
+        console.print(f"{split}: {note}", markup=False)
+    return source
 
 
 def objective_of(experiment: AnyExperiment, epoch: int, vgg_params: dict) -> tuple[Trainable, dict]:

@@ -8,8 +8,8 @@ import numpy as np
 from jax.sharding import Mesh
 from PIL import Image
 
+from crn_jax.data.examples import Source
 from crn_jax.data.pipeline import spread, validation_batches
-from crn_jax.data.sources import Source
 from crn_jax.evaluation import DISTANCE_WEIGHTS, Collection, make_eval_step
 from crn_jax.experiment import Synthesis
 from crn_jax.objective import compare

@@ -5,6 +5,7 @@ last**. Files hold raw ids or colours; `LabelSpace` translates both, and refuses
 """
 
 import dataclasses
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 from crn_jax.errors import UserError
 
 Color = tuple[int, int, int]
+_BLACK = (0, 0, 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +35,9 @@ class LabelSpace:
             raise ValueError(f"Label space {self.name}: a colour per class, and void last; got {self.classes}.")
         if not set(self.ids.values()) <= set(range(len(self.classes))):
             raise ValueError(f"Label space {self.name}: ids must map to 0..{len(self.classes) - 1}, got {self.ids}.")
+        every = (*self.colors, *self.void_colors)
+        if len({*every}) < len(every):
+            raise ValueError(f"Label space {self.name}: a colour stands for one class only; got {every}.")
 
     @property
     def num_classes(self) -> int:
@@ -51,78 +56,126 @@ class LabelSpace:
         whose used colours (but black) it knows. Then its indices are ids.
 
         Raises:
-          UserError: naming the file and each id or colour that is not of this label space, with its number of pixels.
+          UserError: naming the file and each id or colour that is not of this label space, with its number of pixels; or
+            that the file is damaged, or of a kind that does not keep ids and colours exactly.
         """
-        image = open_image(path)
-        if image.mode in ("RGB", "RGBA"):
-            return self._from_colors(np.asarray(image.convert("RGB")), path)
-        if image.mode == "P":
-            if self._foreign_palette(image):
-                return self._from_ids(np.asarray(image), path)
-            return self._from_colors(np.asarray(image.convert("RGB")), path)
-        if image.mode == "L" and (bits := _bit_depth(path)) < 8:
-            # Pillow stretches these to 0..255, which would turn one id into another.
-            raise UserError(f"{path}: a grey PNG of {bits} bits a pixel; save ids with 8 or 16 bits.")
-        if image.mode in ("L", "I", "I;16"):
-            return self._from_ids(np.asarray(image), path)
-        raise UserError(f"{path}: a layout is a PNG of ids (8 or 16 bit) or of colours, not of mode {image.mode}.")
+        return self._all_known(self._decode(path), path)
+
+    def examine(self, path: str | Path) -> tuple[np.ndarray, dict[int | Color, int]]:
+        """As `read`, but what is unknown becomes void: class indices `[H, W]`, and each unknown id or colour's pixels.
+
+        Raises:
+          UserError: if the file is damaged, or of a kind that does not keep ids and colours exactly.
+        """
+        return self._look_up(self._decode(path))
+
+    def from_ids(self, ids: np.ndarray, where: str | Path) -> np.ndarray:
+        """Raw ids `[H, W]` -> class indices `[H, W]`, for data sets whose layouts are not in image files.
+
+        Raises:
+          UserError: naming `where` and each id that is not of this label space.
+        """
+        return self._all_known(ids, where)
 
     def draw(self, layout: np.ndarray) -> np.ndarray:
         """Colours of a layout: `[..., H, W] -> uint8 [..., H, W, 3]`."""
         return np.array(self.colors, np.uint8)[layout]
 
-    def _foreign_palette(self, image: Image.Image) -> bool:
-        used = np.unique(np.asarray(image))
-        colors = [tuple(color) for color in np.reshape(image.getpalette("RGB"), (-1, 3))[used].tolist()]
-        if all(color == (i, i, i) for i, color in zip(used, colors)):
-            return True
-        return not {*self.colors, *self.void_colors} & {*colors} - {(0, 0, 0)}
-
-    def _from_ids(self, raw: np.ndarray, path) -> np.ndarray:
-        known = np.array(sorted(i for i in self.ids if i >= 0))
-        position = np.minimum(np.searchsorted(known, raw), len(known) - 1)
-        unknown = known[position] != raw
-        if unknown.any():
-            values, counts = np.unique(raw[unknown], return_counts=True)
-            found = ", ".join(f"{v} ({n:,} pixels)" for v, n in zip(values[:8], counts[:8]))
+    def _decode(self, path: str | Path) -> np.ndarray:
+        """What the file holds: integer ids `[H, W]`, or colours uint8 `[H, W, 3]`."""
+        image = open_image(path)
+        if image.format in ("JPEG", "MPO") or (image.format == "WEBP" and b"VP8L" not in Path(path).read_bytes()):
             raise UserError(
-                f"{path}: label id {found} is not one of {self.name}'s: {_ranges(known)}. Map the file's ids to these, or "
-                f"check that it belongs to this data set."
+                f"{path}: lossy {image.format} blends ids and colours; make the layout anew as PNG, from its source."
             )
-        return np.array([self.ids[i] for i in known], self.dtype)[position]
+        bits = _bit_depth(path)
+        if image.mode in ("RGB", "RGBA"):
+            if bits == 16:  # Pillow would drop the lower 8.
+                raise UserError(f"{path}: a colour PNG of 16 bits a channel; save colours with 8.")
+            if image.mode == "RGBA" and (clear := np.count_nonzero(np.asarray(image)[..., 3] < 255)):
+                raise UserError(f"{path}: {clear:,} pixels are transparent; paint them in void's colour, {self.colors[-1]}.")
+            return np.asarray(image.convert("RGB"))
+        if image.mode == "P":
+            return np.asarray(image if self._foreign_palette(image, path) else image.convert("RGB"))
+        if image.mode == "L" and bits < 8:
+            # Pillow stretches these to 0..255, which would turn one id into another.
+            raise UserError(f"{path}: a grey PNG of {bits} bits a pixel; save ids with 8 or 16 bits.")
+        if image.mode in ("L", "I", "I;16"):
+            return np.asarray(image)
+        raise UserError(f"{path}: a layout is a PNG of ids (8 or 16 bit) or of colours, not of mode {image.mode}.")
 
-    def _from_colors(self, rgb: np.ndarray, path) -> np.ndarray:
-        table = {_code(color): self.num_classes - 1 for color in self.void_colors}
-        table |= {_code(color): index for index, color in enumerate(self.colors)}
+    def _foreign_palette(self, image: Image.Image, path) -> bool:
+        palette = {i: tuple(color) for i, color in enumerate(np.reshape(image.getpalette("RGB"), (-1, 3)).tolist())}
+        used = np.unique(np.asarray(image)).tolist()
+        if used[-1] not in palette:
+            raise UserError(f"{path}: index {used[-1]} has no colour in the palette of {len(palette)}; save the layout anew.")
+        if all(color in ((i, i, i), _BLACK) for i, color in palette.items()):
+            if len(palette) == 1 and self.ids.get(0) != self.num_classes - 1:
+                raise UserError(f"{path}: all black, which may be id 0 or void; save ids as a grey PNG, colours as an RGB one.")
+            return True
+        colors = {palette[i] for i in used}
+        if colors == {_BLACK}:  # One class only; the rest of the palette tells which.
+            colors = {*palette.values()}
+        return not {*self.colors, *self.void_colors} & colors - {_BLACK}
+
+    def _look_up(self, stored: np.ndarray) -> tuple[np.ndarray, dict[int | Color, int]]:
+        """Ids or colours -> class indices, void where unknown, and the pixels of each unknown one, most first."""
+        if colored := stored.ndim == 3:
+            stored = _code(np.moveaxis(stored.astype(np.int32), -1, 0))
+            table = {_code(color): self.num_classes - 1 for color in self.void_colors}
+            table |= {_code(color): index for index, color in enumerate(self.colors)}
+        else:
+            table = self.ids
         known = np.array(sorted(table))
-        codes = _code(np.moveaxis(rgb.astype(np.int32), -1, 0))
-        position = np.minimum(np.searchsorted(known, codes), len(known) - 1)
-        unknown = known[position] != codes
-        if unknown.any():
-            raise UserError(self._unknown_colors(rgb[unknown], path))
-        return np.array([table[code] for code in known], self.dtype)[position]
+        position = np.minimum(np.searchsorted(known, stored), len(known) - 1)
+        layout = np.array([table[i] for i in known.tolist()], self.dtype)[position]
+        unknown = known[position] != stored
+        if not unknown.any():
+            return layout, {}
+        layout[unknown] = self.num_classes - 1
+        values, counts = np.unique(stored[unknown], return_counts=True)
+        order = np.argsort(-counts, kind="stable")
+        keys = [(v >> 16, v >> 8 & 255, v & 255) if colored else v for v in values[order].tolist()]
+        return layout, dict(zip(keys, counts[order].tolist()))
 
-    def _unknown_colors(self, pixels: np.ndarray, path) -> str:
-        colors, counts = np.unique(pixels, axis=0, return_counts=True)
-        most = np.argsort(-counts)[:5]
-        distances = np.square(colors[most, None].astype(int) - np.array(self.colors)).sum(-1)
-        found = "; ".join(
-            f"{tuple(int(v) for v in colors[i])} ({counts[i]:,} pixels, nearest {self.classes[nearest]})"
-            for i, nearest in zip(most, distances.argmin(-1))
-        )
+    def _all_known(self, stored: np.ndarray, where) -> np.ndarray:
+        layout, unknown = self._look_up(stored)
+        if unknown:
+            complaint = self._unknown_colors(unknown) if stored.ndim == 3 else self._unknown_ids(unknown)
+            same = stored == np.array(next(iter(unknown)))
+            row, column = np.argwhere(same.all(-1) if stored.ndim == 3 else same)[0]
+            raise UserError(f"{where}: {complaint} (The first: row {row}, column {column}.)")
+        return layout
+
+    def _unknown_ids(self, unknown: dict[int, int]) -> str:
+        found = ", ".join(f"{i} ({pixels:,} pixels)" for i, pixels in list(unknown.items())[:8])
         return (
-            f"{path}: {len(colors)} colours are not in {self.name}'s palette: {found}. Save layouts as PNG without "
-            f"antialiasing, resize them by nearest neighbour only, or check the data set."
+            f"label id {found} is not one of {self.name}'s: {_ranges(sorted(self.ids))}. Map the file's ids to these, or "
+            f"check that it belongs to this data set."
         )
+
+    def _unknown_colors(self, unknown: dict[Color, int]) -> str:
+        found = "; ".join(f"{color} ({unknown[color]:,} pixels, nearest {self._nearest(color)})" for color in list(unknown)[:5])
+        if all(red == green == blue for red, green, blue in unknown):
+            remedy = "They are greys: if they are ids, save them as a PNG of one channel."
+        else:
+            remedy = "Save layouts as PNG without antialiasing, resize them by nearest neighbour only, or check the data set."
+        return f"{len(unknown)} colours are not in {self.name}'s palette: {found}. {remedy}"
+
+    def _nearest(self, color: Color) -> str:
+        distances = np.square(np.array(self.colors) - color).sum(-1)
+        return " or ".join(self.classes[i] for i in np.flatnonzero(distances == distances.min()))
 
 
 def open_image(path: str | Path) -> Image.Image:
     """Opens and decodes an image file.
 
     Raises:
-      UserError: naming the file, if it is missing, truncated or not an image.
+      UserError: naming the file, if it is missing, truncated, damaged or not an image.
     """
     try:
+        with Image.open(path) as image:
+            image.verify()  # checksums, which decoding does not look at
         with Image.open(path) as image:
             image.load()
             return image
@@ -130,7 +183,7 @@ def open_image(path: str | Path) -> Image.Image:
         raise UserError(f"{path}: there is no such file.") from error
     except (IsADirectoryError, PermissionError) as error:
         raise UserError(f"{path}: the file cannot be read ({error.strerror}).") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, LookupError, EOFError, struct.error, Image.DecompressionBombError) as error:
         raise UserError(f"{path}: the image is truncated or damaged ({error}).") from error
 
 

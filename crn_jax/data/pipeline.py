@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence, Sized
 import grain
 import numpy as np
 
-from crn_jax.data.sources import Source
+from crn_jax.data.examples import Source
 from crn_jax.errors import UserError
 
 
@@ -32,19 +32,20 @@ def training_batches(
     """Endless batches from step `first_step` on, each epoch in a new order, decoded ahead by `threads` threads.
 
     Of every batch, only `rows` (default: all) are decoded: those of this process. The batch as a whole does not depend on
-    how many processes there are. With `flip`, half of the examples are mirrored, others in each epoch.
+    how many processes there are. With `flip`, half of the examples are mirrored, others in each epoch. Where the source cuts
+    crops, it cuts others in each epoch as well.
 
     Yields `{"layout": uint8 [rows, H, W], "photograph": uint8 [rows, H, W, 3]}`.
     """
     rows = list(range(batch_size)) if rows is None else rows
 
-    def draw(indices: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        return np.asarray(indices), flip & (rng.random(batch_size) < 0.5)
+    def draw(indices: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return np.asarray(indices), flip & (rng.random(batch_size) < 0.5), rng.random((batch_size, 2))
 
     order = grain.MapDataset.range(len(source)).shuffle(seed=seed).batch(batch_size, drop_remainder=True).repeat()
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * max(threads, 1))
     drawn = order.random_map(draw, seed=seed + 1)
-    batches = drawn.map(lambda pair: _decode(source, pair[0][rows], pair[1][rows]))
+    batches = drawn.map(lambda parts: _decode(source, *(part[rows] for part in parts)))
     return iter(batches[first_step:].to_iter_dataset(options))
 
 
@@ -66,8 +67,13 @@ def validation_batches(
         yield _decode(source, batch)
 
 
-def _decode(source: Source, indices: Sequence[int], mirrored: Sequence[bool] | None = None) -> dict[str, np.ndarray]:
-    examples = [source[int(i)] for i in indices]
+def _decode(
+    source: Source, indices: Sequence[int], mirrored: Sequence[bool] | None = None, places: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    if places is None:
+        examples = [source[int(i)] for i in indices]
+    else:
+        examples = [source.placed(int(i), (down, right)) for i, (down, right) in zip(indices, places.tolist())]
     batch = {key: np.stack([example[key] for example in examples]) for key in examples[0]}
     for row in np.flatnonzero([] if mirrored is None else mirrored):
         for array in batch.values():

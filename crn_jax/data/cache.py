@@ -1,0 +1,275 @@
+"""Every example of a source, decoded and resized once, in a folder that is mapped into memory.
+
+A cache is a folder `HEIGHTxWIDTH-FINGERPRINT` of two plain NumPy files, `layout.npy` `[N, H, W]` of the label space's dtype and
+`photograph.npy` uint8 `[N, H, W, 3]`. The fingerprint is of all that the examples follow from: the source's fields, its files'
+names, sizes and times of change, the settings, and the version of this code. So a change makes another cache, and none is ever
+stale. `done` has one byte an example, 1 only once its pixels are on the disk; `cache.json` says what the folder holds.
+
+Why not grain's ArrayRecord: its files are written front to back by one writer and closed by a footer, so a build that is
+interrupted starts again, and each read copies and parses a record. Our examples have one size, so their place is a product:
+threads write them in any order, and reading is a memory access, of pages that all processes of a machine share.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+
+from crn_jax.data.examples import Source
+from crn_jax.errors import UserError
+
+_FORMAT = 1
+"""Raise it when the files here change, or when sources come to give other pixels for the same files and settings."""
+
+Progress = Callable[[int, int], None]
+_COMMIT_SECONDS = 1.0
+_POLL_SECONDS = 0.2
+
+
+@dataclasses.dataclass(frozen=True)
+class Cached(Source):
+    """A source whose examples are read-only views of mapped files; any number of threads may read."""
+
+    folder: Path
+    arrays: dict[str, np.ndarray] = dataclasses.field(repr=False, compare=False)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        return {key: array[index] for key, array in self.arrays.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One cache in a folder of caches, finished or not."""
+
+    folder: Path
+    settings: dict[str, Any]
+    examples: int
+    done: int
+    bytes: int
+    """That it takes on the disk."""
+
+
+def cached(source: Source, folder: Path, settings: dict, threads: int = 2, progress: Progress | None = None) -> Source:
+    """The examples of `source` from a cache in `folder`, which `threads` threads build if it is not there.
+
+    A build that was interrupted, at whatever moment, goes on where it was. Of several processes one builds, the others wait.
+
+    Args:
+      source: a dataclass that gives the same example for an index every time.
+      folder: of all caches; it is made if need be, and the caches that are in it stay.
+      settings: what else the examples follow from, in JSON's types, such as `{"vivid": True}`.
+      progress: called, in this thread, with the number of examples that are done and of all.
+
+    Raises:
+      UserError: if the source cuts random crops, if an example cannot be read, or if the cache does not fit on the disk,
+        cannot be written or is damaged.
+    """
+    if getattr(source, "fit", None) == "random_crop":
+        raise UserError("Random crops are others in each epoch, so they are not cached: take --data.fit crop, or no cache.")
+    height, width = source.size
+    fingerprint = _fingerprint(source, settings)
+    place = Path(folder).resolve() / f"{height}x{width}-{fingerprint[:16]}"
+    report = progress or (lambda done, total: None)
+    if not _done(place, source).all():
+        with contextlib.ExitStack() as stack:
+            with _writing(place, source):
+                place.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(_alone(place, lambda: report(int(_done(place, source).sum()), len(source))))
+                if not (place / "cache.json").exists():
+                    _allocate(place, source, {"fingerprint": fingerprint, "settings": settings})
+            _build(place, source, threads, report)
+    common = {field.name: getattr(source, field.name) for field in dataclasses.fields(Source)}
+    return Cached(**common, folder=place, arrays=_open(place, source))
+
+
+def caches(folder: Path) -> list[Entry]:
+    """All caches in a folder, the largest first. `cached(...).folder` is the one in use; any other may be deleted."""
+    entries = []
+    for file in Path(folder).resolve().glob("*/cache.json"):
+        with contextlib.suppress(FileNotFoundError):  # it is being deleted
+            done = file.with_name("done").read_bytes()
+            blocks = sum(part.stat().st_blocks for part in file.parent.iterdir())
+            entries.append(Entry(file.parent, json.loads(file.read_text())["settings"], len(done), sum(done), 512 * blocks))
+    return sorted(entries, key=lambda entry: -entry.bytes)
+
+
+def _fingerprint(source: Source, settings: dict) -> str:
+    facts = [_FORMAT, PIL.__version__, _describe(source), _describe(settings)]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def _describe(value: Any) -> Any:
+    """As JSON: dataclasses by their fields, files by their name, size and time of change."""
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if isinstance(value, Path):
+        try:
+            status = value.stat()
+        except OSError as error:
+            raise UserError(f"{value}: the file cannot be read ({error.strerror}).") from error
+        return [os.path.abspath(value), status.st_size, status.st_mtime_ns]
+    if isinstance(value, list | tuple):
+        return [_describe(item) for item in value]
+    if isinstance(value, dict):
+        return sorted(([_describe(key), _describe(item)] for key, item in value.items()), key=str)
+    if isinstance(value, np.ndarray) and not value.dtype.hasobject:
+        return [str(value.dtype), value.shape, hashlib.sha256(value.tobytes()).hexdigest()]
+    if dataclasses.is_dataclass(value):
+        fields = {field.name: _describe(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return [type(value).__qualname__, fields]
+    raise TypeError(f"A cache cannot tell whether a {type(value).__qualname__} has changed: {value!r}.")
+
+
+def _forms(source: Source) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    """Shape and dtype of an example's arrays."""
+    return {
+        "layout": (source.size, np.dtype(source.label_space.dtype)),
+        "photograph": ((*source.size, 3), np.dtype(np.uint8)),
+    }
+
+
+def _bytes_each(source: Source) -> int:
+    return sum(int(np.prod(shape)) * dtype.itemsize for shape, dtype in _forms(source).values())
+
+
+def _allocate(place: Path, source: Source, facts: dict) -> None:
+    """Makes the files at their full size, which takes no space yet. `cache.json` comes last and says that they are there."""
+    for key, (shape, dtype) in _forms(source).items():
+        np.lib.format.open_memmap(place / f"{key}.npy", "w+", dtype, (len(source), *shape))
+    (place / "done").write_bytes(bytes(len(source)))
+    (place / "cache.part").write_text(json.dumps(facts | {"label_space": source.label_space.name}, indent=1))
+    os.replace(place / "cache.part", place / "cache.json")
+
+
+def _done(place: Path, source: Source) -> np.ndarray:
+    """Which examples the cache has: bool `[N]`."""
+    if not (place / "cache.json").exists():
+        return np.zeros(len(source), bool)
+    with _reading(place):
+        done = np.fromfile(place / "done", bool)
+        if len(done) != len(source):
+            raise ValueError(f"done has {len(done)} bytes for {len(source)} examples")
+    return done
+
+
+def _open(place: Path, source: Source) -> dict[str, np.ndarray]:
+    """The mapped arrays `[N, ...]`."""
+    arrays = {}
+    for key, (shape, dtype) in _forms(source).items():
+        with _reading(place):
+            # Indexing an array is cheaper than indexing a memmap, which makes a memmap of each example.
+            arrays[key] = np.asarray(np.load(place / f"{key}.npy", mmap_mode="r"))
+            if arrays[key].shape != (len(source), *shape) or arrays[key].dtype != dtype:
+                raise ValueError(f"{key}.npy is {arrays[key].dtype} {arrays[key].shape}")
+    return arrays
+
+
+@contextlib.contextmanager
+def _reading(place: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, EOFError, ValueError) as error:
+        raise UserError(f"{place}: the cache is damaged ({error}). Delete this folder, and it is built again.") from error
+
+
+@contextlib.contextmanager
+def _writing(place: Path, source: Source) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        size = f"{len(source) * _bytes_each(source):,} bytes in all"
+        raise UserError(f"{place}: the cache, {size}, cannot be written ({error.strerror}). {_remedy(place)}") from error
+
+
+def _remedy(place: Path) -> str:
+    others = [f"{entry.folder} ({entry.bytes:,} bytes)" for entry in caches(place.parent) if entry.folder != place]
+    used = f", or delete what is not used of {', '.join(others)}" if others else ""
+    return f"Make space, choose another folder, or go without a cache{used}."
+
+
+@contextlib.contextmanager
+def _alone(place: Path, waiting: Callable[[], None]) -> Iterator[None]:
+    """Holds the cache's lock, which the kernel frees when this process ends, however it ends."""
+    with open(place / "lock", "a") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                waiting()
+                time.sleep(_POLL_SECONDS)
+        yield
+
+
+def _build(place: Path, source: Source, threads: int, progress: Progress) -> None:
+    """Writes the examples that are missing; only one process at a time may."""
+    missing = np.flatnonzero(~_done(place, source)).tolist()
+    needed = len(missing) * _bytes_each(source)
+    if needed > (free := shutil.disk_usage(place).free):
+        raise UserError(f"{place}: the cache needs {needed:,} bytes more, and {free:,} are free. {_remedy(place)}")
+    progress(len(source) - len(missing), len(source))
+    with _Writer(place, source) as writer, ThreadPoolExecutor(max(threads, 1)) as pool:
+        futures = {pool.submit(writer.write, index): index for index in missing}
+        written, committed = [], time.monotonic()
+        try:
+            for count, future in enumerate(as_completed(futures), len(source) - len(missing) + 1):
+                future.result()
+                written.append(futures[future])
+                if time.monotonic() > committed + _COMMIT_SECONDS:
+                    writer.commit(written)
+                    written, committed = [], time.monotonic()
+                progress(count, len(source))
+        finally:
+            pool.shutdown(cancel_futures=True)
+            ended = [(future, index) for future, index in futures.items() if not future.cancelled()]
+            writer.commit(index for future, index in ended if future.exception() is None)
+
+
+class _Writer(contextlib.ExitStack):
+    """Writes examples through file descriptors: where a disk is full, writing to mapped memory would kill the process."""
+
+    def __init__(self, place: Path, source: Source):
+        super().__init__()
+        self._place, self._source, self._arrays = place, source, _open(place, source)
+        with _writing(place, source):
+            self._files = {key: self.enter_context(open(place / f"{key}.npy", "r+b", 0)) for key in self._arrays}
+            self._done = self.enter_context(open(place / "done", "r+b", 0))
+
+    def write(self, index: int) -> None:
+        """Decodes and writes one example; others may be written at the same time."""
+        example = self._source[index]
+        for key, (shape, dtype) in _forms(self._source).items():
+            pixels = np.ascontiguousarray(example[key])
+            if pixels.shape != shape or pixels.dtype != dtype:  # it would overwrite its neighbours
+                raise ValueError(f"{self._source.names[index]}: {key} is {pixels.dtype} {pixels.shape}, not {dtype} {shape}.")
+            file = self._files[key].fileno()
+            start = os.fstat(file).st_size - self._arrays[key].nbytes + index * pixels.nbytes
+            with _writing(self._place, self._source):
+                _write_all(file, pixels, start)
+
+    def commit(self, indices: Iterable[int]) -> None:
+        """Declares these examples done, once they are on the disk."""
+        with _writing(self._place, self._source):
+            for file in self._files.values():
+                os.fsync(file)
+            for index in indices:
+                os.pwrite(self._done.fileno(), b"\1", index)
+            os.fsync(self._done)
+
+
+def _write_all(file: int, pixels: np.ndarray, start: int) -> None:
+    rest = memoryview(pixels).cast("B")
+    while rest:
+        written = os.pwrite(file, rest, start)
+        rest, start = rest[written:], start + written

@@ -1,0 +1,36 @@
+"""What every source of examples is, wherever they come from.
+
+An example is `{"layout": uint8 [H, W] class indices, "photograph": uint8 [H, W, 3]}` at the size asked for. (Layouts are uint16
+past 256 classes.)
+"""
+
+import dataclasses
+
+import numpy as np
+
+from crn_jax.data.geometry import Place
+from crn_jax.data.label_space import LabelSpace
+
+Example = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A data set's split at one size: `len(source)` examples, `source[i]`; `names[i]` says which is which."""
+
+    label_space: LabelSpace
+    names: list[str]
+    size: tuple[int, int]
+    notes: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)
+    """What a user should know about how the split was made, in sentences."""
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def placed(self, index: int, place: Place) -> Example:
+        """As `source[index]`; where crops are random, the one at `place`."""
+        return self[index]
+
+    def __getitem__(self, index: int) -> Example:
+        """An example."""
+        raise NotImplementedError

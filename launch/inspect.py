@@ -1,0 +1,328 @@
+"""Checks a data set before the first step: `python -m launch.inspect DIR`.
+
+Decodes every photograph and layout, says what is there, what is wrong and how to mend it, and prints the command that trains
+on it; writes inspection.html, with a contact sheet, and inspection.json. Exit status: 0 if it can be trained on, 1 if it
+cannot, 2 if the command line is wrong, or does not say enough for a look at the data.
+"""
+
+import dataclasses
+import json
+import shlex
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import numpy as np
+import rich.progress
+import rich.table
+import rich.text
+import tyro
+from PIL import Image
+from rich.markup import escape
+
+from crn_jax.data.label_space import LabelSpace
+from crn_jax.data.label_spaces import LABEL_SPACES, find_label_space
+from crn_jax.data.pipeline import spread
+from crn_jax.data.sources import DataConfig, Split, label_space_of
+from crn_jax.errors import UserError
+from launch.inspection import (
+    Look,
+    Pair,
+    Part,
+    Value,
+    class_layouts,
+    class_pixels,
+    counted,
+    drafted_labels,
+    duplicates,
+    fitting_labels,
+    parts_of,
+    problems_of,
+    representative,
+    scan,
+    shown,
+    unknown_values,
+    values_in,
+)
+from launch.proposal import cascade_of_size, rehearse, training_arguments
+from launch.report import data_url
+from launch.results import staged, write_json, write_page
+from launch.terminal import command, console
+
+_EXAMPLES, _EXAMPLE_WIDTH = 24, 320
+_TERMINAL_CLASSES = 40
+_UNKNOWN_TOLD = 64
+_OWN_CLASSES = 'For classes of your own, name a file: --labels FILE.json, which holds {"classes": ["lawn", "path"]}.'
+# Without those of NYU's .mat, which know nearly a thousand raw ids, and so would fit almost any file.
+_OF_FILES = {name: space for name, space in LABEL_SPACES.items() if name not in ("nyu894", "nyu40", "nyu13")}
+_SAMPLE = 8  # layouts by which label spaces are guessed
+
+InFiles = Literal["camvid", "cityscapes", "ade20k", "nyu", "gta5", "cocostuff", "folder"]
+"""The sources that lie on disk."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Says whether a data set can be trained on, what is in it, and what is wrong with it."""
+
+    root: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
+    """Folder of the data set."""
+    source: InFiles | None = None
+    """How its files are laid out. Default: guessed from what is there."""
+    labels: str | None = None
+    """Label space: a name, or a JSON file of one's own. Default: the source's."""
+    size: tuple[int, int] | None = None
+    """Height and width to train at. Default: what two CPU cores can do, in the shape of most photographs."""
+    out: Path | None = None
+    """Folder for the results. Default: inspections/ and the data set's name."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Reads the command line and inspects."""
+    with command():
+        asked = tyro.cli(Arguments, prog="python -m launch.inspect", args=arguments, use_underscores=True)
+        if not inspect(asked, shlex.join(["python", "-m", "launch.inspect", *(arguments or sys.argv[1:])])):
+            sys.exit(1)
+
+
+def inspect(asked: Arguments, command_line: str) -> bool:
+    """Inspects, tells, and writes the results; returns whether the data can be trained on."""
+    if asked.size:
+        cascade_of_size(asked.size)  # raises a mistake there at once, as does the next
+    if asked.labels:
+        find_label_space(asked.labels)
+    data, notes = data_of(asked)
+    label_space, parts = label_space_of(data), parts_of(data)
+    pairs = [pair for part in parts.values() for pair in part.pairs]
+    with rich.progress.Progress(*rich.progress.Progress.get_default_columns(), console=console, transient=True) as progress:
+        looks = list(progress.track(scan(pairs, label_space), len(pairs), description="Decoding"))
+    training = training_arguments(data, label_space, pairs, looks, asked.size)
+    strange = [pair for pair, look in zip(pairs, looks) if look.unknown]
+    fitting = fitting_labels([strange[i] for i in spread(strange, _SAMPLE)], _OF_FILES) if strange else []
+    problems = problems_of(parts, looks, label_space, fitting, asked.root)
+    if not any(problem.blocks for problem in problems):
+        said, refusals = rehearse(training, pairs, looks)
+        notes, problems = notes + said, problems + refusals
+    found = {
+        "title": f"{asked.root.resolve().name}: {counted(len(pairs), 'photograph')} with layouts",
+        "source": data.source,
+        "command": command_line,
+        "notes": notes,
+        "can_train": not any(problem.blocks for problem in problems),
+        "train": shlex.join(["python", "-m", "launch.train", *training]),
+        "problems": [problem._asdict() for problem in problems],
+        "splits": [split_summary(split, part, pairs, looks) for split, part in parts.items()],
+        "label_space": label_space.name,
+        "classes": class_summaries(pairs, looks, label_space),
+        "unknown": unknown_summaries(pairs, looks, label_space, asked.root),
+        "duplicates": [[shown(pair.photograph, asked.root) for pair in group] for group in duplicates(pairs, looks)],
+    }
+    out = out_folder(asked)
+    with staged(out) as folder:
+        write_json(folder / "inspection.json", found)
+        chosen = [pairs[i] for i in representative(looks, _EXAMPLES)]
+        write_page(
+            "inspect.html", {"found": found, "examples": list(examples(chosen, label_space))}, folder / "inspection.html"
+        )
+    tell(found, out)
+    return found["can_train"]
+
+
+def out_folder(asked: Arguments) -> Path:
+    """Where the results go."""
+    return asked.out or Path("inspections") / asked.root.resolve().name
+
+
+def data_of(asked: Arguments) -> tuple[DataConfig, list[str]]:
+    """Which data set is meant, and what of it was guessed.
+
+    Raises:
+      UserError: if the folder is missing or looks like none of the sources, or if no label space knows its ids or colours.
+    """
+    if not asked.root.is_dir():
+        raise UserError(f"{asked.root}: there is no such folder.")
+    notes, data = [], DataConfig(asked.source or "folder", str(asked.root), labels=asked.labels)
+    if not asked.source:
+        data, pairs = guessed_source(data)
+        labels = f" --labels {data.labels}" if data.labels != asked.labels else ""
+        notes.append(f"Guessed from the folders: --source {data.source}{labels}, by which there are {counted(pairs, 'pair')}.")
+    if data.source == "folder" and data.labels is None:
+        labels, note = guessed_labels(data, out_folder(asked) / "labels.json")
+        notes.append(note)
+        data = dataclasses.replace(data, labels=labels)
+    return data, notes
+
+
+def guessed_source(data: DataConfig) -> tuple[DataConfig, int]:
+    """The source by which there are most pairs in the folder, and how many there are.
+
+    Raises:
+      UserError: if there are none by any.
+    """
+    candidates = [dataclasses.replace(data, source=source) for source in get_args(InFiles)]
+    if data.labels is None:
+        candidates.append(dataclasses.replace(data, source="camvid", labels="camvid32"))
+    parts = [parts_of(candidate).values() for candidate in candidates]
+    counts = [sum(len(part.pairs) for part in found) for found in parts]
+    if not any(counts):
+        reasons = dict.fromkeys(part.missing for found in parts for part in found if part.missing)
+        reasons = [reason for reason in reasons if "there is no such" not in reason]  # all sources but one lack their folders
+        raise UserError(
+            f"{data.root}: it has no photographs with layouts where {', '.join(get_args(InFiles))} have them. Name the data "
+            f"set's top folder, or say which it is with --source, to be told what is missing. {' '.join(reasons)}".strip()
+        )
+    return candidates[counts.index(max(counts))], max(counts)
+
+
+def guessed_labels(data: DataConfig, draft: Path) -> tuple[str, str]:
+    """The label space that knows all that is in a few layouts, else the file `draft`, made if it is not there; and why.
+
+    Ids say little: they are taken for those of a known label space only if at least half of its classes occur.
+
+    Raises:
+      UserError: if the layouts cannot be read, or hold no classes.
+    """
+    if draft.exists():
+        return str(draft), f"The classes are those of {draft}; --labels names others."
+    parts = parts_of(data).values()
+    pairs = [pair for part in parts for pair in part.pairs]
+    if not pairs:
+        raise UserError(" ".join({part.missing for part in parts}) or f"{data.root}: no photograph has a layout of its name.")
+    sample = [pairs[i] for i in spread(pairs, _SAMPLE)]
+    values = values_in(sample)
+    likely = [name for name in fitting_labels(sample, _OF_FILES) if is_likely(LABEL_SPACES[name], values)]
+    if likely:
+        also = f" ({', '.join(likely[1:])} would fit as well)" if likely[1:] else ""
+        return likely[0], f"Guessed from the layouts: --labels {likely[0]}{also}. {_OWN_CLASSES}"
+    fields = drafted_labels(pairs, Path(data.root).resolve().name)
+    draft.parent.mkdir(parents=True, exist_ok=True)
+    lines = (f"  {json.dumps(field)}: {json.dumps(value, ensure_ascii=False)}" for field, value in fields.items())
+    draft.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")  # a line a field, as it is to be edited
+    found = counted(len(fields["classes"]), "colour" if "colors" in fields else "id")
+    return str(draft), f"The layouts hold {found} of no label space known: {draft} has a class for each. Give them names there."
+
+
+def is_likely(label_space: LabelSpace, values: Iterable[Value]) -> bool:
+    """Whether layouts of these ids or colours, all of which it knows, are of a label space."""
+    ids = [value for value in values if isinstance(value, int)]
+    return not ids or 2 * len({label_space.ids[i] for i in ids}) >= label_space.num_classes
+
+
+def split_summary(split: Split, part: Part, pairs: Sequence[Pair], looks: Sequence[Look]) -> dict[str, Any]:
+    """Counts and sizes, the most frequent first."""
+    sizes = Counter(look.size for pair, look in zip(pairs, looks) if pair.split == split and look.size)
+    return {
+        "split": split,
+        "photographs": len(part.pairs) + len(part.lonely_photographs),
+        "layouts": len(part.pairs) + len(part.lonely_layouts),
+        "pairs": len(part.pairs),
+        "sizes": [{"height": h, "width": w, "count": n} for (h, w), n in sizes.most_common()],
+    }
+
+
+def class_summaries(pairs: Sequence[Pair], looks: Sequence[Look], label_space: LabelSpace) -> list[dict[str, Any]]:
+    """Of each class, in order: its share of the pixels, its pixels in each split, and how many layouts of each have it."""
+    pixels = {split: class_pixels(pairs, looks, split, label_space) for split in get_args(Split)}
+    layouts = {split: class_layouts(pairs, looks, split, label_space) for split in get_args(Split)}
+    whole = sum(pixels.values())
+    return [
+        {
+            "name": name,
+            "color": "#{:02x}{:02x}{:02x}".format(*label_space.colors[n]),
+            "share": float(whole[n] / max(1, whole.sum())),
+            "pixels": {split: int(counts[n]) for split, counts in pixels.items()},
+            "layouts": {split: int(counts[n]) for split, counts in layouts.items()},
+        }
+        for n, name in enumerate(label_space.classes)
+    ]
+
+
+def unknown_summaries(
+    pairs: Sequence[Pair], looks: Sequence[Look], label_space: LabelSpace, root: Path
+) -> list[dict[str, Any]]:
+    """The ids and colours that the label space does not have, those of most pixels first."""
+    return [
+        unknown._asdict() | {"example": shown(unknown.example, root)}
+        for unknown in unknown_values(pairs, looks, label_space)[:_UNKNOWN_TOLD]
+    ]
+
+
+def examples(pairs: Sequence[Pair], label_space: LabelSpace) -> Iterator[dict[str, Any]]:
+    """The contact sheet: photographs and coloured layouts, small, as data URLs, and the classes that occur."""
+    for pair in pairs:
+        photograph, (layout, _) = Image.fromarray(pair.read_photograph()), pair.read_layout(label_space)
+        scale = min(1, _EXAMPLE_WIDTH / photograph.width)
+        size = round(scale * photograph.width), max(1, round(scale * photograph.height))
+        drawn = Image.fromarray(label_space.draw(layout)).resize(size, Image.Resampling.NEAREST)
+        yield {
+            "name": pair.name,
+            "split": pair.split,
+            "size": [photograph.height, photograph.width],
+            "occurring": np.unique(layout).tolist(),
+            "photograph": data_url(np.asarray(photograph.resize(size, Image.Resampling.BICUBIC)), lossless=False),
+            "layout": data_url(np.asarray(drawn), lossless=True),
+        }
+
+
+def tell(found: dict[str, Any], out: Path) -> None:
+    """In the terminal: what is there, then how to train on it, and last what is wrong."""
+    for note in found["notes"]:
+        console.print(note, markup=False, style="dim")
+    console.print(splits_table(found))
+    console.print(classes_table(found))
+    console.print(
+        f"{out / 'inspection.html'} shows it with a contact sheet, {out / 'inspection.json'} has every number.\n", markup=False
+    )
+    blocking, others = ([p for p in found["problems"] if p["blocks"] is blocks] for blocks in (True, False))
+    if found["can_train"]:
+        console.print("[bold green]It can be trained on:[/]")
+        console.print(found["train"], markup=False)
+    for problem in others + blocking:
+        sign, style = ("error", "bold red") if problem["blocks"] else ("note", "bold yellow")
+        console.print(f"\n[{style}]{sign}:[/] {escape(problem['what'])}.")
+        for example in problem["examples"]:
+            console.print(f"  {example}", markup=False, style="dim")
+        console.print(f"  {problem['remedy']}", markup=False)
+    if blocking:
+        console.print(
+            f"\n[bold red]It cannot be trained on[/] until {counted(len(blocking), 'problem')} above "
+            f"{'is' if len(blocking) == 1 else 'are'} mended. Then:"
+        )
+        console.print(found["train"], markup=False)
+
+
+def splits_table(found: dict[str, Any]) -> rich.table.Table:
+    """A row a split."""
+    table = rich.table.Table(title=escape(found["title"]), title_justify="left", box=None, header_style="dim")
+    for column in ("", "photographs", "layouts", "pairs", "sizes"):
+        table.add_column(column, justify="left" if column in ("", "sizes") else "right")
+    for split in found["splits"]:
+        sizes = [f"{size['height']}x{size['width']} ({size['count']:,})" for size in split["sizes"][:3]]
+        more = len(split["sizes"]) - len(sizes)
+        counts = (f"{split[key]:,}" for key in ("photographs", "layouts", "pairs"))
+        table.add_row(split["split"], *counts, ", ".join(sizes) + (f" and {more:,} more" if more > 0 else ""))
+    return table
+
+
+def classes_table(found: dict[str, Any]) -> rich.table.Table:
+    """A row a class, those of most pixels first, with a bar; those that never occur in the caption."""
+    occurring = sorted((c for c in found["classes"] if c["share"]), key=lambda c: -c["share"])
+    never = [c["name"] for c in found["classes"] if not c["share"]]
+    table = rich.table.Table(box=None, header_style="dim", caption_justify="left")
+    for column in (f"{found['label_space']}", "pixels", "", "train layouts", "val layouts"):
+        table.add_column(column, justify="left" if column in (found["label_space"], "") else "right")
+    for c in occurring[:_TERMINAL_CLASSES]:
+        bar = rich.text.Text("█" * max(1, round(24 * c["share"] / occurring[0]["share"])), c["color"])
+        share = f"{c['share']:.1%}" if c["share"] >= 0.001 else "<0.1%"
+        table.add_row(escape(c["name"]), share, bar, *(f"{c['layouts'][split]:,}" for split in get_args(Split)))
+    more = len(occurring) - _TERMINAL_CLASSES
+    table.caption = (f"{more} more classes occur. " if more > 0 else "") + (
+        f"Never: {escape(', '.join(never[:30]))}" if never else ""
+    )
+    return table
+
+
+if __name__ == "__main__":
+    main()
