@@ -274,13 +274,13 @@ _CAMVID, _STREETS = "camvid_96x128", "streets_diverse"
 _RELEASED = " ".join(f"{weight:.6g}" for weight in RELEASED_WEIGHTS["cityscapes_256p"])
 
 ABLATIONS = {
-    # python -m launch.ablate paper --data DIR --budget 2936
-    # Expect: docs/ablations.md; two and a half hours on two cores.
+    # python -m launch.ablate paper --data DIR --budget 2202
+    # Expect: docs/ablations.md; two and a half hours on two cores, the segmenter included.
     "paper": _papers_comparison("camvid", _CAMVID),
     # python -m launch.ablate paper_cityscapes --data DIR --jobs 6
     # Expect: not yet run by us.
     "paper_cityscapes": _papers_comparison("cityscapes", "cityscapes_256p"),
-    # python -m launch.ablate design --data DIR --budget 2936
+    # python -m launch.ablate design --data DIR --budget 2202
     # Expect: not yet run by us.
     "design": Ablation(
         "Which of the design's choices matter?",

@@ -163,8 +163,13 @@ def with_interval(score: dict[str, float] | None) -> str:
     """Such as 40.5 (39.7 to 41.1)."""
     if score is None:
         return ""
-    ends = [f"{score[key]:.4g}" for key in ("low", "high") if score.get(key) is not None]
-    return f"{score['value']:.4g}" + (f" ({' to '.join(ends)})" if len(ends) == 2 else "")
+    value, *ends = (number(score[key]) for key in ("value", "low", "high") if score.get(key) is not None)
+    return value + (f" ({' to '.join(ends)})" if len(ends) == 2 else "")
+
+
+def number(value: float) -> str:
+    """Four digits, or all before the point."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def figures_table(results: dict[str, Any]) -> rich.table.Table:
