@@ -5,13 +5,13 @@
 
 import dataclasses
 import difflib
-from pathlib import Path
 from typing import Any, ClassVar
 
 import cattrs
 
 from crn_jax.baselines import EncoderDecoderConfig, FullResolutionConfig
 from crn_jax.cascade import CascadeConfig
+from crn_jax.data.label_spaces import LABEL_SPACES
 from crn_jax.data.sources import DataConfig, label_space_of
 from crn_jax.errors import UserError
 from crn_jax.gan import GANConfig, GANLossConfig, GANObjective
@@ -90,9 +90,8 @@ class Training:
 
     def check_classes(self, num_classes: int, field: str) -> None:
         """Raises UserError unless the model has the data's classes."""
-        labels = self.data.labels
-        if labels and labels.endswith(".json") and not Path(labels).exists():
-            return  # a run may outlive its label file: run.json has the classes, and who opens the data is told
+        if self.data.labels not in (None, *LABEL_SPACES):
+            return  # a run outlives its label file, of which run.json has a copy; launch.train checks the file itself
         expected = label_space_of(self.data).num_classes
         if num_classes != expected:
             raise UserError(f"{self.data.source} has {expected} classes, void included, but --{field} is {num_classes}.")

@@ -4,6 +4,7 @@ Several seeds of a variant stand together: a score is their mean, its interval r
 highest. The difference of two variants is paired: image by image, seed by seed, with a 95% bootstrap interval over images.
 """
 
+import dataclasses
 import functools
 import itertools
 import json
@@ -217,7 +218,7 @@ def examples(entries: Sequence[Entry]) -> list[dict[str, Any]]:
     if not synthesized:
         return []
     experiment = next(iter(synthesized.values())).experiment
-    source = open_source(experiment.data, "val", experiment.size)
+    source = open_source(dataclasses.replace(experiment.data, cache=None), "val", experiment.size)
     validated = spread(source, experiment.run.validation_examples)
     rows = []
     for n, position in enumerate(spread(validated, experiment.run.sheet_examples)):

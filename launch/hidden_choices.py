@@ -68,7 +68,7 @@ def coverage(run: Run, folder: Path) -> list[str]:
     data, size = run.experiment.data, run.experiment.generator.size
     if data.source != "streets" or data.clear_days:
         raise UserError(f"{folder}: this run was not trained on streets of all hours (streets_diverse is).")
-    source = open_source(data, "val", size)
+    source = open_source(dataclasses.replace(data, cache=None, vivid=False), "val", size)  # scenes are drawn again below
     hours, cars = [], []
     for index in rich.progress.track(range(len(source)), folder.resolve().name, console=console):
         street = render_street(source.first + index, size)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 
 from crn_jax.data import nyu
-from crn_jax.data.label_space import Color, LabelSpace
+from crn_jax.data.label_space import Color, LabelSpace, open_image
 from crn_jax.data.pipeline import spread
 from crn_jax.data.sources import DataConfig, Split, open_photograph, pairs_of
 from crn_jax.errors import UserError
@@ -189,8 +189,35 @@ def drafted_labels(pairs: Sequence[Pair], name: str) -> dict[str, Any]:
         raise UserError(f"Some layouts of {name} hold ids ({ids[0]}, ...), others colours ({colors[0]}, ...). Make them alike.")
     if colors:
         return {"name": name, "classes": [f"class {n}" for n in range(len(colors))], "colors": colors}
+    refuse_changing_palettes(pairs)
     named = [value for value in ids if value != _VOID_ID]
     return {"name": name, "classes": [f"class {i}" for i in named], "ids": named, "void_ids": [_VOID_ID]}
+
+
+def refuse_changing_palettes(pairs: Sequence[Pair]) -> None:
+    """Raises UserError if an index has one colour in one palette PNG and another in the next: then indices are no ids.
+
+    Programs that save a palette number it as they like, often in order of appearance.
+    """
+    seen: dict[int, tuple[list[int], Path]] = {}
+    for pair in pairs:
+        for index, color in used_palette(pair.layout).items():
+            before, first = seen.setdefault(index, (color, pair.layout))
+            if before != color:
+                raise UserError(
+                    f"{first} and {pair.layout}: index {index} is of colour {tuple(before)} in one palette and {tuple(color)} "
+                    f"in the other, so indices are no ids. Save the layouts as RGB, without a palette."
+                )
+
+
+def used_palette(path: Path) -> dict[int, list[int]]:
+    """The colour of each index that occurs in a palette PNG; none for other files, or if it cannot be read."""
+    with contextlib.suppress(UserError):  # which is told elsewhere
+        image = open_image(path)
+        if image.mode == "P":
+            palette = np.reshape(image.getpalette("RGB"), (-1, 3)).tolist()
+            return {index: palette[index] for index in np.unique(np.asarray(image)).tolist() if index < len(palette)}
+    return {}
 
 
 def scan(pairs: Sequence[Pair], label_space: LabelSpace) -> Iterator[Look]:

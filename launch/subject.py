@@ -39,7 +39,8 @@ def open_subject(
     common = common_experiment(paths, runs, experiment)
     if root and common.data.source == "streets":
         raise UserError(f"--data {root}: streets are made, not read; leave it out.")
-    data = dataclasses.replace(common.data, root=root or common.data.root)
+    cache = common.data.cache if limit is None else None  # not worth building for a few
+    data = dataclasses.replace(common.data, root=root or common.data.root, cache=cache)
     source = open_source(data, split, common.size)
     indices = spread(source, len(source) if limit is None else limit)
     return Subject(common, Examples(source, indices), {name: runs.get(path, path) for name, path in names_of(paths).items()})

@@ -25,6 +25,7 @@ from configs import EXPERIMENTS
 from crn_jax.cascade import count_parameters
 from crn_jax.checkpoint import Checkpoints
 from crn_jax.data.examples import Source
+from crn_jax.data.label_space import LabelSpace
 from crn_jax.data.pipeline import steps_per_epoch, training_batches
 from crn_jax.data.sources import Split, label_space_of, open_source
 from crn_jax.errors import UserError
@@ -136,13 +137,17 @@ def train(experiment: AnyExperiment) -> bool:
     size, batch_size = experiment.size, experiment.batch_size
     mesh = make_mesh(experiment.sharding, batch_size, size[0])
     train_source, val_source = (opened(experiment, split) for split in ("train", "val"))
+    label_space = train_source.label_space
+    check_label_file(experiment, label_space)
+    for note in dict.fromkeys((*train_source.notes, *val_source.notes)):
+        console.print(note, markup=False)
     epoch = steps_per_epoch(train_source, batch_size)
     if isinstance(experiment, SegmenterExperiment):
         judge, vgg19, make_validator = {}, {"weights": "none"}, SegmenterValidator
     else:
         (judge, vgg19), make_validator = perception_network(experiment.vgg, progressbar=is_first()), Validator
     objective, network = objective_of(experiment, epoch, judge)
-    description = describe_run(experiment, label_space_of(experiment.data), vgg19, describe_data(train_source, epoch))
+    description = describe_run(experiment, label_space, vgg19, describe_data(train_source, epoch))
     folder = prepare_folder(experiment, description)
 
     abstract = abstract_state(objective, mesh, experiment.sharding.shard_optimizer)
@@ -176,17 +181,24 @@ def train(experiment: AnyExperiment) -> bool:
 
 
 def opened(experiment: AnyExperiment, split: Split) -> Source:
-    """A split of the data, with what there is to say about it, and a progress bar where a cache has to be built."""
+    """A split of the data, with a progress bar where a cache has to be built."""
     with rich.progress.Progress(console=console, transient=True) as progress:
         task = progress.add_task(f"caching {split}", visible=False)
 
         def show(done: int, total: int) -> None:
             progress.update(task, completed=done, total=total, visible=True)
 
-        source = open_source(experiment.data, split, experiment.size, show)
-    for note in source.notes:
-        console.print(f"{split}: {note}", markup=False)
-    return source
+        return open_source(experiment.data, split, experiment.size, show)
+
+
+def check_label_file(experiment: AnyExperiment, label_space: LabelSpace) -> None:
+    """Raises UserError unless the model has the classes of one's own label file."""
+    model = experiment.generator if isinstance(experiment, Synthesis) else experiment.segmenter
+    if model.num_classes != label_space.num_classes:
+        raise UserError(
+            f"{experiment.data.labels} has {label_space.num_classes} classes, void included, but "
+            f"--{experiment.trains}.num_classes is {model.num_classes}."
+        )
 
 
 def objective_of(experiment: AnyExperiment, epoch: int, vgg_params: dict) -> tuple[Trainable, dict]:
@@ -251,9 +263,10 @@ def prepare_folder(experiment: AnyExperiment, description: dict) -> Path:
     """The run folder, made with its `run.json`, or checked to belong to this experiment; the same on all processes."""
     folder = Path(experiment.folder)
     file, vgg19 = folder / "run.json", description["vgg19"]
-    own = ("experiment.data.root", "experiment.data.threads", "experiment.vgg.weights")  # a process may have its own
+    own = {f"experiment.{field}" for field in ("data.root", "data.threads", "data.cache", "vgg.weights")}  # a process's
     common = flat({part: description[part] for part in ("experiment", "data", "versions")})
     network = {f"vgg19.{key}": vgg19.get(key) for key in ("weights", "sha256")}
+    network["label_space"] = description["label_space"]
     agree(network | {key: value for key, value in common.items() if key not in own})
     if is_first():
         write_description(folder, experiment, description)
@@ -272,6 +285,10 @@ def write_description(folder: Path, experiment: AnyExperiment, description: dict
                 was, now = (d[part].get(key) for d in (before, description))
                 if was != now:
                     changes.append(f"{part}.{key}: {was}, now {now}")
+        labels = json.loads(json.dumps(description["label_space"]))  # JSON's keys are strings
+        for key in ("classes", "ids", "colors"):
+            if before["label_space"][key] != labels[key]:
+                changes.append(f"label_space.{key}: the layouts are read differently now")
         if changes:
             raise UserError(
                 f"{folder} holds a run of other settings; it cannot be resumed with these:\n  " + "\n  ".join(changes) + "\n"

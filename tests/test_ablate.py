@@ -26,7 +26,7 @@ COMMANDS = ["launch.train", "launch.evaluate", "launch.synthesize"]
 @pytest.fixture(scope="module")
 def suite(tiny) -> Ablation:
     """Two trainings of seconds, one of them of collections, and one that cannot begin."""
-    arguments = " ".join([*tiny, "--run.checkpoint_every", "3"])
+    arguments = " ".join([*tiny, "--run.checkpoint_every", "10"])
     return Ablation(
         "Which?",
         (
@@ -38,7 +38,7 @@ def suite(tiny) -> Ablation:
 
 
 def arguments(out: Path) -> list[str]:
-    return ["tiny", "--budget", str(STEPS), "--examples", "4", "--out", str(out)]
+    return ["tiny", "--budget", str(STEPS), "--examples", "2", "--out", str(out)]
 
 
 def start(suite: Ablation, out: Path) -> subprocess.Popen:

@@ -7,10 +7,11 @@ import pytest
 
 from configs import EXPERIMENTS, camvid_96x128, cityscapes_256p, cityscapes_1024p, demo
 from crn_jax.cascade import PAPER_WIDTHS
+from crn_jax.data.sources import label_space_of
 from crn_jax.errors import UserError
 from crn_jax.experiment import RunConfig, differences, from_json, to_json
 from crn_jax.vgg_weights import VGGConfig, random_vgg19
-from launch.train import objective_of
+from launch.train import check_label_file, objective_of
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -93,6 +94,16 @@ def test_steps_in_place_of_epochs():
     assert demo.last_step(steps_per_epoch=250) == 500
     assert dataclasses.replace(demo, steps=7).last_step(250) == 7
     assert differences(demo, dataclasses.replace(demo, steps=7)) == []
+
+
+def test_a_run_outlives_its_label_file(tmp_path):
+    """Whatever has become of the file: run.json has the classes. Training checks the file itself."""
+    own = dataclasses.replace(demo.data, source="folder", labels=str(tmp_path / "own.json"))
+    experiment = dataclasses.replace(demo, data=own, vgg=VGGConfig())
+    assert from_json(to_json(experiment)) == experiment
+    (tmp_path / "own.json").write_text('{"classes": ["lawn", "path"]}')
+    with pytest.raises(UserError, match=r"own.json has 3 classes, void included, but --cascade.num_classes is 20"):
+        check_label_file(experiment, label_space_of(own))
 
 
 def test_intervals_must_be_positive():

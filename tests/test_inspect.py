@@ -550,3 +550,16 @@ def test_the_page_of_a_sound_data_set(camvid, open_page):
     page.select_option("#sights select", "")
     assert page.locator("#examples figure:visible").count() == 8
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_palettes_numbered_differently_in_each_file_are_no_ids(tmp_path, capsys):
+    """As programs write them that number colours in order of appearance: index 0 is another class in each file."""
+    root, colors = tmp_path / "own", ((10, 120, 30), (200, 60, 90), (50, 70, 210))
+    for i in range(12):
+        save(photograph(i), root / "photographs" / f"{i}.png")
+        picture = Image.fromarray(np.uint8(np.indices((24, 32)).sum(0) // 28), "P")
+        picture.putpalette([value for n in (i, i + 1) for value in colors[n % 3]])
+        save(picture, root / "layouts" / f"{i}.png")
+    said = refused(capsys, root)
+    assert "1.png and " in said and "index 0 is of colour (200, 60, 90) in one palette and (50, 70, 210) in the other" in said
+    assert "Save the layouts as RGB" in said

@@ -79,6 +79,24 @@ def uninterrupted(tiny, tmp_path_factory) -> Path:
     return folder
 
 
+def test_layouts_that_are_read_differently_do_not_resume(tiny, uninterrupted, tmp_path):
+    """As when one's own label file was changed; a cache elsewhere is no such change."""
+    shutil.copytree(uninterrupted, tmp_path / "copy")
+    file = tmp_path / "copy" / "run.json"
+    description = json.loads(file.read_text())
+    classes = description["label_space"]["classes"]
+    classes[0], classes[1] = classes[1], classes[0]
+    file.write_text(json.dumps(description))
+    assert "label_space.classes: the layouts are read differently now" in refused([*tiny, *LONG], tmp_path / "copy")
+    assert json.loads(file.read_text()) == description
+
+
+def test_a_cache_changes_nothing(tiny, uninterrupted, tmp_path):
+    run([*tiny, *LONG, "--data.cache", str(tmp_path / "cache")], tmp_path / "cached")
+    assert_identical(final_state(tmp_path / "cached"), final_state(uninterrupted))
+    run([*tiny, *LONG], tmp_path / "cached")  # and it may be left out later
+
+
 def test_a_run_does_not_go_back(tiny, uninterrupted, tmp_path):
     """Of the steps before the last there are no checkpoints; what is asked for already is done already."""
     shutil.copytree(uninterrupted, tmp_path / "copy")

@@ -184,6 +184,8 @@ def _listed(data: DataConfig, split: Split, size: tuple[int, int]) -> Source:
         return Streets(label_space, names, size, first, data.clear_days)
     if data.source == "nyu":
         file, frames, note = nyu.find_frames(_root(data), split)
+        if not frames:
+            raise UserError(f"{file}: it has no frame to {'train on' if split == 'train' else 'hold out'}.")
         names = [f"{frame:04d}" for frame in frames]
         return LabelledFrames(label_space, names, size, file, frames, fit=fit, notes=(note,))
     found = _found(data, split)
