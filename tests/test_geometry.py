@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from crn_jax.data.geometry import MIDDLE, resize_layout, sizes_that_fit, view
+from crn_jax.data.geometry import MIDDLE, sizes_that_fit, view
 from crn_jax.errors import UserError
 
 VOID = 9
@@ -109,7 +109,7 @@ def test_padding_keeps_all_and_adds_void():
 def test_what_has_the_aspect_ratio_fits_alike(fit):
     layout = random_layout((12, 16))
     chosen = view((12, 16), (6, 8), fit, (0.3, 0.9))
-    np.testing.assert_array_equal(chosen.layout(layout, VOID), resize_layout(layout, (6, 8), "x.png"))
+    np.testing.assert_array_equal(chosen.layout(layout, VOID), view(layout.shape, (6, 8), "resize").layout(layout, VOID))
     assert chosen.box == (0, 0, 16, 12) and chosen.shown == (6, 8)
 
 
@@ -138,11 +138,11 @@ def test_sizes_that_fit(shape, near, expected):
 
 def test_the_error_for_a_wrong_size_lists_those_that_fit():
     with pytest.raises(UserError) as error:
-        resize_layout(np.zeros((1052, 1914), np.uint8), (256, 512), "00001.png")
+        view((1052, 1914), (256, 512), "resize", path="00001.png")
     assert str(error.value) == (
         "00001.png: 1052x1914 has another aspect ratio than the cascade's 256x512. Crop it; or train with --data.fit crop, "
         "random_crop or pad, or a cascade that it fits: --cascade.base 5 9 (160x288 or 320x576); --cascade.base 6 11 "
         "(192x352 or 384x704)."
     )
     with pytest.raises(UserError, match=r"random_crop or pad\.$"):
-        resize_layout(np.zeros((10, 300), np.uint8), (16, 16), "panorama.png")
+        view((10, 300), (16, 16), "resize", path="panorama.png")

@@ -71,15 +71,6 @@ def view(shape: tuple[int, int], size: tuple[int, int], fit: Fit, place: Place =
     return View(size, (left, top, min(left + kept_width, w), min(top + kept_height, h)), size)
 
 
-def resize_layout(layout: np.ndarray, size: tuple[int, int], path) -> np.ndarray:
-    """Nearest-neighbour resize of `[h, w]` to `size`.
-
-    Raises:
-      UserError: if the aspect ratios differ by more than 2%.
-    """
-    return view(layout.shape, size, "resize", path=path).layout(layout, void=0)
-
-
 def sizes_that_fit(shape: tuple[int, int], near: tuple[int, int]) -> dict[tuple[int, int], list[tuple[int, int]]]:
     """Up to three bases of cascades with the aspect ratio of `shape`, the smallest first, each with its sizes about `near`.
 
