@@ -4,7 +4,11 @@ import os
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"  # most of the time here goes into compiling
+os.environ["XLA_FLAGS"] = (
+    "--xla_backend_optimization_level=0 "  # most of the time here goes into compiling
+    # XLA aborts the process if one of the eight devices keeps a collective waiting too long, as it may on a busy machine.
+    "--xla_cpu_collective_call_terminate_timeout_seconds=300"
+)
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"  # also for the commands that tests start: sums depend on it in the last bit
 for name in ("CRN_JAX_VGG19", "JAX_COMPILATION_CACHE_DIR"):
     os.environ.pop(name, None)
