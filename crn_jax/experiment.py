@@ -11,6 +11,7 @@ import cattrs
 
 from crn_jax.baselines import EncoderDecoderConfig, FullResolutionConfig
 from crn_jax.cascade import CascadeConfig
+from crn_jax.data.label_space import LabelSpace
 from crn_jax.data.label_spaces import LABEL_SPACES
 from crn_jax.data.sources import DataConfig, label_space_of
 from crn_jax.errors import UserError
@@ -73,6 +74,8 @@ class Training:
     def __post_init__(self):
         if self.steps is not None and self.steps < 1:
             raise UserError(f"--steps must be at least 1, got {self.steps}.")
+        if self.data.labels in (None, *LABEL_SPACES):  # a run outlives one's own file, which launch.train checks
+            self.check_classes(label_space_of(self.data))
 
     def last_step(self, steps_per_epoch: int) -> int:
         """Steps of the whole run."""
@@ -88,13 +91,18 @@ class Training:
         """At the end of which epoch λ is rescaled; 0 if never."""
         return 0
 
-    def check_classes(self, num_classes: int, field: str) -> None:
+    @property
+    def num_classes(self) -> int:
+        """Of the model, void included."""
+        raise NotImplementedError
+
+    def check_classes(self, label_space: LabelSpace) -> None:
         """Raises UserError unless the model has the data's classes."""
-        if self.data.labels not in (None, *LABEL_SPACES):
-            return  # a run outlives its label file, of which run.json has a copy; launch.train checks the file itself
-        expected = label_space_of(self.data).num_classes
-        if num_classes != expected:
-            raise UserError(f"{self.data.source} has {expected} classes, void included, but --{field} is {num_classes}.")
+        if self.num_classes != label_space.num_classes:
+            raise UserError(
+                f"{self.data.labels or self.data.source} has {label_space.num_classes} classes, void included, but "
+                f"--{self.trains}.num_classes is {self.num_classes}."
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -110,7 +118,6 @@ class Synthesis(Training):
 
     def __post_init__(self):
         super().__post_init__()
-        self.check_classes(self.generator.num_classes, f"{self.trains}.num_classes")
         if self.vgg.allow_random and self.data.source != "streets":
             raise UserError("--vgg.allow_random is for streets only: photographs need a VGG-19 with ImageNet weights.")
         height, width = self.size
@@ -121,6 +128,11 @@ class Synthesis(Training):
     def generator(self) -> Generator:
         """What is trained."""
         raise NotImplementedError
+
+    @property
+    def num_classes(self) -> int:
+        """Of the model, void included."""
+        return self.generator.num_classes
 
     @property
     def size(self) -> tuple[int, int]:
@@ -222,9 +234,10 @@ class SegmenterExperiment(Training):
 
     segmenter: SegmenterConfig
 
-    def __post_init__(self):
-        super().__post_init__()
-        self.check_classes(self.segmenter.num_classes, "segmenter.num_classes")
+    @property
+    def num_classes(self) -> int:
+        """Of the model, void included."""
+        return self.segmenter.num_classes
 
     @property
     def size(self) -> tuple[int, int]:

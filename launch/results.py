@@ -51,10 +51,12 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_page(template: str, data: Any, path: Path) -> None:
-    """Writes an HTML file: a template of `pages`, in which JSON `data` (see `finite`) stands in the place of {{data}}."""
+    """Writes an HTML file: a template of `pages`, in which JSON `data` (see `finite`) stands in the place of {{data}}, and the
+    script that pages share in that of {{elements}}."""
     text = json.dumps(finite(data), allow_nan=False, separators=(",", ":"))
     harmless = text.replace("<", "\\u003c")  # neither "</script>" nor "<!--" in a name may end or hide the data
-    page = (Path(__file__).parent / "pages" / template).read_text("utf-8")
+    pages = Path(__file__).parent / "pages"
+    page = (pages / template).read_text("utf-8").replace("{{elements}}", (pages / "elements.js").read_text("utf-8"))
     path.write_text(page.replace("{{data}}", harmless, 1), "utf-8")
 
 

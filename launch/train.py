@@ -25,7 +25,6 @@ from configs import EXPERIMENTS
 from crn_jax.cascade import count_parameters
 from crn_jax.checkpoint import Checkpoints
 from crn_jax.data.examples import Source
-from crn_jax.data.label_space import LabelSpace
 from crn_jax.data.pipeline import steps_per_epoch, training_batches
 from crn_jax.data.sources import Split, label_space_of, open_source
 from crn_jax.errors import UserError
@@ -138,7 +137,7 @@ def train(experiment: AnyExperiment) -> bool:
     mesh = make_mesh(experiment.sharding, batch_size, size[0])
     train_source, val_source = (opened(experiment, split) for split in ("train", "val"))
     label_space = train_source.label_space
-    check_label_file(experiment, label_space)
+    experiment.check_classes(label_space)
     for note in dict.fromkeys((*train_source.notes, *val_source.notes)):
         console.print(note, markup=False)
     epoch = steps_per_epoch(train_source, batch_size)
@@ -189,16 +188,6 @@ def opened(experiment: AnyExperiment, split: Split) -> Source:
             progress.update(task, completed=done, total=total, visible=True)
 
         return open_source(experiment.data, split, experiment.size, show)
-
-
-def check_label_file(experiment: AnyExperiment, label_space: LabelSpace) -> None:
-    """Raises UserError unless the model has the classes of one's own label file."""
-    model = experiment.generator if isinstance(experiment, Synthesis) else experiment.segmenter
-    if model.num_classes != label_space.num_classes:
-        raise UserError(
-            f"{experiment.data.labels} has {label_space.num_classes} classes, void included, but "
-            f"--{experiment.trains}.num_classes is {model.num_classes}."
-        )
 
 
 def objective_of(experiment: AnyExperiment, epoch: int, vgg_params: dict) -> tuple[Trainable, dict]:

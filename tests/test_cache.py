@@ -18,6 +18,7 @@ from crn_jax.data.examples import Source
 from crn_jax.data.label_space import CAMVID, LabelSpace
 from crn_jax.data.pipeline import training_batches
 from crn_jax.data.sources import DataConfig, open_source
+from crn_jax.data.vivid import vivid_of
 from crn_jax.errors import UserError
 
 
@@ -75,7 +76,7 @@ def test_batches_are_the_same_with_and_without(root, tmp_path, threads):
         return list(itertools.islice(training_batches(source, 3, seed=5, first_step=1, threads=threads, flip=True), 9))
 
     expected = batches(source, 1)
-    for given in (batches(source, threads), batches(cached(source, tmp_path / "caches", {}, threads), threads)):
+    for given in (batches(source, threads), batches(cached(source, tmp_path / "caches", threads), threads)):
         for batch, expected_batch in zip(given, expected, strict=True):
             assert batch.keys() == expected_batch.keys()
             for key in batch:
@@ -84,18 +85,18 @@ def test_batches_are_the_same_with_and_without(root, tmp_path, threads):
 
 def test_it_is_built_once(numbers, tmp_path):
     progress = []
-    first = cached(numbers, tmp_path / "some" / "caches", {"vivid": False}, 3, lambda *counts: progress.append(counts))
+    first = cached(numbers, tmp_path / "some" / "caches", 3, lambda *counts: progress.append(counts))
     assert sorted(read) == list(range(20))
     assert progress == [(done, 20) for done in range(21)]
     read.clear()
-    again = cached(numbers, tmp_path / "some" / "caches", {"vivid": False}, 1, lambda *counts: progress.append(counts))
+    again = cached(numbers, tmp_path / "some" / "caches", 1, lambda *counts: progress.append(counts))
     assert not read and len(progress) == 21 and again.folder == first.folder
     for source in (first, again):
         assert_same(source, numbers)
 
 
 def test_examples_are_views_that_cannot_be_written_to(numbers, tmp_path):
-    source = cached(numbers, tmp_path, {}, threads=0)
+    source = cached(numbers, tmp_path, threads=0)
     assert np.shares_memory(source[3]["photograph"], source[3]["photograph"])
     with pytest.raises(ValueError, match="read-only"):
         source[3]["layout"][0, 0] = 1
@@ -108,8 +109,8 @@ def test_layouts_of_many_classes_keep_their_16_bits(tmp_path):
         "many", tuple(f"{i}" for i in range(299)) + ("void",), tuple((0, i // 256, i % 256) for i in range(300)), {}
     )
     source = Numbers(many, [f"{i}" for i in range(290)], (1, 2))
-    assert cached(source, tmp_path, {})[280]["layout"].dtype == np.uint16
-    assert_same(cached(source, tmp_path, {}), source)
+    assert cached(source, tmp_path)[280]["layout"].dtype == np.uint16
+    assert_same(cached(source, tmp_path), source)
 
 
 def touch(root, monkeypatch):
@@ -141,39 +142,36 @@ def another_decoder(root, monkeypatch):
 
 @pytest.mark.parametrize("change", [touch, overwrite, rename, add, another_format, another_decoder])
 def test_whatever_changes_makes_a_new_cache(root, tmp_path, monkeypatch, change):
-    old = cached(opened(root), tmp_path / "caches", {})
+    old = cached(opened(root), tmp_path / "caches")
     before = [old[i]["layout"].copy() for i in range(7)]
     change(root, monkeypatch)
-    new = cached(opened(root), tmp_path / "caches", {})
+    new = cached(opened(root), tmp_path / "caches")
     assert new.folder != old.folder
     assert_same(new, opened(root))
     for layout, example in zip(before, old):  # the old one stays as it was
         np.testing.assert_array_equal(example["layout"], layout)
 
 
-def test_settings_size_and_classes_make_caches_of_their_own(root, tmp_path):
+def test_vivid_size_and_classes_make_caches_of_their_own(root, tmp_path):
     source = opened(root)
     renamed = dataclasses.replace(CAMVID, classes=("heaven", *CAMVID.classes[1:]))
     made = [
-        cached(source, tmp_path, {}),
-        cached(source, tmp_path, {"vivid": True}),
-        cached(source, tmp_path, {"vivid": 1.5, "by": ["a", None]}),
-        cached(opened(root, (3, 4)), tmp_path, {}),
-        cached(dataclasses.replace(source, label_space=renamed), tmp_path, {}),
+        cached(source, tmp_path),
+        cached(vivid_of(source), tmp_path),
+        cached(opened(root, (3, 4)), tmp_path),
+        cached(dataclasses.replace(source, label_space=renamed), tmp_path),
     ]
-    assert len({source.folder for source in made}) == 5
-    assert cached(source, tmp_path, {"by": ["a", None], "vivid": 1.5}).folder == made[2].folder
+    assert len({source.folder for source in made}) == 4
     assert {path.name.split("-")[0] for path in tmp_path.glob("*-*")} == {"6x8", "3x4"}
     listed = caches(tmp_path)
     assert {entry.folder for entry in listed} == {source.folder for source in made}
     assert all(entry.done == entry.examples == 7 and entry.bytes >= 7 * 12 * 4 for entry in listed)
-    assert sorted(str(entry.settings) for entry in listed)[-1] == "{}"
 
 
 def test_the_folder_may_be_given_in_any_way(root, tmp_path, monkeypatch):
-    whole = cached(opened(root), tmp_path / "caches", {})
+    whole = cached(opened(root), tmp_path / "caches")
     monkeypatch.chdir(tmp_path)
-    assert cached(opened(Path("camvid")), Path("caches"), {}).folder == whole.folder
+    assert cached(opened(Path("camvid")), Path("caches")).folder == whole.folder
 
 
 def test_what_was_done_before_an_error_is_kept(root, tmp_path):
@@ -182,11 +180,11 @@ def test_what_was_done_before_an_error_is_kept(root, tmp_path):
     Image.fromarray(np.full((12, 16), 99, np.uint8)).save(bad)
     os.utime(bad, ns=(0, 0))
     with pytest.raises(UserError, match=r"4\.png: label id 99"):
-        cached(opened(root), tmp_path / "caches", {}, threads=1)
+        cached(opened(root), tmp_path / "caches", threads=1)
     (entry,) = caches(tmp_path / "caches")
     assert 4 <= entry.done < 7
     bad.write_bytes(good)
-    assert_same(cached(opened(root), tmp_path / "caches", {}), opened(root))
+    assert_same(cached(opened(root), tmp_path / "caches"), opened(root))
 
 
 def test_only_what_is_missing_is_read_again(numbers, tmp_path):
@@ -195,23 +193,23 @@ def test_only_what_is_missing_is_read_again(numbers, tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        cached(numbers, tmp_path, {}, 1, stop)
+        cached(numbers, tmp_path, 1, stop)
     done = np.flatnonzero(np.fromfile(next(tmp_path.glob("*/done")), bool)).tolist()
     read.clear()
-    source = cached(numbers, tmp_path, {})
+    source = cached(numbers, tmp_path)
     assert sorted(read + done) == list(range(20)) and len(done) >= 12
     assert_same(source, numbers)
 
 
 def test_a_full_disk_is_told_before_the_build(numbers, tmp_path, monkeypatch):
-    old = cached(numbers, tmp_path, {"old": True})
+    old = cached(dataclasses.replace(numbers, size=(2, 3)), tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**6, 10**6 - 1919, 1919))
     with pytest.raises(UserError) as error:
-        cached(numbers, tmp_path, {})
+        cached(numbers, tmp_path)
     assert "the cache needs 1,920 bytes more, and 1,919 are free" in str(error.value)
     assert str(tmp_path) in str(error.value) and f"delete what is not used of {old.folder} (" in str(error.value)
     monkeypatch.undo()
-    assert_same(cached(numbers, tmp_path, {}), numbers)
+    assert_same(cached(numbers, tmp_path), numbers)
 
 
 def test_a_disk_that_fills_up_is_an_error_and_no_damage(numbers, tmp_path, monkeypatch):
@@ -228,33 +226,33 @@ def test_a_disk_that_fills_up_is_an_error_and_no_damage(numbers, tmp_path, monke
     with pytest.raises(
         UserError, match=r"4x6-.*: the cache, 1,920 bytes in all, cannot be written \(No space left on device\)"
     ):
-        cached(numbers, tmp_path, {}, threads=1)
+        cached(numbers, tmp_path, threads=1)
     monkeypatch.undo()
     assert 0 < caches(tmp_path)[0].done < 20
-    assert_same(cached(numbers, tmp_path, {}), numbers)
+    assert_same(cached(numbers, tmp_path), numbers)
 
 
 def test_a_disk_may_take_a_few_bytes_at_a_time(numbers, tmp_path, monkeypatch):
     pwrite = os.pwrite
     monkeypatch.setattr(os, "pwrite", lambda file, data, offset: pwrite(file, data[:5], offset))
-    assert_same(cached(numbers, tmp_path, {}), numbers)
+    assert_same(cached(numbers, tmp_path), numbers)
 
 
 def test_a_folder_that_cannot_be_is_named(numbers, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"file/4x6-.*cannot be written \(Not a directory\)"):
-        cached(numbers, tmp_path / "file", {})
+        cached(numbers, tmp_path / "file")
 
 
 @pytest.mark.parametrize("name", ["photograph.npy", "layout.npy", "done"])
 @pytest.mark.parametrize("left", [0, 19, 200])
 def test_a_damaged_cache_is_told_with_the_remedy(numbers, tmp_path, name, left):
-    folder = cached(numbers, tmp_path, {}).folder
+    folder = cached(numbers, tmp_path).folder
     os.truncate(folder / name, left)  # which makes done longer, once
     with pytest.raises(UserError, match=r"the cache is damaged \(.*\)\. Delete this folder"):
-        cached(numbers, tmp_path, {})
+        cached(numbers, tmp_path)
     shutil.rmtree(folder)
-    assert_same(cached(numbers, tmp_path, {}), numbers)
+    assert_same(cached(numbers, tmp_path), numbers)
 
 
 def test_an_example_of_another_size_is_no_neighbours_end(numbers, tmp_path):
@@ -264,29 +262,34 @@ def test_an_example_of_another_size_is_no_neighbours_end(numbers, tmp_path):
             return {key: array[: 3 if index == 5 else None] for key, array in super().__getitem__(index).items()}
 
     with pytest.raises(ValueError, match=r"5: layout is uint8 \(3, 6\), not uint8 \(4, 6\)"):
-        cached(Wrong(**vars(numbers)), tmp_path, {})
+        cached(Wrong(**vars(numbers)), tmp_path)
+
+
+@dataclasses.dataclass(frozen=True)
+class WithFunction(Source):
+    function: object
 
 
 def test_what_cannot_be_told_apart_is_refused(numbers, tmp_path):
     with pytest.raises(TypeError, match="cannot tell whether a function has changed"):
-        cached(numbers, tmp_path, {"fit": touch})
+        cached(WithFunction(**vars(numbers), function=touch), tmp_path)
 
 
 def test_files_that_are_gone_are_named(root, tmp_path):
     source = opened(root)
     (root / "train" / "5.png").unlink()
     with pytest.raises(UserError, match=r"5\.png: the file cannot be read \(No such file"):
-        cached(source, tmp_path / "caches", {})
+        cached(source, tmp_path / "caches")
 
 
 def test_random_crops_are_not_cached(root, tmp_path):
     with pytest.raises(UserError, match=r"Random crops .* --data\.fit crop"):
-        cached(opened(root, fit="random_crop"), tmp_path / "caches", {})
+        cached(opened(root, fit="random_crop"), tmp_path / "caches")
 
 
 def test_threads_that_build_at_once_share_the_work(numbers, tmp_path):
     with ThreadPoolExecutor(4) as pool:
-        sources = list(pool.map(lambda _: cached(numbers, tmp_path, {}), range(4)))
+        sources = list(pool.map(lambda _: cached(numbers, tmp_path), range(4)))
     assert sorted(read) == list(range(20))
     for source in sources:
         assert_same(source, numbers)
@@ -322,7 +325,7 @@ def died(pid):
     return os.WIFSIGNALED(os.waitpid(pid, 0)[1])
 
 def build():
-    return cache.cached(source, FOLDER / "caches", {}, threads=2)
+    return cache.cached(source, FOLDER / "caches", threads=2)
 
 def check(done):
     for index in np.flatnonzero(done):

@@ -11,7 +11,7 @@ from crn_jax.data.sources import label_space_of
 from crn_jax.errors import UserError
 from crn_jax.experiment import RunConfig, differences, from_json, to_json
 from crn_jax.vgg_weights import VGGConfig, random_vgg19
-from launch.train import check_label_file, objective_of
+from launch.train import objective_of
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -103,7 +103,7 @@ def test_a_run_outlives_its_label_file(tmp_path):
     assert from_json(to_json(experiment)) == experiment
     (tmp_path / "own.json").write_text('{"classes": ["lawn", "path"]}')
     with pytest.raises(UserError, match=r"own.json has 3 classes, void included, but --cascade.num_classes is 20"):
-        check_label_file(experiment, label_space_of(own))
+        experiment.check_classes(label_space_of(own))
 
 
 def test_intervals_must_be_positive():

@@ -312,7 +312,7 @@ def test_generated_colours_are_none_of_voids(tmp_path):
         ({"classes": ["a"], "ids": [65536]}, r"ids: an id is a whole number of -1 to 65535, got 65536"),
         ({"classes": ["a"], "void_ids": 255}, r"void_ids: a list of ids is needed, such as \[255\], got 255"),
         ({"classes": ["a"], "void_ids": [-2]}, r"void_ids: an id is a whole number of -1 to 65535, got -2"),
-        ({"classes": ["a"], "void_ids": [0]}, r"ids: 0 is the id of a and of void"),
+        ({"classes": ["a"], "void_ids": [0]}, r"void_ids: 0 is the id of a and of void"),
     ],
 )
 def test_mistakes_in_a_file_are_named(tmp_path, fields, message):

@@ -2,7 +2,7 @@
 
 A cache is a folder `HEIGHTxWIDTH-FINGERPRINT` of two plain NumPy files, `layout.npy` `[N, H, W]` of the label space's dtype and
 `photograph.npy` uint8 `[N, H, W, 3]`. The fingerprint is of all that the examples follow from: the source's fields, its files'
-names, sizes and times of change, the settings, and the version of this code. So a change makes another cache, and none is ever
+names, sizes and times of change, and the version of this code. So a change makes another cache, and none is ever
 stale. `done` has one byte an example, 1 only once its pixels are on the disk; `cache.json` says what the folder holds.
 
 Why not grain's ArrayRecord: its files are written front to back by one writer and closed by a footer, so a build that is
@@ -30,7 +30,7 @@ from crn_jax.data.examples import Source
 from crn_jax.errors import UserError
 
 _FORMAT = 1
-"""Raise it when the files here change, or when sources come to give other pixels for the same files and settings."""
+"""Raise it when the files here change, or when sources come to give other pixels for the same files."""
 
 Progress = Callable[[int, int], None]
 _COMMIT_SECONDS = 1.0
@@ -53,14 +53,13 @@ class Entry:
     """One cache in a folder of caches, finished or not."""
 
     folder: Path
-    settings: dict[str, Any]
     examples: int
     done: int
     bytes: int
     """That it takes on the disk."""
 
 
-def cached(source: Source, folder: Path, settings: dict, threads: int = 2, progress: Progress | None = None) -> Source:
+def cached(source: Source, folder: Path, threads: int = 2, progress: Progress | None = None) -> Source:
     """The examples of `source` from a cache in `folder`, which `threads` threads build if it is not there.
 
     A build that was interrupted, at whatever moment, goes on where it was. Of several processes one builds, the others wait.
@@ -68,7 +67,6 @@ def cached(source: Source, folder: Path, settings: dict, threads: int = 2, progr
     Args:
       source: a dataclass that gives the same example for an index every time.
       folder: of all caches; it is made if need be, and the caches that are in it stay.
-      settings: what else the examples follow from, in JSON's types, such as `{"vivid": True}`.
       progress: called, in this thread, with the number of examples that are done and of all.
 
     Raises:
@@ -78,7 +76,7 @@ def cached(source: Source, folder: Path, settings: dict, threads: int = 2, progr
     if getattr(source, "fit", None) == "random_crop":
         raise UserError("Random crops are others in each epoch, so they are not cached: take --data.fit crop, or no cache.")
     height, width = source.size
-    fingerprint = _fingerprint(source, settings)
+    fingerprint = _fingerprint(source)
     place = Path(folder).resolve() / f"{height}x{width}-{fingerprint[:16]}"
     report = progress or (lambda done, total: None)
     if not _done(place, source).all():
@@ -87,7 +85,7 @@ def cached(source: Source, folder: Path, settings: dict, threads: int = 2, progr
                 place.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(_alone(place, lambda: report(int(_done(place, source).sum()), len(source))))
                 if not (place / "cache.json").exists():
-                    _allocate(place, source, {"fingerprint": fingerprint, "settings": settings})
+                    _allocate(place, source, fingerprint)
             _build(place, source, threads, report)
     common = {field.name: getattr(source, field.name) for field in dataclasses.fields(Source)}
     return Cached(**common, folder=place, arrays=_open(place, source))
@@ -100,12 +98,12 @@ def caches(folder: Path) -> list[Entry]:
         with contextlib.suppress(FileNotFoundError):  # it is being deleted
             done = file.with_name("done").read_bytes()
             blocks = sum(part.stat().st_blocks for part in file.parent.iterdir())
-            entries.append(Entry(file.parent, json.loads(file.read_text())["settings"], len(done), sum(done), 512 * blocks))
+            entries.append(Entry(file.parent, len(done), sum(done), 512 * blocks))
     return sorted(entries, key=lambda entry: -entry.bytes)
 
 
-def _fingerprint(source: Source, settings: dict) -> str:
-    facts = [_FORMAT, PIL.__version__, _describe(source), _describe(settings)]
+def _fingerprint(source: Source) -> str:
+    facts = [_FORMAT, PIL.__version__, _describe(source)]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
@@ -143,12 +141,14 @@ def _bytes_each(source: Source) -> int:
     return sum(int(np.prod(shape)) * dtype.itemsize for shape, dtype in _forms(source).values())
 
 
-def _allocate(place: Path, source: Source, facts: dict) -> None:
+def _allocate(place: Path, source: Source, fingerprint: str) -> None:
     """Makes the files at their full size, which takes no space yet. `cache.json` comes last and says that they are there."""
     for key, (shape, dtype) in _forms(source).items():
         np.lib.format.open_memmap(place / f"{key}.npy", "w+", dtype, (len(source), *shape))
     (place / "done").write_bytes(bytes(len(source)))
-    (place / "cache.part").write_text(json.dumps(facts | {"label_space": source.label_space.name}, indent=1))
+    (place / "cache.part").write_text(
+        json.dumps({"fingerprint": fingerprint, "label_space": source.label_space.name}, indent=1)
+    )
     os.replace(place / "cache.part", place / "cache.json")
 
 

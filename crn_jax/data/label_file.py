@@ -159,9 +159,10 @@ def _ids_of(fields: dict[str, Any], listed: Sequence[str], classes: Sequence[str
     if not isinstance(void_ids, list):
         raise ValueError(f"void_ids: a list of ids is needed, such as [255], got {_shown(void_ids)}.")
     table: dict[int, int] = {}
-    for i, index in (*pairs, *((_id("void_ids", i), len(classes) - 1) for i in void_ids)):
+    void_pairs = [(_id("void_ids", i), len(classes) - 1) for i in void_ids]
+    for field, i, index in (*(("ids", *pair) for pair in pairs), *(("void_ids", *pair) for pair in void_pairs)):
         if table.setdefault(i, index) != index:
-            raise ValueError(f"ids: {i} is the id of {classes[table[i]]} and of {classes[index]}. Change one.")
+            raise ValueError(f"{field}: {i} is the id of {classes[table[i]]} and of {classes[index]}. Change one.")
     if missing := {*range(len(classes) - 1)} - {*table.values()}:
         raise ValueError(f"ids: {classes[min(missing)]} has none. Add one, or take it out of classes.")
     return table

@@ -170,7 +170,7 @@ def open_source(data: DataConfig, split: Split, size: tuple[int, int], progress:
     if data.vivid:
         source = vivid_of(source)
     if data.cache is not None:
-        source = cached(source, Path(data.cache), {}, data.threads, progress)
+        source = cached(source, Path(data.cache), data.threads, progress)
     return source
 
 
