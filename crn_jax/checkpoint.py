@@ -118,12 +118,16 @@ class Checkpoints:
     def load_params(self, step: int, abstract: TrainState) -> dict:
         """Reads only the parameters to synthesize with: the moving average if the run keeps one."""
         wanted = "params" if abstract.ema is None else "ema"
+        return getattr(self.load_fields(step, abstract, wanted), wanted)
+
+    def load_fields(self, step: int, abstract: TrainState, *fields: str) -> TrainState:
+        """Reads only these fields of the state."""
         skipped = {
             field: jax.tree.map(lambda _: ocp.PLACEHOLDER, getattr(abstract, field))
             for field in TrainState._fields
-            if field != wanted
+            if field not in fields
         }
-        return getattr(self.load(step, abstract._replace(**skipped)), wanted)
+        return self.load(step, abstract._replace(**skipped))
 
     def close(self) -> None:
         """Waits for the last save, unless one has failed already: Orbax would raise that error once more."""

@@ -5,7 +5,7 @@
 
 import dataclasses
 import difflib
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import cattrs
 
@@ -172,6 +172,8 @@ class Experiment(Regression):
     cascade: CascadeConfig
     init_from: str | None = None
     """A run folder to start from: its modules are taken over. New ones are fresh, as is the head then, or for another k."""
+    init_moments: Literal["fresh", "kept"] = "fresh"
+    """Adam's moments of what is taken over. kept: that run's, and its last parameters instead of their moving average."""
 
     @property
     def generator(self) -> CascadeConfig:

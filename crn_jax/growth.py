@@ -2,6 +2,8 @@
 
 import flax.traverse_util
 
+from crn_jax.train import TrainState
+
 
 def grow(fresh: dict, trained: dict) -> tuple[dict, list[str]]:
     """Puts a trained cascade's modules into a fresh one.
@@ -33,3 +35,18 @@ def grow(fresh: dict, trained: dict) -> tuple[dict, list[str]]:
         raise ValueError("; ".join(problems))
     parts = sorted({name.partition("/")[0] for name in target.keys() - used.keys()})
     return flax.traverse_util.unflatten_dict({**target, **used}, sep="/"), parts
+
+
+def grow_state(fresh: TrainState, trained: TrainState) -> tuple[TrainState, list[str], list[str]]:
+    """Likewise a whole state, with Adam's moments of what is taken over; step, λ and its sums stay fresh.
+
+    The moving average starts from the parameters. A state without `opt_state` brings no moments.
+
+    Returns:
+      the state, the names of its parts that are fresh, and of those that kept their moments.
+    """
+    params, parts = grow(fresh.params, trained.params)
+    moments = trained.opt_state or {}
+    kept = {part: moments[part] for part in fresh.opt_state if part in moments and part not in parts}
+    ema = None if fresh.ema is None else params
+    return fresh._replace(params=params, opt_state={**fresh.opt_state, **kept}, ema=ema), parts, list(kept)

@@ -44,13 +44,14 @@ def _synthesize(config: Generator, params: dict, layout_ids: jax.Array) -> jax.A
 
 
 class Run(NamedTuple):
-    """A trained run: what `synthesize` (or `segmenter.segment`) needs, and how it came about."""
+    """A trained run: what `synthesize` (or `segmenter.segment`) needs, and how it came about; Adam's moments if asked for."""
 
     experiment: AnyExperiment
     label_space: LabelSpace
     params: dict
     step: int
     vgg19: dict[str, str]
+    opt_state: dict | None = None
 
 
 def describe_run(experiment: Training, label_space: LabelSpace, vgg19: dict[str, str], data: dict[str, Any]) -> dict[str, Any]:
@@ -81,13 +82,16 @@ def read_description(folder: str | Path) -> tuple[AnyExperiment, LabelSpace, dic
         raise UserError(f"{path}: the file is damaged ({error!r}).") from error
 
 
-def load_run(folder: str | Path, checkpoint: str = "latest", kind: type[Training] = Synthesis) -> Run:
+def load_run(
+    folder: str | Path, checkpoint: str = "latest", kind: type[Training] = Synthesis, *, moments: bool = False
+) -> Run:
     """Loads a run.
 
     Args:
       folder: a run folder.
       checkpoint: `latest`, `best` (smallest held-out distance), or a number of steps.
       kind: what it should be a run of; `SegmenterExperiment` for a segmenter.
+      moments: also Adam's moments, and the parameters that they belong to instead of the moving average.
 
     Raises:
       UserError: if the folder, the checkpoint or what is in it does not fit.
@@ -103,7 +107,11 @@ def load_run(folder: str | Path, checkpoint: str = "latest", kind: type[Training
         if step not in available:
             listing = ", ".join(map(str, available)) or "none yet"
             raise UserError(f"{folder}: there is no checkpoint '{checkpoint}'. Steps saved: {listing}.")
-        params = checkpoints.load_params(step, abstract_state(experiment.objective(steps_per_epoch=1)))
+        abstract = abstract_state(experiment.objective(steps_per_epoch=1))
+        if moments:
+            state = checkpoints.load_fields(step, abstract, "params", "opt_state")
+            return Run(experiment, label_space, state.params, step, description["vgg19"], state.opt_state)
+        params = checkpoints.load_params(step, abstract)
         params = experiment.generator_params(params) if isinstance(experiment, Synthesis) else params
         return Run(experiment, label_space, params, step, description["vgg19"])
     finally:

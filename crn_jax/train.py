@@ -5,6 +5,7 @@ what, a `Trainable` says: the cascade (objective.py) or a segmenter (segmenter.p
 """
 
 import dataclasses
+import fnmatch
 import functools
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, Protocol
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from crn_jax.errors import UserError
 from crn_jax.lambdas import LambdaState
 from crn_jax.sharding import replicated, shardings_of, shared_out
 
@@ -30,25 +32,47 @@ class OptimizerConfig:
     """Adam's decay of the gradient's mean; GANs use 0.5."""
     ema_decay: float | None = None
     """Keeps an exponential moving average of the parameters, say 0.999, which validation and synthesis then use."""
+    freeze: tuple[str, ...] = ()
+    """Parts that stay as they are: module_0, to_rgb, or patterns such as 'module_[0-6]'. No gradient of them is computed, and
+    no moments are kept."""
 
     def __post_init__(self):
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"ema_decay must lie between 0 and 1, got {self.ema_decay}.")
 
-    def rate(self, steps_per_epoch: int) -> float | Callable[[jax.Array], jax.Array]:
-        """Adam's learning rate: a number, or a function of the step counted from 0."""
+    def rate(self, step: jax.Array, steps_per_epoch: int) -> float | jax.Array:
+        """The learning rate of a step, counted from 0."""
         if self.schedule == "constant":
             return self.learning_rate
+        epoch = step // steps_per_epoch + 1
+        return jnp.minimum(1e-6 * 1.1 ** (epoch - 1), jnp.where(epoch > 100, 1e-4, 1e-3))
 
-        def fallback(step: jax.Array) -> jax.Array:
-            epoch = step // steps_per_epoch + 1
-            return jnp.minimum(1e-6 * 1.1 ** (epoch - 1), jnp.where(epoch > 100, 1e-4, 1e-3))
+    def init(self, params: dict) -> dict[str, optax.ScaleByAdamState]:
+        """Adam's moments before the first step, of each part of the parameters that is trained.
 
-        return fallback
+        A part (a refinement module, the head) has a count of steps of its own, so that what is new beside parts that keep
+        their moments (growth.py) gets the bias correction of its own age.
 
-    def transformation(self, steps_per_epoch: int) -> optax.GradientTransformation:
-        """Adam."""
-        return optax.adam(self.rate(steps_per_epoch), b1=self.b1)
+        Raises:
+          UserError: if `freeze` names a part that there is not, or leaves nothing to train.
+        """
+        for pattern in self.freeze:
+            if not fnmatch.filter(params, pattern):
+                raise UserError(f"--optimizer.freeze {pattern}: there is no such part. Parts: {', '.join(params)}.")
+        trained = [part for part in params if not any(fnmatch.fnmatchcase(part, pattern) for pattern in self.freeze)]
+        if not trained:
+            raise UserError(f"--optimizer.freeze {' '.join(self.freeze)} leaves nothing to train of {', '.join(params)}.")
+        return {part: self._adam().init(params[part]) for part in trained}
+
+    def update(self, params: dict, gradient: dict, opt_state: dict, rate: float | jax.Array) -> tuple[dict, dict]:
+        """The parts `params` that are trained, after a step of Adam at this rate, and its moments."""
+        directions, moments = {}, {}
+        for part in params:
+            directions[part], moments[part] = self._adam().update(gradient[part], opt_state[part])
+        return jax.tree.map(lambda p, direction: p - rate * direction, params, directions), moments
+
+    def _adam(self) -> optax.GradientTransformation:
+        return optax.scale_by_adam(b1=self.b1)
 
 
 class TrainState(NamedTuple):
@@ -56,7 +80,7 @@ class TrainState(NamedTuple):
 
     step: jax.Array  # int32 [], steps done
     params: Any
-    opt_state: Any
+    opt_state: dict[str, optax.ScaleByAdamState]  # of each part of params that is trained
     lambdas: LambdaState | None  # where the loss has terms to balance
     ema: Any = None  # like params, if a moving average is kept
 
@@ -88,7 +112,7 @@ def _initial(objective: Trainable, seed: int | jax.Array) -> TrainState:
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        opt_state=objective.optimizer.transformation(objective.steps_per_epoch).init(params),
+        opt_state=objective.optimizer.init(params),
         lambdas=objective.init_lambdas(),
         ema=None if objective.optimizer.ema_decay is None else jax.tree.map(jnp.copy, params),
     )
@@ -130,22 +154,28 @@ def make_train_step(
 
     Metrics are the objective's (see its `loss_of`), the `loss` [] and the `grad_norm` [].
     """
-    transformation = objective.optimizer.transformation(objective.steps_per_epoch)
+    optimizer = objective.optimizer
 
     def step(state: TrainState, network: dict, batch: dict) -> tuple[TrainState, dict]:
-        gradient_of = jax.value_and_grad(objective.loss_of, has_aux=True)
-        (loss, metrics), gradient = gradient_of(state.params, state.lambdas, network, batch, state.step)
+        trained = {part: state.params[part] for part in state.opt_state}
+
+        def loss_of(trained: dict) -> tuple[jax.Array, dict]:
+            return objective.loss_of({**state.params, **trained}, state.lambdas, network, batch, state.step)
+
+        (loss, metrics), gradient = jax.value_and_grad(loss_of, has_aux=True)(trained)
         if abstract is not None:
             # Else the moments' sharding would spread from here to the convolutions, and split those by channels.
-            gradient = jax.lax.with_sharding_constraint(gradient, shardings_of(abstract.params))
-        updates, opt_state = transformation.update(gradient, state.opt_state)
-        params = optax.apply_updates(state.params, updates)
+            places = {part: shardings_of(abstract.params[part]) for part in trained}
+            gradient = jax.lax.with_sharding_constraint(gradient, places)
+        rate = optimizer.rate(state.step, objective.steps_per_epoch)
+        trained, opt_state = optimizer.update(trained, gradient, state.opt_state, rate)
         ema = state.ema
         if ema is not None:
-            ema = optax.incremental_update(params, ema, 1 - objective.optimizer.ema_decay)
+            averaged = {part: ema[part] for part in trained}
+            ema = {**ema, **optax.incremental_update(trained, averaged, 1 - optimizer.ema_decay)}
         lambdas = objective.update_lambdas(state.lambdas, metrics, state.step)
         metrics = {"loss": loss, **metrics, "grad_norm": optax.tree.norm(gradient)}
-        return TrainState(state.step + 1, params, opt_state, lambdas, ema), metrics
+        return TrainState(state.step + 1, {**state.params, **trained}, opt_state, lambdas, ema), metrics
 
     shardings = None if abstract is None else (shardings_of(abstract), abstract.step.sharding)
     return jax.jit(step, donate_argnums=0, out_shardings=shardings, compiler_options=_compiler_options(abstract))

@@ -40,7 +40,7 @@ from crn_jax.experiment import (
     flat,
     nearest,
 )
-from crn_jax.growth import grow
+from crn_jax.growth import grow_state
 from crn_jax.sharding import local_rows, make_mesh, put
 from crn_jax.synthesize import describe_run, load_run, read_description
 from crn_jax.train import Trainable, TrainState, abstract_state, init_state, make_train_step
@@ -163,7 +163,7 @@ def train(experiment: AnyExperiment) -> bool:
             check_room(folder, abstract)
             state = init_state(objective, experiment.seed, abstract)
             if isinstance(experiment, Experiment) and experiment.init_from:
-                state = started_from(experiment.init_from, experiment, state)
+                state = started_from(experiment, state)
         announce(experiment, mesh, state, first_step, epoch, vgg19)
         try:
             log = stack.enter_context(contextlib.closing(MetricsLog(folder, first_step) if is_first() else NoLog()))
@@ -218,28 +218,35 @@ def refuse_going_back(folder: Path, trained: int, asked: int) -> None:
         )
 
 
-def started_from(folder: str, experiment: Experiment, state: TrainState) -> TrainState:
-    """The initial state with the modules of another run; Adam and λ start anew.
+def started_from(experiment: Experiment, state: TrainState) -> TrainState:
+    """The initial state with the modules of the run that the experiment names; step and λ start anew.
 
     Raises:
       UserError: if that run's classes, or the shapes of its modules, are others.
     """
-    run = load_run(folder)
+    folder = experiment.init_from
+    run = load_run(folder, kind=Experiment, moments=experiment.init_moments == "kept")
     label_space = label_space_of(experiment.data)
     if run.label_space.classes != label_space.classes:
         raise UserError(f"--init_from {folder}: that run's classes are others: {', '.join(run.label_space.classes)}.")
     try:
-        params, fresh = grow(state.params, run.params)
+        grown, fresh, kept = grow_state(state, state._replace(params=run.params, opt_state=run.opt_state))
     except ValueError as error:
         raise UserError(f"--init_from {folder}: its cascade does not fit into this one ({error}).") from error
-    console.print(f"Started from {folder}, step {run.step}; fresh: {', '.join(fresh) or 'nothing'}.", markup=False)
+    taken_over = [part for part in state.params if part not in fresh]
+    moments = f" Adam's moments are kept of {', '.join(kept) or 'nothing'}." * (experiment.init_moments == "kept")
+    console.print(
+        f"Started from {folder}, step {run.step}: {', '.join(taken_over)}. Fresh: {', '.join(fresh) or 'nothing'}.{moments}",
+        markup=False,
+    )
 
     def placed(like: jax.Array, value: jax.Array) -> jax.Array:
+        if value is like:
+            return like
         host = np.asarray(value)
         return jax.make_array_from_callback(like.shape, like.sharding, lambda index: host[index])
 
-    ema = None if state.ema is None else jax.tree.map(placed, state.ema, params)
-    return state._replace(params=jax.tree.map(placed, state.params, params), ema=ema)
+    return jax.tree.map(placed, state, grown)
 
 
 def describe_data(source: Source, epoch: int) -> dict[str, Any]:

@@ -6,7 +6,6 @@ An oracle for the optimized one, gradients included, and what `launch.benchmark 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from crn_jax.errors import UserError
 from crn_jax.objective import Objective
@@ -85,8 +84,8 @@ def make_train_step(objective: Objective):
     def step(state: TrainState, vgg_params, batch):
         arguments = state.params, state.lambdas.weights, vgg_params, batch, objective.generator.num_classes
         (value, terms), gradient = jax.value_and_grad(loss, has_aux=True)(*arguments)
-        updates, opt_state = objective.optimizer.transformation(objective.steps_per_epoch).update(gradient, state.opt_state)
-        params = optax.apply_updates(state.params, updates)
+        rate = objective.optimizer.rate(state.step, objective.steps_per_epoch)
+        params, opt_state = objective.optimizer.update(state.params, gradient, state.opt_state, rate)
         return state._replace(step=state.step + 1, params=params, opt_state=opt_state), {"loss": value, "terms": terms}
 
     return jax.jit(step, donate_argnums=0)

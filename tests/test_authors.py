@@ -31,7 +31,7 @@ def thirty_steps(run, imagenet_vgg19, weights: str, loss: LossConfig):
     lambdas = LambdaConfig(initial=RELEASED_WEIGHTS[weights], rescale_epoch=None)
     objective = Objective(run.config, lambdas, OptimizerConfig(), "average", steps_per_epoch=4, loss=loss)
     params = jax.tree.map(jnp.array, run.params)
-    opt_state = objective.optimizer.transformation(4).init(params)
+    opt_state = objective.optimizer.init(params)
     state = TrainState(jnp.zeros((), jnp.int32), params, opt_state, init_lambdas(lambdas), None)
     step, history = make_train_step(objective), []
     for i in range(30):

@@ -129,7 +129,7 @@ def test_twenty_steps_equal_those_of_one_device(xlas_convolution):
     assert expected_losses[7] < expected_losses[0] and expected_losses[-1] < expected_losses[8]
     np.testing.assert_allclose(losses, expected_losses, rtol=1e-4)
     assert_same_training(state, expected)
-    kernels = {name: state.opt_state[0].mu[name]["conv1"]["kernel"] for name in ("module_0", "module_1")}
+    kernels = {name: state.opt_state[name].mu["conv1"]["kernel"] for name in ("module_0", "module_1")}
     assert kernels["module_0"].sharding.shard_shape((3, 3, 4, 8)) == (3, 3, 4, 1)
     assert kernels["module_1"].sharding.is_fully_replicated  # [3, 3, 12, 6]: no axis divides by 8
     assert state.params["module_0"]["conv1"]["kernel"].sharding.is_fully_replicated

@@ -3,11 +3,13 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import plain
 import pytest
 
 from crn_jax import convolution, vgg_weights
 from crn_jax.cascade import CascadeConfig, init_params
+from crn_jax.errors import UserError
 from crn_jax.evaluation import make_eval_step
 from crn_jax.lambdas import LambdaConfig
 from crn_jax.objective import Objective
@@ -113,16 +115,17 @@ def test_loss_and_gradient_equal_the_plain_implementations(plain_step, monkeypat
     def compare(got, wanted):  # a tenth of the gradient; where L1's argument crosses 0, its sign may differ
         assert np.linalg.norm(got - wanted) < 1e-3 * np.linalg.norm(wanted)
 
-    jax.tree.map(compare, state.opt_state[0].mu, expected_state.opt_state[0].mu)
+    for part in state.opt_state:
+        jax.tree.map(compare, state.opt_state[part].mu, expected_state.opt_state[part].mu)
 
 
 def test_the_authors_fallback_schedule():
-    rates = OptimizerConfig(schedule="authors_fallback").rate(2)
+    config = OptimizerConfig(schedule="authors_fallback")
     epochs = np.array([1, 2, 50, 100, 101, 200])
     expected = [min(1e-6 * 1.1 ** (e - 1), 1e-4 if e > 100 else 1e-3) for e in epochs]
-    got = [float(rates(jnp.asarray((e - 1) * 2 + last))) for e in epochs for last in (0, 1)]
+    got = [float(config.rate(jnp.asarray((e - 1) * 2 + last), 2)) for e in epochs for last in (0, 1)]
     np.testing.assert_allclose(got, np.repeat(expected, 2), rtol=1e-4)
-    assert OptimizerConfig(0.5).rate(2) == 0.5
+    assert OptimizerConfig(0.5).rate(jnp.asarray(7), 2) == 0.5
 
 
 def test_initial_parameters_follow_from_the_seed():
@@ -141,3 +144,43 @@ def test_kernels_are_xavier_uniform():
 def test_impossible_settings_are_refused():
     with pytest.raises(ValueError, match="ema_decay"):
         OptimizerConfig(ema_decay=1.0)
+
+
+def test_adam_is_optaxs():
+    """Three steps at a constant rate, on any parts."""
+    rng = np.random.default_rng(0)
+    params = {part: {"kernel": jnp.asarray(rng.standard_normal((3, 4), np.float32))} for part in ("a", "b")}
+    config, expected = OptimizerConfig(learning_rate=0.1, b1=0.5), optax.adam(0.1, b1=0.5)
+    ours, moments, theirs, state = params, config.init(params), params, expected.init(params)
+    for _ in range(3):
+        gradient = jax.tree.map(lambda p: jnp.asarray(rng.standard_normal(p.shape, np.float32)), params)
+        ours, moments = config.update(ours, gradient, moments, config.rate(jnp.zeros((), jnp.int32), 1))
+        updates, state = expected.update(gradient, state)
+        theirs = optax.apply_updates(theirs, updates)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), ours, theirs)
+
+
+def test_frozen_parts_stay_bit_identical_and_take_no_memory(problem, four_steps):
+    """A hundred steps of the last module and the head alone; the first of them as if nothing were frozen."""
+    frozen = objective(learning_rate=1e-2, ema_decay=0.75, freeze=("module_[01]",))
+    step, state = make_train_step(frozen), init_state(frozen, 0)
+    assert state.opt_state.keys() == {"module_2", "to_rgb"}
+    before = jax.tree.map(np.array, state)
+    for i in range(100):
+        state, metrics = step(state, *problem)
+        if i == 0:
+            free = four_steps[0][1].params
+            for part in ("module_2", "to_rgb"):
+                jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), state.params[part], free[part])
+    for part in ("module_0", "module_1"):
+        for tree in (state.params, state.ema):
+            jax.tree.map(np.testing.assert_array_equal, tree[part], before.params[part])
+    assert metrics["loss"] < 0.9 * four_steps[1][0]["loss"]
+    assert step._cache_size() == 1
+
+
+def test_what_cannot_be_frozen_is_named():
+    with pytest.raises(UserError, match=r"freeze module_7: there is no such part. Parts: module_0, module_1, module_2, to_rgb"):
+        init_state(objective(freeze=("module_7",)), 0)
+    with pytest.raises(UserError, match="leaves nothing to train"):
+        init_state(objective(freeze=("module_*", "to_rgb")), 0)
