@@ -12,6 +12,7 @@ from crn_jax.data.label_space import CAMVID, CITYSCAPES
 from crn_jax.data.sources import DataConfig
 from crn_jax.experiment import BaselineExperiment, Experiment, GANExperiment, RunConfig, SegmenterExperiment
 from crn_jax.gan import GANConfig, GANLossConfig
+from crn_jax.growth import Recipe
 from crn_jax.lambdas import LambdaConfig
 from crn_jax.losses import RELEASED_WEIGHTS, LossConfig
 from crn_jax.segmenter import SegmenterConfig
@@ -49,6 +50,18 @@ streets_diverse = dataclasses.replace(
     loss=COLLECTION,
     epochs=4,
     run=RunConfig(validate_every=500, validation_examples=48, checkpoint_every=250),
+)
+
+# Procedural streets at 256x512, narrow, with the weights λ of the released program of that size: to compare growth with.
+#   python -m launch.train streets_256x512
+# Expect: see README.
+streets_256x512 = dataclasses.replace(
+    demo,
+    name="streets_256x512",
+    data=DataConfig("streets", num_scenes=500, clear_days=True),
+    cascade=dataclasses.replace(demo.cascade, widths=(*demo.cascade.widths, 32, 16)),
+    lambdas=LambdaConfig(initial=RELEASED_WEIGHTS["cityscapes_256p"], rescale_epoch=None),
+    run=RunConfig(validate_every=50, validation_examples=12, checkpoint_every=50),
 )
 
 # CamVid, 367 photographs of 4:3. Narrow, for a CPU: 0.05 TFLOP a step. λ is rescaled early, as the run is short.
@@ -212,6 +225,7 @@ EXPERIMENTS = {
     for description, experiment in (
         ("A first look: procedural streets at 64x128, minutes on a CPU.", demo),
         ("Six images a layout, of procedural streets at 64x128.", streets_diverse),
+        ("Procedural streets at 256x512, narrow.", streets_256x512),
         ("CamVid at 96x128, narrow: an hour or two on two CPU cores.", camvid_96x128),
         ("CamVid at 192x256 with the paper's widths: for a GPU.", camvid_192x256),
         ("The paper on Cityscapes at 256x512.", cityscapes_256p),
@@ -231,6 +245,56 @@ EXPERIMENTS = {
         ("A segmenter of CamVid at 96x128, to score synthesized images with.", segmenter_camvid),
         ("A segmenter of Cityscapes at 256x512, likewise.", segmenter_cityscapes),
     )
+}
+
+
+_RELEASED = " ".join(f"{weight:.6g}" for weight in RELEASED_WEIGHTS["cityscapes_256p"])
+
+
+# Growth: a cascade trained at one size, then with one more module at twice that size. Adam starts anew in each stage.
+
+_GROWN_512P = "cityscapes_512p --epochs 20 --run.validate_every 2975"
+_GROWN_1024P = "cityscapes_1024p --epochs 5 --run.validate_every 2975"
+_CAMVID_WIDTHS, _STREETS_WIDTHS = "256 256 256 256 128", "128 128 128 96 48"
+
+RECIPES = {
+    # python -m launch.train cityscapes_grow --data.root DIR --cascade.dtype bfloat16
+    # Expect: not yet trained by us. 595,000, 59,500 and 14,875 steps of 6.7, 10.0 and 14.1 TFLOP.
+    "cityscapes_grow": Recipe(
+        "Cityscapes to 1024x2048 by growth, all modules trained in each stage.",
+        {"256p": "cityscapes_256p", "512p": _GROWN_512P, "1024p": _GROWN_1024P},
+    ),
+    # python -m launch.train cityscapes_grow_released --data.root DIR --data.cache DIR
+    # Expect: not yet trained by us. Photographs of the two larger stages are made vivid (45 s each at 1024p), hence the cache.
+    "cityscapes_grow_released": Recipe(
+        "Likewise as the released models came about: nine images a layout at first, vivid photographs then, and at 1024x2048 "
+        "the last two modules alone.",
+        {
+            "256p": "cityscapes_256p_diverse",
+            "512p": f"{_GROWN_512P} --data.vivid",
+            "1024p": f"{_GROWN_1024P} --data.vivid --optimizer.freeze module_[0-6]",
+        },
+    ),
+    # python -m launch.train camvid_grow --data.root DIR
+    # Expect: see README.
+    "camvid_grow": Recipe(
+        "CamVid to 192x256 by growth, narrow, for a CPU.",
+        {
+            "48x64": f"camvid_96x128 --cascade.widths {_CAMVID_WIDTHS} --epochs 10",
+            "96x128": f"camvid_96x128 --cascade.widths {_CAMVID_WIDTHS} 64 --epochs 6",
+            "192x256": f"camvid_96x128 --cascade.widths {_CAMVID_WIDTHS} 64 32 --epochs 2",
+        },
+    ),
+    # python -m launch.train streets_grow
+    # Expect: see README.
+    "streets_grow": Recipe(
+        "Procedural streets to 256x512 by growth, narrow: without any data, on a CPU.",
+        {
+            "64x128": f"streets_256x512 --cascade.widths {_STREETS_WIDTHS} --steps 1000 --run.validate_every 250",
+            "128x256": f"streets_256x512 --cascade.widths {_STREETS_WIDTHS} 32 --steps 300 --run.validate_every 100",
+            "256x512": "streets_256x512 --steps 250",
+        },
+    ),
 }
 
 
@@ -270,8 +334,7 @@ def _without(tap: int) -> str:
     return " ".join("0" if i == tap else "1" for i in range(len(TAPS)))
 
 
-_CAMVID, _STREETS = "camvid_96x128", "streets_diverse"
-_RELEASED = " ".join(f"{weight:.6g}" for weight in RELEASED_WEIGHTS["cityscapes_256p"])
+_CAMVID, _DIVERSE = "camvid_96x128", "streets_diverse"
 
 ABLATIONS = {
     # python -m launch.ablate paper --data DIR --budget 2202
@@ -326,13 +389,13 @@ ABLATIONS = {
     "diversity": Ablation(
         "How many images, which of them is rewarded, and what does the mean add?",
         (
-            Variant("k = 6", _STREETS, "The best image of each class (Eq. 3), and a thousandth of the mean."),
-            Variant("k = 1", f"{_STREETS} --cascade.num_images 1"),
-            Variant("k = 3", f"{_STREETS} --cascade.num_images 3"),
-            Variant("k = 9", f"{_STREETS} --cascade.num_images 9"),
-            Variant("best whole image", f"{_STREETS} --loss.best_per image", "Eq. 2."),
-            Variant("no mean", f"{_STREETS} --loss.mean_share 0"),
-            Variant("a hundredth of the mean", f"{_STREETS} --loss.mean_share 0.01"),
+            Variant("k = 6", _DIVERSE, "The best image of each class (Eq. 3), and a thousandth of the mean."),
+            Variant("k = 1", f"{_DIVERSE} --cascade.num_images 1"),
+            Variant("k = 3", f"{_DIVERSE} --cascade.num_images 3"),
+            Variant("k = 9", f"{_DIVERSE} --cascade.num_images 9"),
+            Variant("best whole image", f"{_DIVERSE} --loss.best_per image", "Eq. 2."),
+            Variant("no mean", f"{_DIVERSE} --loss.mean_share 0"),
+            Variant("a hundredth of the mean", f"{_DIVERSE} --loss.mean_share 0.01"),
         ),
     ),
 }

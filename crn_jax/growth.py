@@ -1,8 +1,19 @@
 """Growth: a cascade that starts from a trained one with fewer modules, or of another number of images."""
 
+import dataclasses
+
 import flax.traverse_util
 
 from crn_jax.train import TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """A cascade that grows in stages, each of which starts from the one before it. `configs.py` names them."""
+
+    about: str
+    stages: dict[str, str]
+    """By name the arguments of launch.train: an experiment of configs.py, and what is set otherwise."""
 
 
 def grow(fresh: dict, trained: dict) -> tuple[dict, list[str]]:

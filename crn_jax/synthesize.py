@@ -82,9 +82,7 @@ def read_description(folder: str | Path) -> tuple[AnyExperiment, LabelSpace, dic
         raise UserError(f"{path}: the file is damaged ({error!r}).") from error
 
 
-def load_run(
-    folder: str | Path, checkpoint: str = "latest", kind: type[Training] = Synthesis, *, moments: bool = False
-) -> Run:
+def load_run(folder: str | Path, checkpoint: str = "latest", kind: type[Training] = Synthesis, *, moments: bool = False) -> Run:
     """Loads a run.
 
     Args:

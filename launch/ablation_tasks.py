@@ -18,9 +18,9 @@ from pathlib import Path
 from crn_jax.errors import UserError
 from crn_jax.experiment import AnyExperiment, GANExperiment, differences
 from crn_jax.synthesize import read_description
+from launch.command_line import parse
 from launch.reporting import last_step, read_metrics
 from launch.results import write_json
-from launch.train import parse
 
 PROBE_STEPS = 60
 """Steps by which a budget in minutes is turned into steps: by their fastest third, which has nothing to compile."""

@@ -41,10 +41,10 @@ from crn_jax.sharding import ShardingConfig, make_mesh
 from crn_jax.synthesize import synthesize
 from crn_jax.train import init_state, make_train_step
 from crn_jax.vgg_weights import random_vgg19
+from launch.command_line import named
 from launch.dry_run import lower_step, total_bytes
 from launch.flops import forward_flops, step_flops
 from launch.terminal import command, console, show_error
-from launch.train import named
 
 
 @dataclasses.dataclass(frozen=True)

@@ -131,20 +131,26 @@ def sum_over_processes(values: np.ndarray) -> np.ndarray:
     return multihost_utils.process_allgather(values).sum(0)
 
 
-def listen_from(step: int) -> None:
-    """Makes a SIGTERM count from here on, before the step behind `step`; the same number on all processes.
-
-    JAX stops behind the latest step that it has been told of. Untold, it would name a step that a resumed run has passed.
-    """
-    if jax.distributed.is_initialized():
-        multihost_utils.reached_preemption_sync_point(step)
-
-
 class Stop:
     """Notes a SIGTERM or SIGINT, so that the run can end between two steps, the same two on every process.
 
-    JAX's preemption service, where it runs, catches SIGTERM, tells all processes of one to any, and names the step.
+    JAX's preemption service, where it runs, catches SIGTERM, tells all processes of one to any, and names the step: the one
+    behind the latest that it has been told of. So it is told of `first_step` before the first step is done (else it could
+    name one that a resumed run has passed), and of ever larger numbers, also where one process trains several runs in turn.
     """
+
+    _told = 0
+
+    @classmethod
+    def listen_from(cls, first_step: int) -> None:
+        """Makes a SIGTERM count from here on, before the step behind this one; the same number on all processes."""
+        cls._offset = max(0, cls._told - first_step)
+        cls._reached(first_step)
+
+    @classmethod
+    def _reached(cls, step: int) -> bool:
+        cls._told = step + cls._offset
+        return jax.distributed.is_initialized() and multihost_utils.reached_preemption_sync_point(cls._told)
 
     def __enter__(self):
         self._noted, self._by_jax = False, jax.distributed.is_initialized()
@@ -158,7 +164,7 @@ class Stop:
 
     def requested_at(self, step: int) -> bool:
         """Whether to stop behind this step; to be asked at every step."""
-        return multihost_utils.reached_preemption_sync_point(step) if self._by_jax else self._noted
+        return self._reached(step) if self._by_jax else self._noted
 
     def _note(self, number, _frame) -> None:
         """A second signal ends at once."""

@@ -14,8 +14,8 @@ from crn_jax.data.label_space import LabelSpace
 from crn_jax.data.sources import DataConfig, Split, label_space_of, open_source
 from crn_jax.errors import UserError
 from crn_jax.experiment import Experiment
+from launch.command_line import parse
 from launch.inspection import Look, Pair, Problem
-from launch.train import parse
 
 _START = "camvid_96x128"  # the experiment whose schedule is taken over for data that have none of their own
 _START_EXAMPLES = 367

@@ -10,8 +10,8 @@ from crn_jax.data.sources import Split, label_space_of, open_source
 from crn_jax.errors import UserError
 from crn_jax.experiment import Synthesis
 from crn_jax.synthesize import Run, load_run
+from launch.command_line import named
 from launch.contenders import PHOTOGRAPHS, Examples
-from launch.train import named
 
 
 class Subject(NamedTuple):

@@ -1,27 +1,24 @@
 """Trains a cascade, or a segmenter to judge its images: `python -m launch.train EXPERIMENT [--field value ...]`.
 
-The same command resumes a run that was stopped. A run folder (default runs/EXPERIMENT) receives checkpoints, run.json,
-metrics.jsonl, TensorBoard files and contact sheets.
+A recipe in place of an experiment grows a cascade in stages. The same command resumes a run that was stopped. A run folder
+(default runs/EXPERIMENT; of a recipe, one for each stage in it) receives checkpoints, run.json, metrics.jsonl, TensorBoard
+files and contact sheets.
 """
 
 import contextlib
-import dataclasses
 import hashlib
 import json
 import os
 import shutil
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Any
 
 import jax
 import numpy as np
 import rich.progress
-import rich.table
-import tyro
 from jax.sharding import Mesh
 
-from configs import EXPERIMENTS
 from crn_jax.cascade import count_parameters
 from crn_jax.checkpoint import Checkpoints
 from crn_jax.data.examples import Source
@@ -35,97 +32,47 @@ from crn_jax.experiment import (
     Regression,
     SegmenterExperiment,
     Synthesis,
-    Training,
     differences,
     flat,
-    nearest,
 )
 from crn_jax.growth import grow_state
 from crn_jax.sharding import local_rows, make_mesh, put
 from crn_jax.synthesize import describe_run, load_run, read_description
 from crn_jax.train import Trainable, TrainState, abstract_state, init_state, make_train_step
 from crn_jax.vgg_weights import perception_network, random_vgg19
+from launch.command_line import Command, list_experiments, parse_stages
 from launch.dry_run import dry_run
-from launch.processes import TRY_AGAIN, Processes, agree, is_first, join, listen_from, wait_for_all
+from launch.processes import TRY_AGAIN, Stop, agree, is_first, join, wait_for_all
 from launch.reporting import MetricsLog, NoLog, describe_devices
 from launch.segmenter_validation import SegmenterValidator
 from launch.session import RANDOM_WARNING, Session
 from launch.terminal import command, console
 from launch.validation import Validator
 
-Kind = TypeVar("Kind", bound=Training)
-
-
-@dataclasses.dataclass(frozen=True)
-class Command(Generic[Kind]):
-    """What the command line says."""
-
-    experiment: Annotated[Kind, tyro.conf.arg(name="")]
-    processes: Annotated[Processes, tyro.conf.arg(name="")] = Processes()
-    dry_run: bool = False
-    """Compile the step, print how it lies on the mesh, the memory per device and what is exchanged, and end."""
-    topology: str | None = None
-    """With --dry_run: compile for this TPU slice (v5e:2x2, v5p:2x2x1, ...), which need not be there; slow."""
-
 
 def main(arguments: list[str] | None = None) -> None:
     """Reads the command line and trains."""
     with command():
-        asked = parse(sys.argv[1:] if arguments is None else arguments)
-        if asked.dry_run or asked.topology:
-            if not isinstance(asked.experiment, Experiment):
-                raise UserError("--dry_run is for experiments that train a cascade.")
-            return dry_run(asked.experiment, asked.topology)
-        join(asked.processes)
+        arguments = sys.argv[1:] if arguments is None else arguments
+        if not arguments or arguments[0] in ("-h", "--help"):
+            list_experiments(__doc__)
+            sys.exit(0 if arguments else 2)
+        stages = parse_stages(arguments)
+        if stages[0].dry_run or stages[0].topology:
+            return estimate(stages)
+        join(stages[0].processes)
         console.quiet = not is_first()
-        if not train(asked.experiment):
-            sys.exit(TRY_AGAIN)
+        for stage in stages:
+            if not train(stage.experiment):
+                sys.exit(TRY_AGAIN)
 
 
-def parse(arguments: list[str]) -> Command:
-    """The command line: an experiment's name and overrides; without a name, lists the experiments and exits."""
-    if not arguments or arguments[0] in ("-h", "--help"):
-        console.print(__doc__, markup=False)
-        table = rich.table.Table(box=None, show_header=False)
-        for name, (description, _) in EXPERIMENTS.items():
-            table.add_row(name, description)
-        console.print(table)
-        console.print("Fields and defaults of one: python -m launch.train EXPERIMENT --help", markup=False)
-        sys.exit(0 if arguments else 2)
-    name, *overrides = arguments
-    description, experiment = named_experiment(name)
-    return tyro.cli(
-        Command[type(experiment)],
-        default=Command(experiment),
-        args=overrides,
-        prog=f"python -m launch.train {name}",
-        description=description,
-        use_underscores=True,
-        config=(tyro.conf.AvoidSubcommands,),
-    )
-
-
-def named_experiment(name: str) -> tuple[str, AnyExperiment]:
-    """An experiment of configs.py, behind its description.
-
-    Raises:
-      UserError: if there is none of that name.
-    """
-    if name not in EXPERIMENTS:
-        raise UserError(f"There is no experiment '{name}'.{nearest(name, EXPERIMENTS)} Known: {', '.join(EXPERIMENTS)}.")
-    return EXPERIMENTS[name]
-
-
-def named(name: str, kind: type[Kind]) -> Kind:
-    """Likewise, one of a kind.
-
-    Raises:
-      UserError: if there is none of that name, or if it trains something else.
-    """
-    _, experiment = named_experiment(name)
-    if not isinstance(experiment, kind):
-        raise UserError(f"'{name}' trains a {experiment.trains}; name an experiment that trains a {kind.trains}.")
-    return experiment
+def estimate(stages: list[Command]) -> None:
+    """Prints what a step of each would take."""
+    for stage in stages:
+        if not isinstance(stage.experiment, Experiment):
+            raise UserError("--dry_run is for experiments that train a cascade.")
+        dry_run(stage.experiment, stage.topology)
 
 
 def train(experiment: AnyExperiment) -> bool:
@@ -156,7 +103,7 @@ def train(experiment: AnyExperiment) -> bool:
         first_step = checkpoints.latest_step() or 0
         agree({"checkpoint": first_step})
         refuse_going_back(folder, first_step, experiment.last_step(epoch))
-        listen_from(first_step)
+        Stop.listen_from(first_step)
         if first_step:
             state = checkpoints.load(first_step, abstract)
         else:

@@ -15,9 +15,9 @@ from crn_jax.data.label_spaces import LABEL_SPACES
 from crn_jax.data.sources import DataConfig
 from crn_jax.errors import UserError
 from launch import inspect, proposal
+from launch.command_line import parse
 from launch.inspection import Look, Pair, duplicates, fitting_labels, look_at, parts_of, representative, scan
 from launch.proposal import cascade_for, cascade_of_size, training_arguments
-from launch.train import parse
 
 pytest_plugins = "tests.browser"
 
