@@ -43,6 +43,17 @@ def _synthesize(config: Generator, params: dict, layout_ids: jax.Array) -> jax.A
     return to_uint8(config.network().apply({"params": params}, one_hot(config, layout_ids)))
 
 
+def compile_synthesize(config: Generator, params: dict, shape: tuple[int, int, int], dtype: np.dtype) -> jax.stages.Compiled:
+    """`synthesize` for layouts of one shape `[B, H, W]` and dtype, ahead of time: to be called with (params, layout_ids).
+
+    Its `memory_analysis()` tells what that takes. Ids are not looked at.
+
+    Raises:
+      ValueError: if height or width do not fit the generator.
+    """
+    return _synthesize.lower(config, params, jax.ShapeDtypeStruct(shape, dtype)).compile()
+
+
 class Run(NamedTuple):
     """A trained run: what `synthesize` (or `segmenter.segment`) needs, and how it came about; Adam's moments if asked for."""
 
@@ -76,9 +87,20 @@ def read_description(folder: str | Path) -> tuple[AnyExperiment, LabelSpace, dic
         raise UserError(f"{folder}: this is not a run folder (no run.json in it); give one that launch.train has made.")
     try:
         fields = json.loads(path.read_text())
-        label_space = cattrs.structure(fields["label_space"], LabelSpace)
-        return from_json(fields["experiment"]), label_space, fields
-    except (json.JSONDecodeError, KeyError, cattrs.BaseValidationError) as error:
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: the file is damaged ({error!r}).") from error
+    return *parse_description(fields, path), fields
+
+
+def parse_description(fields: dict[str, Any], path: str | Path) -> tuple[AnyExperiment, LabelSpace]:
+    """The experiment and the label space of what `describe_run` gave; `path` is the file that it was read from.
+
+    Raises:
+      UserError: if they are damaged.
+    """
+    try:
+        return from_json(fields["experiment"]), cattrs.structure(fields["label_space"], LabelSpace)
+    except (KeyError, cattrs.BaseValidationError) as error:
         raise UserError(f"{path}: the file is damaged ({error!r}).") from error
 
 

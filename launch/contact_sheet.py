@@ -27,22 +27,21 @@ def contact_sheet(
 ) -> Image.Image:
     """Draws the sheet; `made` says how the images came about.
 
-    Small images are enlarged by whole numbers, without smoothing, to be about 256 pixels wide.
+    Small images are enlarged by a whole number, without smoothing, so that the widest is about 256 pixels wide.
     """
-    height, width = rows[0].layout.shape
-    zoom = max(1, round(256 / width))
-    cell_h, cell_w = height * zoom, width * zoom
+    zoom = max(1, round(256 / max(row.layout.shape[1] for row in rows)))
+    cell_w = max(row.layout.shape[1] for row in rows) * zoom
     columns = ["layout"] if rows[0].photograph is None else ["layout", "photograph"]
     count = len(rows[0].images)
     columns += [made] if count == 1 else [f"{made} {u}" for u in range(count)]
     columns += [] if rows[0].assembled is None else ["assembled"]
     font = ImageFont.load_default(_TEXT)
 
-    present = sorted(set(np.unique([row.layout for row in rows]).tolist()))
+    present = sorted(set().union(*(np.unique(row.layout).tolist() for row in rows)))
     sheet_w = len(columns) * (cell_w + _GAP) + _GAP
     entries = _legend_positions([label_space.classes[i] for i in present], font, sheet_w)
     header = (2 + bool(warning)) * (_TEXT + 8)
-    legend_top = header + len(rows) * (cell_h + _GAP)
+    legend_top = header + sum(row.layout.shape[0] * zoom + _GAP for row in rows)
     sheet = Image.new("RGB", (sheet_w, legend_top + (entries[-1][1] + 1) * (_TEXT + 8) + _GAP), _PAPER)
     draw = ImageDraw.Draw(sheet)
     draw.text((_GAP, 3), title, _INK, font)
@@ -50,12 +49,15 @@ def contact_sheet(
         draw.text((_GAP, _TEXT + 11), warning, (200, 0, 0), font)
     for c, name in enumerate(columns):
         draw.text((_GAP + c * (cell_w + _GAP), header - _TEXT - 5), name, _INK, font)
-    for r, row in enumerate(rows):
+    y = header
+    for row in rows:
+        height, width = row.layout.shape
         photographs = [] if row.photograph is None else [row.photograph]
         assembled = [] if row.assembled is None else [row.assembled]
         for c, image in enumerate([label_space.draw(row.layout), *photographs, *row.images, *assembled]):
-            cell = Image.fromarray(image).resize((cell_w, cell_h), Image.Resampling.NEAREST)
-            sheet.paste(cell, (_GAP + c * (cell_w + _GAP), header + r * (cell_h + _GAP)))
+            cell = Image.fromarray(image).resize((width * zoom, height * zoom), Image.Resampling.NEAREST)
+            sheet.paste(cell, (_GAP + c * (cell_w + _GAP), y))
+        y += height * zoom + _GAP
     for index, (x, line) in zip(present, entries):
         y = legend_top + line * (_TEXT + 8) + 4
         draw.rectangle((x, y, x + _TEXT, y + _TEXT), label_space.colors[index], _INK)

@@ -1,39 +1,56 @@
 """Turns layouts into images: `python -m launch.synthesize RUN LAYOUT.png [LAYOUT.png | FOLDER ...]`."""
 
 import dataclasses
-from collections.abc import Iterator
+import functools
+import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated
 
+import jax
 import numpy as np
 import rich.progress
 import tyro
-from PIL import Image
 
-from crn_jax.data.geometry import view
 from crn_jax.data.label_space import LabelSpace
 from crn_jax.diversity import assemble
 from crn_jax.errors import UserError
 from crn_jax.experiment import nearest
-from crn_jax.synthesize import Run, load_run, synthesize
+from crn_jax.synthesize import Run, load_run
 from launch.contact_sheet import Row, contact_sheet, grid
+from launch.layouts import Sizing, find_layouts, fitted
+from launch.synthesis import MAX_BATCH, Job, Synthesized, ahead, synthesize_all, write_png
 from launch.terminal import command, console
 
 SHEET_NAME = "contact_sheet.png"
+SHEET_ROWS = 32
 
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Synthesizes images from layouts with a trained run; nothing else has to be said again."""
+    """Synthesizes images from layouts with a trained run; nothing else has to be said again.
+
+    Images that are there already, made by the same parameters from the same layouts, are not made again.
+    """
 
     run: Annotated[Path, tyro.conf.Positional]
     """A run folder, as launch.train makes it."""
     layouts: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Layout PNGs, or folders of them: ids or palette colours of the run's label space, of the run's aspect ratio."""
+    """Layout PNGs, or folders of them: ids or palette colours of the run's label space."""
     out: Path | None = None
     """Folder for the images. Default: RUN/synthesized."""
     checkpoint: str = "latest"
     """latest, best (smallest held-out distance), or a number of steps."""
+    fit: Sizing | None = None
+    """How a layout gets a size that the run's network makes. run: the run's own, as its held-out examples got it. own: as it
+    is, panorama or portrait, if that is a multiple of what the network halves (64 for seven modules). pad: likewise, but filled
+    up at its borders, and the image is cut back. resize: the nearest such size, and the image is resized back. Default: run for
+    layouts of the run's aspect ratio, own for others."""
+    batch_size: int | None = None
+    """Layouts of one size at a time. Default: 16, or as many as have the pixels of one of 1024x2048."""
+    overwrite: bool = False
+    """Make images anew that are there already."""
     index: int | None = None
     """Of a collection of k images, write only this one, counted from 0."""
     pick: str | None = None
@@ -42,7 +59,7 @@ class Arguments:
     grid: bool = False
     """Write a collection as one picture, from image 0 at the top left to the last at the bottom right."""
     sheet: bool = False
-    """Also write contact_sheet.png: layouts beside images."""
+    """Also write contact_sheet.png: the first 32 layouts beside their images."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -52,34 +69,65 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def run_command(arguments: Arguments) -> None:
-    """Reads every layout before the first image is written, so that a bad one costs nothing."""
+    """Looks at the name and size of every layout before the first image is written."""
     if not arguments.layouts:
         raise UserError("Give at least one layout PNG, or a folder of them, behind the run folder.")
+    if arguments.batch_size is not None and arguments.batch_size < 1:
+        raise UserError(f"--batch_size {arguments.batch_size}: at least 1 is needed.")
     run = load_run(arguments.run, arguments.checkpoint)
-    paths = list(find_layouts(arguments.layouts))
-    num_images = run.experiment.generator.num_images
-    choice = choice_of(arguments, run.label_space, num_images)
-    targets = target_names(paths, 1 if arguments.grid or choice is not None else num_images)
-    layouts = [fitted(run, path) for path in paths]
+    choice = choice_of(arguments, run.label_space, run.experiment.generator.num_images)
     out = arguments.out or arguments.run / "synthesized"
-    refuse_overwriting(paths, [out / name for names in targets for name in names] + [out / SHEET_NAME] * arguments.sheet)
-    rows = []
+    jobs = planned(arguments, run, choice, out)
+    on_sheet = jobs[:SHEET_ROWS] if arguments.sheet else []
+    to_do = [job for job in jobs if arguments.overwrite or job in on_sheet or not job.is_done]
+    rows = {}
     try:
         out.mkdir(parents=True, exist_ok=True)
-        for layout, names in rich.progress.track(list(zip(layouts, targets)), "synthesizing", console=console):
-            images = np.asarray(synthesize(run.experiment.generator, run.params, layout[None]))[0]
-            assembled = None if choice is None else np.asarray(assemble(images, layout, choice))
-            written = [grid(images)] if arguments.grid else images if choice is None else [assembled]
-            for name, image in zip(names, written, strict=True):
-                Image.fromarray(image).save(out / name)
-            if arguments.sheet:
-                rows.append(Row(layout, None, images, assembled if arguments.pick else None))
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            images = synthesize_all(run, to_do, arguments.batch_size, pool)
+            written = ahead(pool, functools.partial(write, arguments, choice), images, 2 * (arguments.batch_size or MAX_BATCH))
+            for job, row in rich.progress.track(written, "synthesizing", len(to_do), console=console):
+                if job in on_sheet:
+                    rows[job.path] = row
         if arguments.sheet:
-            write_sheet(run, rows, out / SHEET_NAME)
+            write_sheet(run, [rows[job.path] for job in on_sheet], out / SHEET_NAME)
     except OSError as error:
         raise UserError(f"{out}: the images cannot be written there ({error}); choose another folder with --out.") from error
-    first = out / targets[0][0]
-    console.print(f"{sum(map(len, targets))} images in {out}, the first: {first} (step {run.step})", markup=False)
+    new, total = (sum(len(job.targets) for job in some) for some in (to_do, jobs))
+    kept = f", of which {total - new:,} were there already (--overwrite makes them anew)" if new < total else ""
+    console.print(f"{total:,} images in {out}{kept}, the first: {jobs[0].targets[0]} (step {run.step})", markup=False)
+
+
+def planned(arguments: Arguments, run: Run, choice: np.ndarray | None, out: Path) -> list[Job]:
+    """What there is to do: a job for each layout.
+
+    Raises:
+      UserError: if a layout is not there, has a size that does not fit, or a name that does not go with the others.
+    """
+    paths, generator = list(find_layouts(arguments.layouts)), run.experiment.generator
+    names = target_names(paths, 1 if arguments.grid or choice is not None else generator.num_images)
+    targets = [[out / name for name in each] for each in names]
+    refuse_overwriting(paths, [target for each in targets for target in each] + [out / SHEET_NAME] * arguments.sheet)
+    means = hashlib.sha256(repr((generator, choice, arguments.grid)).encode())  # what an image depends on, and its layout
+    for leaf in jax.tree.leaves(run.params):
+        means.update(np.ascontiguousarray(leaf).data)
+    jobs = []
+    for path, each in zip(paths, targets):
+        size = fitted(path, generator, run.experiment.data.fit, arguments.fit)
+        digest = means.copy()
+        digest.update(repr((size, path.read_bytes())).encode())
+        jobs.append(Job(path, size, each, f"{run.experiment.name}, step {run.step}; {digest.hexdigest()[:16]}"))
+    return jobs
+
+
+def write(arguments: Arguments, choice: np.ndarray | None, synthesized: Synthesized) -> tuple[Job, Row]:
+    """Writes the images of a layout as asked; returns what the sheet shows of them."""
+    job, layout, images = synthesized.job, synthesized.layout, synthesized.images()
+    assembled = None if choice is None else np.asarray(assemble(images, layout, choice))
+    cut = [job.fitted.image(image) for image in (images if choice is None else [assembled])]
+    for target, image in zip(job.targets, [grid(np.stack(cut))] if arguments.grid else cut, strict=True):
+        write_png(image, target, job.made)
+    return job, Row(layout, None, images, assembled if arguments.pick else None)
 
 
 def choice_of(arguments: Arguments, label_space: LabelSpace, num_images: int) -> np.ndarray | None:
@@ -107,31 +155,6 @@ def choice_of(arguments: Arguments, label_space: LabelSpace, num_images: int) ->
         if not 0 <= u < num_images:
             raise UserError(f"{name}={u}: this run makes {num_images} image(s) a layout, 0 to {num_images - 1}.")
     return np.array([chosen.get(name, others) for name in label_space.classes])
-
-
-def fitted(run: Run, path: Path) -> np.ndarray:
-    """A layout `[H, W]` at the run's size, reached as the run's held-out examples were."""
-    layout, fit = run.label_space.read(path), run.experiment.data.fit
-    chosen = view(layout.shape, run.experiment.generator.size, "crop" if fit == "random_crop" else fit, path=path)
-    return chosen.layout(layout, run.label_space.num_classes - 1)
-
-
-def find_layouts(paths: tuple[Path, ...]) -> Iterator[Path]:
-    """The PNG files that the paths name, those of a folder in order.
-
-    Raises:
-      UserError: if a path does not exist or a folder has no PNG.
-    """
-    for path in paths:
-        if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.suffix.lower() == ".png")
-            if not inside:
-                raise UserError(f"{path}: there is no PNG in this folder.")
-            yield from inside
-        elif path.is_file():
-            yield path
-        else:
-            raise UserError(f"{path}: there is no such file or folder.")
 
 
 def target_names(paths: list[Path], num_images: int) -> list[list[str]]:

@@ -1,6 +1,7 @@
 """The jitted function, and the command around it."""
 
 import json
+import re
 
 import jax
 import numpy as np
@@ -12,8 +13,8 @@ from crn_jax.data.label_space import CITYSCAPES
 from crn_jax.data.streets import render_street
 from crn_jax.errors import UserError
 from crn_jax.synthesize import _synthesize, load_run, synthesize
+from launch import synthesis, train
 from launch import synthesize as command
-from launch import train
 from launch.terminal import console
 
 CONFIG = CascadeConfig(num_classes=5, widths=(6, 4), base=(2, 3), num_images=3)
@@ -98,15 +99,116 @@ def test_a_sheet_beside_the_images(trained, tmp_path):
     assert read(tmp_path / "contact_sheet.png").shape[1] == 2 * 256 + 3 * 4
 
 
+def save_layout(path, shape, seed=0):
+    """A street of any size; returns its class ids."""
+    ids = np.random.default_rng(seed).integers(0, 4, (-(-shape[0] // 16), -(-shape[1] // 16))).repeat(16, 0).repeat(16, 1)
+    ids = ids[: shape[0], : shape[1]].astype(np.uint8)
+    Image.fromarray(CITYSCAPES.draw(ids)).save(path)
+    return ids
+
+
+def synthesized_by_hand(folder, ids):
+    run = load_run(folder)
+    return np.asarray(synthesize(run.experiment.cascade, run.params, ids[None]))[0, 0]
+
+
+def test_layouts_of_any_size(trained, tmp_path):
+    """Run at 48x64, four modules: multiples of 8 are its own, as panorama and portrait; others as asked."""
+    folder, _ = trained
+    out = tmp_path / "out"
+    panorama, portrait = (save_layout(tmp_path / f"{name}.png", shape) for name, shape in (("a", (32, 112)), ("b", (64, 40))))
+    command.main([str(folder), str(tmp_path / "a.png"), str(tmp_path / "b.png"), "--out", str(out), "--sheet"])
+    for name, ids in (("a", panorama), ("b", portrait)):
+        np.testing.assert_array_equal(read(out / f"{name}.png"), synthesized_by_hand(folder, ids))
+    assert read(out / "contact_sheet.png").shape[1] == 2 * 224 + 3 * 4  # the panorama's columns, twice enlarged
+
+    odd, square = save_layout(tmp_path / "odd.png", (30, 101)), save_layout(tmp_path / "whole.png", (48, 64))
+    sizes = ["--out", str(out), "--fit"]
+    command.main([str(folder), str(tmp_path / "odd.png"), *sizes, "pad"])
+    padded = synthesized_by_hand(folder, np.pad(odd, ((0, 2), (0, 3)), mode="edge"))
+    np.testing.assert_array_equal(read(out / "odd.png"), padded[:30, :101])
+    command.main([str(folder), str(tmp_path / "odd.png"), str(tmp_path / "whole.png"), *sizes, "resize"])
+    stretched = synthesized_by_hand(folder, np.asarray(Image.fromarray(odd).resize((104, 32), Image.Resampling.NEAREST)))
+    expected = np.asarray(Image.fromarray(stretched).resize((101, 30), Image.Resampling.BICUBIC))
+    np.testing.assert_array_equal(read(out / "odd.png"), expected)
+    np.testing.assert_array_equal(read(out / "whole.png"), synthesized_by_hand(folder, square))
+
+    save_layout(tmp_path / "twice.png", (96, 128))  # of the run's aspect ratio: reduced, unless its own size is asked for
+    command.main([str(folder), str(tmp_path / "twice.png"), "--out", str(out)])
+    assert read(out / "twice.png").shape == (48, 64, 3)
+    command.main([str(folder), str(tmp_path / "twice.png"), *sizes, "own"])
+    assert read(out / "twice.png").shape == (96, 128, 3)
+
+
+def test_a_folder_goes_in_batches_and_goes_on(trained, tmp_path, monkeypatch):
+    """Of five layouts of two sizes, in batches of two; what is there already is made again only if it would change."""
+    folder, _ = trained
+    layouts, out = tmp_path / "layouts", tmp_path / "out"
+    layouts.mkdir()
+    shapes = {"a": (48, 64), "b": (32, 40), "c": (48, 64), "d": (32, 40), "e": (48, 64)}
+    ids = {name: save_layout(layouts / f"{name}.png", shape, seed) for seed, (name, shape) in enumerate(shapes.items())}
+    arguments = [str(folder), str(layouts), "--out", str(out), "--batch_size", "2"]
+
+    def written() -> tuple[set[str], str]:
+        """The files that a call writes, and what it says."""
+        before = {path.name: path.stat().st_mtime_ns for path in out.glob("*")}
+        with console.capture() as capture:
+            command.main(arguments)
+        return {path.stem for path in out.iterdir() if before.get(path.name) != path.stat().st_mtime_ns}, capture.get()
+
+    def stop_at_d(run, jobs, *rest):
+        for synthesized in synthesize_all(run, jobs, *rest):
+            if synthesized.job.path.stem == "d":
+                raise UserError("stopped")
+            yield synthesized
+
+    synthesize_all = command.synthesize_all
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "synthesize_all", stop_at_d)
+        with pytest.raises(SystemExit):
+            command.main(arguments)
+    assert {path.name for path in out.iterdir()} == {"a.png", "b.png", "c.png", "e.png"}
+    names, said = written()
+    assert names == {"d"} and "5 images in" in said and "4 were there already" in said
+    for name, layout in ids.items():  # copies of the last layout fill a batch
+        np.testing.assert_array_equal(read(out / f"{name}.png"), synthesized_by_hand(folder, layout))
+
+    assert written()[0] == set()
+    ids["b"] = save_layout(layouts / "b.png", shapes["b"], 9)
+    (out / "e.png").write_bytes((out / "e.png").read_bytes()[:30])
+    assert written()[0] == {"b", "e"}
+    arguments += ["--checkpoint", "8"]
+    assert written()[0] == set(shapes)
+    arguments += ["--overwrite"]
+    assert written()[0] == set(shapes)
+
+
+def test_a_size_beyond_the_memory_is_refused_with_what_it_needs(trained, tmp_path, monkeypatch):
+    folder, layouts = trained
+    monkeypatch.setattr(synthesis, "_device_bytes", lambda: 10**6)
+    with console.capture() as capture, pytest.raises(SystemExit):
+        command.main([str(folder), str(layouts / "ids.png"), "--out", str(tmp_path / "out")])
+    assert re.search(
+        r"1 at a time, images of 48x64 need \d+\.\d GB; .* has 0\.0 GB\. They are not made in tiles", capture.get()
+    )
+
+
 def test_wrong_input_is_named_before_anything_is_written(trained, tmp_path):
     folder, layouts = trained
     Image.fromarray(np.full((48, 64), 77, np.uint8)).save(tmp_path / "bad.png")
-    Image.fromarray(np.zeros((48, 48), np.uint8)).save(tmp_path / "square.png")
+    Image.fromarray(np.zeros((48, 44), np.uint8)).save(tmp_path / "odd.png")
+    (tmp_path / "torn.png").write_bytes((layouts / "ids.png").read_bytes()[:20])
     (tmp_path / "ids.png").write_bytes((layouts / "ids.png").read_bytes())
     (tmp_path / "empty").mkdir()
     cases = {
-        (folder, layouts, tmp_path / "bad.png"): "bad.png: label id 77 (3,072 pixels)",
-        (folder, tmp_path / "square.png"): "48x48 has another aspect ratio than the cascade's 48x64",
+        (
+            folder,
+            layouts,
+            tmp_path / "odd.png",
+        ): "odd.png: 48x44 has another aspect ratio than the run's 48x64, and is no multiple of 8x8",
+        (folder, tmp_path / "odd.png", "--fit", "run"): "another aspect ratio than the run's 48x64. --fit pad",
+        (folder, layouts, tmp_path / "torn.png"): "torn.png: the image is truncated or damaged",
+        (folder, layouts, "--batch_size", "0"): "--batch_size 0",
         (folder, layouts / "ids.png", tmp_path / "ids.png"): "Several layouts are called ids",
         (folder, tmp_path / "empty"): "there is no PNG in this folder",
         (folder, tmp_path / "none.png"): "there is no such file or folder",
@@ -122,6 +224,10 @@ def test_wrong_input_is_named_before_anything_is_written(trained, tmp_path):
             command.main([*map(str, arguments), "--out", str(tmp_path / "out")])
         assert message in capture.get()
     assert not (tmp_path / "out").exists()
+    with console.capture() as capture, pytest.raises(SystemExit):
+        command.main([str(folder), str(layouts), str(tmp_path / "bad.png"), "--out", str(tmp_path / "out")])
+    assert "bad.png: label id 77 (3,072 pixels)" in capture.get()
+    assert "bad.png" not in {path.name for path in (tmp_path / "out").iterdir()}
 
 
 def test_damaged_runs_are_refused(trained, tmp_path):
