@@ -11,8 +11,9 @@ from crn_jax.data.sources import label_space_of
 from crn_jax.errors import UserError
 from crn_jax.experiment import GANExperiment, SegmenterExperiment, Synthesis
 from crn_jax.synthesize import describe_run
-from launch import ablate, train
+from launch import ablate
 from launch.ablation_tasks import Budget, Task, slug, with_segmenter
+from launch.command_line import parse
 from launch.terminal import console
 
 STEPS = Budget(steps=80)
@@ -35,7 +36,7 @@ def finish(task: Task, count: int | None = None) -> list[str]:
 @pytest.mark.parametrize("suite", ABLATIONS)
 def test_every_variant_can_be_trained_and_compared_with_the_first(suite):
     ablation = ABLATIONS[suite]
-    experiments = [train.parse(shlex.split(variant.arguments)).experiment for variant in ablation.variants]
+    experiments = [parse(shlex.split(variant.arguments)).experiment for variant in ablation.variants]
     assert all(isinstance(experiment, Synthesis) for experiment in experiments)
     first, *others = experiments
     assert {(e.size, e.data, e.batch_size, e.seed) for e in others} == {(first.size, first.data, first.batch_size, first.seed)}
@@ -110,7 +111,7 @@ def test_another_judge_scores_again_what_is_trained_already(tmp_path):
 def test_a_run_of_other_settings_counts_as_nothing(tmp_path):
     """As when configs.py has another experiment of that name now; the training itself then says what differs."""
     finish(task(tmp_path))
-    given = train.parse(["demo", "--optimizer.learning_rate", "7"]).experiment
+    given = parse(["demo", "--optimizer.learning_rate", "7"]).experiment
     description = describe_run(given, label_space_of(given.data), {"weights": "file"}, {"steps_per_epoch": 6})
     (tmp_path / "run.json").write_text(json.dumps(description))
     assert task(tmp_path).outstanding()[0] == "launch.train"
@@ -119,7 +120,7 @@ def test_a_run_of_other_settings_counts_as_nothing(tmp_path):
 
 def test_how_far_a_training_is(tmp_path):
     assert task(tmp_path).progress() == (0, None)
-    given = train.parse(["demo", "--steps", "80"]).experiment
+    given = parse(["demo", "--steps", "80"]).experiment
     description = describe_run(given, label_space_of(given.data), {"weights": "file"}, {"steps_per_epoch": 6})
     (tmp_path / "run.json").write_text(json.dumps(description))
     assert task(tmp_path).progress() == (0, 80)
@@ -160,7 +161,7 @@ def test_minutes_become_steps_once(tmp_path):
 
 def test_those_who_train_with_a_segmenter_get_it():
     arguments = with_segmenter(("camvid_gan_segmentation",), Path("mine"))
-    experiment = train.parse(list(arguments)).experiment
+    experiment = parse(list(arguments)).experiment
     assert isinstance(experiment, GANExperiment) and experiment.segmenter == "mine"
     for unchanged in ("camvid_pix2pix", "camvid_96x128"):
         assert with_segmenter((unchanged,), Path("mine")) == (unchanged,)
@@ -205,4 +206,4 @@ def test_the_commands_can_be_seen_beforehand(tmp_path):
     segmenter, training, *_ = capture.get().splitlines()
     assert segmenter.startswith("python -m launch.train segmenter_camvid --data.root D")
     assert "camvid_gan_segmentation --data.root D --segmenter" in training
-    train.parse(shlex.split(training)[3:])
+    parse(shlex.split(training)[3:])

@@ -12,8 +12,9 @@ import pytest
 import tyro
 import yaml
 
-from launch import ablate, evaluate, train
+from launch import ablate, evaluate
 from launch.ablation_tasks import Budget
+from launch.command_line import parse_stages
 
 ROOT = Path(__file__).resolve().parents[1]
 MANIFESTS = sorted((ROOT / "launch").glob("*.yaml"))
@@ -66,10 +67,10 @@ def test_the_flags_that_are_shown_exist(path):
     shown = commands(path)
     assert len(shown) >= {"README.md": 10, "configs.py": 6}.get(path.name, 1)
     for arguments in shown:
-        experiment = train.parse(arguments).experiment
-        data, spatial = experiment.sharding.mesh
-        assert data == -1 or experiment.batch_size % data == 0
-        assert spatial == -1 or experiment.size[0] % spatial == 0
+        for stage in parse_stages(arguments):
+            data, spatial = stage.experiment.sharding.mesh
+            assert data == -1 or stage.experiment.batch_size % data == 0
+            assert spatial == -1 or stage.experiment.size[0] % spatial == 0
 
 
 def test_the_evaluations_that_are_shown_can_be_asked_for():
@@ -117,7 +118,7 @@ def test_a_manifest_starts_the_processes_that_its_command_counts():
     job = yaml.safe_load((ROOT / "launch" / "gke_gpu.yaml").read_text())
     spec = job["spec"]["replicatedJobs"][0]["template"]["spec"]
     *_, arguments = commands(ROOT / "launch" / "gke_gpu.yaml")
-    asked = train.parse(arguments)
+    asked = parse_stages(arguments)[0]
     assert asked.processes.num_processes == spec["parallelism"] == spec["completions"]
     assert asked.processes.coordinator == "crn-workers-0-0.crn:1234"  # JobSet, job, its index, the pod's; JobSet
     gpus = spec["parallelism"] * containers(ROOT / "launch" / "gke_gpu.yaml")[0]["resources"]["limits"]["nvidia.com/gpu"]

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from configs import EXPERIMENTS, RECIPES
 from crn_jax import vgg_weights
 from crn_jax.checkpoint import Checkpoints
 from crn_jax.data.pipeline import training_batches, validation_batches
@@ -27,6 +28,7 @@ from crn_jax.evaluation import make_eval_step
 from crn_jax.synthesize import load_run, read_description
 from crn_jax.train import TrainState, abstract_state
 from launch import hidden_choices, synthesize, train
+from launch.command_line import parse, parse_stages
 from launch.contact_sheet import grid
 from launch.processes import TRY_AGAIN
 from launch.reporting import read_metrics
@@ -344,13 +346,15 @@ def test_a_wrong_command_says_what_is_right(arguments, message, tmp_path):
 
 def test_a_misspelt_field_gets_a_suggestion(capsys):
     with pytest.raises(SystemExit):
-        train.parse(["demo", "--data.rot", "x"])
+        parse(["demo", "--data.rot", "x"])
     assert "--data.root" in "".join(capsys.readouterr())
 
 
-def test_every_experiment_parses_and_is_listed():
-    for name in train.EXPERIMENTS:
-        assert train.parse([name]).experiment.name == name
+def test_every_experiment_and_recipe_parses_and_is_listed():
+    for name in EXPERIMENTS:
+        assert parse([name]).experiment.name == name
+    for name, recipe in RECIPES.items():
+        assert [stage.experiment.name for stage in parse_stages([name])] == [f"{name}_{stage}" for stage in recipe.stages]
     with console.capture() as capture, pytest.raises(SystemExit):
-        train.parse(["--help"])
-    assert all(name in capture.get() for name in train.EXPERIMENTS)
+        train.main(["--help"])
+    assert all(name in capture.get() for name in [*EXPERIMENTS, *RECIPES])

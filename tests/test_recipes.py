@@ -1,0 +1,122 @@
+"""A cascade that grows in stages through the command line: where each stage starts, and what survives an interruption."""
+
+import itertools
+import shlex
+
+import jax
+import numpy as np
+import pytest
+
+from configs import RECIPES
+from crn_jax.data.pipeline import training_batches
+from crn_jax.errors import UserError
+from crn_jax.growth import Recipe
+from crn_jax.synthesize import load_run
+from launch import command_line, train
+from launch.command_line import parse_stages
+from launch.processes import TRY_AGAIN
+from launch.terminal import console
+from tests.test_launch_train import assert_identical, final_state, refused, run
+
+STAGES = {"small": "--cascade.widths 8 8 8 --steps 4", "large": "--steps 3 --optimizer.freeze module_[01] --init_moments kept"}
+
+
+@pytest.fixture
+def recipe(tiny, monkeypatch):
+    """`grown`: 24x32, then 48x64, where the first two modules stay as they are."""
+
+    def stages(**changed: str) -> None:
+        words = {stage: f"{shlex.join(tiny)} {changed.get(stage, own)}" for stage, own in STAGES.items()}
+        monkeypatch.setitem(RECIPES, "grown", Recipe("Two stages.", words))
+
+    stages()
+    return stages
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tiny, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("grown")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(RECIPES, "grown", Recipe("", {stage: f"{shlex.join(tiny)} {own}" for stage, own in STAGES.items()}))
+        with console.capture() as capture:
+            run(["grown"], folder)
+    return folder, capture.get()
+
+
+def test_each_stage_starts_from_the_one_before(uninterrupted):
+    folder, said = uninterrupted
+    small, large = final_state(folder / "small"), final_state(folder / "large")
+    assert (int(small.step), int(large.step)) == (4, 3)
+    assert f"Started from {folder / 'small'}, step 4: module_0, module_1, module_2. Fresh: module_3, to_rgb." in said
+    assert "Adam's moments are kept of module_2." in said
+    for part in ("module_0", "module_1"):
+        jax.tree.map(np.testing.assert_array_equal, large.params[part], small.params[part])
+    assert {part: int(moments.count) for part, moments in large.opt_state.items()} == {
+        "module_2": 7,
+        "module_3": 3,
+        "to_rgb": 3,
+    }
+    assert load_run(folder / "large").experiment.name == "grown_large"
+
+
+def test_it_goes_on_in_whichever_stage_it_was(recipe, uninterrupted, tmp_path, monkeypatch):
+    done = iter([2, 0, 1])  # in the first stage, between the two, in the second
+
+    def batches(source, *arguments):
+        yield from itertools.islice(training_batches(source, *arguments), steps)
+        raise UserError("cut off")
+
+    for steps in done:
+        at_stage = [command.experiment.size for command in parse_stages(["grown"])][steps != 2]
+        with monkeypatch.context() as patch:
+
+            def cut(source, *arguments, size=at_stage):
+                return batches(source, *arguments) if source.size == size else training_batches(source, *arguments)
+
+            patch.setattr(train, "training_batches", cut)
+            assert "cut off" in refused(["grown"], tmp_path)
+    run(["grown"], tmp_path)
+    for stage in STAGES:
+        assert_identical(final_state(tmp_path / stage), final_state(uninterrupted[0] / stage))
+    run(["grown"], tmp_path)  # nothing is left to do
+    assert_identical(final_state(tmp_path / "large"), final_state(uninterrupted[0] / "large"))
+
+
+def test_a_stage_that_was_asked_to_stop_is_the_last(recipe, tmp_path, monkeypatch):
+    trained = []
+    monkeypatch.setattr(train, "train", lambda experiment: trained.append(experiment.name))  # None: not done
+    with pytest.raises(SystemExit) as exit_:
+        run(["grown"], tmp_path)
+    assert exit_.value.code == TRY_AGAIN and trained == ["grown_small"]
+
+
+@pytest.mark.parametrize(
+    ("large", "message"),
+    [
+        (
+            "--cascade.widths 8 6 8 8",
+            r"grown_large cannot start from grown_small: module_1/conv1/kernel: \(3, 3, 28, 8\), here",
+        ),
+        ("--optimizer.freeze module_4", "freeze module_4: there is no such part"),
+    ],
+)
+def test_a_stage_that_does_not_fit_is_refused_before_any_is_trained(recipe, large, message, tmp_path):
+    recipe(large=large)
+    with pytest.raises(UserError, match=message):
+        parse_stages(["grown", "--run.folder", str(tmp_path)])
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_set_is_set_for_each_stage_and_the_first_may_start_elsewhere(recipe):
+    stages = [command.experiment for command in parse_stages(["grown", "--seed", "7", "--init_from", "runs/begun"])]
+    assert [stage.seed for stage in stages] == [7, 7]
+    assert [stage.init_from for stage in stages] == ["runs/begun", "runs/grown/small"]
+    assert [stage.folder for stage in stages] == ["runs/grown/small", "runs/grown/large"]
+    assert command_line.parse(["demo"]).experiment.init_from is None
+
+
+def test_all_stages_are_estimated(recipe, monkeypatch):
+    estimated = []
+    monkeypatch.setattr(train, "dry_run", lambda experiment, topology: estimated.append(experiment.size))
+    train.main(["grown", "--dry_run"])
+    assert estimated == [(24, 32), (48, 64)]
