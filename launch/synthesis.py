@@ -4,7 +4,7 @@ import collections
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -18,7 +18,7 @@ from launch.dry_run import total_bytes
 from launch.layouts import Fitted
 
 MAX_BATCH = 16
-"""Layouts at a time, by default; fewer of large ones, so that none needs more memory than one of 1024x2048."""
+"""Layouts at a time on an accelerator, by default; fewer of large ones: no batch has more pixels than one of 1024x2048."""
 
 _PIXELS = 1024 * 2048
 _MADE = "crn_jax"  # the text of a PNG that says how it was made
@@ -53,10 +53,10 @@ class Synthesized(NamedTuple):
         return np.asarray(self.batch)[self.index]
 
 
-def synthesize_all(run: Run, jobs: list[Job], batch_size: int | None, pool: Executor) -> Iterator[Synthesized]:
-    """Synthesizes from all layouts, those of one size together.
-
-    The last batch of a size is filled up with copies of its last layout, as another batch size would have to be compiled.
+def synthesize_all(
+    run: Run, jobs: list[Job], batch_size: int | None, write: Callable[[Synthesized], Result]
+) -> Iterator[Result]:
+    """Synthesizes from all layouts, those of one size together; yields what `write`, called in threads, returns for each.
 
     Raises:
       UserError: naming a layout that cannot be read, or a size for which the device has too little memory.
@@ -68,15 +68,26 @@ def synthesize_all(run: Run, jobs: list[Job], batch_size: int | None, pool: Exec
     by_size: dict[tuple[int, int], list[Job]] = {}
     for job in jobs:
         by_size.setdefault(job.fitted.size, []).append(job)
-    for size, these in by_size.items():
-        wanted = batch_size or max(1, min(MAX_BATCH, _PIXELS // (size[0] * size[1])))
-        count = min(wanted, len(these))
-        function = _compiled(run, count, size)
-        pairs = ahead(pool, read, these, 2 * count)
-        while batch := list(itertools.islice(pairs, count)):
-            layouts = [layout for _, layout in batch]
-            images = function(run.params, np.stack(layouts + layouts[-1:] * (count - len(layouts))))
-            yield from (Synthesized(job, layout, images, i) for i, (job, layout) in enumerate(batch))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for size, these in by_size.items():
+            count = min(batch_size or _default_batch(size), len(these))
+            layouts = ahead(pool, read, these, 2 * count)
+            yield from ahead(pool, write, _batches(run, _compiled(run, count, size), count, layouts), 2 * count)
+
+
+def _batches(
+    run: Run, function: jax.stages.Compiled, count: int, layouts: Iterator[tuple[Job, np.ndarray]]
+) -> Iterator[Synthesized]:
+    """Batches of `count`; the last is filled up with copies, as another size of it would have to be compiled."""
+    while batch := list(itertools.islice(layouts, count)):
+        ids = [layout for _, layout in batch]
+        images = function(run.params, np.stack(ids + ids[-1:] * (count - len(ids))))
+        yield from (Synthesized(job, layout, images, i) for i, (job, layout) in enumerate(batch))
+
+
+def _default_batch(size: tuple[int, int]) -> int:
+    """One on a CPU, which one image keeps busy, and whose caches hold no more."""
+    return 1 if jax.devices()[0].platform == "cpu" else max(1, min(MAX_BATCH, _PIXELS // (size[0] * size[1])))
 
 
 def ahead(pool: Executor, function: Callable[[Item], Result], items: Iterable[Item], count: int) -> Iterator[Result]:

@@ -3,8 +3,6 @@
 import dataclasses
 import functools
 import hashlib
-import os
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated
 
@@ -20,7 +18,7 @@ from crn_jax.experiment import nearest
 from crn_jax.synthesize import Run, load_run
 from launch.contact_sheet import Row, contact_sheet, grid
 from launch.layouts import Sizing, find_layouts, fitted
-from launch.synthesis import MAX_BATCH, Job, Synthesized, ahead, synthesize_all, write_png
+from launch.synthesis import Job, Synthesized, synthesize_all, write_png
 from launch.terminal import command, console
 
 SHEET_NAME = "contact_sheet.png"
@@ -48,7 +46,7 @@ class Arguments:
     up at its borders, and the image is cut back. resize: the nearest such size, and the image is resized back. Default: run for
     layouts of the run's aspect ratio, own for others."""
     batch_size: int | None = None
-    """Layouts of one size at a time. Default: 16, or as many as have the pixels of one of 1024x2048."""
+    """Layouts of one size at a time. Default: 1 on a CPU; elsewhere 16, or as many as have the pixels of one of 1024x2048."""
     overwrite: bool = False
     """Make images anew that are there already."""
     index: int | None = None
@@ -83,12 +81,10 @@ def run_command(arguments: Arguments) -> None:
     rows = {}
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            images = synthesize_all(run, to_do, arguments.batch_size, pool)
-            written = ahead(pool, functools.partial(write, arguments, choice), images, 2 * (arguments.batch_size or MAX_BATCH))
-            for job, row in rich.progress.track(written, "synthesizing", len(to_do), console=console):
-                if job in on_sheet:
-                    rows[job.path] = row
+        written = synthesize_all(run, to_do, arguments.batch_size, functools.partial(write, arguments, choice))
+        for job, row in rich.progress.track(written, "synthesizing", len(to_do), console=console):
+            if job in on_sheet:
+                rows[job.path] = row
         if arguments.sheet:
             write_sheet(run, [rows[job.path] for job in on_sheet], out / SHEET_NAME)
     except OSError as error:

@@ -156,15 +156,13 @@ def test_a_folder_goes_in_batches_and_goes_on(trained, tmp_path, monkeypatch):
             command.main(arguments)
         return {path.stem for path in out.iterdir() if before.get(path.name) != path.stat().st_mtime_ns}, capture.get()
 
-    def stop_at_d(run, jobs, *rest):
-        for synthesized in synthesize_all(run, jobs, *rest):
-            if synthesized.job.path.stem == "d":
-                raise UserError("stopped")
-            yield synthesized
+    def stop_at_d(image, path, made):
+        if path.stem == "d":
+            raise UserError("stopped")
+        synthesis.write_png(image, path, made)
 
-    synthesize_all = command.synthesize_all
     with monkeypatch.context() as patch:
-        patch.setattr(command, "synthesize_all", stop_at_d)
+        patch.setattr(command, "write_png", stop_at_d)
         with pytest.raises(SystemExit):
             command.main(arguments)
     assert {path.name for path in out.iterdir()} == {"a.png", "b.png", "c.png", "e.png"}
