@@ -6,15 +6,24 @@
 | g_{height}_conv1/LayerNorm/gamma | module_i/norm1/scale       |                                         |
 | g_{height}_conv1/LayerNorm/beta  | module_i/norm1/bias        | conv2 likewise                          |
 | g_{last}_conv100/weights, biases | to_rgb/kernel, bias        | the projection to colour                |
+
+Beside a variable its checkpoint may hold Adam's moments: {variable}/Adam the first, {variable}/Adam_1 the second, and once
+beta1_power and beta2_power, the decays to the power of the steps done plus one.
 """
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 
 from crn_jax.cascade import CascadeConfig, init_params
+from crn_jax.errors import UserError
+from crn_jax.tensorflow_checkpoint import read_index, read_variables
 
 _NAME = re.compile(r"g_(\d+)_conv(1|2|100)/(weights|biases|LayerNorm/gamma|LayerNorm/beta)")
 
@@ -72,14 +81,77 @@ def cascade_from_variables(variables: Mapping[str, np.ndarray]) -> tuple[Cascade
       ValueError: naming each variable that is missing, extra or misshapen.
     """
     config = config_from_shapes({name: array.shape for name, array in variables.items()})
-    heights = [config.base[0] * 2**i for i in range(len(config.widths))]
-    params = {}
-    for name, path in variable_names(heights).items():
-        node = params
+    return config, _tree((path, variables[name]) for name, path in variable_names(_heights(config)).items())
+
+
+_MOMENTS = ("Adam", "Adam_1")
+_POWERS = {"beta1_power": 0.9, "beta2_power": 0.999}
+_FULLY_GROWN = 100_000  # steps after which 1 - 0.999^steps is 1 in float32
+
+
+def load_released(prefix: str | Path) -> tuple[CascadeConfig, dict, dict[str, optax.ScaleByAdamState]]:
+    """Reads a checkpoint of the authors' program, such as result_512p/model.ckpt.
+
+    Returns:
+      the config, the parameters, and Adam's moments of those parts that the checkpoint has them of.
+
+    Raises:
+      UserError: if the files are missing or damaged, or naming each variable that is missing, extra or misshapen.
+    """
+    index = read_index(prefix)
+    own = [name for name in index if not _is_optimizers(name)]
+    try:
+        config_from_shapes({name: index[name].shape for name in own})  # before a gigabyte is read
+        values = read_variables(prefix, index)
+        config, params = cascade_from_variables({name: values[name] for name in own})
+        return config, params, _moments(config, values)
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"{prefix}: this is no checkpoint of a released cascade. {error}") from error
+
+
+def _is_optimizers(name: str) -> bool:
+    variable, _, slot = name.rpartition("/")
+    return name in _POWERS or (slot in _MOMENTS and _NAME.fullmatch(variable) is not None)
+
+
+def _moments(config: CascadeConfig, values: Mapping[str, np.ndarray]) -> dict[str, optax.ScaleByAdamState]:
+    """Of each part all of whose variables have both moments."""
+    table = variable_names(_heights(config))
+    parts = dict.fromkeys(path[0] for path in table.values())
+    for name, path in table.items():
+        if any(f"{name}/{slot}" not in values for slot in _MOMENTS):
+            parts.pop(path[0], None)
+    count = jnp.asarray(_steps_done(values), jnp.int32)
+    means, squares = (
+        _tree((path, values[f"{name}/{slot}"]) for name, path in table.items() if path[0] in parts) for slot in _MOMENTS
+    )
+    return {part: optax.ScaleByAdamState(count, means[part], squares[part]) for part in parts}
+
+
+def _steps_done(values: Mapping[str, np.ndarray]) -> int:
+    """By the decays' powers; once those have vanished, many."""
+    for name, decay in reversed(_POWERS.items()):
+        power = float(values.get(name, 0))
+        if power > np.finfo(np.float32).tiny:
+            return max(0, round(math.log(power) / math.log(np.float32(decay))) - 1)
+    return _FULLY_GROWN
+
+
+def _heights(config: CascadeConfig) -> list[int]:
+    return [config.base[0] * 2**i for i in range(len(config.widths))]
+
+
+def _tree(leaves: Iterable[tuple[tuple[str, ...], np.ndarray]]) -> dict:
+    """Nested dicts of paths and arrays."""
+    tree = {}
+    for path, array in leaves:
+        node = tree
         for key in path[:-1]:
             node = node.setdefault(key, {})
-        node[path[-1]] = np.asarray(variables[name], np.float32)
-    return config, params
+        node[path[-1]] = np.asarray(array, np.float32)
+    return tree
 
 
 def _at(tree, path: tuple[str, ...]):

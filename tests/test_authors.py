@@ -1,12 +1,17 @@
 """The numbers that the authors' own TensorFlow graph computed."""
 
+import json
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from crn_jax.authors import cascade_from_variables
-from crn_jax.cascade import Cascade
+from crn_jax import authors
+from crn_jax.authors import cascade_from_variables, config_from_shapes, load_released
+from crn_jax.cascade import PAPER_WIDTHS, Cascade, count_parameters, init_params
+from crn_jax.errors import UserError
 from crn_jax.lambdas import LambdaConfig, init_lambdas
 from crn_jax.losses import RELEASED_WEIGHTS, LossConfig
 from crn_jax.objective import Objective, one_hot
@@ -74,3 +79,58 @@ def test_variables_that_do_not_fit_are_named(simple_run):
     for message, variables in cases.items():
         with pytest.raises(ValueError, match=message):
             cascade_from_variables(variables)
+
+
+@pytest.mark.parametrize("release", ["256p", "GTA", "512p", "1024p"])
+def test_every_variable_of_the_releases_is_mapped(shared_data, release):
+    """Names and shapes as they stand in the released files; one that is missing, extra or misshapen is named."""
+    shapes = json.loads((shared_data / "authors" / "variables" / f"{release}.json").read_text())
+    config = config_from_shapes(shapes)
+    modules, count = {"512p": (8, 98_622_851), "1024p": (9, 98_674_531)}.get(release, (7, 97_875_483))
+    assert (config.widths, config.num_classes, config.num_images) == (PAPER_WIDTHS[:modules], 20, 9 if modules == 7 else 1)
+    params = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
+    assert count_parameters(params) == count == sum(int(np.prod(shape)) for shape in shapes.values())
+    name = "g_64_conv1/LayerNorm/gamma"
+    for wrong in (
+        {k: v for k, v in shapes.items() if k != name},
+        {**shapes, name: [512]},
+        {**shapes, f"{name}/more": [3]},
+    ):
+        with pytest.raises(ValueError, match=name):
+            config_from_shapes(wrong)
+
+
+RECORDED = Path(__file__).parent / "data" / "released.ckpt"
+
+
+def test_moments_go_on_as_tensorflows():
+    """Of the two parts that TensorFlow trained towards 0 for five steps; three more are the same there and here."""
+    with np.load(RECORDED.with_suffix(".npz")) as arrays:
+        expected = {name: arrays[name] for name in arrays if not name.startswith("further/") and name.startswith("g_")}
+        further = {name.removeprefix("further/"): arrays[name] for name in arrays if name.startswith("further/")}
+    config, params, moments = load_released(RECORDED)
+    assert (config.widths, config.num_images, config.num_classes) == ((3, 2), 2, 4)
+    variables = {name: value for name, value in expected.items() if "Adam" not in name}
+    jax.tree.map(np.testing.assert_array_equal, params, cascade_from_variables(variables)[1])
+    assert {part: int(adam.count) for part, adam in moments.items()} == {"module_1": 5, "to_rgb": 5}
+    optimizer = OptimizerConfig(learning_rate=1e-2)
+    trained = {part: params[part] for part in moments}
+    for _ in range(3):
+        trained, moments = optimizer.update(trained, trained, moments, optimizer.rate(jnp.zeros((), jnp.int32), 1))
+    wanted = {part: cascade_from_variables(further)[1][part] for part in trained}
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), trained, wanted)
+
+
+@pytest.mark.parametrize(
+    ("name", "other", "message"),
+    [
+        ("g_4_conv1/weights", "d_4_conv1/weights", "missing: g_4_conv1/weights"),
+        ("beta2_power", "global_step", "not a cascade's: global_step"),
+    ],
+)
+def test_a_checkpoint_of_something_else_is_refused(name, other, message, monkeypatch):
+    """Without a variable of a cascade's, or with one that is neither its nor its optimizer's."""
+    index = {other if key == name else key: variable for key, variable in authors.read_index(RECORDED).items()}
+    monkeypatch.setattr(authors, "read_index", lambda prefix: index)
+    with pytest.raises(UserError, match=rf"released\.ckpt: this is no checkpoint of a released cascade\..*{message}"):
+        load_released(RECORDED)

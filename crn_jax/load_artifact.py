@@ -1,0 +1,32 @@
+"""Loads an artifact of `launch.convert export`, with jax and numpy alone. A copy of this file lies in each of them."""
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+
+
+def load(folder):
+    """Returns `synthesize`, from class ids `[B, H, W]` to uint8 images `[B, k, H, W, 3]`, and what artifact.json says."""
+    folder = Path(folder)
+    about = json.loads((folder / "artifact.json").read_text())
+    for name, digest in about["sha256"].items():
+        if hashlib.sha256((folder / name).read_bytes()).hexdigest() != digest:
+            raise ValueError(f"{folder / name} is not the file that was exported; fetch it again.")
+    if [int(n) for n in jax.__version__.split(".")[:2]] < [int(n) for n in about["jax"].split(".")[:2]]:
+        raise RuntimeError(f"{folder} needs jax {about['jax']} or later, not {jax.__version__}: pip install -U jax")
+    sys.path.append(str(folder / "flatbuffers.zip"))  # what jax.export reads functions with
+    function = jax.jit(jax.export.deserialize(bytearray((folder / "synthesize.bin").read_bytes())).call)
+    params = jax.device_put(dict(np.load(folder / "weights.npz")))
+
+    (height, width), classes = about["size"], len(about["classes"])
+
+    def synthesize(ids):
+        if ids.shape[1:] != (height, width) or not 0 <= ids.min() <= ids.max() < classes:
+            raise ValueError(f"Layouts are [B, {height}, {width}] of class ids below {classes}, see artifact.json.")
+        return np.asarray(function(params, ids.astype(about["dtype"])))
+
+    return synthesize, about

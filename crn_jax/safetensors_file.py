@@ -1,0 +1,61 @@
+"""A run as one file, `.safetensors`: its parameters by name (module_0/conv1/kernel), and in the metadata all else that it is.
+
+Any reader of safetensors can take the tensors. The metadata have `run`, JSON as in run.json with the `step`, and `sha256`,
+the digest of both, so that a file that was changed or cut short is not taken for the run.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import flax.traverse_util
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from crn_jax.errors import UserError
+
+
+def save_run(path: str | Path, params: dict, description: dict[str, Any]) -> None:
+    """Writes parameters and a description (plain JSON, such as `describe_run` gives).
+
+    Raises:
+      UserError: if the file cannot be written.
+    """
+    tensors = {name: np.asarray(leaf) for name, leaf in flax.traverse_util.flatten_dict(params, sep="/").items()}
+    text = json.dumps(description)
+    try:
+        safetensors.numpy.save_file(tensors, path, {"run": text, "sha256": _digest(tensors, text)})
+    except (OSError, safetensors.SafetensorError) as error:
+        raise UserError(f"{path}: the file cannot be written ({error}).") from error
+
+
+def load_run_file(path: str | Path) -> tuple[dict, dict[str, Any]]:
+    """Reads what `save_run` wrote: parameters and description.
+
+    Raises:
+      UserError: if the file is missing, not such a file, cut short, or not as it was written.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"{path}: there is no such file.")
+    try:
+        with safetensors.safe_open(path, "numpy") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (OSError, safetensors.SafetensorError) as error:
+        raise UserError(f"{path}: this is no safetensors file, or it is cut short ({error}).") from error
+    if not metadata.keys() >= {"run", "sha256"}:
+        raise UserError(f"{path}: launch.convert has not written this file; it does not say what run its tensors are of.")
+    if _digest(tensors, metadata["run"]) != metadata["sha256"]:
+        raise UserError(f"{path}: its contents are not those that were written (by their SHA-256); fetch it again.")
+    return flax.traverse_util.unflatten_dict(tensors, sep="/"), json.loads(metadata["run"])
+
+
+def _digest(tensors: dict[str, np.ndarray], text: str) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        array = np.ascontiguousarray(tensors[name])
+        digest.update(f"\n{name} {array.dtype.str} {array.shape}\n".encode())
+        digest.update(array.data)
+    return digest.hexdigest()

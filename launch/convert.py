@@ -1,0 +1,180 @@
+"""Brings trained cascades in and out: `python -m launch.convert {authors,safetensors,run,export} FROM TO`."""
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import jax
+import numpy as np
+import tyro
+
+from configs import COLLECTION
+from crn_jax.artifact import write_artifact
+from crn_jax.authors import load_released
+from crn_jax.cascade import CascadeConfig, count_parameters
+from crn_jax.checkpoint import Checkpoints
+from crn_jax.data.sources import DataConfig, label_space_of
+from crn_jax.errors import UserError
+from crn_jax.experiment import Experiment, Regression
+from crn_jax.lambdas import LambdaConfig
+from crn_jax.losses import RELEASED_WEIGHTS, LossConfig
+from crn_jax.safetensors_file import load_run_file, save_run
+from crn_jax.synthesize import describe_run, load_run, parse_description, read_description
+from crn_jax.train import abstract_state, init_state
+from launch.model_card import model_card
+from launch.results import staged, write_json
+from launch.terminal import command, console
+
+
+@dataclasses.dataclass(frozen=True)
+class Authors:
+    """A checkpoint of the authors' TensorFlow program becomes a run folder, to synthesize from, evaluate or start from."""
+
+    checkpoint: Annotated[str, tyro.conf.Positional]
+    """Its name without .index, such as result_512p/model.ckpt; .index and .data-00000-of-00001 lie side by side."""
+    out: Annotated[Path, tyro.conf.Positional]
+    """The run folder to make."""
+    data: Literal["cityscapes", "gta5"] = "cityscapes"
+    """What it was trained on; gta5 for the release called GTA."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Safetensors:
+    """A run becomes one .safetensors file: its parameters, and all else that a run folder says of it."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """A run folder."""
+    out: Annotated[Path, tyro.conf.Positional]
+    """The file to write."""
+    checkpoint: str = "latest"
+    """latest, best (smallest held-out distance), or a number of steps."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FromSafetensors:
+    """Such a file becomes a run folder again."""
+
+    file: Annotated[Path, tyro.conf.Positional]
+    """What `safetensors` wrote."""
+    out: Annotated[Path, tyro.conf.Positional]
+    """The run folder to make."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """A run becomes an artifact: a compiled function for CPUs, NVIDIA GPUs and TPUs that needs jax and numpy alone."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """A run folder."""
+    out: Annotated[Path, tyro.conf.Positional]
+    """The folder to make."""
+    checkpoint: str = "latest"
+    """latest, best (smallest held-out distance), or a number of steps."""
+    size: tuple[int, int] | None = None
+    """Height and width of the layouts. Default: the run's."""
+
+
+Asked = (
+    Annotated[Authors, tyro.conf.subcommand("authors")]
+    | Annotated[Safetensors, tyro.conf.subcommand("safetensors")]
+    | Annotated[FromSafetensors, tyro.conf.subcommand("run")]
+    | Annotated[Export, tyro.conf.subcommand("export")]
+)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Reads the command line and converts."""
+    with command():
+        asked = tyro.cli(Asked, prog="python -m launch.convert", description=__doc__, args=arguments, use_underscores=True)
+        if asked.out.exists() and (asked.out.is_file() or any(asked.out.iterdir())):
+            raise UserError(f"{asked.out} exists already; name something new.")
+        convert = {Authors: from_authors, Safetensors: to_safetensors, FromSafetensors: from_safetensors, Export: export}
+        convert[type(asked)](asked)
+
+
+def from_authors(asked: Authors) -> None:
+    """Makes a run folder of a released checkpoint."""
+    config, params, moments = load_released(asked.checkpoint)
+    experiment = released_experiment(config, asked.data)
+    label_space = label_space_of(experiment.data)
+    vgg19 = {"weights": "file", "file": "imagenet-vgg-verydeep-19.mat"}
+    source = {"converted_from": os.path.basename(asked.checkpoint), "as": "the authors' program trained it"}
+    description = describe_run(experiment, label_space, vgg19, source)
+    write_run(asked.out, experiment, description, params, 0, moments)
+    height, width = experiment.size
+    console.print(
+        f"{asked.out}: {height}x{width}, k = {config.num_images}, {count_parameters(params):,} parameters; Adam's moments of "
+        f"{', '.join(moments) or 'nothing'}.\nNext: python -m launch.synthesize {asked.out} LAYOUT.png",
+        markup=False,
+    )
+
+
+def released_experiment(config: CascadeConfig, source: str) -> Experiment:
+    """What a released cascade was trained for; its step is not in the file."""
+    height, _ = config.size
+    weights = "gta_256p" if source == "gta5" else "cityscapes_256p" if height <= 256 else "cityscapes_512p"
+    return Experiment(
+        name=f"released_{source}_{height}p",
+        data=DataConfig(source),
+        cascade=config,
+        lambdas=LambdaConfig(initial=RELEASED_WEIGHTS[weights], rescale_epoch=None),
+        loss=COLLECTION if config.num_images > 1 else LossConfig(),
+    )
+
+
+def write_run(
+    folder: Path, experiment: Regression, description: dict[str, Any], params: dict, step: int, moments: dict | None = None
+) -> None:
+    """A run folder with one checkpoint: these parameters, and Adam's moments as far as they are given."""
+    objective = experiment.objective(steps_per_epoch=1)
+    check_parameters(abstract_state(objective).params, params)
+    state = init_state(objective, 0)
+    ema = None if state.ema is None else params
+    opt_state = {**state.opt_state, **(moments or {})}
+    state = state._replace(step=np.int32(step), params=params, opt_state=opt_state, ema=ema)
+    with staged(folder) as unfinished:
+        write_json(unfinished / "run.json", description)
+        with Checkpoints(unfinished / "checkpoints", keep_last=1) as checkpoints:
+            checkpoints.save(step, jax.tree.map(jax.numpy.asarray, state), None, description)
+
+
+def check_parameters(expected: dict, found: dict) -> None:
+    """Raises UserError, naming what differs, unless the parameters are those of the experiment."""
+
+    def shapes(tree: dict) -> set[str]:
+        return {f"{jax.tree_util.keystr(path)} {leaf.shape}" for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+    if wrong := shapes(expected) ^ shapes(found):
+        raise UserError(f"The parameters are not those of the experiment beside them: {', '.join(sorted(wrong))}.")
+
+
+def to_safetensors(asked: Safetensors) -> None:
+    """Writes a run as one file."""
+    run = load_run(asked.run, asked.checkpoint, kind=Regression)
+    _, _, description = read_description(asked.run)
+    save_run(asked.out, run.params, description | {"step": run.step})
+    console.print(f"{asked.out}: step {run.step}, {count_parameters(run.params):,} parameters", markup=False)
+
+
+def from_safetensors(asked: FromSafetensors) -> None:
+    """Makes a run folder of such a file."""
+    params, description = load_run_file(asked.file)
+    step = description.pop("step", 0)
+    experiment, _ = parse_description(description, asked.file)
+    write_run(asked.out, experiment, description, params, step)
+    console.print(f"{asked.out}: step {step}. Next: python -m launch.synthesize {asked.out} LAYOUT.png", markup=False)
+
+
+def export(asked: Export) -> None:
+    """Writes an artifact with its model card."""
+    run = load_run(asked.run, asked.checkpoint)
+    with staged(asked.out) as unfinished:
+        about = write_artifact(unfinished, run, asked.size)
+        (unfinished / "README.md").write_text(model_card(run, asked.run, about))
+    megabytes = sum(path.stat().st_size for path in asked.out.iterdir()) / 1e6
+    console.print(f"{asked.out}: step {run.step}, {megabytes:.1f} MB; its README.md says how to use it", markup=False)
+
+
+if __name__ == "__main__":
+    main()

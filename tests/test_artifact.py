@@ -1,0 +1,210 @@
+"""What travels: the exported function with its weights, loaded where there is nothing but jax and numpy; one-file runs."""
+
+import importlib.metadata
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import flax.traverse_util
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from crn_jax.artifact import export_synthesize
+from crn_jax.cascade import CascadeConfig, init_params
+from crn_jax.synthesize import load_run, read_description, synthesize
+from launch import convert, train
+from launch.terminal import console
+
+
+@pytest.fixture(scope="module")
+def trained(tiny, tmp_path_factory) -> Path:
+    """A run of two images a layout, 48x64."""
+    folder = tmp_path_factory.mktemp("run") / "travelled"
+    train.main([*tiny, "--cascade.num_images", "2", "--steps", "2", "--run.folder", str(folder)])
+    return folder
+
+
+def refused(*arguments) -> str:
+    with console.capture() as capture, pytest.raises(SystemExit) as exit_:
+        convert.main([*map(str, arguments)])
+    assert exit_.value.code == 2
+    return capture.get()
+
+
+# The artifact
+
+
+@pytest.fixture(scope="module")
+def artifact(trained, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("artifact") / "out"
+    convert.main(["export", str(trained), str(folder)])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def jax_alone(tmp_path_factory) -> Path:
+    """A folder to import from, with jax, numpy and what those install."""
+    site, seen, wanted = tmp_path_factory.mktemp("site"), set(), ["jax", "numpy"]
+    while wanted:
+        distribution = importlib.metadata.distribution(wanted.pop())
+        if distribution.name in seen:
+            continue
+        seen.add(distribution.name)
+        for top in {file.parts[0] for file in distribution.files if file.parts[0] != ".."}:
+            (site / top).exists() or (site / top).symlink_to(distribution.locate_file(top))
+        requirements = [r for r in distribution.requires or () if "extra ==" not in r]
+        wanted += [re.match(r"[\w.-]+", requirement).group() for requirement in requirements]
+    assert "flax" not in seen and "flatbuffers" not in seen
+    return site
+
+
+def run_alone(site: Path, folder: Path, program: str) -> subprocess.CompletedProcess:
+    """A program in an interpreter that has nothing else, started within the artifact's folder."""
+    begin = f"import sys; sys.path[:0] = [{str(folder)!r}, {str(site)!r}]\n"
+    return subprocess.run([sys.executable, "-S", "-c", begin + program], cwd=folder, capture_output=True, text=True)
+
+
+def test_it_gives_the_same_images_with_jax_and_numpy_alone(trained, artifact, jax_alone, tmp_path):
+    layouts = np.random.default_rng(0).integers(0, 20, (3, 48, 64)).astype(np.uint8)
+    np.save(tmp_path / "layouts.npy", layouts)
+    program = f"""
+import importlib.util
+assert not any(map(importlib.util.find_spec, ("flax", "crn_jax", "flatbuffers", "optax", "PIL")))
+import numpy as np
+from load import load
+synthesize, about = load(".")
+layouts = np.load({str(tmp_path / "layouts.npy")!r})
+np.save({str(tmp_path / "three.npy")!r}, synthesize(layouts))
+np.save({str(tmp_path / "one.npy")!r}, synthesize(layouts[:1].astype(int)))
+for wrong in (layouts[:, :32], layouts + 20, layouts[0]):
+    try:
+        synthesize(wrong)
+    except ValueError as error:
+        print(error)
+"""
+    result = run_alone(jax_alone, artifact, program)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("Layouts are [B, 48, 64] of class ids below 20") == 3
+    run = load_run(trained)
+    expected = np.asarray(synthesize(run.experiment.cascade, run.params, layouts)).astype(int)
+    three, one = np.load(tmp_path / "three.npy"), np.load(tmp_path / "one.npy")
+    assert three.shape == (3, 2, 48, 64, 3) and three.dtype == np.uint8
+    assert np.abs(three - expected).max() <= 1 and np.abs(one - expected[:1]).max() <= 1
+
+
+@pytest.mark.parametrize("name", ["synthesize.bin", "weights.npz", "flatbuffers.zip"])
+def test_a_changed_file_is_refused_before_it_is_read(artifact, jax_alone, tmp_path, name):
+    copy = shutil.copytree(artifact, tmp_path / "copy")
+    contents = bytearray((copy / name).read_bytes())
+    contents[len(contents) // 2] ^= 1
+    (copy / name).write_bytes(contents)
+    result = run_alone(jax_alone, copy, "from load import load; load('.')")
+    assert f"ValueError: {name} is not the file that was exported; fetch it again." in result.stderr
+
+
+def test_an_older_jax_is_refused(artifact, jax_alone, tmp_path):
+    copy = shutil.copytree(artifact, tmp_path / "copy")
+    about = json.loads((copy / "artifact.json").read_text())
+    assert about["jax"] == jax.__version__
+    (copy / "artifact.json").write_text(json.dumps({**about, "jax": "99.1.0"}))
+    result = run_alone(jax_alone, copy, "from load import load; load('.')")
+    assert f"needs jax 99.1.0 or later, not {jax.__version__}: pip install -U jax" in result.stderr
+
+
+def test_weights_lie_beside_the_function(artifact, trained):
+    """Which is for all three platforms and any batch; nothing is said of the maker's disks."""
+    with np.load(artifact / "weights.npz") as weights:
+        stored = {name: weights[name] for name in weights}
+    expected = flax.traverse_util.flatten_dict(load_run(trained).params, sep="/")
+    assert stored.keys() == expected.keys()
+    for name, leaf in expected.items():
+        np.testing.assert_array_equal(stored[name], leaf)
+    exported = jax.export.deserialize(bytearray((artifact / "synthesize.bin").read_bytes()))
+    assert exported.platforms == ("cpu", "cuda", "tpu")
+    assert [str(n) for n in exported.in_avals[-1].shape] == ["batch", "48", "64"]
+    about = (artifact / "artifact.json").read_text()
+    assert str(trained.parent) not in about and json.loads(about)["experiment"]["run"]["folder"] == "travelled"
+
+
+def test_weights_are_not_within_the_function():
+    config = CascadeConfig(num_classes=300, widths=(64, 64), base=(2, 2))
+    leaves = flax.traverse_util.flatten_dict(init_params(config, jax.random.key(0)), sep="/")
+    params = {name: np.asarray(leaf) for name, leaf in leaves.items()}
+    function = export_synthesize(config, params, (4, 4), np.uint16)  # as ids past 256 classes are
+    assert len(function) < sum(leaf.nbytes for leaf in params.values()) / 10
+
+
+def test_the_model_card(artifact, trained):
+    card = (artifact / "README.md").read_text()
+    for part in (
+        "# demo",
+        "From semantic layouts of 48x64 to photographs, 2 for each layout",
+        "images = synthesize(layout_ids)  # class ids [B, 48, 64] -> uint8 [B, 2, 48, 64, 3]",
+        "0 road, 1 sidewalk",
+        "2 steps; a batch of 1, on streets",
+        '"learning_rate": 0.001',
+        "Held-out perceptual distance",
+        "Procedural streets: made by crn_jax, free of others' rights.",
+        "flatbuffers.zip`: Apache 2.0",
+    ):
+        assert part in card, part
+    assert str(trained.parent) not in card
+
+
+def test_another_size_and_one_that_does_not_fit(trained, tmp_path):
+    convert.main(["export", str(trained), str(tmp_path / "wide"), "--size", "48", "128"])
+    assert json.loads((tmp_path / "wide" / "artifact.json").read_text())["size"] == [48, 128]
+    message = refused("export", trained, tmp_path / "odd", "--size", "50", "64")
+    assert "A layout of 50x64 does not fit 4 modules" in message and not (tmp_path / "odd").exists()
+    assert f"{tmp_path / 'wide'} exists already" in refused("export", trained, tmp_path / "wide")
+    assert "this is not a run folder" in refused("export", tmp_path, tmp_path / "none")
+
+
+# One file
+
+
+def test_a_round_trip_is_bit_exact(trained, tmp_path):
+    file, back = tmp_path / "run.safetensors", tmp_path / "back"
+    convert.main(["safetensors", str(trained), str(file)])
+    convert.main(["run", str(file), str(back)])
+    (one, other), (_, _, described), (_, _, original) = map(load_run, (trained, back)), *map(read_description, (back, trained))
+    assert (one.step, one.experiment, one.label_space) == (other.step, other.experiment, other.label_space)
+    assert described == original
+    jax.tree.map(np.testing.assert_array_equal, one.params, other.params)
+    assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(other.params))
+
+
+def test_a_file_that_is_not_as_it_was_written_is_refused(trained, tmp_path):
+    """Cut short anywhere, or with any byte changed: its header's, its tensors'."""
+    file = tmp_path / "run.safetensors"
+    convert.main(["safetensors", str(trained), str(file)])
+    intact = file.read_bytes()
+    header = 8 + int.from_bytes(intact[:8], "little")
+    for length in range(0, len(intact), len(intact) // 20):
+        file.write_bytes(intact[:length])
+        assert "run.safetensors: this is no safetensors file, or it is cut short" in refused("run", file, tmp_path / "out")
+    positions = [*range(0, header, header // 60), *range(header, len(intact), (len(intact) - header) // 20)]
+    for position in positions:
+        changed = bytearray(intact)
+        changed[position] ^= 1 << position % 7
+        file.write_bytes(changed)
+        assert "run.safetensors: " in refused("run", file, tmp_path / "out")
+    renamed = intact.replace(b"module_0/conv1/kernel", b"module_0/conv9/kernel", 1)
+    assert renamed != intact
+    file.write_bytes(renamed)
+    assert "its contents are not those that were written" in refused("run", file, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_files_of_others_are_refused(trained, tmp_path):
+    other = tmp_path / "other.safetensors"
+    safetensors.numpy.save_file({"weight": np.zeros(3, np.float32)}, other)
+    assert "other.safetensors: launch.convert has not written this file" in refused("run", other, tmp_path / "out")
+    assert "none.safetensors: there is no such file" in refused("run", tmp_path / "none.safetensors", tmp_path / "out")
+    assert "exists already; name something new" in refused("safetensors", trained, other)
+    assert "cannot be written" in refused("safetensors", trained, tmp_path / "missing" / "x.safetensors")
