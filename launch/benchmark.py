@@ -18,7 +18,7 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -30,7 +30,8 @@ import tyro
 from PIL import Image
 
 from configs import EXPERIMENTS
-from crn_jax.data.pipeline import training_batches
+from crn_jax.data.cache import cached
+from crn_jax.data.pipeline import training_batches, validation_batches
 from crn_jax.data.sources import DataConfig, open_source
 from crn_jax.data.streets import render_street
 from crn_jax.errors import UserError
@@ -49,7 +50,7 @@ from launch.terminal import command, console, show_error
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Measures synthesis and the training step of every combination of what is given, and the decoding of their input."""
+    """Measures synthesis and the training step of every combination of what is given, and the reading of their input."""
 
     experiments: Annotated[tuple[str, ...], tyro.conf.Positional]
     """Names, as launch.train lists them. What is not given below is theirs."""
@@ -70,7 +71,7 @@ class Arguments:
     compile_only: bool = False
     """Run nothing: count operations, and let the compiler tell the memory."""
     input: bool = False
-    """Also measure how fast 1024x2048 PNGs are decoded, and shrunk to each size."""
+    """Also measure how fast 1024x2048 PNGs are decoded and shrunk to each size, and read from a cache."""
     json: Path | None = None
     """File for the results."""
 
@@ -92,11 +93,11 @@ def main(arguments: list[str] | None = None) -> None:
             report["cases"].append(setting | measured)
             save(asked, report)
         for size in sorted({case.cascade.size for case in cases_of(asked)}) if asked.input else ():
-            report["input"].append(in_own_process(decoding_rate, size))
+            report["input"].append(in_own_process(input_rates, size))
             save(asked, report)
         console.print(table_of(report["cases"]))
-        for line in report["input"]:
-            console.print("PNG pairs for {height}x{width}: {per_core:.1f} a second and core".format(**line))
+        if report["input"]:
+            console.print(input_table(report["input"]))
 
 
 def save(asked: Arguments, report: dict[str, Any]) -> None:
@@ -271,31 +272,61 @@ def peak_bytes() -> int:
     return counted or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def decoding_rate(size: tuple[int, int], stored: tuple[int, int] = (1024, 2048), count: int = 4) -> dict[str, float]:
-    """Pairs that one thread decodes and shrinks to `size` in a second.
+def input_rates(size: tuple[int, int], stored: tuple[int, int] = (1024, 2048), count: int = 4) -> dict[str, Any]:
+    """Pairs a second at `size`, decoded and shrunk from PNGs and read from a cache of them, measured in turns.
 
-    Procedural streets with noise, `stored` at Cityscapes' size, which PNG packs no better than its photographs (2.3 MB).
+    One at a time (`example`), and as a training reads them, shuffled by Grain in one or two threads (`stream_1`, `stream_2`).
+    The files are procedural streets with noise, `stored` at Cityscapes' size, which PNG packs no better than its
+    photographs (2.3 MB).
     """
-    rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
-        photographs, layouts = (Path(folder, part, "train", "x") for part in ("leftImg8bit", "gtFine"))
-        photographs.mkdir(parents=True), layouts.mkdir(parents=True)
-        for i in range(count):
-            street = render_street(i, stored)
-            noisy = street.photograph + rng.normal(0, 3, street.photograph.shape)
-            Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(photographs / f"x_{i}_0_leftImg8bit.png")
-            Image.fromarray(street.layout).save(layouts / f"x_{i}_0_gtFine_labelIds.png")
-        size_on_disk = sum(file.stat().st_size for file in photographs.iterdir()) / count
-        source = open_source(DataConfig("cityscapes", folder), "train", size)
-        batches = training_batches(source, 1, seed=0, threads=1)
-        next(batches)
-        seconds = []
-        for _ in range(5 * count):
-            began = time.perf_counter()
-            next(batches)
-            seconds.append(time.perf_counter() - began)
-    rate = 1 / float(np.mean(seconds[2 * count :]))  # behind what was decoded ahead
-    return {"height": size[0], "width": size[1], "per_core": rate, "photograph_bytes": size_on_disk}
+        size_on_disk = write_streets(Path(folder), stored, count)
+        png = open_source(DataConfig("cityscapes", folder), "train", size)
+        sources = {"png": (png, 2 * count), "cache": (cached(png, Path(folder, "cache")), 100 * count)}
+        rates = {name: {"example": [], "stream_1": [], "stream_2": []} for name in sources}
+        for _ in range(3):
+            for name, (source, number) in sources.items():
+                indices = [i % count for i in range(2 * number)]
+                rates[name]["example"].append(rate(validation_batches(source, 1, indices), number))
+                for threads in (1, 2):
+                    batches = training_batches(source, 1, seed=0, threads=threads)
+                    rates[name][f"stream_{threads}"].append(rate(batches, number))
+    medians = {name: {way: float(np.median(values)) for way, values in ways.items()} for name, ways in rates.items()}
+    return {"height": size[0], "width": size[1], "photograph_bytes": size_on_disk, **medians}
+
+
+def write_streets(folder: Path, size: tuple[int, int], count: int) -> float:
+    """Writes streets in the layout of Cityscapes; returns the bytes of a photograph."""
+    rng = np.random.default_rng(0)
+    photographs, layouts = (folder / part / "train" / "x" for part in ("leftImg8bit", "gtFine"))
+    photographs.mkdir(parents=True), layouts.mkdir(parents=True)
+    for i in range(count):
+        street = render_street(i, size)
+        noisy = street.photograph + rng.normal(0, 3, street.photograph.shape)
+        Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(photographs / f"x_{i}_0_leftImg8bit.png")
+        Image.fromarray(street.layout).save(layouts / f"x_{i}_0_gtFine_labelIds.png")
+    return sum(file.stat().st_size for file in photographs.iterdir()) / count
+
+
+def rate(items: Iterator, number: int) -> float:
+    """Items a second, of `number`, behind as many that may have been made ahead."""
+    for _ in range(number):
+        next(items)
+    began = time.perf_counter()
+    for _ in range(number):
+        next(items)
+    return number / (time.perf_counter() - began)
+
+
+def input_table(lines: list[dict[str, Any]]) -> rich.table.Table:
+    """How fast the input of each size is read, and what a cache gains."""
+    table = rich.table.Table("input, pairs a second", "PNGs", "cache", "times as fast", box=None, header_style="dim")
+    ways = {"example": "one at a time", "stream_1": "shuffled, one thread", "stream_2": "shuffled, two threads"}
+    for line in lines:
+        for way, words in ways.items():
+            png, cache = line["png"][way], line["cache"][way]
+            table.add_row(f"{line['height']}x{line['width']}, {words}", f"{png:.1f}", f"{cache:,.0f}", f"{cache / png:.0f}")
+    return table
 
 
 def table_of(cases: list[dict[str, Any]]) -> rich.table.Table:

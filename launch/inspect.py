@@ -1,7 +1,7 @@
-"""Checks a data set before the first step: `python -m launch.inspect DIR`.
+"""Checks data sets before the first step: `python -m launch.inspect DIR [DIR ...]`.
 
 Decodes every photograph and layout, says what is there, what is wrong and how to mend it, and prints the command that trains
-on it; writes inspection.html, with a contact sheet, and inspection.json. Exit status: 0 if it can be trained on, 1 if it
+on it; writes inspection.html, with a contact sheet, and inspection.json. Exit status: 0 if all can be trained on, 1 if one
 cannot, 2 if the command line is wrong, or does not say enough for a look at the data.
 """
 
@@ -67,8 +67,8 @@ InFiles = Literal["camvid", "cityscapes", "ade20k", "nyu", "gta5", "cocostuff", 
 class Arguments:
     """Says whether a data set can be trained on, what is in it, and what is wrong with it."""
 
-    root: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
-    """Folder of the data set."""
+    roots: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="DIR [DIR ...]")]
+    """Folders of data sets, each of which is looked at by itself."""
     source: InFiles | None = None
     """How its files are laid out. Default: guessed from what is there."""
     labels: str | None = None
@@ -76,24 +76,35 @@ class Arguments:
     size: tuple[int, int] | None = None
     """Height and width to train at. Default: what two CPU cores can do, in the shape of most photographs."""
     out: Path | None = None
-    """Folder for the results. Default: inspections/ and the data set's name."""
+    """Folder for the results, of several data sets one for each in it. Default: inspections/ and the data set's name."""
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Reads the command line and inspects."""
     with command():
         asked = tyro.cli(Arguments, prog="python -m launch.inspect", args=arguments, use_underscores=True)
-        if not inspect(asked, shlex.join(["python", "-m", "launch.inspect", *(arguments or sys.argv[1:])])):
+        check(asked)
+        command_line = shlex.join(["python", "-m", "launch.inspect", *(arguments or sys.argv[1:])])
+        if not all([inspect(asked, root, command_line) for root in asked.roots]):
             sys.exit(1)
 
 
-def inspect(asked: Arguments, command_line: str) -> bool:
-    """Inspects, tells, and writes the results; returns whether the data can be trained on."""
+def check(asked: Arguments) -> None:
+    """Raises UserError for what is wrong with the command line, before any file is read."""
+    if not asked.roots:
+        raise UserError("Name at least one folder of a data set.")
     if asked.size:
-        cascade_of_size(asked.size)  # raises a mistake there at once, as does the next
+        cascade_of_size(asked.size)
     if asked.labels:
         find_label_space(asked.labels)
-    data, notes = data_of(asked)
+    folders = [out_folder(asked, root) for root in asked.roots]
+    if twice := sorted({str(folder) for folder in folders if folders.count(folder) > 1}):
+        raise UserError(f"The results of several data sets would go to {', '.join(twice)}; inspect them by separate calls.")
+
+
+def inspect(asked: Arguments, root: Path, command_line: str) -> bool:
+    """Inspects a data set, tells, and writes the results; returns whether it can be trained on."""
+    data, notes = data_of(asked, root)
     label_space, parts = label_space_of(data), parts_of(data)
     pairs = [pair for part in parts.values() for pair in part.pairs]
     with rich.progress.Progress(*rich.progress.Progress.get_default_columns(), console=console, transient=True) as progress:
@@ -101,12 +112,12 @@ def inspect(asked: Arguments, command_line: str) -> bool:
     training = training_arguments(data, label_space, pairs, looks, asked.size)
     strange = [pair for pair, look in zip(pairs, looks) if look.unknown]
     fitting = fitting_labels([strange[i] for i in spread(strange, _SAMPLE)], _OF_FILES) if strange else []
-    problems = problems_of(parts, looks, label_space, fitting, asked.root)
+    problems = problems_of(parts, looks, label_space, fitting, root)
     if not any(problem.blocks for problem in problems):
         said, refusals = rehearse(training, pairs, looks)
         notes, problems = notes + said, problems + refusals
     found = {
-        "title": f"{asked.root.resolve().name}: {counted(len(pairs), 'photograph')} with layouts",
+        "title": f"{root.resolve().name}: {counted(len(pairs), 'photograph')} with layouts",
         "source": data.source,
         "command": command_line,
         "notes": notes,
@@ -116,10 +127,10 @@ def inspect(asked: Arguments, command_line: str) -> bool:
         "splits": [split_summary(split, part, pairs, looks) for split, part in parts.items()],
         "label_space": label_space.name,
         "classes": class_summaries(pairs, looks, label_space),
-        "unknown": unknown_summaries(pairs, looks, label_space, asked.root),
-        "duplicates": [[shown(pair.photograph, asked.root) for pair in group] for group in duplicates(pairs, looks)],
+        "unknown": unknown_summaries(pairs, looks, label_space, root),
+        "duplicates": [[shown(pair.photograph, root) for pair in group] for group in duplicates(pairs, looks)],
     }
-    out = out_folder(asked)
+    out = out_folder(asked, root)
     with staged(out) as folder:
         write_json(folder / "inspection.json", found)
         chosen = [pairs[i] for i in representative(looks, _EXAMPLES)]
@@ -130,26 +141,28 @@ def inspect(asked: Arguments, command_line: str) -> bool:
     return found["can_train"]
 
 
-def out_folder(asked: Arguments) -> Path:
+def out_folder(asked: Arguments, root: Path) -> Path:
     """Where the results go."""
-    return asked.out or Path("inspections") / asked.root.resolve().name
+    if asked.out and len(asked.roots) == 1:
+        return asked.out
+    return (asked.out or Path("inspections")) / root.resolve().name
 
 
-def data_of(asked: Arguments) -> tuple[DataConfig, list[str]]:
+def data_of(asked: Arguments, root: Path) -> tuple[DataConfig, list[str]]:
     """Which data set is meant, and what of it was guessed.
 
     Raises:
       UserError: if the folder is missing or looks like none of the sources, or if no label space knows its ids or colours.
     """
-    if not asked.root.is_dir():
-        raise UserError(f"{asked.root}: there is no such folder.")
-    notes, data = [], DataConfig(asked.source or "folder", str(asked.root), labels=asked.labels)
+    if not root.is_dir():
+        raise UserError(f"{root}: there is no such folder.")
+    notes, data = [], DataConfig(asked.source or "folder", str(root), labels=asked.labels)
     if not asked.source:
         data, pairs = guessed_source(data)
         labels = f" --labels {data.labels}" if data.labels != asked.labels else ""
         notes.append(f"Guessed from the folders: --source {data.source}{labels}, by which there are {counted(pairs, 'pair')}.")
     if data.source == "folder" and data.labels is None:
-        labels, note = guessed_labels(data, out_folder(asked) / "labels.json")
+        labels, note = guessed_labels(data, out_folder(asked, root) / "labels.json")
         notes.append(note)
         data = dataclasses.replace(data, labels=labels)
     return data, notes

@@ -17,6 +17,7 @@ import numpy as np
 
 from crn_jax.data import nyu
 from crn_jax.data.label_space import Color, LabelSpace, open_image
+from crn_jax.data.label_spaces import COCOSTUFF_NEVER, LABEL_SPACES
 from crn_jax.data.pipeline import spread
 from crn_jax.data.sources import DataConfig, Split, open_photograph, pairs_of
 from crn_jax.errors import UserError
@@ -303,6 +304,7 @@ def problems_of(
         *_incomplete(parts, root),
         *_unreadable(looks, root),
         *_unmatched(pairs, looks, label_space, fitting, root),
+        *_one_off(pairs, looks, label_space),
         *_of_two_sizes(pairs, looks, root),
         *_repeated(pairs, looks, root),
         *_lopsided(pairs, looks, label_space),
@@ -378,6 +380,20 @@ def _unmatched(
         least = "At least " if any(len(look.unknown) == _KEPT_VALUES for look in looks) else ""
         what = f"{least}{counted(len(values), kind)} in {counted(affected, 'layout')} {are} not of {label_space.name}"
         yield Problem(True, what, remedy, examples)
+
+
+def _one_off(pairs: Sequence[Pair], looks: Sequence[Look], label_space: LabelSpace) -> Iterator[Problem]:
+    """COCO-Stuff numbered from 1: every id but the last is known, and stands for the class behind it."""
+    if label_space != LABEL_SPACES["cocostuff"]:
+        return
+    pixels = sum(class_pixels(pairs, looks, split, label_space) for split in get_args(Split))
+    if found := [f"{i}: {label_space.classes[i]}, {counted(int(pixels[i]), 'pixel')}" for i in COCOSTUFF_NEVER if pixels[i]]:
+        what = f"Ids occur that COCO-Stuff's layouts never have ({len(found)} of {len(COCOSTUFF_NEVER)})"
+        remedy = (
+            "Their ids are numbered from 1, it seems, as in labels.txt and COCO-Stuff 10K, where stuffthingmaps_trainval2017 "
+            "numbers from 0: subtract 1 from each, and make 0 into 255."
+        )
+        yield Problem(True, what, remedy, found[:_EXAMPLES])
 
 
 def _of_two_sizes(pairs: Sequence[Pair], looks: Sequence[Look], root: Path) -> Iterator[Problem]:

@@ -276,6 +276,35 @@ def test_the_source_is_guessed(tmp_path, capsys, source):
     assert experiment_of(found).data.source == source
 
 
+def test_cocostuff_numbered_from_1_is_noticed(tmp_path):
+    """Ids 1 ... 12 for 0 ... 11: all are known, and all but one are wrong. (Of the published files 11 never occurs.)"""
+    official(tmp_path / "data", "cocostuff")
+    shifted = tmp_path / "data" / "stuffthingmaps_trainval2017" / "train2017" / f"{0:012}.png"
+    save(layout(0, classes=11) + np.uint8(1), shifted)
+    status, found = inspected(tmp_path / "data")
+    told = problem(found, "Ids occur that COCO-Stuff's layouts never have (1 of 11)")
+    assert status == 1 and told["blocks"] and "numbered from 1" in told["remedy"]
+    assert told["examples"][0].startswith("11: street sign, ")
+
+
+def test_several_data_sets_are_inspected_one_by_one(camvid, tmp_path, capsys):
+    official(tmp_path / "other", "ade20k")
+    roots, out = [str(camvid), str(tmp_path / "other")], tmp_path / "results"
+    inspect.main([*roots, "--out", str(out)])
+    found = [json.loads((out / name / "inspection.json").read_text())["source"] for name in ("data", "other")]
+    assert found == ["camvid", "ade20k"]
+    (camvid / "train" / "1.png").unlink()  # one that cannot be trained on is enough
+    with pytest.raises(SystemExit) as exit_:
+        inspect.main([*roots, "--out", str(out)])
+    assert exit_.value.code == 1 and (out / "other" / "inspection.html").exists()
+    with pytest.raises(SystemExit) as exit_:
+        inspect.main([roots[0], str(camvid / ".." / "data"), "--out", str(out)])
+    assert exit_.value.code == 2 and "The results of several data sets would go to" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as exit_:
+        inspect.main([])
+    assert exit_.value.code == 2
+
+
 def test_gta5_as_published_lacks_some_partners(tmp_path, capsys):
     official(tmp_path / "data", "gta5")
     (tmp_path / "data" / "labels" / "00003.png").unlink()

@@ -131,6 +131,9 @@ stairs, stone, straw, structural-other, table, tent, textile-other, towel, tree,
 wall-other, wall-panel, wall-stone, wall-tile, wall-wood, water-other, waterdrops, window-blind, window-other, wood
 """
 
+COCOSTUFF_NEVER = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)
+"""Ids of COCO-Stuff's classes that never occur in its layouts: street sign, hat, shoe, ... hair brush."""
+
 _COCO = _space("cocostuff", _listed(_COCOSTUFF), {index: index for index in range(182)} | {255: 182})
 
 # The 40 classes of Gupta et al. 2013, as classMapping40.mat spells them.
