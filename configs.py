@@ -282,7 +282,7 @@ RECIPES = {
         {
             "48x64": f"camvid_96x128 --cascade.widths {_CAMVID_WIDTHS} --epochs 10",
             "96x128": f"camvid_96x128 --cascade.widths {_CAMVID_WIDTHS} 64 --epochs 6",
-            "192x256": f"camvid_96x128 --cascade.widths {_CAMVID_WIDTHS} 64 32 --epochs 2",
+            "192x256": f"camvid_96x128 --cascade.widths {_CAMVID_WIDTHS} 64 32 --epochs 6",
         },
     ),
     # python -m launch.train streets_grow
@@ -292,7 +292,7 @@ RECIPES = {
         {
             "64x128": f"streets_256x512 --cascade.widths {_STREETS_WIDTHS} --steps 1000 --run.validate_every 250",
             "128x256": f"streets_256x512 --cascade.widths {_STREETS_WIDTHS} 32 --steps 300 --run.validate_every 100",
-            "256x512": "streets_256x512 --steps 250",
+            "256x512": "streets_256x512 --steps 900",
         },
     ),
 }

@@ -199,8 +199,9 @@ def random_batch(case: Experiment) -> dict[str, jax.Array]:
     """Layouts and photographs of noise."""
     shape = (case.batch_size, *case.cascade.size)
     keys = jax.random.split(jax.random.key(0))
+    dtype = jnp.uint8 if case.cascade.num_classes <= 256 else jnp.uint16
     return {
-        "layout": jax.random.randint(keys[0], shape, 0, case.cascade.num_classes, jnp.uint8),
+        "layout": jax.random.randint(keys[0], shape, 0, case.cascade.num_classes, dtype),
         "photograph": jax.random.bits(keys[1], (*shape, 3), jnp.uint8),
     }
 

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from crn_jax.data.pipeline import spread
-from crn_jax.data.sources import Split, label_space_of, open_source
+from crn_jax.data.sources import Split, label_space_of
 from crn_jax.errors import UserError
 from crn_jax.experiment import Synthesis
 from crn_jax.synthesize import Run, load_run
 from launch.command_line import named
 from launch.contenders import PHOTOGRAPHS, Examples
+from launch.terminal import opened
 
 
 class Subject(NamedTuple):
@@ -39,9 +40,11 @@ def open_subject(
     common = common_experiment(paths, runs, experiment)
     if root and common.data.source == "streets":
         raise UserError(f"--data {root}: streets are made, not read; leave it out.")
-    cache = common.data.cache if limit is None else None  # not worth building for a few
+    cache = common.data.cache
+    if cache and (limit is not None or not Path(cache).is_dir()):
+        cache = None  # it is not worth building for a few, nor where the run was moved to another machine
     data = dataclasses.replace(common.data, root=root or common.data.root, cache=cache)
-    source = open_source(data, split, common.size)
+    source = opened(data, split, common.size)
     indices = spread(source, len(source) if limit is None else limit)
     return Subject(common, Examples(source, indices), {name: runs.get(path, path) for name, path in names_of(paths).items()})
 

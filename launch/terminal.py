@@ -1,4 +1,4 @@
-"""What the commands share: the console, errors without a traceback, the compilation cache."""
+"""What the commands share: the console, errors without a traceback, the compilation cache, data that takes a while to open."""
 
 import contextlib
 import logging
@@ -12,8 +12,11 @@ from pathlib import Path
 import absl.logging
 import jax
 import pooch
+import rich.progress
 from rich.console import Console
 
+from crn_jax.data.examples import Source
+from crn_jax.data.sources import DataConfig, Split, open_source
 from crn_jax.errors import UserError
 from launch.processes import TRY_AGAIN, several_processes
 
@@ -55,6 +58,17 @@ def show_error(message: str) -> None:
     console.quiet = False
     console.print(f"[bold red]error{f' in process {jax.process_index()}' if several_processes() else ''}:[/] ", end="")
     console.print(message, markup=False)
+
+
+def opened(data: DataConfig, split: Split, size: tuple[int, int]) -> Source:
+    """A split of the data, with a progress bar where a cache has to be built."""
+    with rich.progress.Progress(console=console, transient=True) as progress:
+        task = progress.add_task(f"caching {split}", visible=False)
+
+        def show(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total, visible=True)
+
+        return open_source(data, split, size, show)
 
 
 def _is_lost_contact(error: BaseException) -> bool:

@@ -16,14 +16,13 @@ from typing import Any
 
 import jax
 import numpy as np
-import rich.progress
 from jax.sharding import Mesh
 
 from crn_jax.cascade import count_parameters
 from crn_jax.checkpoint import Checkpoints
 from crn_jax.data.examples import Source
 from crn_jax.data.pipeline import steps_per_epoch, training_batches
-from crn_jax.data.sources import Split, label_space_of, open_source
+from crn_jax.data.sources import label_space_of
 from crn_jax.errors import UserError
 from crn_jax.experiment import (
     AnyExperiment,
@@ -46,7 +45,7 @@ from launch.processes import TRY_AGAIN, Stop, agree, is_first, join, wait_for_al
 from launch.reporting import MetricsLog, NoLog, describe_devices
 from launch.segmenter_validation import SegmenterValidator
 from launch.session import RANDOM_WARNING, Session
-from launch.terminal import command, console
+from launch.terminal import command, console, opened
 from launch.validation import Validator
 
 
@@ -82,7 +81,7 @@ def train(experiment: AnyExperiment) -> bool:
     """
     size, batch_size = experiment.size, experiment.batch_size
     mesh = make_mesh(experiment.sharding, batch_size, size[0])
-    train_source, val_source = (opened(experiment, split) for split in ("train", "val"))
+    train_source, val_source = (opened(experiment.data, split, experiment.size) for split in ("train", "val"))
     label_space = train_source.label_space
     experiment.check_classes(label_space)
     for note in dict.fromkeys((*train_source.notes, *val_source.notes)):
@@ -124,17 +123,6 @@ def train(experiment: AnyExperiment) -> bool:
             return session.run(make_train_step(objective, abstract), state, batches, first_step)
         except OSError as error:
             raise checkpoints.write_error(error) from error
-
-
-def opened(experiment: AnyExperiment, split: Split) -> Source:
-    """A split of the data, with a progress bar where a cache has to be built."""
-    with rich.progress.Progress(console=console, transient=True) as progress:
-        task = progress.add_task(f"caching {split}", visible=False)
-
-        def show(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total, visible=True)
-
-        return open_source(experiment.data, split, experiment.size, show)
 
 
 def objective_of(experiment: AnyExperiment, epoch: int, vgg_params: dict) -> tuple[Trainable, dict]:

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from crn_jax.data import cache
-from crn_jax.data.cache import cached, caches
+from crn_jax.data.cache import cached
 from crn_jax.data.examples import Source
 from crn_jax.data.label_space import CAMVID, LabelSpace
 from crn_jax.data.pipeline import training_batches
@@ -152,6 +152,12 @@ def test_whatever_changes_makes_a_new_cache(root, tmp_path, monkeypatch, change)
         np.testing.assert_array_equal(example["layout"], layout)
 
 
+def done_in(folder: Path, name: str = "*") -> int:
+    """How many examples the one cache of this name has."""
+    (file,) = folder.glob(f"{name}/done")
+    return int(np.fromfile(file, bool).sum())
+
+
 def test_vivid_size_and_classes_make_caches_of_their_own(root, tmp_path):
     source = opened(root)
     renamed = dataclasses.replace(CAMVID, classes=("heaven", *CAMVID.classes[1:]))
@@ -163,9 +169,8 @@ def test_vivid_size_and_classes_make_caches_of_their_own(root, tmp_path):
     ]
     assert len({source.folder for source in made}) == 4
     assert {path.name.split("-")[0] for path in tmp_path.glob("*-*")} == {"6x8", "3x4"}
-    listed = caches(tmp_path)
-    assert {entry.folder for entry in listed} == {source.folder for source in made}
-    assert all(entry.done == entry.examples == 7 and entry.bytes >= 7 * 12 * 4 for entry in listed)
+    for source in made:
+        assert done_in(tmp_path, source.folder.name) == 7
 
 
 def test_the_folder_may_be_given_in_any_way(root, tmp_path, monkeypatch):
@@ -181,8 +186,7 @@ def test_what_was_done_before_an_error_is_kept(root, tmp_path):
     os.utime(bad, ns=(0, 0))
     with pytest.raises(UserError, match=r"4\.png: label id 99"):
         cached(opened(root), tmp_path / "caches", threads=1)
-    (entry,) = caches(tmp_path / "caches")
-    assert 4 <= entry.done < 7
+    assert 4 <= done_in(tmp_path / "caches") < 7
     bad.write_bytes(good)
     assert_same(cached(opened(root), tmp_path / "caches"), opened(root))
 
@@ -228,7 +232,7 @@ def test_a_disk_that_fills_up_is_an_error_and_no_damage(numbers, tmp_path, monke
     ):
         cached(numbers, tmp_path, threads=1)
     monkeypatch.undo()
-    assert 0 < caches(tmp_path)[0].done < 20
+    assert 0 < done_in(tmp_path) < 20
     assert_same(cached(numbers, tmp_path), numbers)
 
 

@@ -2,8 +2,9 @@
 
 A cache is a folder `HEIGHTxWIDTH-FINGERPRINT` of two plain NumPy files, `layout.npy` `[N, H, W]` of the label space's dtype and
 `photograph.npy` uint8 `[N, H, W, 3]`. The fingerprint is of all that the examples follow from: the source's fields, its files'
-names, sizes and times of change, and the version of this code. So a change makes another cache, and none is ever
-stale. `done` has one byte an example, 1 only once its pixels are on the disk; `cache.json` says what the folder holds.
+names, sizes and times of change, Pillow's version, and `_FORMAT` of this code. So a change of any of them makes another cache.
+(SciPy's version is no part of it: vivid photographs of a data set take hours, and only their rounding depends on it.) `done`
+has one byte an example, 1 only once its pixels are on the disk; `cache.json` says what the folder holds.
 
 Why not grain's ArrayRecord: its files are written front to back by one writer and closed by a footer, so a build that is
 interrupted starts again, and each read copies and parses a record. Our examples have one size, so their place is a product:
@@ -48,17 +49,6 @@ class Cached(Source):
         return {key: array[index] for key, array in self.arrays.items()}
 
 
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    """One cache in a folder of caches, finished or not."""
-
-    folder: Path
-    examples: int
-    done: int
-    bytes: int
-    """That it takes on the disk."""
-
-
 def cached(source: Source, folder: Path, threads: int = 2, progress: Progress | None = None) -> Source:
     """The examples of `source` from a cache in `folder`, which `threads` threads build if it is not there.
 
@@ -91,17 +81,6 @@ def cached(source: Source, folder: Path, threads: int = 2, progress: Progress | 
     return Cached(**common, folder=place, arrays=_open(place, source))
 
 
-def caches(folder: Path) -> list[Entry]:
-    """All caches in a folder, the largest first. `cached(...).folder` is the one in use; any other may be deleted."""
-    entries = []
-    for file in Path(folder).resolve().glob("*/cache.json"):
-        with contextlib.suppress(FileNotFoundError):  # it is being deleted
-            done = file.with_name("done").read_bytes()
-            blocks = sum(part.stat().st_blocks for part in file.parent.iterdir())
-            entries.append(Entry(file.parent, len(done), sum(done), 512 * blocks))
-    return sorted(entries, key=lambda entry: -entry.bytes)
-
-
 def _fingerprint(source: Source) -> str:
     facts = [_FORMAT, PIL.__version__, _describe(source)]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
@@ -121,8 +100,6 @@ def _describe(value: Any) -> Any:
         return [_describe(item) for item in value]
     if isinstance(value, dict):
         return sorted(([_describe(key), _describe(item)] for key, item in value.items()), key=str)
-    if isinstance(value, np.ndarray) and not value.dtype.hasobject:
-        return [str(value.dtype), value.shape, hashlib.sha256(value.tobytes()).hexdigest()]
     if dataclasses.is_dataclass(value):
         names = [field.name for field in dataclasses.fields(value) if field.name != "notes"]  # words, of which no pixel follows
         return [type(value).__qualname__, {name: _describe(getattr(value, name)) for name in names}]
@@ -193,8 +170,14 @@ def _writing(place: Path, source: Source) -> Iterator[None]:
 
 
 def _remedy(place: Path) -> str:
-    others = [f"{entry.folder} ({entry.bytes:,} bytes)" for entry in caches(place.parent) if entry.folder != place]
-    used = f", or delete what is not used of {', '.join(others)}" if others else ""
+    """What to do where there is no space; other caches in the folder are named with what they take on the disk."""
+    others = {}
+    for file in place.parent.glob("*/cache.json"):
+        with contextlib.suppress(FileNotFoundError):  # it is being deleted
+            others[file.parent] = 512 * sum(part.stat().st_blocks for part in file.parent.iterdir())
+    others.pop(place, None)
+    named = [f"{folder} ({others[folder]:,} bytes)" for folder in sorted(others, key=others.get, reverse=True)]
+    used = f", or delete what is not used of {', '.join(named)}" if named else ""
     return f"Make space, choose another folder, or go without a cache{used}."
 
 
