@@ -95,9 +95,11 @@ def random_vgg_file(tmp_path_factory) -> Path:
 
 
 def keep_compiled(tmp_path_factory) -> None:
-    """Commands of this session share what they compile, with no other session."""
+    """Commands of this session, in all of its workers, share what they compile; with no other session."""
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(tmp_path_factory.mktemp("compiled"))
+        worker = tmp_path_factory.getbasetemp()
+        session = worker.parent if "PYTEST_XDIST_WORKER" in os.environ else worker
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(session / "compiled")
 
 
 @pytest.fixture(scope="session")

@@ -16,16 +16,21 @@ import safetensors.numpy
 
 from crn_jax.artifact import export_synthesize
 from crn_jax.cascade import CascadeConfig, init_params
-from crn_jax.synthesize import load_run, read_description, synthesize
-from launch import convert, train
+from crn_jax.data.label_space import CITYSCAPES
+from crn_jax.synthesize import describe_run, load_run, read_description, synthesize
+from launch import convert
+from launch.command_line import parse
 from launch.terminal import console
 
 
 @pytest.fixture(scope="module")
 def trained(tiny, tmp_path_factory) -> Path:
-    """A run of two images a layout, 48x64."""
+    """A run of two images a layout, 48x64; nobody has trained it."""
     folder = tmp_path_factory.mktemp("run") / "travelled"
-    train.main([*tiny, "--cascade.num_images", "2", "--steps", "2", "--run.folder", str(folder)])
+    experiment = parse([*tiny, "--cascade.num_images", "2", "--run.folder", str(folder)]).experiment
+    description = describe_run(experiment, CITYSCAPES, {"weights": "file", "file": "vgg19.h5"}, {"examples": 6})
+    convert.write_run(folder, experiment, description, init_params(experiment.cascade, jax.random.key(0)), 7)
+    (folder / "metrics.jsonl").write_text(json.dumps({"step": 7, "validation": {"distance": 171.84}}) + "\n")
     return folder
 
 
@@ -146,9 +151,9 @@ def test_the_model_card(artifact, trained):
         "From semantic layouts of 48x64 to photographs, 2 for each layout",
         "images = synthesize(layout_ids)  # class ids [B, 48, 64] -> uint8 [B, 2, 48, 64, 3]",
         "0 road, 1 sidewalk",
-        "2 steps; a batch of 1, on streets",
+        "7 steps; a batch of 1, on streets",
         '"learning_rate": 0.001',
-        "Held-out perceptual distance",
+        "Held-out perceptual distance 171.8 at step 7.",
         "Procedural streets: made by crn_jax, free of others' rights.",
         "flatbuffers.zip`: Apache 2.0",
     ):

@@ -18,6 +18,7 @@ from crn_jax.errors import UserError
 from crn_jax.experiment import Experiment
 from crn_jax.objective import one_hot
 from crn_jax.synthesize import describe_run, load_run
+from crn_jax.train import init_state
 from launch import convert, synthesize, train
 from launch.terminal import console
 from tests.test_artifact import refused
@@ -62,14 +63,16 @@ def test_a_converted_run_is_synthesized_from_and_exported_like_any(converted, sh
     assert "Cityscapes: for research and other non-commercial purposes." in card and "imagenet-vgg-verydeep-19.mat" in card
 
 
-def test_a_training_starts_from_a_converted_run(converted, tiny, tmp_path):
+def test_a_training_starts_from_a_converted_run(converted):
     """One more module and twice the size, as the released models grew."""
-    shape = ["--cascade.base", "4", "8", "--cascade.widths", "32", "32", "24", "16", "8", "--steps", "1"]
+    run = load_run(converted)
+    cascade = dataclasses.replace(run.experiment.cascade, widths=(*run.experiment.cascade.widths, 8))
+    experiment = dataclasses.replace(run.experiment, cascade=cascade, init_from=str(converted))
     with console.capture() as capture:
-        train.main([*tiny, *shape, "--init_from", str(converted), "--run.folder", str(tmp_path / "run")])
-    assert (
-        f"Started from {converted}, step 0: module_0, module_1, module_2, module_3. Fresh: module_4, to_rgb." in capture.get()
-    )
+        state = train.started_from(experiment, init_state(experiment.objective(1), 0))
+    taken_over = "module_0, module_1, module_2, module_3. Fresh: module_4, to_rgb."
+    assert f"Started from {converted}, step 0: {taken_over}" in capture.get()
+    jax.tree.map(np.testing.assert_array_equal, state.params["module_3"], run.params["module_3"])
 
 
 def test_moments_are_kept_in_the_run(tmp_path):
