@@ -31,9 +31,9 @@ from launch.terminal import command, console
 class Authors:
     """A checkpoint of the authors' TensorFlow program becomes a run folder, to synthesize from, evaluate or start from."""
 
-    checkpoint: Annotated[str, tyro.conf.Positional]
+    checkpoint: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPOINT")]
     """Its name without .index, such as result_512p/model.ckpt; .index and .data-00000-of-00001 lie side by side."""
-    out: Annotated[Path, tyro.conf.Positional]
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """The run folder to make."""
     data: Literal["cityscapes", "gta5"] = "cityscapes"
     """What it was trained on; gta5 for the release called GTA."""
@@ -43,9 +43,9 @@ class Authors:
 class Safetensors:
     """A run becomes one .safetensors file: its parameters, and all else that a run folder says of it."""
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """A run folder."""
-    out: Annotated[Path, tyro.conf.Positional]
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """The file to write."""
     checkpoint: str = "latest"
     """latest, best (smallest held-out distance), or a number of steps."""
@@ -55,9 +55,9 @@ class Safetensors:
 class FromSafetensors:
     """Such a file becomes a run folder again."""
 
-    file: Annotated[Path, tyro.conf.Positional]
+    file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
     """What `safetensors` wrote."""
-    out: Annotated[Path, tyro.conf.Positional]
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """The run folder to make."""
 
 
@@ -65,9 +65,9 @@ class FromSafetensors:
 class Export:
     """A run becomes an artifact: a compiled function for CPUs, NVIDIA GPUs and TPUs that needs jax and numpy alone."""
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """A run folder."""
-    out: Annotated[Path, tyro.conf.Positional]
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """The folder to make."""
     checkpoint: str = "latest"
     """latest, best (smallest held-out distance), or a number of steps."""

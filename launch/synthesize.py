@@ -32,9 +32,9 @@ class Arguments:
     Images that are there already, made by the same parameters from the same layouts, are not made again.
     """
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """A run folder, as launch.train makes it."""
-    layouts: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    layouts: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="LAYOUT [LAYOUT ...]")]
     """Layout PNGs, or folders of them: ids or palette colours of the run's label space."""
     out: Path | None = None
     """Folder for the images. Default: RUN/synthesized."""
