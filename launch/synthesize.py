@@ -91,7 +91,9 @@ def run_command(arguments: Arguments) -> None:
         raise UserError(f"{out}: the images cannot be written there ({error}); choose another folder with --out.") from error
     new, total = (sum(len(job.targets) for job in some) for some in (to_do, jobs))
     kept = f", of which {total - new:,} were there already (--overwrite makes them anew)" if new < total else ""
-    console.print(f"{total:,} images in {out}{kept}, the first: {jobs[0].targets[0]} (step {run.step})", markup=False)
+    console.print(
+        f"{total:,} image{'s' * (total > 1)} in {out}{kept}, the first: {jobs[0].targets[0]} (step {run.step})", markup=False
+    )
 
 
 def planned(arguments: Arguments, run: Run, choice: np.ndarray | None, out: Path) -> list[Job]:
