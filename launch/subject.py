@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from crn_jax.data.label_space import LabelSpace
 from crn_jax.data.pipeline import spread
 from crn_jax.data.sources import Split, label_space_of
 from crn_jax.errors import UserError
@@ -37,20 +38,22 @@ def open_subject(
     if not paths:
         raise UserError("Give at least one run folder of launch.train, or a folder of images with --experiment NAME.")
     runs = {path: load_run(path, checkpoint) for path in paths if (path / "run.json").exists()}
-    common = common_experiment(paths, runs, experiment)
+    common, label_space = common_ground(paths, runs, experiment)
     if root and common.data.source == "streets":
         raise UserError(f"--data {root}: streets are made, not read; leave it out.")
     cache = common.data.cache
     if cache and (limit is not None or not Path(cache).is_dir()):
         cache = None  # it is not worth building for a few, nor where the run was moved to another machine
     data = dataclasses.replace(common.data, root=root or common.data.root, cache=cache)
-    source = opened(data, split, common.size)
+    source = opened(data, split, common.size, label_space)
     indices = spread(source, len(source) if limit is None else limit)
     return Subject(common, Examples(source, indices), {name: runs.get(path, path) for name, path in names_of(paths).items()})
 
 
-def common_experiment(paths: Sequence[Path], runs: dict[Path, Run], name: str | None) -> Synthesis:
-    """The first run's, which the others' data set and size must equal, or the one that is named.
+def common_ground(paths: Sequence[Path], runs: dict[Path, Run], name: str | None) -> tuple[Synthesis, LabelSpace]:
+    """The first run's experiment, which the others' data set and size must equal, or the one that is named; and its classes.
+
+    A run's classes are those that it was trained on, as its folder says, whatever has become of its label file.
 
     Raises:
       UserError: if there is none, or if runs do not compare.
@@ -58,7 +61,8 @@ def common_experiment(paths: Sequence[Path], runs: dict[Path, Run], name: str | 
     if not runs:
         if not name:
             raise UserError(f"{paths[0]} is no run folder. To score images alone, name their data and size with --experiment.")
-        return named(name, Synthesis)
+        experiment = named(name, Synthesis)
+        return experiment, label_space_of(experiment.data)
     (first, one), *_ = runs.items()
     if name:
         raise UserError(f"--experiment {name}: the run {first} says what its data and size are; leave it out.")
@@ -67,9 +71,9 @@ def common_experiment(paths: Sequence[Path], runs: dict[Path, Run], name: str | 
             here, there = (_field(r.experiment, what) for r in (one, run))
             if here != there:
                 raise UserError(f"{first} and {path} do not compare: {what} is {here} there and {there} here.")
-        if run.label_space.classes != label_space_of(one.experiment.data).classes:
-            raise UserError(f"{path} was trained on other classes than {one.experiment.data.source} has now.")
-    return one.experiment
+        if run.label_space.classes != one.label_space.classes:
+            raise UserError(f"{first} and {path} do not compare: they were trained on other classes.")
+    return one.experiment, one.label_space
 
 
 def _field(experiment: Synthesis, name: str) -> Any:

@@ -16,6 +16,7 @@ import rich.progress
 from rich.console import Console
 
 from crn_jax.data.examples import Source
+from crn_jax.data.label_space import LabelSpace
 from crn_jax.data.sources import DataConfig, Split, open_source
 from crn_jax.errors import UserError
 from launch.processes import TRY_AGAIN, several_processes
@@ -60,15 +61,15 @@ def show_error(message: str) -> None:
     console.print(message, markup=False)
 
 
-def opened(data: DataConfig, split: Split, size: tuple[int, int]) -> Source:
-    """A split of the data, with a progress bar where a cache has to be built."""
+def opened(data: DataConfig, split: Split, size: tuple[int, int], label_space: LabelSpace | None = None) -> Source:
+    """A split of the data, as `open_source`, with a progress bar where a cache has to be built."""
     with rich.progress.Progress(console=console, transient=True) as progress:
         task = progress.add_task(f"caching {split}", visible=False)
 
         def show(done: int, total: int) -> None:
             progress.update(task, completed=done, total=total, visible=True)
 
-        return open_source(data, split, size, show)
+        return open_source(data, split, size, show, label_space)
 
 
 def _is_lost_contact(error: BaseException) -> bool:

@@ -50,11 +50,11 @@ def test_a_run_writes_all_it_measured(tmp_path, capsys, monkeypatch):
 def test_input_and_processes():
     rates = benchmark.in_own_process(benchmark.input_rates, (16, 32), (64, 128))
     assert rates["photograph_bytes"] > 3000 and (rates["height"], rates["width"]) == (16, 32)
-    for way in ("example", "stream_1", "stream_2"):
-        assert rates["png"][way] > 0 and rates["cache"][way] > 0
+    for source in ("large", "png", "cache"):
+        assert rates[source].keys() == {"example", "stream_1", "stream_2"} and min(rates[source].values()) > 0
     with benchmark.console.capture() as capture:
         benchmark.console.print(benchmark.input_table([rates]))
-    assert "16x32, shuffled, two threads" in capture.get()
+    assert "16x32, Grain, 2 threads" in capture.get()
 
 
 def test_compile_only_runs_nothing(tmp_path):

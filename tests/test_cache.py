@@ -68,9 +68,10 @@ def assert_same(source, expected):
             np.testing.assert_array_equal(source[i][key], array, strict=True)
 
 
+@pytest.mark.parametrize("vivid", [False, True])
 @pytest.mark.parametrize("threads", [1, 8])
-def test_batches_are_the_same_with_and_without(root, tmp_path, threads):
-    source = opened(root)
+def test_batches_are_the_same_with_and_without(root, tmp_path, threads, vivid):
+    source = opened(root, vivid=vivid)
 
     def batches(source, threads):
         return list(itertools.islice(training_batches(source, 3, seed=5, first_step=1, threads=threads, flip=True), 9))

@@ -55,7 +55,8 @@ def test_from_a_folder_to_images(garden, tiny, random_vgg_file, tmp_path):
     with Image.open(tmp_path / "images" / "7.png") as image:
         assert image.size == (64, 48)
 
-    cache.rename(tmp_path / "elsewhere")  # as where a run was moved to another machine
+    cache.rename(tmp_path / "elsewhere")  # as where a run was moved to another machine, without its label file
+    (tmp_path / "inspection" / "labels.json").unlink()
     evaluate.main([str(folder), "--out", str(tmp_path / "evaluation"), "--vgg.weights", str(random_vgg_file)])
     scores = json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())
     assert len(scores["candidates"]) >= 2

@@ -377,8 +377,8 @@ def test_random_crops_follow_from_the_step_and_photographs_from_their_layouts(wi
         batches = training_batches(wide("train", "random_crop"), 3, 5, **where)
         return [batch for batch in itertools.islice(batches, steps)]
 
-    whole, later, part = drawn(6), drawn(2, first_step=4, threads=0), drawn(6, rows=[2])
-    for batch, again in zip(whole[4:], later):
+    whole, later, part = drawn(6, threads=8), drawn(2, first_step=4, threads=0), drawn(6, rows=[2], threads=1)
+    for batch, again in zip(whole[4:], later, strict=True):
         np.testing.assert_array_equal(batch["photograph"], again["photograph"])
     for batch, again in zip(whole, part):
         np.testing.assert_array_equal(batch["layout"][2:], again["layout"])

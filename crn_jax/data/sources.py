@@ -159,14 +159,22 @@ def label_space_of(data: DataConfig) -> LabelSpace:
     return find_label_space(labels)
 
 
-def open_source(data: DataConfig, split: Split, size: tuple[int, int], progress: Progress | None = None) -> Source:
+def open_source(
+    data: DataConfig,
+    split: Split,
+    size: tuple[int, int],
+    progress: Progress | None = None,
+    label_space: LabelSpace | None = None,
+) -> Source:
     """Lists a split's examples; nothing is decoded yet, but where there is to be a cache: that is built, see `cache.cached`.
+
+    With a `label_space`, such as a run's own, `data.labels` are not looked at.
 
     Raises:
       UserError: if the folder is missing or empty, or if a photograph or a layout lacks its partner (of GTA5's, some are
         missing as published; they are left out, and `notes` says how many).
     """
-    source = _listed(data, split, size)
+    source = _listed(data, split, size, label_space or label_space_of(data))
     if data.vivid:
         source = vivid_of(source)
     if data.cache is not None:
@@ -174,10 +182,8 @@ def open_source(data: DataConfig, split: Split, size: tuple[int, int], progress:
     return source
 
 
-def _listed(data: DataConfig, split: Split, size: tuple[int, int]) -> Source:
-    label_space, fit = label_space_of(data), data.fit
-    if split == "val" and fit == "random_crop":
-        fit = "crop"
+def _listed(data: DataConfig, split: Split, size: tuple[int, int], label_space: LabelSpace) -> Source:
+    fit = "crop" if split == "val" and data.fit == "random_crop" else data.fit
     if data.source == "streets":
         count, first = (data.num_scenes, 0) if split == "train" else (64, 10**6)
         names = [f"street {first + i}" for i in range(count)]
@@ -188,7 +194,7 @@ def _listed(data: DataConfig, split: Split, size: tuple[int, int]) -> Source:
             raise UserError(f"{file}: it has no frame to {'train on' if split == 'train' else 'hold out'}.")
         names = [f"{frame:04d}" for frame in frames]
         return LabelledFrames(label_space, names, size, file, frames, fit=fit, notes=(note,))
-    found = _found(data, split)
+    found = _found(data, split, label_space)
     notes = _without_partners(found, refuse=data.source != "gta5")
     names = [name for name in found.names() if name in found.photographs and name in found.layouts]
     if not names:
@@ -207,13 +213,13 @@ def pairs_of(data: DataConfig, split: Split) -> tuple[dict[str, Path], dict[str,
     return found.photographs, found.layouts
 
 
-def _found(data: DataConfig, split: Split) -> folders.Found:
+def _found(data: DataConfig, split: Split, label_space: LabelSpace | None = None) -> folders.Found:
     root = _root(data)
     match data.source:
         case "camvid":
-            return folders.camvid(root, split, label_space_of(data).name)
+            return folders.camvid(root, split, (label_space or label_space_of(data)).name)
         case "cityscapes":
-            return folders.cityscapes(root, split, label_space_of(data).name)
+            return folders.cityscapes(root, split, (label_space or label_space_of(data)).name)
         case "ade20k":
             return folders.ade20k(root, split)
         case "gta5":
