@@ -276,7 +276,7 @@ RECIPES = {
         },
     ),
     # python -m launch.train camvid_grow --data.root DIR
-    # Expect: see README.
+    # Expect: held-out distances of 202, 206 and 197 (the mean photograph: 281, 264, 243), 75 minutes on two busy cores.
     "camvid_grow": Recipe(
         "CamVid to 192x256 by growth, narrow, for a CPU.",
         {
