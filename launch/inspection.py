@@ -393,7 +393,7 @@ def _one_off(pairs: Sequence[Pair], looks: Sequence[Look], label_space: LabelSpa
             "Their ids are numbered from 1, it seems, as in labels.txt and COCO-Stuff 10K, where stuffthingmaps_trainval2017 "
             "numbers from 0: subtract 1 from each, and make 0 into 255."
         )
-        yield Problem(True, what, remedy, found[:_EXAMPLES])
+        yield Problem(False, what, remedy, found[:_EXAMPLES])
 
 
 def _of_two_sizes(pairs: Sequence[Pair], looks: Sequence[Look], root: Path) -> Iterator[Problem]:

@@ -94,7 +94,9 @@ def test_layouts_that_are_read_differently_do_not_resume(tiny, uninterrupted, tm
 
 
 def test_a_cache_changes_nothing(tiny, uninterrupted, tmp_path):
-    run([*tiny, *LONG, "--data.cache", str(tmp_path / "cache")], tmp_path / "cached")
+    cache = ["--data.cache", str(tmp_path / "cache")]
+    run([*tiny, *LONG, *cache, "--steps", "10"], tmp_path / "cached")
+    run([*tiny, *LONG, *cache], tmp_path / "cached")  # resumed within an epoch
     assert_identical(final_state(tmp_path / "cached"), final_state(uninterrupted))
     run([*tiny, *LONG], tmp_path / "cached")  # and it may be left out later
 
