@@ -54,7 +54,7 @@ streets_diverse = dataclasses.replace(
 
 # Procedural streets at 256x512, narrow, with the weights λ of the released program of that size: to compare growth with.
 #   python -m launch.train streets_256x512
-# Expect: a held-out distance of 183 (the mean photograph: 212) after 1,200 steps of 1.8 s on two cores.
+# Expect: a held-out distance of 184 (the mean photograph: 212) after 1,000 steps of 1.8 s on two cores.
 streets_256x512 = dataclasses.replace(
     demo,
     name="streets_256x512",
@@ -276,7 +276,7 @@ RECIPES = {
         },
     ),
     # python -m launch.train camvid_grow --data.root DIR
-    # Expect: held-out distances of 202, 206 and 197 (the mean photograph: 281, 264, 243), 75 minutes on two busy cores.
+    # Expect: held-out distances of 202, 206 and 197 (the mean photograph: 281, 264, 243), an hour on two busy cores.
     "camvid_grow": Recipe(
         "CamVid to 192x256 by growth, narrow, for a CPU.",
         {

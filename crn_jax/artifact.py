@@ -1,4 +1,4 @@
-"""A trained generator as a folder that travels: a compiled-anywhere function, its weights beside it, and how to load both.
+"""A trained generator as a folder that travels: the function as it was exported, its weights beside it, and how to load both.
 
 | file             | what it is                                                                                     |
 |------------------|------------------------------------------------------------------------------------------------|

@@ -13,9 +13,10 @@ beta1_power and beta2_power, the decays to the power of the steps done plus one.
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -81,7 +82,8 @@ def cascade_from_variables(variables: Mapping[str, np.ndarray]) -> tuple[Cascade
       ValueError: naming each variable that is missing, extra or misshapen.
     """
     config = config_from_shapes({name: array.shape for name, array in variables.items()})
-    return config, _tree((path, variables[name]) for name, path in variable_names(_heights(config)).items())
+    leaves = {path: np.asarray(variables[name], np.float32) for name, path in variable_names(_heights(config)).items()}
+    return config, flax.traverse_util.unflatten_dict(leaves)
 
 
 _MOMENTS = ("Adam", "Adam_1")
@@ -125,7 +127,8 @@ def _moments(config: CascadeConfig, values: Mapping[str, np.ndarray]) -> dict[st
             parts.pop(path[0], None)
     count = jnp.asarray(_steps_done(values), jnp.int32)
     means, squares = (
-        _tree((path, values[f"{name}/{slot}"]) for name, path in table.items() if path[0] in parts) for slot in _MOMENTS
+        flax.traverse_util.unflatten_dict({path: values[f"{name}/{slot}"] for name, path in table.items() if path[0] in parts})
+        for slot in _MOMENTS
     )
     return {part: optax.ScaleByAdamState(count, means[part], squares[part]) for part in parts}
 
@@ -141,17 +144,6 @@ def _steps_done(values: Mapping[str, np.ndarray]) -> int:
 
 def _heights(config: CascadeConfig) -> list[int]:
     return [config.base[0] * 2**i for i in range(len(config.widths))]
-
-
-def _tree(leaves: Iterable[tuple[tuple[str, ...], np.ndarray]]) -> dict:
-    """Nested dicts of paths and arrays."""
-    tree = {}
-    for path, array in leaves:
-        node = tree
-        for key in path[:-1]:
-            node = node.setdefault(key, {})
-        node[path[-1]] = np.asarray(array, np.float32)
-    return tree
 
 
 def _at(tree, path: tuple[str, ...]):

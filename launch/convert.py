@@ -63,7 +63,7 @@ class FromSafetensors:
 
 @dataclasses.dataclass(frozen=True)
 class Export:
-    """A run becomes an artifact: a compiled function for CPUs, NVIDIA GPUs and TPUs that needs jax and numpy alone."""
+    """A run becomes an artifact: `synthesize`, exported for CPUs, NVIDIA GPUs and TPUs, that needs jax and numpy alone."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """A run folder."""

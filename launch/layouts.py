@@ -56,7 +56,7 @@ def fitted(path: Path, generator: Generator, fit: Fit, how: Sizing | None) -> Fi
     shape = _shape(path)
     if how in (None, "run"):
         try:
-            return Fitted(shape, generator.size, "run", view(shape, generator.size, "crop" if fit == "random_crop" else fit))
+            return Fitted(shape, generator.size, "run", view(shape, generator.size, fit))
         except UserError as error:
             if how == "run":
                 ratio = f"{_size(shape)} has another aspect ratio than the run's {_size(generator.size)}"
@@ -68,10 +68,9 @@ def fitted(path: Path, generator: Generator, fit: Fit, how: Sizing | None) -> Fi
     if how == "resize":
         return Fitted(shape, (max(round(height / rows), 1) * rows, max(round(width / columns), 1) * columns), how)
     if how != "pad" and size != shape:
-        raise UserError(
-            f"{path}: {_size(shape)} has another aspect ratio than the run's {_size(generator.size)}, and is no multiple of "
-            f"{_size(generator.min_size)}, as sizes that its network makes are. {_OTHERS}"
-        )
+        other = "" if how else f"has another aspect ratio than the run's {_size(generator.size)}, and "
+        multiple = f"is no multiple of {_size(generator.min_size)}, as sizes that its network makes are"
+        raise UserError(f"{path}: {_size(shape)} {other}{multiple}. {_OTHERS}")
     return Fitted(shape, size, how or "own")
 
 

@@ -106,14 +106,15 @@ def planned(arguments: Arguments, run: Run, choice: np.ndarray | None, out: Path
     names = target_names(paths, 1 if arguments.grid or choice is not None else generator.num_images)
     targets = [[out / name for name in each] for each in names]
     refuse_overwriting(paths, [target for each in targets for target in each] + [out / SHEET_NAME] * arguments.sheet)
-    means = hashlib.sha256(repr((generator, choice, arguments.grid)).encode())  # what an image depends on, and its layout
+    # What an image depends on beside its layout.
+    means = hashlib.sha256(repr((generator, arguments.index, arguments.pick, arguments.grid)).encode())
     for leaf in jax.tree.leaves(run.params):
         means.update(np.ascontiguousarray(leaf).data)
     jobs = []
     for path, each in zip(paths, targets):
         size = fitted(path, generator, run.experiment.data.fit, arguments.fit)
         digest = means.copy()
-        digest.update(repr((size, path.read_bytes())).encode())
+        digest.update(repr(size).encode() + path.read_bytes())
         jobs.append(Job(path, size, each, f"{run.experiment.name}, step {run.step}; {digest.hexdigest()[:16]}"))
     return jobs
 

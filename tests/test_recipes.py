@@ -21,25 +21,28 @@ from tests.test_launch_train import assert_identical, final_state, refused, run
 STAGES = {"small": "--cascade.widths 8 8 8 --steps 4", "large": "--steps 3 --optimizer.freeze module_[01] --init_moments kept"}
 
 
+def two_stages(tiny: list[str], **changed: str) -> Recipe:
+    """24x32, then 48x64, where the first two modules stay as they are."""
+    return Recipe("Two stages.", {stage: f"{shlex.join(tiny)} {words}" for stage, words in {**STAGES, **changed}.items()})
+
+
 @pytest.fixture
 def recipe(tiny, monkeypatch):
-    """`grown`: 24x32, then 48x64, where the first two modules stay as they are."""
+    """`grown`, as it is here, or with other arguments for a stage."""
 
-    def stages(**changed: str) -> None:
-        words = {stage: f"{shlex.join(tiny)} {changed.get(stage, own)}" for stage, own in STAGES.items()}
-        monkeypatch.setitem(RECIPES, "grown", Recipe("Two stages.", words))
+    def define(**changed: str) -> None:
+        monkeypatch.setitem(RECIPES, "grown", two_stages(tiny, **changed))
 
-    stages()
-    return stages
+    define()
+    return define
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(tiny, tmp_path_factory):
     folder = tmp_path_factory.mktemp("grown")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(RECIPES, "grown", Recipe("", {stage: f"{shlex.join(tiny)} {own}" for stage, own in STAGES.items()}))
-        with console.capture() as capture:
-            run(["grown"], folder)
+    with pytest.MonkeyPatch.context() as patch, console.capture() as capture:
+        patch.setitem(RECIPES, "grown", two_stages(tiny))
+        run(["grown"], folder)
     return folder, capture.get()
 
 
@@ -60,20 +63,20 @@ def test_each_stage_starts_from_the_one_before(uninterrupted):
 
 
 def test_it_goes_on_in_whichever_stage_it_was(recipe, uninterrupted, tmp_path, monkeypatch):
-    done = iter([2, 0, 1])  # in the first stage, between the two, in the second
+    small, large = (command.experiment.size for command in parse_stages(["grown"]))
 
-    def batches(source, *arguments):
-        yield from itertools.islice(training_batches(source, *arguments), steps)
-        raise UserError("cut off")
+    def cut_off(at: tuple[int, int], steps: int):
+        """Batches that end with an error after so many at this size."""
 
-    for steps in done:
-        at_stage = [command.experiment.size for command in parse_stages(["grown"])][steps != 2]
+        def batches(source, *arguments):
+            yield from itertools.islice(training_batches(source, *arguments), steps if source.size == at else None)
+            raise UserError("cut off")
+
+        return batches
+
+    for at, steps in ((small, 2), (large, 0), (large, 1)):  # in the first stage, between the two, in the second
         with monkeypatch.context() as patch:
-
-            def cut(source, *arguments, size=at_stage):
-                return batches(source, *arguments) if source.size == size else training_batches(source, *arguments)
-
-            patch.setattr(train, "training_batches", cut)
+            patch.setattr(train, "training_batches", cut_off(at, steps))
             assert "cut off" in refused(["grown"], tmp_path)
     run(["grown"], tmp_path)
     for stage in STAGES:
