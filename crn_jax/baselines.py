@@ -10,7 +10,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from crn_jax.cascade import Conv3x3, LayerNorm, to_images
+from crn_jax.cascade import to_images
+from crn_jax.layers import Conv3x3, LayerNorm, Projection
 from crn_jax.remat import Remat
 from crn_jax.resize import double_bilinear, halve_area
 from crn_jax.sharding import MIN_ROWS, constrain
@@ -40,8 +41,7 @@ class EncoderDecoder(nn.Module):
         for i in reversed(range(last)):
             x = jnp.concatenate([double_bilinear(x), skips[i]], axis=-1)
             x = self._block(constrain(x, MIN_ROWS), self.widths[i], f"decoder_{i}")
-        wide = jnp.promote_types(self.dtype, jnp.float32)
-        return nn.Conv(self.channels, (1, 1), kernel_init=nn.initializers.xavier_uniform(), dtype=wide, name="to_output")(x)
+        return Projection(self.channels, name="to_output")(x)
 
     def _block(self, x: jax.Array, width: int, name: str) -> jax.Array:
         for n in (1, 2):
@@ -83,7 +83,6 @@ class FullResolution(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        xavier = nn.initializers.xavier_uniform()
         x = x.astype(self.dtype)
         for i, dilation in enumerate(dilations(*x.shape[1:3], self.layers)):
             x = nn.Conv(
@@ -91,13 +90,12 @@ class FullResolution(nn.Module):
                 (3, 3),
                 kernel_dilation=dilation,
                 use_bias=False,
-                kernel_init=xavier,
+                kernel_init=nn.initializers.xavier_uniform(),
                 dtype=self.dtype,
                 name=f"conv_{i}",
             )(constrain(x, MIN_ROWS))
             x = nn.leaky_relu(LayerNorm(name=f"norm_{i}")(x), 0.2)
-        wide = jnp.promote_types(self.dtype, jnp.float32)
-        return nn.Conv(self.channels, (1, 1), kernel_init=xavier, dtype=wide, name="to_output")(x)
+        return Projection(self.channels, name="to_output")(x)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,8 +12,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from crn_jax.convolution import trained_conv3x3
-from crn_jax.remat import Remat, convolved, rematerialized
+from crn_jax.layers import Bias, Conv3x3, LayerNorm, Projection
+from crn_jax.remat import Remat, rematerialized
 from crn_jax.resize import Upsampling, double_bilinear, halve_area
 from crn_jax.sharding import MIN_ROWS, constrain
 
@@ -66,46 +66,6 @@ class CascadeConfig:
         return Cascade(self, remat)
 
 
-class LayerNorm(nn.Module):
-    """Layer norm over height, width and channels of each sample, with a scale and a bias per channel.
-
-    Statistics in float32 whatever the input's dtype; epsilon as in the released program.
-    """
-
-    epsilon: float = 1e-12
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:  # [B, H, W, C]
-        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
-        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
-        y = jnp.asarray(x, jnp.promote_types(x.dtype, jnp.float32))
-        mean = y.mean((1, 2, 3), keepdims=True)
-        variance = jnp.square(y - mean).mean((1, 2, 3), keepdims=True)
-        y = (y - mean) * jax.lax.rsqrt(variance + self.epsilon) * scale[None, None, None] + bias[None, None, None]
-        return y.astype(x.dtype)
-
-
-class Bias(nn.Module):
-    """A bias per channel, in place of a norm."""
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:  # [B, H, W, C]
-        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
-        return x + bias.astype(x.dtype)[None, None, None]
-
-
-class Conv3x3(nn.Module):
-    """A 3x3 convolution without a bias: `[B, H, W, C] -> [B, H, W, width]`."""
-
-    width: int
-    dtype: jnp.dtype
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        kernel = self.param("kernel", nn.initializers.xavier_uniform(), (3, 3, x.shape[-1], self.width))
-        return convolved(trained_conv3x3(x.astype(self.dtype), kernel.astype(self.dtype)))
-
-
 class RefinementModule(nn.Module):
     """M_i: two 3x3 convolutions, each followed by layer norm and LReLU, of the layout beside the features before.
 
@@ -122,13 +82,14 @@ class RefinementModule(nn.Module):
     def __call__(self, features: jax.Array | None, layout: jax.Array | None) -> jax.Array:
         inputs = [] if features is None else [double_bilinear(features, self.upsampling)]
         inputs += [] if layout is None else [layout]
-        x = constrain(jnp.concatenate(inputs, axis=-1), MIN_ROWS)
+        parts = [constrain(part, MIN_ROWS) for part in inputs]
         for i in (1, 2):
             # No bias: the norm's takes its place, and behind a linear output that of the colour projection does.
-            x = Conv3x3(self.width, self.dtype, name=f"conv{i}")(x)
+            x = Conv3x3(self.width, self.dtype, name=f"conv{i}")(*parts)
             if not (self.linear_output and i == 2):
                 x = LayerNorm(name=f"norm{i}")(x) if self.norm else Bias(name=f"norm{i}")(x)
                 x = nn.leaky_relu(x, 0.2)
+            parts = [x]
         return x
 
 
@@ -152,10 +113,7 @@ class Cascade(nn.Module):
             seen = None if config.layout_at == "first" and i else layouts[i]
             layers = module(width, jnp.dtype(config.dtype), linear, config.norm, config.upsampling, name=f"module_{i}")
             features = layers(features, seen)
-        wide = jnp.promote_types(config.dtype, jnp.float32)
-        rgb = nn.Conv(3 * config.num_images, (1, 1), kernel_init=nn.initializers.xavier_uniform(), dtype=wide, name="to_rgb")(
-            features
-        )
+        rgb = Projection(3 * config.num_images, name="to_rgb")(features)
         return to_images(rgb)
 
 

@@ -4,8 +4,9 @@ It is linear in the input x, in the kernel k, and, paired with a cotangent y, in
 T(x, k, y) = <conv3x3(x, k), y>. The three maps here are its derivatives by y, x and k; each has the other two for
 gradients, so everything can be differentiated as often as one likes (in reverse mode).
 
-Accelerators get XLA's convolution. XLA's for CPUs runs at a fifth of the matrix-product rate by k, and on small
-images by x; there, the form is written as matrix products (`docs/performance.md` has the measurements):
+Accelerators get XLA's convolution, GPUs with channels padded as their tensor cores want them. XLA's for CPUs runs at a fifth
+of the matrix-product rate by k, and on small images by x; there, the form is written as matrix products
+(`docs/performance.md` has the measurements):
 
 - images of less than 32x32 pixels: one product, of the nine shifted inputs side by side ("im2col");
 - larger ones: Winograd's F(2x2, 3x3), Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks" (2016): each 2x2
@@ -15,6 +16,7 @@ images by x; there, the form is written as matrix products (`docs/performance.md
 Arrays: x `[B, H, W, C]`, k `[3, 3, C, D]`, y `[B, H, W, D]`.
 """
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -33,20 +35,24 @@ _BAND = 1 << 20  # elements of the input or output of a band
 def conv3x3(x: jax.Array, k: jax.Array) -> jax.Array:
     """`[B, H, W, C] * [3, 3, C, D] -> [B, H, W, D]`, a cross-correlation, as `flax.linen.Conv` computes it."""
     cpu = _choice(x, k.shape[2:], _NARROW, _xla, _im2col, _winograd)
-    return jax.lax.platform_dependent(x, k, cpu=cpu, default=_xla)
+    return jax.lax.platform_dependent(x, k, cpu=cpu, cuda=_aligned, default=_xla)
 
 
 @jax.custom_vjp
-def trained_conv3x3(x: jax.Array, k: jax.Array) -> jax.Array:
-    """`conv3x3` for a kernel whose gradient is needed: computed first, it frees x."""
-    return conv3x3(x, k)
+def trained_conv3x3(parts: tuple[jax.Array, ...], k: jax.Array) -> jax.Array:
+    """`conv3x3` of arrays beside each other, `[B, H, W, C_i]` with C_0 + C_1 + ... = C, for a kernel that is trained.
+
+    The gradient by k comes first, so that it frees x. That by each part is a convolution of its own: so the compiler drops the
+    one by the layout, which nobody asks for.
+    """
+    return conv3x3(jnp.concatenate(parts, -1), k)
 
 
 @jax.custom_vjp
 def input_gradient(y: jax.Array, k: jax.Array) -> jax.Array:
     """`[B, H, W, D], [3, 3, C, D] -> [B, H, W, C]`: the derivative of T by x."""
     cpu = _choice(y, k.shape[2:], _NARROW, _xla_by_input, _col2im, _winograd_by_input)
-    return jax.lax.platform_dependent(y, k, cpu=cpu, default=_xla_by_input)
+    return jax.lax.platform_dependent(y, k, cpu=cpu, cuda=_aligned_by_input, default=_xla_by_input)
 
 
 @jax.custom_vjp
@@ -54,7 +60,7 @@ def kernel_gradient(x: jax.Array, y: jax.Array) -> jax.Array:
     """`[B, H, W, C], [B, H, W, D] -> [3, 3, C, D]`: the derivative of T by k."""
     channels = x.shape[-1], y.shape[-1]
     cpu = _choice(x, channels, _NARROW_KERNEL, _xla_by_kernel, _im2col_by_kernel, _winograd_by_kernel)
-    return jax.lax.platform_dependent(x, y, cpu=cpu, default=_xla_by_kernel)
+    return jax.lax.platform_dependent(x, y, cpu=cpu, cuda=_aligned_by_kernel, default=_xla_by_kernel)
 
 
 def _choice(
@@ -69,12 +75,18 @@ def _choice(
     return winograd if c * d / (c + d) >= narrow else xla
 
 
-def _trained_backward(saved: tuple, y: jax.Array) -> tuple[jax.Array, jax.Array]:
-    x, k = saved
+def _trained_forward(parts: tuple[jax.Array, ...], k: jax.Array) -> tuple[jax.Array, tuple]:
+    x = jnp.concatenate(parts, -1)
+    return conv3x3(x, k), (x, k, parts)  # of the parts, only the shapes are used
+
+
+def _trained_backward(saved: tuple, y: jax.Array) -> tuple[tuple[jax.Array, ...], jax.Array]:
+    x, k, parts = saved
     by_kernel = kernel_gradient(x, y)
     if not _is_split():
         y = jax.lax.platform_dependent(y, by_kernel, cpu=_behind, default=lambda y, by_kernel: y)
-    return input_gradient(y, k), by_kernel
+    ends = list(itertools.accumulate(part.shape[-1] for part in parts))
+    return tuple(input_gradient(y, of_part) for of_part in jnp.split(k, ends[:-1], axis=2)), by_kernel
 
 
 def _behind(y: jax.Array, by_kernel: jax.Array) -> jax.Array:
@@ -90,7 +102,7 @@ conv3x3.defvjp(
     lambda x, k: (conv3x3(x, k), (x, k)),
     lambda saved, y: (input_gradient(y, saved[1]), kernel_gradient(saved[0], y)),
 )
-trained_conv3x3.defvjp(lambda x, k: (conv3x3(x, k), (x, k)), _trained_backward)
+trained_conv3x3.defvjp(_trained_forward, _trained_backward)
 input_gradient.defvjp(
     lambda y, k: (input_gradient(y, k), (y, k)),
     lambda saved, x: (conv3x3(x, saved[1]), kernel_gradient(x, saved[0])),
@@ -121,6 +133,27 @@ def _xla_by_input(y: jax.Array, k: jax.Array) -> jax.Array:
 def _xla_by_kernel(x: jax.Array, y: jax.Array) -> jax.Array:
     k = jax.ShapeDtypeStruct((3, 3, x.shape[-1], y.shape[-1]), x.dtype)
     return jax.linear_transpose(lambda k: _xla(x, k), k)(y)[0]
+
+
+# Likewise, the channels of x padded with zeros. NVIDIA's tensor cores want multiples of 8 ("Convolutional Layers User's
+# Guide"), but beside the features lie, say, 20 classes. For float16 XLA pads so itself, for bfloat16 not (jax 0.10.2).
+
+
+def _align(x: jax.Array, axis: int) -> jax.Array:
+    missing = -x.shape[axis] % 8 if x.dtype == jnp.bfloat16 else 0
+    return jnp.pad(x, [(0, missing if a == axis else 0) for a in range(x.ndim)])
+
+
+def _aligned(x: jax.Array, k: jax.Array) -> jax.Array:
+    return _xla(_align(x, 3), _align(k, 2))
+
+
+def _aligned_by_input(y: jax.Array, k: jax.Array) -> jax.Array:
+    return _xla_by_input(y, _align(k, 2))[..., : k.shape[2]]
+
+
+def _aligned_by_kernel(x: jax.Array, y: jax.Array) -> jax.Array:
+    return _xla_by_kernel(_align(x, 3), y)[:, :, : x.shape[3]]
 
 
 # One matrix product

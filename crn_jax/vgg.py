@@ -87,7 +87,17 @@ def vgg19_stage(params: dict, x: jax.Array, tap: str, pooling: Pooling) -> jax.A
 
 def _conv_relu(layer: dict, x: jax.Array) -> jax.Array:
     kernel, bias = layer["kernel"].astype(x.dtype), layer["bias"].astype(x.dtype)
-    return jax.nn.relu(convolved(conv3x3(x, kernel)) + bias[None, None, None])
+    return convolved(_relu(conv3x3(x, kernel) + bias[None, None, None]))
+
+
+@jax.custom_jvp
+def _relu(x: jax.Array) -> jax.Array:
+    return jnp.maximum(x, 0)
+
+
+# By the result, where JAX's asks whether x > 0: then x need not be kept, and compilers add bias and ReLU to the convolution.
+# They would turn "result > 0" into "x > 0", but not this.
+_relu.defjvps(lambda tangent, result, x: jnp.where(result != 0, tangent, 0))
 
 
 def pool(x: jax.Array, pooling: Pooling) -> jax.Array:

@@ -16,8 +16,9 @@ from PIL import Image
 
 from configs import EXPERIMENTS
 from crn_jax.baselines import EncoderDecoder, EncoderDecoderConfig, FullResolution, FullResolutionConfig, dilations
-from crn_jax.cascade import LayerNorm, count_parameters, init_params
+from crn_jax.cascade import count_parameters, init_params
 from crn_jax.experiment import BaselineExperiment
+from crn_jax.layers import LayerNorm
 from crn_jax.sharding import ShardingConfig, make_mesh, put, put_batch
 from crn_jax.synthesize import load_run
 from launch import synthesize, train

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from crn_jax.authors import variable_names
-from crn_jax.cascade import PAPER_WIDTHS, Cascade, CascadeConfig, LayerNorm, count_parameters, init_params
+from crn_jax.cascade import PAPER_WIDTHS, Cascade, CascadeConfig, count_parameters, init_params
+from crn_jax.layers import LayerNorm
 from tests import reference
 
 TINY = CascadeConfig(num_classes=4, widths=(6, 5, 3), base=(2, 3), num_images=2)

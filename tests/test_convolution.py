@@ -77,7 +77,7 @@ def test_transformations(shape):
 
         return jax.vmap(jax.grad(length, (0, 1)), in_axes=(0, None))
 
-    ours = trained_conv3x3 if shape[1] > 5 else conv3x3
+    ours = (lambda x, k: trained_conv3x3((x,), k)) if shape[1] > 5 else conv3x3
     with jax.enable_x64(True):
         x, k, _ = random(shape, "float64")
         for got, expected in zip(run(slope(ours), x, k), run(slope(plain), x, k)):
@@ -94,7 +94,7 @@ def test_the_last_band(h, band, monkeypatch):
 
 def test_a_frozen_kernel_beside_a_trained_one():
     """They share a compiled function, but not a rule."""
-    for shared in (jax.jit(conv3x3), jax.checkpoint(trained_conv3x3)):
+    for shared in (jax.jit(conv3x3), jax.checkpoint(lambda x, k: trained_conv3x3((x,), k))):
 
         def chain(conv, trained, x, frozen):
             return jnp.sum(jnp.sin(conv(conv(x, trained), frozen)))
