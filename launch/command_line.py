@@ -27,7 +27,8 @@ class Command(Generic[Kind]):
     dry_run: bool = False
     """Compile the step, print how it lies on the mesh, the memory per device and what is exchanged, and end."""
     topology: str | None = None
-    """With --dry_run: compile for this TPU slice (v5e:2x2, v5p:2x2x1, ...), which need not be there; slow."""
+    """With --dry_run: compile for these devices, which need not be there: h100, h100:8, a100:4x8 (4 hosts), or a TPU slice such
+    as v5e:2x2, which is slow."""
 
 
 def parse(arguments: list[str], prog: str = "", description: str = "") -> Command:

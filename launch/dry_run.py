@@ -4,7 +4,6 @@ The compiler tells: memory per device, and what the devices exchange.
 """
 
 import math
-import os
 import re
 from typing import NamedTuple
 
@@ -13,7 +12,6 @@ import jax.numpy as jnp
 import rich.table
 from jax.sharding import Mesh
 
-from crn_jax.errors import UserError
 from crn_jax.experiment import Experiment
 from crn_jax.sharding import MIN_ROWS, abstract_batch, activation_spec, make_mesh, replicated
 from crn_jax.train import TrainState, abstract_state, make_train_step
@@ -21,11 +19,13 @@ from crn_jax.vgg import LAYERS, abstract_vgg19
 from launch.flops import step_flops
 from launch.reporting import describe_devices
 from launch.terminal import console
+from launch.topologies import bandwidth, devices_of
+from launch.traffic import ITEMSIZE, traffic
 
 
 def dry_run(experiment: Experiment, topology: str | None) -> None:
-    """Compiles the step for this machine's devices, or for a TPU slice, and prints what it would take."""
-    devices = tpu_slice(topology) if topology else None
+    """Compiles the step for this machine's devices, or for others (`topologies.devices_of`), and prints what it would take."""
+    devices = devices_of(topology) if topology else None
     mesh = make_mesh(experiment.sharding, experiment.batch_size, experiment.cascade.size[0], devices)
     setting = f"batch {experiment.batch_size}, {experiment.cascade.dtype}, remat {experiment.remat}"
     console.print(f"[bold]{experiment.name}[/], {setting}, on {describe_devices(mesh)}")
@@ -33,42 +33,26 @@ def dry_run(experiment: Experiment, topology: str | None) -> None:
     with console.status("compiling the step"):
         compiled = lower_step(experiment, mesh).compile()
     console.print(memory_table(experiment, mesh, compiled.memory_analysis()))
-    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    device = mesh.devices.flat[0]
+    on_cpu = device.platform == "cpu"
     if on_cpu and jnp.dtype(experiment.cascade.dtype) == jnp.bfloat16:
         console.print("The CPU's compiler widens bfloat16: its temporaries say nothing about an accelerator.")
     console.print(collective_table(collectives(compiled.as_text())))
+    if rate := bandwidth(device):
+        console.print(traffic_table(traffic(compiled.as_text()), rate))
     tera = step_flops(experiment.objective(steps_per_epoch=1000), experiment.batch_size) / 1e12
     one_by_one = experiment.cascade.num_images > 1 and experiment.remat != "none"
     if one_by_one:
         console.print("(VGG-19's exchanges are those of one image; it takes them one after the other.)")
-    if one_by_one or (mesh.size == 1 and on_cpu):  # the compiler counts a loop once: over images, or a CPU's convolution
+    counted = compiled.cost_analysis()  # none from a GPU's compiler without a GPU
+    # The compiler counts a loop once: over images, or a CPU's convolution.
+    if one_by_one or (mesh.size == 1 and on_cpu) or not counted:
         console.print(f"{tera:.3g} TFLOP a step")
     else:
-        counted = compiled.cost_analysis()["flops"] / 1e12
+        counted = counted["flops"] / 1e12
         console.print(
             f"{tera:.3g} TFLOP a step; by the compiler's count each device does {counted:.3g}, all that is done twice included"
         )
-
-
-def tpu_slice(topology: str) -> list[jax.Device]:
-    """The chips of a TPU slice, such as `v5e:2x2`, that programs can be compiled for anywhere.
-
-    Raises:
-      UserError: without the TPU compiler, or if it does not know the slice.
-    """
-    jax.config.update("jax_platforms", "cpu")
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # do not look for the TPU that this machine would be part of
-    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "none")
-    from jax.experimental import topologies
-
-    try:
-        return list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
-    except Exception as error:  # libtpu and PJRT each raise their own
-        raise UserError(
-            f"There is no compiler for the TPU slice '{topology}' here: {error}\nIt comes with pip install -e '.[tpu]'. Slices "
-            f"are named v5e:2x2, v5p:2x2x1, v6e:2x4 and so on. If another compilation was killed, its lock is to be removed."
-        ) from error
 
 
 def lower_step(experiment: Experiment, mesh: Mesh) -> jax.stages.Lowered:
@@ -141,6 +125,14 @@ def total_bytes(analysis) -> int:
     )
 
 
+def traffic_table(found: dict[str, tuple[int, int]], rate: int) -> rich.table.Table:
+    """Kernels, what they move, and how long that takes at the device's bandwidth, in bytes a second."""
+    table = rich.table.Table("kernels", "number", "GB moved", f"ms at {rate / 1e12:.3g} TB/s", box=None, header_style="dim")
+    for kind, (number, moved) in sorted(found.items()):
+        table.add_row(kind, str(number), f"{moved / 1e9:.2f}", f"{moved / rate * 1e3:.2f}")
+    return table
+
+
 class Collective(NamedTuple):
     """One exchange between the devices: its kind, the arrays that a device receives, and their bytes."""
 
@@ -150,7 +142,6 @@ class Collective(NamedTuple):
 
 
 _KINDS = "all-gather|all-reduce|collective-permute|all-to-all|reduce-scatter"
-_ITEMSIZE = {"f64": 8, "f32": 4, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "s64": 8, "u64": 8, "s8": 1, "u8": 1, "pred": 1}
 
 
 def collectives(hlo: str) -> list[Collective]:
@@ -166,7 +157,7 @@ def collectives(hlo: str) -> list[Collective]:
         if started and kind != "all-reduce":  # operands, results, and scalars that the backend keeps beside them
             arrays = [array for array in arrays if array[1]]
             arrays = arrays[len(arrays) // 2 :]
-        size = sum(math.prod(shape) * _ITEMSIZE[dtype] for dtype, shape in arrays)
+        size = sum(math.prod(shape) * ITEMSIZE[dtype] for dtype, shape in arrays)
         channel = re.search(r"channel_id=(\d+)", line)  # a program may repeat one exchange's text
         found[f"{kind} {channel.group(1) if channel else name}"] = Collective(kind, arrays, size)
     return list(found.values())

@@ -95,9 +95,9 @@ def test_bfloat16_keeps_parameters_statistics_and_colours_in_float32():
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
     layout = np.eye(4, dtype=np.float32)[np.zeros((1, *config.size), int)]
     lowered = jax.jit(lambda p, x: Cascade(config).apply({"params": p}, x)).lower(params, layout).as_text()
-    assert "stablehlo.convolution" in lowered
-    convolutions = [line for line in lowered.splitlines() if "stablehlo.convolution" in line]
-    assert sum("bf16" in line for line in convolutions) == 6 and "f32" in convolutions[-1]
+    for operation, dtype, number in (("convolution", "bf16", 6), ("dot_general", "f32", 1)):
+        lines = [line for line in lowered.splitlines() if f"stablehlo.{operation}" in line]
+        assert len(lines) == number and all(f"x{dtype}>" in line.rsplit("->")[-1] for line in lines)
     assert all("f32" in line for line in lowered.splitlines() if "stablehlo.rsqrt" in line)
     images = apply(config, params, layout)
     assert images.dtype == np.float32

@@ -1,6 +1,7 @@
 """The convolution written for CPUs against XLA's, and against NumPy."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -126,6 +127,41 @@ def test_frozen_kernels_cost_nothing():
         return jax.jit(gradient).lower(x, k).compile().cost_analysis()["flops"]
 
     assert flops(0) < 0.75 * flops((0, 1))
+
+
+def test_arrays_beside_each_other():
+    """Equal to the convolution of their concatenation; the gradient by an array that nobody asks for costs nothing."""
+    x, k, y = random((1, 6, 5, 12, 4), "float32")
+
+    def value(features, layout, k):
+        return jnp.vdot(jnp.sin(trained_conv3x3((features, layout), k)), y)
+
+    def gradient(argnums):
+        return jax.jit(jax.grad(value, argnums)).lower(x[..., :8], x[..., 8:], k).compile()
+
+    expected = jax.jit(jax.grad(lambda x, k: jnp.vdot(jnp.sin(plain(x, k)), y), (0, 1)))(x, k)
+    by_features, by_layout, by_k = gradient((0, 1, 2))(x[..., :8], x[..., 8:], k)
+    for got, wanted in ((jnp.concatenate([by_features, by_layout], -1), expected[0]), (by_k, expected[1])):
+        assert relative(got, wanted) < 1e-5
+    assert gradient((0, 2)).cost_analysis()["flops"] < 0.95 * gradient((0, 1, 2)).cost_analysis()["flops"]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_channels_for_tensor_cores(dtype):
+    """A GPU's convolutions in bfloat16 have multiples of 8 channels, and the same results."""
+    x, k, y = (jnp.asarray(a, dtype) for a in random((1, 4, 5, 20, 8), "float32"))
+    expected = value_and_gradients(plain, x, k, y)
+    aligned = convolution._aligned(x, k), convolution._aligned_by_input(y, k), convolution._aligned_by_kernel(x, y)
+    for a, b in zip(aligned, expected):
+        assert a.shape == b.shape and a.dtype == b.dtype
+        assert relative(a.astype("float32"), b.astype("float32")) < (1e-2 if dtype == "bfloat16" else 1e-6)
+
+    text = (
+        jax.jit(jax.grad(lambda x, k: jnp.sum(conv3x3(x, k)), (0, 1))).trace(x, k).lower(lowering_platforms=("cuda",)).as_text()
+    )
+    convolutions = [line for line in text.splitlines() if "stablehlo.convolution" in line]
+    shapes = {int(n) for line in convolutions for n in re.findall(r"tensor<\d+x\d+x\d+x(\d+)x", line)}
+    assert convolutions and (20 in shapes) == (dtype == "float32") and (24 in shapes) == (dtype == "bfloat16")
 
 
 def test_which_program_is_chosen():

@@ -1,0 +1,94 @@
+"""Devices that a program can be compiled for without having them: `launch.train --dry_run --topology h100:8`."""
+
+import os
+from typing import NamedTuple
+
+import jax
+from jax.experimental import topologies
+
+from crn_jax.errors import UserError
+
+
+class GPU(NamedTuple):
+    """What XLA's compiler asks about one, from the descriptions that XLA keeps (xla/backends/gpu/target_config/specs)."""
+
+    name: str
+    compute_capability: int
+    cores: int
+    fpus_per_core: int
+    clock_ghz: float
+    memory: int  # bytes
+    bandwidth: int  # bytes a second
+    l2_cache: int  # bytes
+    shared_memory_per_core: int  # bytes
+    shared_memory_per_block: int  # bytes, at most
+
+
+GPUS = {
+    "a100": GPU("NVIDIA A100-SXM4-80GB", 8, 108, 64, 1.41, 85100068864, 2039040000000, 41943040, 167936, 166912),
+    "h100": GPU("NVIDIA H100 80GB HBM3", 9, 132, 128, 1.98, 84942979072, 3352320000000, 52428800, 233472, 232448),
+}
+
+
+def devices_of(topology: str) -> list[jax.Device]:
+    """The chips of a TPU slice, `v5e:2x2`, or some GPUs: `h100`, `h100:8` on one host, `h100:4x8` on four.
+
+    Raises:
+      UserError: without the compiler for them, or if it does not know them.
+    """
+    jax.config.update("jax_platforms", "cpu")
+    kind, _, number = topology.partition(":")
+    try:
+        if kind in GPUS:
+            shape = "x".join((["1", "1"] + (number or "1").split("x"))[-3:])  # slices, hosts, GPUs a host
+            found = topologies.get_topology_desc(platform="cuda", topology=shape, target_config=_description(GPUS[kind]))
+        else:
+            os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # do not look for the TPU that this machine would be part of
+            os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+            os.environ.setdefault("TPU_ACCELERATOR_TYPE", "none")
+            found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
+    except Exception as error:  # libtpu and PJRT each raise their own
+        raise UserError(
+            f"There is no compiler for the devices '{topology}' here: {error}\nThat for GPUs ({', '.join(GPUS)}; h100:8 are "
+            f"eight on one host, h100:4x8 on four) comes with pip install -e '.[cuda13]', that for TPUs with '.[tpu]'. Slices "
+            f"of those are named v5e:2x2, v5p:2x2x1, v6e:2x4 and so on. If a compilation was killed, remove libtpu's lock."
+        ) from error
+    return list(found.devices)
+
+
+def bandwidth(device: jax.Device) -> int | None:
+    """Bytes a second between a GPU and its memory; None if it is not among `GPUS`."""
+    return next((gpu.bandwidth for gpu in GPUS.values() if gpu.name == device.device_kind), None)
+
+
+def _description(gpu: GPU) -> str:
+    """The text of XLA's GpuTargetConfigProto."""
+    return f"""
+        gpu_device_info {{
+          threads_per_block_limit: 1024
+          threads_per_warp: 32
+          threads_per_core_limit: 2048
+          thread_dim_limit_x: 1024
+          thread_dim_limit_y: 1024
+          thread_dim_limit_z: 64
+          block_dim_limit_x: 2147483647
+          block_dim_limit_y: 65535
+          block_dim_limit_z: 65535
+          registers_per_core_limit: 65536
+          registers_per_block_limit: 65536
+          core_count: {gpu.cores}
+          fpus_per_core: {gpu.fpus_per_core}
+          clock_rate_ghz: {gpu.clock_ghz}
+          device_memory_size: {gpu.memory}
+          memory_bandwidth: {gpu.bandwidth}
+          l2_cache_size: {gpu.l2_cache}
+          shared_memory_per_core: {gpu.shared_memory_per_core}
+          shared_memory_per_block: 49152
+          shared_memory_per_block_optin: {gpu.shared_memory_per_block}
+          cuda_compute_capability {{ major: {gpu.compute_capability} }}
+        }}
+        platform_name: "CUDA"
+        dnn_version_info {{ major: 9 minor: 10 }}
+        runtime_version {{ major: 13 }}
+        device_description_str: "{gpu.name}"
+    """
