@@ -23,6 +23,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from crn_jax.sharding import MIN_ROWS, constrain
+
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 _SMALL = 32 * 32  # pixels; below, transforming the kernel would cost more than Winograd saves
 # C D / (C + D), the products for each element that is moved; below, Winograd's transforms cost more than it saves.
@@ -45,7 +47,7 @@ def trained_conv3x3(parts: tuple[jax.Array, ...], k: jax.Array) -> jax.Array:
     The gradient by k comes first, so that it frees x. That by each part is a convolution of its own: so the compiler drops the
     one by the layout, which nobody asks for.
     """
-    return conv3x3(jnp.concatenate(parts, -1), k)
+    return conv3x3(_beside(parts), k)
 
 
 @jax.custom_vjp
@@ -75,8 +77,12 @@ def _choice(
     return winograd if c * d / (c + d) >= narrow else xla
 
 
+def _beside(parts: tuple[jax.Array, ...]) -> jax.Array:
+    return constrain(jnp.concatenate(parts, -1), MIN_ROWS) if len(parts) > 1 else parts[0]
+
+
 def _trained_forward(parts: tuple[jax.Array, ...], k: jax.Array) -> tuple[jax.Array, tuple]:
-    x = jnp.concatenate(parts, -1)
+    x = _beside(parts)
     return conv3x3(x, k), (x, k, parts)  # of the parts, only the shapes are used
 
 
