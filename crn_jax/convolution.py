@@ -16,6 +16,7 @@ of the matrix-product rate by k, and on small images by x; there, the form is wr
 Arrays: x `[B, H, W, C]`, k `[3, 3, C, D]`, y `[B, H, W, D]`.
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Callable
@@ -26,9 +27,9 @@ import jax.numpy as jnp
 from crn_jax.sharding import MIN_ROWS, constrain
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
-_SMALL = 32 * 32  # pixels; below, transforming the kernel would cost more than Winograd saves
+_SMALL = 16 * 32  # pixels; below, transforming the kernel would cost more than Winograd saves
 # C D / (C + D), the products for each element that is moved; below, Winograd's transforms cost more than it saves.
-_NARROW = 80
+_NARROW = 60
 _NARROW_KERNEL = 8  # for the derivative by k, which XLA computes slowest
 _BAND = 1 << 20  # elements of the input or output of a band
 
@@ -247,14 +248,14 @@ def _winograd_by_input(y: jax.Array, k: jax.Array) -> jax.Array:
 def _winograd_products(x: jax.Array, channels: int, product: Callable) -> jax.Array:
     b, h, w, _ = x.shape
     count, rows = _bands(h, w, channels)
+    cut = functools.partial(_band, x, count=count, rows=rows, margin=1)
 
-    def band(index: jax.Array) -> jax.Array:
-        tiles = _tiles(_band(x, index, count, rows, margin=1))
-        products = [[product(v, i, j) for j, v in enumerate(row)] for i, row in enumerate(tiles)]
-        return _interleaved(_both(_a_transposed, products), rows, w + w % 2)
+    def convolve(band: jax.Array, index: jax.Array) -> tuple[jax.Array, jax.Array]:
+        products = [[product(v, i, j) for j, v in enumerate(row)] for i, row in enumerate(_tiles(band))]
+        return cut(index + 1), _interleaved(_both(_a_transposed, products), rows, w + w % 2)
 
-    out = jax.lax.map(band, jnp.arange(b * count)).reshape(b, count * rows, w + w % 2, -1)
-    return out[:, :h, :w]
+    _, out = jax.lax.scan(convolve, cut(0), jnp.arange(b * count))
+    return out.reshape(b, count * rows, w + w % 2, -1)[:, :h, :w]
 
 
 def _winograd_by_kernel(x: jax.Array, y: jax.Array) -> jax.Array:
@@ -262,14 +263,17 @@ def _winograd_by_kernel(x: jax.Array, y: jax.Array) -> jax.Array:
     d = y.shape[-1]
     count, rows = _bands(h, w, max(c, d))
 
-    def add(total: list[list], index: jax.Array) -> tuple[list[list], None]:
-        cotangent = _band(y, index, count, rows, margin=0)
+    def cut(index: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return _band(x, index, count, rows, margin=1), _band(y, index, count, rows, margin=0)
+
+    def add(carried: tuple, index: jax.Array) -> tuple[tuple, None]:
+        (band, cotangent), total = carried
         cotangent = _both(_a, [[cotangent[i::2, j::2].reshape(-1, d) for j in range(2)] for i in range(2)])
-        tiles = _tiles(_band(x, index, count, rows, margin=1))
-        return [[t + v.T @ g for t, v, g in zip(*row)] for row in zip(total, tiles, cotangent)], None
+        total = [[t + v.T @ g for t, v, g in zip(*row)] for row in zip(total, _tiles(band), cotangent)]
+        return (cut(index + 1), total), None
 
     zero = [[jnp.zeros((c, d), x.dtype) for _ in range(4)] for _ in range(4)]
-    total, _ = jax.lax.scan(add, zero, jnp.arange(b * count))
+    (_, total), _ = jax.lax.scan(add, (cut(0), zero), jnp.arange(b * count))
     return jnp.stack([jnp.stack(row) for row in _both(_g_transposed, total)])
 
 
