@@ -107,12 +107,18 @@ class Cascade(nn.Module):
         for _ in range(last):
             layouts.insert(0, constrain(halve_area(layouts[0]), MIN_ROWS))
 
-        module, features = rematerialized(RefinementModule, self.remat), None
+        features = None
         for i, width in enumerate(config.widths):
             linear = config.variant == "paper" and i == last
             seen = None if config.layout_at == "first" and i else layouts[i]
-            layers = module(width, jnp.dtype(config.dtype), linear, config.norm, config.upsampling, name=f"module_{i}")
-            features = layers(features, seen)
+            module = RefinementModule(
+                width, jnp.dtype(config.dtype), linear, config.norm, config.upsampling, name=f"module_{i}"
+            )
+            if self.is_initializing():
+                features = module(features, seen)
+            else:  # a function of its parameters, too, for the backward pass to compute it again
+                refine = rematerialized(module.clone(parent=None).apply, self.remat)
+                features = refine({"params": self.variables["params"][module.name]}, features, seen)
         rgb = Projection(3 * config.num_images, name="to_rgb")(features)
         return to_images(rgb)
 

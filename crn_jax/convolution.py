@@ -18,13 +18,13 @@ Arrays: x `[B, H, W, C]`, k `[3, 3, C, D]`, y `[B, H, W, D]`.
 
 import functools
 import itertools
-import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
-from crn_jax.sharding import MIN_ROWS, constrain
+from crn_jax.remat import added
+from crn_jax.sharding import MIN_ROWS, constrain, is_split
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 _SMALL = 16 * 32  # pixels; below, transforming the kernel would cost more than Winograd saves
@@ -70,7 +70,7 @@ def _choice(
     image: jax.Array, channels: tuple[int, int], narrow: float, xla: Callable, product: Callable, winograd: Callable
 ) -> Callable:
     """The fastest of three equal functions on one CPU."""
-    if _is_split() or image.dtype not in (jnp.float32, jnp.float64):  # XLA widens bfloat16 itself
+    if is_split() or image.dtype not in (jnp.float32, jnp.float64):  # XLA widens bfloat16 itself
         return xla
     if image.shape[1] * image.shape[2] < _SMALL:
         return product
@@ -90,19 +90,10 @@ def _trained_forward(parts: tuple[jax.Array, ...], k: jax.Array) -> tuple[jax.Ar
 def _trained_backward(saved: tuple, y: jax.Array) -> tuple[tuple[jax.Array, ...], jax.Array]:
     x, k, parts = saved
     by_kernel = kernel_gradient(x, y)
-    if not _is_split():
-        y = jax.lax.platform_dependent(y, by_kernel, cpu=_behind, default=lambda y, by_kernel: y)
+    if not is_split():  # CPUs would leave the kernels' to the end of the step, and hold each x until then: 3 GB at 1024x2048
+        y = jax.lax.platform_dependent(y, by_kernel, cpu=added, default=lambda y, by_kernel: y)
     ends = list(itertools.accumulate(part.shape[-1] for part in parts))
     return tuple(input_gradient(y, of_part) for of_part in jnp.split(k, ends[:-1], axis=2)), by_kernel
-
-
-def _behind(y: jax.Array, by_kernel: jax.Array) -> jax.Array:
-    """y, but not before the derivative by the kernel is there (whose first entry, if it is NaN, makes all of y so).
-
-    XLA's scheduler for CPUs would leave those to the end of the step, and hold every x until then: at 1024x2048 three of the
-    thirteen gigabytes. It ignores `optimization_barrier`; it cannot ignore an addition, though this one adds 0.
-    """
-    return y + jnp.minimum(jnp.abs(jax.lax.stop_gradient(by_kernel)[0, 0, 0, 0]), 0)
 
 
 conv3x3.defvjp(
@@ -118,11 +109,6 @@ kernel_gradient.defvjp(
     lambda x, y: (kernel_gradient(x, y), (x, y)),
     lambda saved, k: (input_gradient(saved[1], k), conv3x3(saved[0], k)),
 )
-
-
-def _is_split() -> bool:
-    """Whether several devices share the image. The compiler has to see a convolution then, to split it."""
-    return math.prod(jax.sharding.get_abstract_mesh().axis_sizes) > 1
 
 
 # XLA's own

@@ -1,11 +1,13 @@
 """What the backward pass keeps from the forward pass, and what it computes again."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
-import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
+
+from crn_jax.sharding import is_split
 
 Remat = Literal["none", "images", "conv", "full"]
 """none: all is kept; images: of the loss of k images, one image's part at a time, computed again from the image; conv: also of
@@ -13,10 +15,6 @@ each refinement module and each stage of VGG-19 only its input and what its conv
 convolutions are computed twice. `conv` and `full` compute VGG-19 on several images once more, as `images` does."""
 
 _CONVOLUTION = "convolution"
-_POLICIES = {
-    "conv": jax.checkpoint_policies.save_only_these_names(_CONVOLUTION),
-    "full": jax.checkpoint_policies.nothing_saveable,
-}
 
 
 def convolved(x: jax.Array) -> jax.Array:
@@ -25,8 +23,41 @@ def convolved(x: jax.Array) -> jax.Array:
 
 
 def rematerialized(function: Callable, remat: Remat) -> Callable:
-    """A function of arrays, or a class of Flax modules, the inside of which is kept as `remat` says."""
+    """A function of arrays (or trees of them), the inside of which is kept as `remat` says."""
     if remat in ("none", "images"):
         return function
-    transform = nn.remat if isinstance(function, type) else jax.checkpoint
-    return transform(function, policy=_POLICIES[remat])
+    if remat == "conv":
+        return jax.checkpoint(function, policy=jax.checkpoint_policies.save_only_these_names(_CONVOLUTION))
+    return _recomputed(function)
+
+
+def _recomputed(function: Callable) -> Callable:
+    """Of which only the arguments are kept: `jax.checkpoint`, but on CPUs too, see `added`."""
+    wrapped = jax.custom_vjp(function)
+
+    def backward(arguments: tuple, y: Any) -> tuple:
+        first, *_ = jax.tree.leaves(y)
+        return jax.vjp(function, *jax.tree.map(lambda x: behind(x, first), arguments))[1](y)
+
+    wrapped.defvjp(lambda *arguments: (function(*arguments), arguments), backward)
+    return wrapped
+
+
+def behind(x: jax.Array, y: jax.Array) -> jax.Array:
+    """x, but not before y is there: what is computed from it is not what was computed from x before."""
+    if is_split():
+        return _barrier(x, y)
+    return jax.lax.platform_dependent(x, y, cpu=added, default=_barrier)
+
+
+def _barrier(x: jax.Array, y: jax.Array) -> jax.Array:
+    return jax.lax.optimization_barrier((x, y))[0]
+
+
+def added(x: jax.Array, y: jax.Array) -> jax.Array:
+    """x + 0, where the 0 comes from y's first entry (which, if it is NaN, makes all of x so).
+
+    XLA for CPUs drops optimization barriers before it merges equal computations and orders what is left. It cannot ignore an
+    addition.
+    """
+    return x + jnp.minimum(jnp.abs(jax.lax.stop_gradient(y).reshape(-1)[0]), 0).astype(x.dtype)

@@ -94,6 +94,11 @@ def constrain(x: jax.Array, min_rows: int = 1) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, activation_spec(mesh, x.shape, min_rows))
 
 
+def is_split() -> bool:
+    """Whether several devices share the images; compilers have to see convolutions then, to split them."""
+    return math.prod(jax.sharding.get_abstract_mesh().axis_sizes) > 1
+
+
 def replicated(mesh: Mesh, tree: Any) -> Any:
     """The shapes and dtypes of a tree, with a copy of each leaf on every device."""
     everywhere = NamedSharding(mesh, PartitionSpec())
