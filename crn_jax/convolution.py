@@ -8,7 +8,7 @@ Accelerators get XLA's convolution, GPUs with channels padded as their tensor co
 of the matrix-product rate by k, and on small images by x; there, the form is written as matrix products
 (`docs/performance.md` has the measurements):
 
-- images of less than 32x32 pixels: one product, of the nine shifted inputs side by side ("im2col");
+- images of less than 16x32 pixels: one product, of the nine shifted inputs side by side ("im2col");
 - larger ones: Winograd's F(2x2, 3x3), Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks" (2016): each 2x2
   pixels of the output take 16 multiplications instead of 36. It goes through an image in bands of rows that stay in the
   processor's cache.
@@ -176,9 +176,9 @@ def _col2im(y: jax.Array, k: jax.Array) -> jax.Array:
 
 
 # Winograd's F(2x2, 3x3). With the matrices of Lavin & Gray, section 4.1: V = B'xB, U = GkG', and the output is A'(U V)A.
-# The 16 products are 16 arrays, not one: so each transform is a plain loop over channels, which the compiler vectorizes.
-
-_apart = jax.lax.optimization_barrier  # keeps the compiler from computing a sum of rows once for each of its uses
+# The 16 products are 16 arrays, not one: so each transform is a plain loop over channels, which the compiler vectorizes. For
+# the same reason, a band is cut out one step before it is used: else the compiler, which fuses the cutting with the
+# transforms, would compute at every element where its band begins.
 
 
 def _b(x: list) -> list:
@@ -203,20 +203,20 @@ def _a_transposed(m: list) -> list:
 
 def _both(transform: Callable, grid: list[list]) -> list[list]:
     """A transform along the rows and along the columns of a grid of arrays."""
-    columns = [_apart(transform([row[j] for row in grid])) for j in range(len(grid[0]))]
+    columns = [transform([row[j] for row in grid]) for j in range(len(grid[0]))]
     return [transform([column[i] for column in columns]) for i in range(len(columns[0]))]
 
 
 def _tiles(padded: jax.Array) -> list[list]:
     """`[h + 2, w + 2, C]`, h and w even -> V, a grid of 4x4 arrays `[h w / 4, C]`."""
     h, w, c = padded.shape[0] - 2, padded.shape[1] - 2, padded.shape[2]
-    rows = _apart(_b([padded[i : i + h - 1 : 2] for i in range(4)]))
+    rows = _b([padded[i : i + h - 1 : 2] for i in range(4)])
     return [[v.reshape(-1, c) for v in _b([row[:, j : j + w - 1 : 2] for j in range(4)])] for row in rows]
 
 
 def _interleaved(grid: list[list], h: int, w: int) -> jax.Array:
     """A grid of 2x2 arrays `[h w / 4, D] -> [h, w, D]`."""
-    rows = [jnp.concatenate([_apart(a.reshape(h // 2, w // 2, -1)) for a in row], -1) for row in grid]
+    rows = [jnp.concatenate([a.reshape(h // 2, w // 2, -1) for a in row], -1) for row in grid]
     return jnp.concatenate([row.reshape(h // 2, 1, w, -1) for row in rows], 1).reshape(h, w, -1)
 
 
