@@ -114,7 +114,7 @@ class Synthesis(Training):
     vgg: VGGConfig = VGGConfig()
     remat: Remat = "none"
     """What the backward pass computes again instead of keeping it. none: nothing; images: VGG-19 on k images, one at a time;
-    conv: also norms, nonlinearities, upsampling; full: convolutions too, for the least memory. (Of a baseline: of VGG-19.)"""
+    conv: also norms, nonlinearities, upsampling (on CPUs in vain); full: convolutions too. (Of a baseline: of VGG-19.)"""
 
     def __post_init__(self):
         super().__post_init__()

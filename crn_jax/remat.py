@@ -12,7 +12,8 @@ from crn_jax.sharding import is_split
 Remat = Literal["none", "images", "conv", "full"]
 """none: all is kept; images: of the loss of k images, one image's part at a time, computed again from the image; conv: also of
 each refinement module and each stage of VGG-19 only its input and what its convolutions yield; full: its input alone, so that
-convolutions are computed twice. `conv` and `full` compute VGG-19 on several images once more, as `images` does."""
+convolutions are computed twice. `conv` and `full` compute VGG-19 on several images once more, as `images` does. (On CPUs `conv`
+saves nothing: the compiler merges what is computed again with what was.)"""
 
 _CONVOLUTION = "convolution"
 
