@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from crn_jax.layers import Bias, Conv3x3, LayerNorm, Projection
-from crn_jax.remat import Remat, rematerialized
+from crn_jax.remat import Remat, keeps_all, rematerialized
 from crn_jax.resize import Upsampling, double_bilinear, halve_area
 from crn_jax.sharding import MIN_ROWS, constrain
 
@@ -114,7 +114,7 @@ class Cascade(nn.Module):
             module = RefinementModule(
                 width, jnp.dtype(config.dtype), linear, config.norm, config.upsampling, name=f"module_{i}"
             )
-            if self.is_initializing():
+            if self.is_initializing() or keeps_all(self.remat):
                 features = module(features, seen)
             else:  # a function of its parameters, too, for the backward pass to compute it again
                 refine = rematerialized(module.clone(parent=None).apply, self.remat)

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from crn_jax.remat import Remat, rematerialized
-from crn_jax.vgg import TAPS, Pooling, less_mean, pool, vgg19_stage
+from crn_jax.vgg import STAGES, TAPS, Pooling, less_mean, pool, vgg19_stage
 
 RELEASED_WEIGHTS = {
     "cityscapes_256p": (1, 1 / 1.6, 1 / 2.3, 1 / 1.8, 1 / 2.8, 10 / 0.8),
@@ -72,8 +72,9 @@ def layer_terms(
         halved = masks is not None and references[-1].shape[1:3] != references[-2].shape[1:3]
         scaled.append(pool(scaled[-1], "average") if halved else scaled[-1])
 
-    def stage(tap: str, x: jax.Array, reference: jax.Array, masks: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-        x = vgg19_stage(vgg_params, x, tap, pooling)
+    def stage(tap: str, x: jax.Array, *constants) -> tuple[jax.Array, jax.Array]:
+        params, reference, masks = jax.lax.stop_gradient(constants)
+        x = vgg19_stage(params, x, tap, pooling)
         return x, _term(x, reference, masks)
 
     def terms_of(images: jax.Array) -> jax.Array:  # [B, n, H, W, 3] -> [B, n, P, 6]
@@ -81,7 +82,8 @@ def layer_terms(
         terms = [_term(x, references[0], scaled[0])]
         x = x.astype(dtype)
         for tap, *compared in zip(TAPS[1:], references[1:], scaled[1:]):
-            x, term = rematerialized(functools.partial(stage, tap), remat)(x, *compared)
+            params = {name: vgg_params[name] for name in STAGES[tap]}
+            x, term = rematerialized(functools.partial(stage, tap), remat)(x, params, *compared)
             terms.append(term)
         return jnp.stack(terms, axis=-1)
 

@@ -23,9 +23,14 @@ def convolved(x: jax.Array) -> jax.Array:
     return checkpoint_name(x, _CONVOLUTION)
 
 
+def keeps_all(remat: Remat) -> bool:
+    """Whether modules and stages are kept as they are."""
+    return remat in ("none", "images")
+
+
 def rematerialized(function: Callable, remat: Remat) -> Callable:
     """A function of arrays (or trees of them), the inside of which is kept as `remat` says."""
-    if remat in ("none", "images"):
+    if keeps_all(remat):
         return function
     if remat == "conv":
         return jax.checkpoint(function, policy=jax.checkpoint_policies.save_only_these_names(_CONVOLUTION))

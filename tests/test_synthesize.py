@@ -183,7 +183,7 @@ def test_a_folder_goes_in_batches_and_goes_on(trained, tmp_path, monkeypatch):
 
 def test_a_size_beyond_the_memory_is_refused_with_what_it_needs(trained, tmp_path, monkeypatch):
     folder, layouts = trained
-    monkeypatch.setattr(synthesis, "_device_bytes", lambda: 10**6)
+    monkeypatch.setattr(synthesis, "_device_bytes", lambda: 10**5)
     with console.capture() as capture, pytest.raises(SystemExit):
         command.main([str(folder), str(layouts / "ids.png"), "--out", str(tmp_path / "out")])
     assert re.search(
