@@ -155,7 +155,7 @@ cityscapes_256p_diverse = dataclasses.replace(
 # 14.1 TFLOP a step. The released models start from the next smaller one and take 20 and 5 epochs.
 #   python -m launch.train cityscapes_512p --data.root DIR
 #   python -m launch.train cityscapes_1024p --data.root DIR --cascade.dtype bfloat16
-# Expect: not yet trained by us. At 1024p all that can be is computed twice, for 7.4 GB; --remat none does without.
+# Expect: not yet trained by us. At 1024p all that can be is computed twice, for 7.2 GB; --remat none does without.
 cityscapes_512p = dataclasses.replace(
     cityscapes_256p,
     name="cityscapes_512p",
