@@ -97,22 +97,30 @@ def _scalars(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:
 
 
 class Window:
-    """Means of the steps' metrics since the last line, and how the time was spent."""
+    """Means of the metrics of the steps, of so many images each, since the last line, and how the time was spent."""
 
-    def __init__(self):
+    def __init__(self, images: int):
+        self._images = images
         self._start()
 
     def _start(self) -> None:
         self._steps: list[dict[str, np.ndarray]] = []
-        self._seconds, self._waited, self._images = 0.0, 0.0, 0
+        self._seconds, self._waited = 0.0, 0.0
 
-    def add(self, metrics: dict[str, np.ndarray], images: int, seconds: float, waited: float) -> None:
-        """Takes in one step: its metrics, the number of its images, its seconds and those spent waiting for data."""
+    def begin(self) -> None:
+        """Training begins, or goes on: what came before does not count."""
+        self._since = time.perf_counter()
+
+    def wait(self, seconds: float) -> None:
+        """Takes in seconds spent waiting for data."""
+        self._waited += seconds
+
+    def add(self, metrics: dict[str, np.ndarray]) -> None:
+        """Takes in a step that is done now."""
         self._steps.append({name: value for name, value in metrics.items() if name not in ("all_terms", "weights")})
         self._weights = metrics.get("weights")
-        self._images += images
-        self._seconds += seconds
-        self._waited += waited
+        now = time.perf_counter()
+        self._seconds, self._since = self._seconds + now - self._since, now
 
     def line(self) -> dict[str, Any]:
         """The means as a line of metrics.jsonl; a new window begins."""
@@ -123,7 +131,7 @@ class Window:
         if self._weights is not None:
             line["lambda"] = named(self._weights)
         line |= {
-            "images_per_second": self._images / self._seconds,
+            "images_per_second": self._images * len(self._steps) / self._seconds,
             "seconds_per_step": self._seconds / len(self._steps),
             "waiting_for_data": self._waited / self._seconds,
         }

@@ -1,7 +1,7 @@
 """The loop over steps, and what happens between them: validation, checkpoints, reports, stopping."""
 
 import dataclasses
-import time
+import functools
 from pathlib import Path
 
 import jax
@@ -20,6 +20,7 @@ from launch.contact_sheet import stacked
 from launch.processes import Stop, is_first
 from launch.reporting import MetricsLog, NoLog, Progress, Window, describe_devices, named
 from launch.segmenter_validation import Segmentation, SegmenterValidator
+from launch.steps import Steps
 from launch.terminal import console
 from launch.validation import Validation, Validator
 
@@ -50,29 +51,23 @@ class Session:
 
         Returns whether all steps are done.
         """
-        last_step, every, epoch = self.last_step, self.experiment.run, self.epoch
-        rescaled = self.experiment.rescale_epoch * epoch
-        window, step, stopping = Window(), first_step, False
+        last_step, every, rescaled = self.last_step, self.experiment.run, self.experiment.rescale_epoch * self.epoch
+        step, stopping = first_step, False
         with Progress(console, step, last_step, describe_devices(self.mesh)) as progress, Stop() as stop:
+            steps = Steps(batches, self.experiment.batch_size, functools.partial(self.look_at, progress))
             for step in range(first_step + 1, last_step + 1):
-                began = time.perf_counter()
-                batch = self.next_batch(batches, step, state)
-                waited = time.perf_counter() - began
+                batch = self.next_batch(steps, step, state)
                 state, metrics = train_step(state, self.network, self.put(batch))
-                metrics = {name: np.asarray(value) for name, value in metrics.items()}
-                self.check_finite(step, named(metrics.get("terms", ())), loss=metrics["loss"], gradient=metrics["grad_norm"])
-                window.add(metrics, self.experiment.batch_size, time.perf_counter() - began, waited)
-                progress.step(step)
-                if step % every.log_every == 0 or step == last_step:
-                    line = {"epoch": (step - 1) // epoch + 1, **window.line()}
-                    self.log.write(step, line)
-                    progress.line(step, line)
-                if step == rescaled:
-                    self.report_rescaling(step, metrics["weights"], state)
+                steps.add(step, metrics)
                 stopping = stop.requested_at(step)
                 validated = step == last_step or step % every.validate_every == 0
+                saved = validated or stopping or step % every.checkpoint_every == 0
+                if saved or step == rescaled:  # these read the state, which the next step uses up
+                    steps.settle()
+                if step == rescaled:
+                    self.report_rescaling(step, metrics["weights"], state)
                 distance = self.validate(step, state).distance if validated else None
-                if validated or stopping or step % every.checkpoint_every == 0:
+                if saved:
                     self.checkpoints.save(step, state, distance, self.description)
                 if stopping:
                     break
@@ -80,18 +75,28 @@ class Session:
         self.farewell(step)
         return step == last_step
 
+    def look_at(self, progress: Progress, step: int, metrics: dict[str, np.ndarray], window: Window) -> None:
+        """Checks what a step has yielded, and shows it."""
+        self.check_finite(step, named(metrics.get("terms", ())), loss=metrics["loss"], gradient=metrics["grad_norm"])
+        progress.step(step)
+        if step % self.experiment.run.log_every == 0 or step == self.last_step:
+            line = {"epoch": (step - 1) // self.epoch + 1, **window.line()}
+            self.log.write(step, line)
+            progress.line(step, line)
+
     def put(self, local: dict[str, np.ndarray]) -> dict:
         """This process's part of a batch, on the mesh."""
         return put_batch(self.mesh, self.experiment.batch_size, local)
 
-    def next_batch(self, batches, step: int, state: TrainState) -> dict[str, np.ndarray]:
+    def next_batch(self, steps: Steps, step: int, state: TrainState) -> dict[str, np.ndarray]:
         """This process's part of a step's batch; if its files are bad, what was trained before is saved first.
 
         Not with several processes: the others, whose files are good, would not take part.
         """
         try:
-            return next(batches)
+            return steps.next_batch()
         except UserError:
+            steps.settle()
             if jax.process_count() == 1 and step - 1 not in (0, *self.checkpoints.steps()):
                 self.checkpoints.save(step - 1, state, None, self.description)
             raise

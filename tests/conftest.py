@@ -5,7 +5,8 @@ from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (
-    "--xla_backend_optimization_level=0 "  # most of the time here goes into compiling
+    # Most of the time here goes into compiling.
+    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "
     # XLA aborts the process if one of the eight devices keeps a collective waiting too long, as it may on a busy machine.
     "--xla_cpu_collective_call_terminate_timeout_seconds=300"
 )

@@ -1,5 +1,4 @@
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -61,14 +60,16 @@ def test_what_does_not_fit_is_named():
 
 @pytest.mark.parametrize("fields", [{"widths": (4, 5, 6)}, {"num_images": 3}])
 def test_shared_modules_compute_the_same_bits(fields):
-    """Behind a run of two modules: the larger cascade's activations up to there, on the layout's smaller versions."""
+    """Behind a run of two modules: the larger cascade's activations up to there, on the layout's smaller versions.
+
+    Operation by operation: compiled as a whole, two programs may round the same sums differently.
+    """
     small = dataclasses.replace(SMALL, base=(4, 6))
     large = dataclasses.replace(small, **fields)
     grown, _ = grow(params_of(1, large), params_of(0, small))
     ids = np.random.default_rng(2).integers(0, 3, (2, *large.size))
     layout = jnp.asarray(np.eye(3, dtype=np.float32)[ids])
 
-    @functools.partial(jax.jit, static_argnums=0)
     def modules(config, params, layout):
         _, kept = config.network().apply({"params": params}, layout, capture_intermediates=True)
         return {name: value["__call__"][0] for name, value in kept["intermediates"].items() if name.startswith("module")}
