@@ -1,5 +1,7 @@
 """The layers of the cascade, which the baselines share: convolution, layer norm, projection to colour."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -33,11 +35,39 @@ class LayerNorm(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:  # [B, H, W, C]
         scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
         bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
-        y = jnp.asarray(x, jnp.promote_types(x.dtype, jnp.float32))
-        mean = y.mean((1, 2, 3), keepdims=True)
-        variance = jnp.square(y - mean).mean((1, 2, 3), keepdims=True)
-        y = (y - mean) * jax.lax.rsqrt(variance + self.epsilon) * scale[None, None, None] + bias[None, None, None]
-        return y.astype(x.dtype)
+        return _layer_norm(x, scale, bias, self.epsilon)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> jax.Array:
+    return _norm_forward(x, scale, bias, epsilon)[0]
+
+
+def _norm_forward(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> tuple[jax.Array, tuple]:
+    exact = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    mean = exact.mean((1, 2, 3), keepdims=True)
+    rate = jax.lax.rsqrt(jnp.square(exact - mean).mean((1, 2, 3), keepdims=True) + epsilon)
+    y = (exact - mean) * rate * scale[None, None, None] + bias[None, None, None]
+    return y.astype(x.dtype), (x, mean, rate, scale)
+
+
+def _norm_backward(epsilon: float, saved: tuple, by_y: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """With n = (x - mean) rate and g = scale by_y: by_x = rate (g - mean(g) - n mean(g n)).
+
+    Both means follow from sums per channel, which are the gradients of bias and scale. So one pass over x and by_y yields all
+    sums, and another one the result; differentiating the forward pass as it stands takes four.
+    """
+    x, mean, rate, scale = saved
+    exact = by_y.astype(mean.dtype)
+    n = (x.astype(mean.dtype) - mean) * rate
+    by_bias, by_scale = exact.sum((1, 2), keepdims=True), (exact * n).sum((1, 2), keepdims=True)  # [B, 1, 1, C]
+    scale, size = scale[None, None, None], x[0].size
+    mean_g, mean_gn = ((sums * scale).sum(-1, keepdims=True) / size for sums in (by_bias, by_scale))
+    by_x = rate * (exact * scale - mean_g - n * mean_gn)
+    return by_x.astype(x.dtype), by_scale.sum((0, 1, 2)), by_bias.sum((0, 1, 2))
+
+
+_layer_norm.defvjp(_norm_forward, _norm_backward)
 
 
 class Bias(nn.Module):

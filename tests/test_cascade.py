@@ -112,6 +112,32 @@ def test_statistics_survive_a_large_mean():
     np.testing.assert_allclose(y, expected, atol=0.02)
 
 
+@pytest.mark.parametrize("shape", [(1, 5, 7, 3), (3, 4, 6, 5), (2, 1, 1, 8), (1, 3, 2, 1)])
+def test_the_norms_gradient_is_that_of_the_numpy_norm(shape):
+    rng = np.random.default_rng(4)
+    x, y = rng.normal(size=shape) + 2, rng.normal(size=shape)
+    params = {"scale": rng.normal(size=shape[-1]), "bias": rng.normal(size=shape[-1])}
+
+    def loss(params, x):
+        return (reference.layer_norm(x, params["scale"], params["bias"]) * y).sum()
+
+    with jax.enable_x64(True):
+        got = jax.grad(lambda params, x: (LayerNorm().apply({"params": params}, x) * y).sum(), argnums=(0, 1))(params, x)
+        assert_gradient(loss, (params, x), got)
+
+
+def assert_gradient(function, arguments, gradient, step=1e-6):
+    """That central differences of a NumPy function of arrays come to the gradient."""
+    leaves, tree = jax.tree.flatten(arguments)
+    for i, (leaf, expected) in enumerate(zip(leaves, jax.tree.leaves(gradient), strict=True)):
+        for place in np.ndindex(leaf.shape):
+            pair = [[x.copy() for x in leaves] for _ in range(2)]
+            pair[0][i][place] += step
+            pair[1][i][place] -= step
+            above, below = (function(*jax.tree.unflatten(tree, each)) for each in pair)
+            assert (above - below) / (2 * step) == pytest.approx(float(expected[place]), rel=1e-6, abs=1e-6)
+
+
 @pytest.mark.parametrize("size", [(9, 12), (8, 13), (9, 11)])
 def test_a_size_that_does_not_fit_names_those_that_do(size):
     params = init_params(TINY, jax.random.key(0))
