@@ -29,27 +29,41 @@ def double_bilinear(x: jax.Array, upsampling: Upsampling = "align_corners") -> j
 
     With aligned corners, it is TensorFlow's `resize_bilinear(align_corners=True)`, which the released program uses; with half
     pixels, `jax.image.resize` and what other libraries do by default.
+
+    Each pixel as the mean of its four neighbours in x, not one axis behind the other: so on a GPU this is part of the kernel
+    that puts the layout beside it, and its derivative is one kernel.
     """
-    return _double(_double(x, 1, upsampling), 2, upsampling)
+    b, h, w, c = x.shape
+    exact = jnp.promote_types(x.dtype, jnp.float32)
+    rows = []
+    for step_h, s in zip((-1, 1), _shares(h, upsampling, exact)):  # even rows, odd rows
+        vertical, s = _neighbour(x, 1, step_h), s[None, :, None, None]
+        columns = []
+        for step_w, t in zip((-1, 1), _shares(w, upsampling, exact)):
+            horizontal, diagonal, t = _neighbour(x, 2, step_w), _neighbour(vertical, 2, step_w), t[None, None, :, None]
+            columns.append((1 - s) * ((1 - t) * x + t * horizontal) + s * ((1 - t) * vertical + t * diagonal))
+        rows.append(jnp.stack(columns, 3))
+    return jnp.stack(rows, 2).reshape(b, 2 * h, 2 * w, c).astype(x.dtype)
 
 
-def _double(x: jax.Array, axis: int, upsampling: Upsampling) -> jax.Array:
-    # With aligned corners, output row r samples the input at r (n-1)/(2n-1). For r = 2k that lies k/(2n-1) before row k, for
-    # r = 2k+1 it lies (n-1-k)/(2n-1) behind it. With half pixels, at r/2 - 1/4: always a quarter, but not past the edges.
-    n = x.shape[axis]
-    k = jnp.expand_dims(jnp.arange(n), [a for a in range(x.ndim) if a != axis])
+def _shares(n: int, upsampling: Upsampling, dtype: jnp.dtype) -> tuple[jax.Array, jax.Array]:
+    """Of neighbour k - 1 in output 2k, and of neighbour k + 1 in output 2k + 1; the rest is k's. Each `[n]`.
+
+    With aligned corners, output r samples the input at r (n-1)/(2n-1). For r = 2k that lies k/(2n-1) before k, for r = 2k+1 it
+    lies (n-1-k)/(2n-1) behind it. With half pixels, at r/2 - 1/4: always a quarter, but not past the edges.
+    """
+    k = jnp.arange(n, dtype=dtype)
     if upsampling == "align_corners":
-        before, behind = k / (2 * n - 1), (n - 1 - k) / (2 * n - 1)
-    else:
-        before, behind = jnp.where(k > 0, 0.25, 0), jnp.where(k < n - 1, 0.25, 0)
-    before, behind = before.astype(x.dtype), behind.astype(x.dtype)
-    # The rows shifted in from outside are multiplied by zero. Where the axis is split over devices, this order (slice, then
-    # pad) exchanges one row with each neighbour; pad, then slice exchanges more rows the more devices there are. And no
-    # negative pad: XLA miscompiles that when a replicated operand meets a sharded result (seen in jax 0.10.2 to 0.12.0).
-    above, below = ([edge if a == axis else (0, 0) for a in range(x.ndim)] for edge in ((1, 0), (0, 1)))
-    previous = jnp.pad(jax.lax.slice_in_dim(x, 0, n - 1, axis=axis), above)
-    following = jnp.pad(jax.lax.slice_in_dim(x, 1, n, axis=axis), below)
-    even = x + (previous - x) * before
-    odd = x + (following - x) * behind
-    shape = x.shape[:axis] + (2 * n,) + x.shape[axis + 1 :]
-    return jnp.stack([even, odd], axis + 1).reshape(shape)
+        return k / (2 * n - 1), (n - 1 - k) / (2 * n - 1)
+    return 0.25 * (k > 0).astype(dtype), 0.25 * (k < n - 1).astype(dtype)
+
+
+def _neighbour(x: jax.Array, axis: int, step: Literal[-1, 1]) -> jax.Array:
+    """x's neighbours before (-1) or behind (1) along an axis; those outside, whose share is zero, are zero."""
+    # Where the axis is split over devices, this order (slice, then pad) exchanges one row with each neighbour; pad, then
+    # slice exchanges more rows the more devices there are. And no negative pad: XLA miscompiles that when a replicated operand
+    # meets a sharded result (seen in jax 0.10.2 to 0.12.0).
+    n = x.shape[axis]
+    inside = jax.lax.slice_in_dim(x, max(step, 0), n + min(step, 0), axis=axis)
+    outside = (1, 0) if step < 0 else (0, 1)
+    return jnp.pad(inside, [outside if a == axis else (0, 0) for a in range(x.ndim)])

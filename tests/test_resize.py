@@ -29,6 +29,23 @@ def test_double_bilinear_keeps_corners_constants_and_lines():
     np.testing.assert_allclose(y[0, -1, -1, 0], x[0, -1, -1, 0], atol=1e-12)
 
 
+@pytest.mark.parametrize("upsampling", ["align_corners", "half_pixel"])
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (2, 3, 4, 2), (1, 5, 1, 3)])
+def test_the_derivative_of_double_bilinear_is_its_transpose(shape, upsampling):
+    rng = np.random.default_rng(2)
+    x, y = rng.normal(size=shape), rng.normal(size=(shape[0], 2 * shape[1], 2 * shape[2], shape[3]))
+    with jax.enable_x64(True):
+        up, down = jax.vjp(lambda x: double_bilinear(x, upsampling), x)
+        np.testing.assert_allclose(np.vdot(up, y), np.vdot(x, down(jax.numpy.asarray(y))[0]), rtol=1e-12)
+
+
+@pytest.mark.parametrize("upsampling", ["align_corners", "half_pixel"])
+def test_bfloat16_is_rounded_once(upsampling):
+    x = jax.numpy.asarray(np.random.default_rng(3).normal(size=(1, 9, 7, 4)), "bfloat16")
+    exact = np.asarray(double_bilinear(x.astype("float32"), upsampling))
+    np.testing.assert_array_equal(double_bilinear(x, upsampling), jax.numpy.asarray(exact, "bfloat16"))
+
+
 @pytest.mark.parametrize("shape", [(1, 2, 2, 1), (2, 4, 6, 3), (1, 8, 2, 20)])
 def test_halve_area_equals_numpy(shape):
     x = np.random.default_rng(1).normal(size=shape)
