@@ -30,8 +30,8 @@ def double_bilinear(x: jax.Array, upsampling: Upsampling = "align_corners") -> j
     With aligned corners, it is TensorFlow's `resize_bilinear(align_corners=True)`, which the released program uses; with half
     pixels, `jax.image.resize` and what other libraries do by default.
 
-    Each pixel as the mean of its four neighbours in x, not one axis behind the other: so on a GPU this is part of the kernel
-    that puts the layout beside it, and its derivative is one kernel.
+    Each pixel as the weighted mean of its four neighbours in x, not one axis behind the other: so on a GPU this is part of
+    the kernel that puts the layout beside it, and its derivative is one kernel.
     """
     b, h, w, c = x.shape
     exact = jnp.promote_types(x.dtype, jnp.float32)
