@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from crn_jax.layers import Bias, Conv3x3, LayerNorm, Projection
 from crn_jax.remat import Remat, keeps_all, rematerialized
-from crn_jax.resize import Upsampling, double_bilinear, halve_area
+from crn_jax.resize import Upsampling, halve_area, upsampled
 from crn_jax.sharding import MIN_ROWS, constrain
 
 PAPER_WIDTHS = (1024, 1024, 1024, 1024, 1024, 512, 512, 128, 32)
@@ -80,9 +80,8 @@ class RefinementModule(nn.Module):
 
     @nn.compact
     def __call__(self, features: jax.Array | None, layout: jax.Array | None) -> jax.Array:
-        inputs = [] if features is None else [double_bilinear(features, self.upsampling)]
-        inputs += [] if layout is None else [layout]
-        parts = [constrain(part, MIN_ROWS) for part in inputs]
+        parts = [] if features is None else [upsampled(features, self.upsampling)]
+        parts += [] if layout is None else [constrain(layout, MIN_ROWS)]
         for i in (1, 2):
             # No bias: the norm's takes its place, and behind a linear output that of the colour projection does.
             x = Conv3x3(self.width, self.dtype, name=f"conv{i}")(*parts)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from crn_jax.convolution import trained_conv3x3
+from crn_jax.halo import Haloed
 from crn_jax.remat import convolved
 
 
@@ -17,10 +18,11 @@ class Conv3x3(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, *parts: jax.Array) -> jax.Array:
-        channels = sum(part.shape[-1] for part in parts)
+    def __call__(self, *parts: jax.Array | Haloed) -> jax.Array:
+        parts = jax.tree.map(lambda part: part.astype(self.dtype), parts)
+        channels = sum(part.shape[-1] for part in jax.tree.leaves(parts))
         kernel = self.param("kernel", nn.initializers.xavier_uniform(), (3, 3, channels, self.width))
-        return convolved(trained_conv3x3(tuple(part.astype(self.dtype) for part in parts), kernel.astype(self.dtype)))
+        return convolved(trained_conv3x3(parts, kernel.astype(self.dtype)))
 
 
 class LayerNorm(nn.Module):

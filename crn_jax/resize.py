@@ -4,10 +4,14 @@ Arrays are float `[B, H, W, C]`. Both functions change height and width by exact
 rows and columns (so an image split by rows over devices exchanges single rows), and keep the input's dtype.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
+
+from crn_jax.halo import Haloed, by_device, first_row, rows_are_split, rows_in_all, with_halo
+from crn_jax.sharding import MIN_ROWS, constrain
 
 Upsampling = Literal["align_corners", "half_pixel"]
 
@@ -33,17 +37,42 @@ def double_bilinear(x: jax.Array, upsampling: Upsampling = "align_corners") -> j
     Each pixel as the weighted mean of its four neighbours in x, not one axis behind the other: so on a GPU this is part of
     the kernel that puts the layout beside it, and its derivative is one kernel.
     """
+    return _doubled(x, _shares(x.shape[1], upsampling, _exact(x)), upsampling)
+
+
+def upsampled(x: jax.Array, upsampling: Upsampling) -> jax.Array | Haloed:
+    """`double_bilinear` for a convolution: where x's rows are split over devices, with the halo that this needs.
+
+    The row of x beyond a device's own yields the upsampled row there, so one exchange serves for both.
+    """
+    if not rows_are_split(x, MIN_ROWS):
+        return constrain(double_bilinear(x, upsampling), MIN_ROWS)
+
+    def of_its_own(x: jax.Array) -> jax.Array:
+        # Rows outside the image are zero, and have no share in those inside; so those outside yield zero.
+        shares = [jnp.pad(share, 1) for share in _shares(rows_in_all(x), upsampling, _exact(x))]
+        shares = [jax.lax.dynamic_slice_in_dim(share, first_row(x), x.shape[1] + 2) for share in shares]
+        return _doubled(with_halo(x, 1), shares, upsampling)[:, 1:-1]
+
+    return Haloed(by_device(of_its_own, x))
+
+
+def _doubled(x: jax.Array, shares: Sequence[jax.Array], upsampling: Upsampling) -> jax.Array:
+    """`double_bilinear`, with the shares of the rows given."""
     b, h, w, c = x.shape
-    exact = jnp.promote_types(x.dtype, jnp.float32)
     rows = []
-    for step_h, s in zip((-1, 1), _shares(h, upsampling, exact)):  # even rows, odd rows
+    for step_h, s in zip((-1, 1), shares):  # even rows, odd rows
         vertical, s = _neighbour(x, 1, step_h), s[None, :, None, None]
         columns = []
-        for step_w, t in zip((-1, 1), _shares(w, upsampling, exact)):
+        for step_w, t in zip((-1, 1), _shares(w, upsampling, _exact(x))):
             horizontal, diagonal, t = _neighbour(x, 2, step_w), _neighbour(vertical, 2, step_w), t[None, None, :, None]
             columns.append((1 - s) * ((1 - t) * x + t * horizontal) + s * ((1 - t) * vertical + t * diagonal))
         rows.append(jnp.stack(columns, 3))
     return jnp.stack(rows, 2).reshape(b, 2 * h, 2 * w, c).astype(x.dtype)
+
+
+def _exact(x: jax.Array) -> jnp.dtype:
+    return jnp.promote_types(x.dtype, jnp.float32)
 
 
 def _shares(n: int, upsampling: Upsampling, dtype: jnp.dtype) -> tuple[jax.Array, jax.Array]:

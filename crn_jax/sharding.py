@@ -1,8 +1,8 @@
 """How a step is split over devices: a mesh of two axes, and where every array lies on it.
 
-`data` splits the batch, `spatial` the image's height. This is the only file that knows the axes' names. The other files
-are written for one device; `constrain` says how their activations lie, and the compiler (GSPMD) inserts what has to be
-exchanged: single rows for convolutions and upsampling, sums for norms and gradients.
+`data` splits the batch, `spatial` the image's height. Only this file and halo.py know the axes' names. The others are written
+for one device; `constrain` says how their activations lie, and the compiler (GSPMD) inserts what has to be exchanged: sums for
+norms and gradients, rows where halo.py does not.
 """
 
 import dataclasses

@@ -9,7 +9,8 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from crn_jax.convolution import conv3x3
+from crn_jax.convolution import conv3x3, conv3x3_inside
+from crn_jax.halo import by_device, rows_are_split, with_halo, without_outside
 from crn_jax.remat import convolved
 from crn_jax.resize import halve_area
 from crn_jax.sharding import constrain
@@ -78,16 +79,28 @@ def less_mean(params: dict, images: jax.Array) -> jax.Array:
 
 def vgg19_stage(params: dict, x: jax.Array, tap: str, pooling: Pooling) -> jax.Array:
     """Φ_l from Φ_{l-1}, in the dtype of the latter: `[N, h, w, C] -> [N, h', w', C']`, see `vgg19_features`."""
-    for name in STAGES[tap]:
-        if name.endswith("_1") and name != "conv1_1":
+    for first, second in zip(STAGES[tap][::2], STAGES[tap][1::2]):
+        if first.endswith("_1") and first != "conv1_1":
             x = constrain(pool(x, pooling))
-        x = _conv_relu(params[name], x)
+        if rows_are_split(x, min_rows=2):
+            x = by_device(_two_layers, x, whole=(params[first], params[second]))
+        else:
+            x = _layer(params[second], _layer(params[first], x))
     return x
 
 
-def _conv_relu(layer: dict, x: jax.Array) -> jax.Array:
-    kernel, bias = layer["kernel"].astype(x.dtype), layer["bias"].astype(x.dtype)
+def _layer(params: dict, x: jax.Array) -> jax.Array:
+    kernel, bias = params["kernel"].astype(x.dtype), params["bias"].astype(x.dtype)
     return convolved(_relu(conv3x3(x, kernel) + bias[None, None, None]))
+
+
+def _two_layers(x: jax.Array, first: dict, second: dict) -> jax.Array:
+    """Of a device's rows of an image."""
+    x = with_halo(x, 2)
+    for params, relu in ((first, _relu_inside), (second, _relu)):
+        kernel, bias = params["kernel"].astype(x.dtype), params["bias"].astype(x.dtype)
+        x = convolved(relu(conv3x3_inside(x, kernel) + bias[None, None, None]))
+    return x
 
 
 @jax.custom_jvp
@@ -98,6 +111,15 @@ def _relu(x: jax.Array) -> jax.Array:
 # By the result, where JAX's asks whether x > 0: then x need not be kept, and compilers add bias and ReLU to the convolution.
 # They would turn "result > 0" into "x > 0", but not this.
 _relu.defjvps(lambda tangent, result, x: jnp.where(result != 0, tangent, 0))
+
+
+@jax.custom_jvp
+def _relu_inside(x: jax.Array) -> jax.Array:
+    """Of a device's rows with a halo of one, which stays zero outside the image."""
+    return without_outside(_relu(x))
+
+
+_relu_inside.defjvps(lambda tangent, result, x: jnp.where(result != 0, tangent, 0))
 
 
 def pool(x: jax.Array, pooling: Pooling) -> jax.Array:

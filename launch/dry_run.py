@@ -158,7 +158,8 @@ def collectives(hlo: str) -> list[Collective]:
             arrays = [array for array in arrays if array[1]]
             arrays = arrays[len(arrays) // 2 :]
         size = sum(math.prod(shape) * ITEMSIZE[dtype] for dtype, shape in arrays)
-        channel = re.search(r"channel_id=(\d+)", line)  # a program may repeat one exchange's text
+        # A program may repeat one exchange's text. Those that JAX's own functions make (`jax.lax.ppermute`) all have channel 1.
+        channel = re.search(r"channel_id=(?!1\b)(\d+)", line)
         found[f"{kind} {channel.group(1) if channel else name}"] = Collective(kind, arrays, size)
     return list(found.values())
 

@@ -9,7 +9,7 @@ ITEMSIZE = {"f64": 8, "f32": 4, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "s64": 
 
 _INSTRUCTION = re.compile(r"\s+(?:ROOT )?%([\w.-]+) = (.*?) ([\w-]+)\((.*?)\)(.*)")
 _FREE = {"parameter", "get-tuple-element", "tuple", "bitcast", "constant", "after-all", "partition-id"}  # move nothing
-_READING_A_PART = {"slice", "dynamic-slice", "gather"}
+_SUMMING = {"reduce", "reduce-window", "dot"}
 
 
 class Instruction(NamedTuple):
@@ -40,11 +40,11 @@ def traffic(hlo: str) -> dict[str, tuple[int, int]]:
                 count(re.search(r"body=%([\w.-]+)", line.rest)[1], times * int(trips[1] if trips else 1))
             elif line.opcode not in _FREE and not line.opcode.endswith("-done"):
                 kind = "convolutions" if "__cudnn$conv" in line.rest else "others"
-                operands = [shapes.get(name, "") for name in line.operands]
-                if called := re.search(r"calls=%([\w.-]+)", line.rest):
-                    operands = [_read(computations[called[1]], i, shape) for i, shape in enumerate(operands)]
                 kernels[kind] += times
-                moved[kind] += times * size_of(" ".join([line.result, *operands]))
+                if called := re.search(r"calls=%([\w.-]+)", line.rest):
+                    moved[kind] += times * _fused(computations[called[1]])
+                else:
+                    moved[kind] += times * size_of(" ".join([line.result, *(shapes.get(name, "") for name in line.operands)]))
 
     count(entry, 1)
     return {kind: (kernels[kind], moved[kind]) for kind in kernels}
@@ -54,6 +54,11 @@ def size_of(shapes: str) -> int:
     """Bytes of all arrays in a text such as `(bf16[1,8,8,3]{3,2,1,0}, f32[])`."""
     found = re.findall(r"(\w+)\[([\d,]*)\]", shapes)
     return sum(ITEMSIZE.get(dtype, 0) * math.prod(int(n) for n in shape.split(",") if n) for dtype, shape in found)
+
+
+def _elements(shapes: str) -> int:
+    """Likewise, how many numbers."""
+    return sum(math.prod(int(n) for n in shape.split(",") if n) for _, shape in re.findall(r"(\w+)\[([\d,]*)\]", shapes))
 
 
 def _parse(hlo: str) -> tuple[dict[str, list[Instruction]], str]:
@@ -69,10 +74,26 @@ def _parse(hlo: str) -> tuple[dict[str, list[Instruction]], str]:
     return computations, entry
 
 
-def _read(fused: list[Instruction], index: int, shape: str) -> str:
-    """The shapes that a fused kernel reads of its operand `index`."""
-    name = next(line.name for line in fused if line.opcode == "parameter" and line.inside == str(index))
-    uses = [line for line in fused if name in line.operands]
-    if all(line.opcode in _READING_A_PART and line.operands[0] == name for line in uses):
-        return " ".join(line.result for line in uses)
-    return shape
+def _fused(lines: list[Instruction]) -> int:
+    """Bytes that a fused kernel moves: of what it only slices, the slices; of what it updates in place, the update."""
+    results = {line.name: line.result for line in lines}
+    counts = {name: _elements(result) for name, result in results.items()}
+    *_, root = lines
+    outputs = root.operands if root.opcode == "tuple" else [root.name]
+    needed = Counter({name: counts[name] for name in outputs})  # elements of each value
+    moved = 0
+    for line in reversed(lines):  # what uses a value comes behind it
+        if line.opcode == "tuple":
+            continue
+        written = line.name if line.opcode != "dynamic-update-slice" else line.operands[1]
+        moved += size_of(results[written]) if line.name in outputs else 0
+        if written != line.name:
+            needed[written] = counts[written]
+            continue
+        number = min(needed[line.name], counts[line.name])
+        if line.opcode == "parameter" and number:
+            moved += size_of(line.result) * number // counts[line.name]
+        for operand in line.operands:
+            summed = counts[operand] / counts[line.name] if line.opcode in _SUMMING else 1
+            needed[operand] += math.ceil(number * summed)
+    return moved

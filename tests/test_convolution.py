@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import PartitionSpec
 from reference import conv_same
 
-from crn_jax import convolution
+from crn_jax import convolution, cpu_convolution
 from crn_jax.convolution import conv3x3, trained_conv3x3
 from crn_jax.sharding import DATA, SPATIAL, ShardingConfig, make_mesh
 
@@ -50,7 +50,7 @@ def run(function, *arguments):
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_value_and_gradients_equal_xlas(shape, monkeypatch):
-    monkeypatch.setattr(convolution, "_BAND", 1 << 15)
+    monkeypatch.setattr(cpu_convolution, "BAND", 1 << 15)
     single = random(shape, "float32")
     double = [np.float64(a) for a in single]
     with jax.enable_x64(True):
@@ -88,7 +88,7 @@ def test_transformations(shape):
 @pytest.mark.parametrize("h, band", [(1, 1 << 15), (5, 600_000)])
 def test_the_last_band(h, band, monkeypatch):
     """However many rows are left for it; each image has its own."""
-    monkeypatch.setattr(convolution, "_BAND", band)
+    monkeypatch.setattr(cpu_convolution, "BAND", band)
     x, k, _ = random((2, h, 1040, 90, 800), "float32")
     assert relative(run(conv3x3, x, k), run(plain, x, k)) < 1e-5
 

@@ -146,9 +146,9 @@ def test_only_rows_are_exchanged():
     by_kind = {kind: [c for c in found if c.kind == kind] for kind in {c.kind for c in found}}
     assert set(by_kind) == {"collective-permute", "all-reduce", "all-gather"}
 
-    # Convolutions and upsampling: a row of one activation.
+    # Convolutions and upsampling: a row of one activation; two for each pair of VGG-19's convolutions.
     rows = [shape for c in by_kind["collective-permute"] for _, shape in c.arrays]
-    assert {(len(shape), shape[1]) for shape in rows} == {(4, 1)}
+    assert {(len(shape), shape[1]) for shape in rows} == {(4, 1), (4, 2)}
     assert {shape[2] for shape in rows} >= {64, 128, 256, 512}  # every split level takes part
     # Norms and losses sum a few numbers; parameters' gradients are summed, all at once.
     gradients = max(by_kind["all-reduce"], key=lambda c: c.size)
@@ -174,10 +174,12 @@ def test_exchanges_are_read_from_a_program_once_each():
   %a = f32[4,8]{1,0} all-reduce(%x), channel_id=1, to_apply=%add
   %b = ((f32[1,4], f32[2,8]), (f32[4,4], f32[8,8])) all-gather-start(%x, %y), channel_id=2
   %b.again = ((f32[1,4], f32[2,8]), (f32[4,4], f32[8,8])) all-gather-start(%x, %y), channel_id=2
-  %c = (bf16[1,1,64,8], bf16[1,1,64,8], u32[], u32[]) collective-permute-start(%x), channel_id=3
+  %c = (bf16[1,1,64,8], bf16[1,1,64,8], u32[], u32[]) collective-permute-start(%x), channel_id=1
+  %c.2 = (bf16[1,1,64,8], bf16[1,1,64,8], u32[], u32[]) collective-permute-start(%y), channel_id=1
   %d = f32[8] get-tuple-element(%all-reduce), index=0
 """)
-    assert [(c.kind, c.size) for c in found] == [("all-reduce", 128), ("all-gather", 320), ("collective-permute", 1024)]
+    expected = [("all-reduce", 128), ("all-gather", 320), ("collective-permute", 1024), ("collective-permute", 1024)]
+    assert [(c.kind, c.size) for c in found] == expected
 
 
 @pytest.mark.parametrize(

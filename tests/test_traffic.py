@@ -26,6 +26,23 @@ PROGRAM = """HloModule jit_step, is_scheduled=true
   ROOT %tuple.2 = (bf16[1,64,8,16]{3,2,1,0}, f32[64]{0}) tuple(%add.2, %sum.2)
 }
 
+%fused_edge (param_0.3: bf16[1,64,8,16]) -> bf16[1,64,8,16] {
+  %param_0.3 = bf16[1,64,8,16]{3,2,1,0} parameter(0)
+  %slice.3 = bf16[1,1,8,16]{3,2,1,0} slice(%param_0.3), slice={[0:1], [0:1], [0:8], [0:16]}
+  %negate.3 = bf16[1,1,8,16]{3,2,1,0} negate(%slice.3)
+  %zero.3 = s32[] constant(0)
+  ROOT %update.3 = bf16[1,64,8,16]{3,2,1,0} dynamic-update-slice(%param_0.3, %negate.3, %zero.3, %zero.3, %zero.3, %zero.3)
+}
+
+%fused_last (param_0.4: bf16[1,64,8,16], param_1.4: bf16[1,64,8,16], param_2.4: f32[]) -> f32[1,1,8] {
+  %param_0.4 = bf16[1,64,8,16]{3,2,1,0} parameter(0)
+  %param_1.4 = bf16[1,64,8,16]{3,2,1,0} parameter(1)
+  %param_2.4 = f32[] parameter(2)
+  %add.4 = bf16[1,64,8,16]{3,2,1,0} add(%param_0.4, %param_1.4)
+  %sum.4 = f32[1,64,8]{2,1,0} reduce(%add.4, %param_2.4), dimensions={3}, to_apply=%region
+  ROOT %slice.4 = f32[1,1,8]{2,1,0} slice(%sum.4), slice={[0:1], [63:64], [0:8]}
+}
+
 %body (state.1: (s32[], f32[64])) -> (s32[], f32[64]) {
   %state.1 = (s32[], f32[64]{0}) parameter(0)
   %i.1 = s32[] get-tuple-element(%state.1), index=0
@@ -43,6 +60,8 @@ ENTRY %main.1 (x.1: bf16[1,64,8,16], k.1: bf16[16,3,3,16]) -> (s32[], f32[64]) {
   %y.1 = bf16[1,64,8,16]{3,2,1,0} get-tuple-element(%conv.1), index=0
   %loop_slice_fusion = bf16[1,1,8,16]{3,2,1,0} fusion(%y.1), kind=kLoop, calls=%fused_slice
   %input_add_fusion = (bf16[1,64,8,16]{3,2,1,0}, f32[64]{0}) fusion(%y.1, %zero), kind=kInput, calls=%fused_add
+  %edge_fusion = bf16[1,64,8,16]{3,2,1,0} fusion(%y.1), kind=kLoop, calls=%fused_edge
+  %last_fusion = f32[1,1,8]{2,1,0} fusion(%y.1, %edge_fusion, %zero), kind=kLoop, calls=%fused_last
   %sums = f32[64]{0} get-tuple-element(%input_add_fusion), index=1
   %init = (s32[], f32[64]{0}) tuple(%start, %sums)
   ROOT %while.1 = (s32[], f32[64]{0}) while(%init), condition=%cond, body=%body, backend_config={"known_trip_count":{"n":"9"}}
@@ -54,7 +73,9 @@ def test_a_program_by_hand():
     image, kernel, row, sums = 2 * 64 * 8 * 16, 2 * 9 * 16 * 16, 2 * 8 * 16, 4 * 64
     found = traffic(PROGRAM)
     assert found["convolutions"] == (1, image + kernel + image + 256)
-    assert found["others"] == (1 + 1 + 9, (row + row) + (image + 4 + image + sums) + 9 * (sums + sums))
+    one_row, all_rows = row + row, image + 4 + image + sums
+    update_in_place, sum_of_two_rows = row + row, row + row + 4 + 4 * 8
+    assert found["others"] == (4 + 9, one_row + all_rows + update_in_place + sum_of_two_rows + 9 * (sums + sums))
 
 
 def test_sizes():

@@ -7,7 +7,7 @@ import optax
 import plain
 import pytest
 
-from crn_jax import convolution, vgg_weights
+from crn_jax import convolution, cpu_convolution, vgg_weights
 from crn_jax.cascade import CascadeConfig, init_params
 from crn_jax.errors import UserError
 from crn_jax.evaluation import make_eval_step
@@ -106,7 +106,7 @@ def plain_step():
 def test_loss_and_gradient_equal_the_plain_implementations(plain_step, monkeypatch):
     """With every form of the convolution, with bands, and with all computed twice (test_authors.py has none of these)."""
     monkeypatch.setattr(convolution, "_NARROW", 10)
-    monkeypatch.setattr(convolution, "_BAND", 1 << 13)
+    monkeypatch.setattr(cpu_convolution, "BAND", 1 << 13)
     wanted, arguments, (expected_state, expected) = plain_step
     state, metrics = make_train_step(dataclasses.replace(wanted, remat="full"))(*arguments)
     np.testing.assert_allclose(metrics["terms"], expected["terms"], rtol=1e-5)
