@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 
 from crn_jax.errors import UserError
 from crn_jax.lambdas import LambdaState
-from crn_jax.sharding import replicated, shardings_of, shared_out
+from crn_jax.sharding import formats_of, laid_out, replicated, shardings_of, shared_out
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +128,8 @@ def abstract_state(objective: Trainable, mesh: Mesh | None = None, shard_optimiz
     if mesh is None:
         return state
     place = shared_out if shard_optimizer else replicated
-    return replicated(mesh, state)._replace(opt_state=place(mesh, state.opt_state), ema=place(mesh, state.ema))
+    placed = replicated(mesh, state)._replace(opt_state=place(mesh, state.opt_state), ema=place(mesh, state.ema))
+    return laid_out(mesh, placed)
 
 
 def init_state(objective: Trainable, seed: int | jax.Array, abstract: TrainState | None = None) -> TrainState:
@@ -139,8 +140,8 @@ def init_state(objective: Trainable, seed: int | jax.Array, abstract: TrainState
       seed: any integer.
       abstract: from `abstract_state` with a mesh; the state is made in its place there, and is the same on every mesh.
     """
-    shardings = None if abstract is None else shardings_of(abstract)
-    return jax.jit(_initial, static_argnums=0, out_shardings=shardings)(objective, seed)
+    formats = None if abstract is None else formats_of(abstract)
+    return jax.jit(_initial, static_argnums=0, out_shardings=formats)(objective, seed)
 
 
 def make_train_step(
@@ -177,8 +178,8 @@ def make_train_step(
         metrics = {"loss": loss, **metrics, "grad_norm": optax.tree.norm(gradient)}
         return TrainState(state.step + 1, {**state.params, **trained}, opt_state, lambdas, ema), metrics
 
-    shardings = None if abstract is None else (shardings_of(abstract), abstract.step.sharding)
-    return jax.jit(step, donate_argnums=0, out_shardings=shardings, compiler_options=_compiler_options(abstract))
+    formats = None if abstract is None else (formats_of(abstract), abstract.step.sharding)
+    return jax.jit(step, donate_argnums=0, out_shardings=formats, compiler_options=_compiler_options(abstract))
 
 
 def _compiler_options(abstract: TrainState | None) -> dict[str, str] | None:

@@ -5,7 +5,6 @@ Each case runs in a process of its own, on one device, with random weights and l
 
 import concurrent.futures.process
 import dataclasses
-import functools
 import importlib
 import importlib.metadata
 import itertools
@@ -28,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 import rich.table
 import tyro
+from jax.sharding import Mesh
 from PIL import Image
 
 from configs import EXPERIMENTS
@@ -39,9 +39,9 @@ from crn_jax.errors import UserError
 from crn_jax.experiment import Experiment
 from crn_jax.objective import Objective
 from crn_jax.remat import Remat
-from crn_jax.sharding import ShardingConfig, make_mesh
+from crn_jax.sharding import ShardingConfig, make_mesh, put
 from crn_jax.synthesize import synthesize
-from crn_jax.train import init_state, make_train_step
+from crn_jax.train import abstract_state, init_state, make_train_step
 from crn_jax.vgg_weights import random_vgg19
 from launch.command_line import named
 from launch.dry_run import lower_step, total_bytes
@@ -177,8 +177,12 @@ def identity(case: Experiment) -> dict[str, Any]:
 
 def analyse(case: Experiment) -> dict[str, Any]:
     """What the compiler tells, without allocating anything."""
-    mesh = make_mesh(ShardingConfig((1, 1)), case.batch_size, case.cascade.size[0])
-    return memory_of(lower_step(case, mesh).compile())
+    return memory_of(lower_step(case, one_device(case)).compile())
+
+
+def one_device(case: Experiment) -> Mesh:
+    """The first one, as a mesh."""
+    return make_mesh(ShardingConfig((1, 1)), case.batch_size, case.cascade.size[0])
 
 
 def objective_of(case: Experiment) -> Objective:
@@ -215,10 +219,12 @@ def use_cache(folder: str) -> None:
 def prepare(case: Experiment, cache: str) -> tuple:
     """In a case's own process: the compiled step, and its arguments."""
     use_cache(cache)
-    state, vgg_params = init_state(objective_of(case), 0), jax.device_put(random_vgg19(0))
-    batch = jax.jit(functools.partial(random_batch, case))()
-    step = make_train_step(objective_of(case)).lower(state, vgg_params, batch).compile()
-    return step, state, vgg_params, batch
+    mesh, objective = one_device(case), objective_of(case)
+    abstract = abstract_state(objective, mesh)
+    state, vgg_params = init_state(objective, 0, abstract), put(mesh, random_vgg19(0))
+    batch = put(mesh, random_batch(case))
+    with jax.set_mesh(mesh):
+        return make_train_step(objective, abstract).lower(state, vgg_params, batch).compile(), state, vgg_params, batch
 
 
 def first_step(case: Experiment, cache: str) -> float:

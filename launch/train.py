@@ -35,7 +35,7 @@ from crn_jax.experiment import (
     flat,
 )
 from crn_jax.growth import grow_state
-from crn_jax.sharding import local_rows, make_mesh, put
+from crn_jax.sharding import formats_of, local_rows, make_mesh, put
 from crn_jax.synthesize import describe_run, load_run, read_description
 from crn_jax.train import Trainable, TrainState, abstract_state, init_state, make_train_step
 from crn_jax.vgg_weights import perception_network, random_vgg19
@@ -110,6 +110,7 @@ def train(experiment: AnyExperiment) -> bool:
             state = init_state(objective, experiment.seed, abstract)
             if isinstance(experiment, Experiment) and experiment.init_from:
                 state = started_from(experiment, state)
+        state = jax.device_put(state, formats_of(abstract))  # of orders in memory neither Orbax nor growth knows
         announce(experiment, mesh, state, first_step, epoch, vgg19)
         try:
             log = stack.enter_context(contextlib.closing(MetricsLog(folder, first_step) if is_first() else NoLog()))

@@ -19,14 +19,14 @@ import pytest
 from PIL import Image
 
 from configs import EXPERIMENTS, RECIPES
-from crn_jax import vgg_weights
+from crn_jax import sharding, vgg_weights
 from crn_jax.checkpoint import Checkpoints
 from crn_jax.data.pipeline import training_batches, validation_batches
 from crn_jax.data.sources import open_source
 from crn_jax.errors import UserError
 from crn_jax.evaluation import make_eval_step
 from crn_jax.synthesize import load_run, read_description
-from crn_jax.train import TrainState, abstract_state
+from crn_jax.train import TrainState, abstract_state, make_train_step
 from launch import hidden_choices, synthesize, train
 from launch.command_line import parse, parse_stages
 from launch.contact_sheet import grid
@@ -99,6 +99,38 @@ def test_a_cache_changes_nothing(tiny, uninterrupted, tmp_path):
     run([*tiny, *LONG, *cache], tmp_path / "cached")  # resumed within an epoch
     assert_identical(final_state(tmp_path / "cached"), final_state(uninterrupted))
     run([*tiny, *LONG], tmp_path / "cached")  # and it may be left out later
+
+
+def test_kernels_in_the_order_of_gpus_change_nothing(tiny, uninterrupted, tmp_path, monkeypatch):
+    """Made, trained, saved, loaded and trained on in another order in memory, here on the CPU; but for rounding."""
+    monkeypatch.setattr(sharding, "_is_gpu", lambda _: True)
+    orders = set()
+
+    def order(kernel: jax.Array) -> tuple[int, ...]:
+        return kernel.format.layout.major_to_minor
+
+    def step_that_looks(objective, abstract):
+        step = make_train_step(objective, abstract)
+
+        def looking(state, *arguments):
+            orders.add(order(state.opt_state["module_1"].mu["conv2"]["kernel"]))
+            state, metrics = step(state, *arguments)
+            orders.add(order(state.params["module_1"]["conv2"]["kernel"]))
+            return state, metrics
+
+        return looking
+
+    monkeypatch.setattr(train, "make_train_step", step_that_looks)
+    run([*tiny, *LONG, "--steps", "3"], tmp_path / "run")
+    run([*tiny, *LONG, "--steps", "6"], tmp_path / "run")
+    assert orders == {(3, 0, 1, 2)}
+    got, expected = (
+        {line["step"]: line["loss"] for line in read_metrics(folder / "metrics.jsonl") if "loss" in line}
+        for folder in (tmp_path / "run", uninterrupted)
+    )
+    assert {3, 6} <= got.keys() & expected.keys()
+    for step in (3, 6):
+        np.testing.assert_allclose(got[step], expected[step], rtol=1e-5)
 
 
 def test_a_run_does_not_go_back(tiny, uninterrupted, tmp_path):
