@@ -12,15 +12,15 @@ from crn_jax import convolution
 from crn_jax.convolution import trained_conv3x3
 from crn_jax.halo import by_device, haloed, rows_are_split, with_halo, without_outside
 from crn_jax.resize import double_bilinear, upsampled
-from crn_jax.sharding import DATA, SPATIAL, ShardingConfig, make_mesh
+from crn_jax.sharding import ShardingConfig, activation_spec, make_mesh
 from crn_jax.vgg import vgg19_stage
 
-MESHES = [(2, 4), (1, 8), (1, 2)]
+MESHES = [(2, 4), (1, 8), (4, 2)]  # of two images each; by the last one's first axis they do not divide
 HEIGHT = 64
 
 
 def mesh_of(data: int, spatial: int) -> jax.sharding.Mesh:
-    return make_mesh(ShardingConfig((data, spatial)), 2, HEIGHT)
+    return make_mesh(ShardingConfig((data, spatial)), data, HEIGHT)
 
 
 def random(*shape: int) -> np.ndarray:
@@ -37,7 +37,7 @@ def value_and_gradients(function, *arguments):
 def on_mesh(mesh: jax.sharding.Mesh, function, *arguments):
     """Compiled soon rather than well; images lie split, all else on every device."""
     with jax.set_mesh(mesh):
-        specs = [PartitionSpec(DATA, SPATIAL) if a.shape[0] == 2 else PartitionSpec() for a in arguments]
+        specs = [activation_spec(mesh, a.shape) if a.shape[0] == 2 else PartitionSpec() for a in arguments]
         placed = [jax.device_put(a, jax.NamedSharding(mesh, spec)) for a, spec in zip(arguments, specs)]
         return jax.jit(function).lower(*placed).compile({"xla_backend_optimization_level": 0})(*placed)
 
