@@ -123,16 +123,16 @@ def shardings_of(abstract: Any) -> Any:
 
 
 def laid_out(mesh: Mesh, tree: Any) -> Any:
-    """A tree of placed `ShapeDtypeStruct`s, 3x3 kernels on GPUs in the order in memory in which cuDNN reads and makes them.
+    """A tree of placed `ShapeDtypeStruct`s, convolutions' kernels on GPUs in the order in which cuDNN reads and makes them.
 
-    That is `[output, row, column, input]`. In any other, each step transposes them, their gradients and what Adam makes of
-    those: a tenth of all that it moves beside its convolutions at 1024x2048, a quarter at 256x512.
+    That is, in memory, `[output, row, column, input]`. In any other, each step transposes them, their gradients and what Adam
+    makes of those: a tenth of all that it moves beside its convolutions at 1024x2048, a quarter at 256x512.
     """
     if not _is_gpu(mesh):
         return tree
 
     def place(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        if leaf.ndim != 4 or leaf.shape[:2] != (3, 3):
+        if leaf.ndim != 4 or leaf.shape[0] == 1:  # a projection is a matrix product
             return leaf
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=Format(Layout((3, 0, 1, 2)), leaf.sharding))
 
