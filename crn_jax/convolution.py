@@ -82,15 +82,15 @@ def kernel_gradient(x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def _choice(
-    image: jax.Array, channels: tuple[int, int], narrow: float, xla: Callable, product: Callable, winograd: Callable
+    image: jax.Array, channels: tuple[int, int], narrow: float, xla: Callable, small: Callable, large: Callable
 ) -> Callable:
     """The fastest of three equal functions on one CPU."""
     if is_split() or image.dtype not in (jnp.float32, jnp.float64):  # XLA widens bfloat16 itself
         return xla
     if image.shape[1] * image.shape[2] < _SMALL:
-        return product
+        return small
     c, d = channels
-    return winograd if c * d / (c + d) >= narrow else xla
+    return large if c * d / (c + d) >= narrow else xla
 
 
 def _beside(parts: tuple[jax.Array, ...]) -> jax.Array:

@@ -4,6 +4,7 @@ Images are float `[N, H, W, 3]`, RGB on the 0..255 scale. Parameters are a plain
 `{"mean": [3], "conv1_1": {"kernel": [3, 3, in, out], "bias": [out]}, ...}`; `vgg_weights.py` makes them.
 """
 
+from collections.abc import Callable
 from typing import Literal
 
 import jax
@@ -82,24 +83,10 @@ def vgg19_stage(params: dict, x: jax.Array, tap: str, pooling: Pooling) -> jax.A
     for first, second in zip(STAGES[tap][::2], STAGES[tap][1::2]):
         if first.endswith("_1") and first != "conv1_1":
             x = constrain(pool(x, pooling))
-        if rows_are_split(x, min_rows=2):
+        if rows_are_split(x, min_rows=2):  # one exchange for both
             x = by_device(_two_layers, x, whole=(params[first], params[second]))
         else:
             x = _layer(params[second], _layer(params[first], x))
-    return x
-
-
-def _layer(params: dict, x: jax.Array) -> jax.Array:
-    kernel, bias = params["kernel"].astype(x.dtype), params["bias"].astype(x.dtype)
-    return convolved(_relu(conv3x3(x, kernel) + bias[None, None, None]))
-
-
-def _two_layers(x: jax.Array, first: dict, second: dict) -> jax.Array:
-    """Of a device's rows of an image."""
-    x = with_halo(x, 2)
-    for params, relu in ((first, _relu_inside), (second, _relu)):
-        kernel, bias = params["kernel"].astype(x.dtype), params["bias"].astype(x.dtype)
-        x = convolved(relu(conv3x3_inside(x, kernel) + bias[None, None, None]))
     return x
 
 
@@ -108,18 +95,27 @@ def _relu(x: jax.Array) -> jax.Array:
     return jnp.maximum(x, 0)
 
 
-# By the result, where JAX's asks whether x > 0: then x need not be kept, and compilers add bias and ReLU to the convolution.
-# They would turn "result > 0" into "x > 0", but not this.
-_relu.defjvps(lambda tangent, result, x: jnp.where(result != 0, tangent, 0))
-
-
 @jax.custom_jvp
 def _relu_inside(x: jax.Array) -> jax.Array:
     """Of a device's rows with a halo of one, which stays zero outside the image."""
     return without_outside(_relu(x))
 
 
-_relu_inside.defjvps(lambda tangent, result, x: jnp.where(result != 0, tangent, 0))
+# By the result, where JAX's asks whether x > 0: then x need not be kept, and compilers add bias and ReLU to the convolution.
+# They would turn "result > 0" into "x > 0", but not this.
+for relu in (_relu, _relu_inside):
+    relu.defjvps(lambda tangent, result, x: jnp.where(result != 0, tangent, 0))
+
+
+def _layer(params: dict, x: jax.Array, convolve: Callable = conv3x3, relu: Callable = _relu) -> jax.Array:
+    kernel, bias = params["kernel"].astype(x.dtype), params["bias"].astype(x.dtype)
+    return convolved(relu(convolve(x, kernel) + bias[None, None, None]))
+
+
+def _two_layers(x: jax.Array, first: dict, second: dict) -> jax.Array:
+    """Of a device's rows of an image."""
+    x = _layer(first, with_halo(x, 2), conv3x3_inside, _relu_inside)
+    return _layer(second, x, conv3x3_inside)
 
 
 def pool(x: jax.Array, pooling: Pooling) -> jax.Array:
