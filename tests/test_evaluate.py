@@ -15,10 +15,10 @@ from crn_jax.errors import UserError
 from crn_jax.evaluation import DISTANCE_WEIGHTS
 from crn_jax.metrics import confusion, psnr, segmentation_scores
 from crn_jax.synthesize import load_run, synthesize
-from crn_jax.vgg import TAPS
+from crn_jax.vgg import TAPS, abstract_vgg19
 from crn_jax.vgg_weights import load_vgg19
-from launch import evaluate, train
-from launch.contenders import PHOTOGRAPHS, files_of
+from launch import evaluate, scoring, train
+from launch.contenders import PHOTOGRAPHS, Batch, files_of
 from launch.results import staged, write_json
 from launch.score_tables import _text
 from launch.subject import names_of
@@ -47,6 +47,23 @@ def of_floats():
 
 def out_of_range():
     return lambda images: np.full(images.shape[:3], 20)
+
+
+def test_judges_compute_in_float32_on_every_device(monkeypatch):
+    """GPUs and TPUs would by default round what a convolution multiplies to 10 or 7 bits."""
+    texts, perceived = [], scoring._perceived
+
+    def look(vgg_params, *images):
+        traced = perceived.trace(vgg_params, *images)
+        texts.append(traced.lower(lowering_platforms=("cuda",)).as_text())
+        return np.zeros((1, len(TAPS))), np.zeros((1, 512))
+
+    monkeypatch.setattr(scoring, "_perceived", look)
+    photograph = np.zeros((1, 32, 32, 3), np.uint8)
+    batch = Batch([0], ["a"], np.zeros((1, 32, 32), np.uint8), photograph)
+    scoring.Judges(abstract_vgg19()).measure("x", batch, photograph, 20)
+    convolutions = [line for line in texts[0].splitlines() if "stablehlo.convolution" in line]
+    assert len(convolutions) == 14 and all(line.count("HIGHEST") == 2 for line in convolutions)
 
 
 @pytest.fixture(scope="module")
