@@ -168,6 +168,9 @@ def make_train_step(
             # Else the moments' sharding would spread from here to the convolutions, and split those by channels.
             places = {part: shardings_of(abstract.params[part]) for part in trained}
             gradient = jax.lax.with_sharding_constraint(gradient, places)
+            # What follows is computed of the share that each device updates.
+            shares = {part: shardings_of(abstract.opt_state[part].mu) for part in trained}
+            gradient = jax.lax.with_sharding_constraint(gradient, shares)
         rate = optimizer.rate(state.step, objective.steps_per_epoch)
         trained, opt_state = optimizer.update(trained, gradient, state.opt_state, rate)
         ema = state.ema
