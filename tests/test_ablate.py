@@ -71,7 +71,7 @@ def ran(folder: Path) -> list[str]:
 
 
 def wait_for(condition, process: subprocess.Popen) -> None:
-    for _ in range(1200):
+    for _ in range(4800):  # four minutes, on a busy machine
         if condition():
             return
         assert process.poll() is None
