@@ -66,7 +66,7 @@ streets_256x512 = dataclasses.replace(
 
 # CamVid, 367 photographs of 4:3. Narrow, for a CPU: 0.05 TFLOP a step. λ is rescaled early, as the run is short.
 #   python -m launch.train camvid_96x128 --data.root DIR
-# Expect: a held-out distance of 189 (the mean photograph: 264) after 8,074 steps of 0.6 s on two cores.
+# Expect: a held-out distance of 188 (the mean photograph: 264) after 8,074 steps of 0.4 s on two cores.
 camvid_96x128 = Experiment(
     name="camvid_96x128",
     data=DataConfig("camvid"),
