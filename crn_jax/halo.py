@@ -1,9 +1,9 @@
 """Images whose rows lie on several devices: what a device computes of its own rows and of those beside them, its halo.
 
-The code elsewhere is written for one device, and the compiler splits it: it exchanges a row with either neighbour before every
-3x3 convolution, and copies the image to put that row beside it, again in the backward pass. Where most of a step's time goes,
-a halo is exchanged once for two convolutions that follow each other (VGG-19), or for upsampling and a convolution (the
-cascade), and an image with its halo is what the backward pass keeps.
+The code elsewhere is written for one device, and the compiler splits it. That does badly at 3x3 convolutions: before each one
+it exchanges a row with either neighbour and copies the image to put that row beside it, again in the backward pass. So here a
+halo is exchanged once for two convolutions that follow each other (VGG-19), or for upsampling and a convolution (the cascade),
+and an image with its halo is what the backward pass keeps.
 """
 
 import functools
