@@ -21,9 +21,9 @@ import jax
 import jax.numpy as jnp
 
 from crn_jax.cpu_convolution import col2im, im2col, im2col_by_kernel, winograd, winograd_by_input, winograd_by_kernel
-from crn_jax.halo import Haloed, by_device, haloed, rows_are_split
+from crn_jax.halo import Haloed, haloed
 from crn_jax.remat import added
-from crn_jax.sharding import MIN_ROWS, constrain, is_split
+from crn_jax.sharding import MIN_ROWS, by_device, constrain, is_split, rows_are_split
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 _SMALL = 16 * 32  # pixels; below, transforming the kernel would cost more than Winograd saves
@@ -119,7 +119,7 @@ def _of_parts(k: jax.Array, parts: tuple[jax.Array, ...]) -> list[jax.Array]:
 def _haloed_forward(parts: tuple[Haloed, ...], k: jax.Array) -> tuple[jax.Array, tuple]:
     def convolve(*arguments: jax.Array) -> tuple[jax.Array, jax.Array]:
         *parts, k = arguments
-        x = _align(jnp.concatenate(parts, -1), 3)
+        x = _align(jnp.concatenate(parts, -1), 3)  # here, as this is what is kept
         return conv3x3_inside(x, k), x
 
     y, x = by_device(convolve, *(part.rows for part in parts), whole=(k,))

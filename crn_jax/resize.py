@@ -10,8 +10,8 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from crn_jax.halo import Haloed, by_device, first_row, rows_are_split, rows_in_all, with_halo
-from crn_jax.sharding import MIN_ROWS, constrain
+from crn_jax.halo import Haloed, with_halo
+from crn_jax.sharding import MIN_ROWS, by_device, constrain, place_in_height, rows_are_split
 
 Upsampling = Literal["align_corners", "half_pixel"]
 
@@ -50,8 +50,10 @@ def upsampled(x: jax.Array, upsampling: Upsampling) -> jax.Array | Haloed:
 
     def of_its_own(x: jax.Array) -> jax.Array:
         # Rows outside the image are zero, and have no share in those inside; so those outside yield zero.
-        shares = [jnp.pad(share, 1) for share in _shares(rows_in_all(x), upsampling, _exact(x))]
-        shares = [jax.lax.dynamic_slice_in_dim(share, first_row(x), x.shape[1] + 2) for share in shares]
+        place, devices = place_in_height()
+        h = x.shape[1]
+        shares = [jnp.pad(share, 1) for share in _shares(devices * h, upsampling, _exact(x))]
+        shares = [jax.lax.dynamic_slice_in_dim(share, place * h, h + 2) for share in shares]
         return _doubled(with_halo(x, 1), shares, upsampling)[:, 1:-1]
 
     return Haloed(by_device(of_its_own, x))

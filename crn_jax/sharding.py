@@ -1,13 +1,13 @@
 """How a step is split over devices: a mesh of two axes, and where every array lies on it.
 
-`data` splits the batch, `spatial` the image's height. Only this file and halo.py know the axes' names. The others are written
+`data` splits the batch, `spatial` the image's height. This is the only file that knows the axes' names. The others are written
 for one device; `constrain` says how their activations lie, and the compiler (GSPMD) inserts what has to be exchanged: sums for
 norms and gradients, rows where halo.py does not.
 """
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -93,6 +93,44 @@ def constrain(x: jax.Array, min_rows: int = 1) -> jax.Array:
     if DATA not in mesh.axis_names:
         return x
     return jax.lax.with_sharding_constraint(x, activation_spec(mesh, x.shape, min_rows))
+
+
+def rows_are_split(x: jax.Array, min_rows: int) -> bool:
+    """Whether several devices share the rows of an activation `[B, H, ...]`, as `constrain` splits it."""
+    mesh = jax.sharding.get_abstract_mesh()
+    split = DATA in mesh.axis_names and mesh.shape[SPATIAL] > 1
+    return split and activation_spec(mesh, x.shape, min_rows)[1] is not None
+
+
+def by_device(function: Callable, *split: jax.Array, whole: tuple = (), summed: bool = False) -> Any:
+    """`function(*split, *whole)`, of which each device computes the part that is its own.
+
+    Args:
+      function: of a device's rows of the activations `split`, and of all that is in `whole`.
+      split: activations `[B, H, ...]` whose rows are split; of all, B and the number of devices along H are the same.
+      whole: arrays, or trees of them, of which every device has a copy.
+      summed: whether the sum of what all devices return is wanted, which all get, instead of their rows beside each other.
+    """
+    rows, everywhere = activation_spec(jax.sharding.get_abstract_mesh(), split[0].shape), PartitionSpec()
+
+    def of_its_own(*arguments) -> Any:
+        result = function(*arguments)
+        return jax.lax.psum(result, tuple(axis for axis in rows if axis)) if summed else result
+
+    in_specs = (rows,) * len(split) + (everywhere,) * len(whole)
+    return jax.shard_map(of_its_own, in_specs=in_specs, out_specs=everywhere if summed else rows)(*split, *whole)
+
+
+def place_in_height() -> tuple[jax.Array, int]:
+    """Within `by_device`: which of the devices that share an image's rows this is, counted from the top, and of how many."""
+    return jax.lax.axis_index(SPATIAL), jax.lax.axis_size(SPATIAL)
+
+
+def from_neighbours(last: jax.Array, first: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Within `by_device`: the last rows of the device above, the first of that below; zeros where there is none."""
+    end = jax.lax.axis_size(SPATIAL) - 1
+    above = jax.lax.ppermute(last, SPATIAL, [(i, i + 1) for i in range(end)])
+    return above, jax.lax.ppermute(first, SPATIAL, [(i + 1, i) for i in range(end)])
 
 
 def is_split() -> bool:

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from crn_jax.convolution import conv3x3, conv3x3_inside
-from crn_jax.halo import by_device, rows_are_split, with_halo, without_outside
+from crn_jax.halo import with_halo, without_outside
 from crn_jax.remat import convolved
 from crn_jax.resize import halve_area
-from crn_jax.sharding import constrain
+from crn_jax.sharding import by_device, constrain, rows_are_split
 
 LAYERS = {
     "conv1_1": (3, 64), "conv1_2": (64, 64),

@@ -10,9 +10,9 @@ from jax.sharding import PartitionSpec
 
 from crn_jax import convolution
 from crn_jax.convolution import trained_conv3x3
-from crn_jax.halo import by_device, haloed, rows_are_split, with_halo, without_outside
+from crn_jax.halo import haloed, with_halo, without_outside
 from crn_jax.resize import double_bilinear, upsampled
-from crn_jax.sharding import ShardingConfig, activation_spec, make_mesh
+from crn_jax.sharding import ShardingConfig, activation_spec, by_device, make_mesh, rows_are_split
 from crn_jax.vgg import vgg19_stage
 
 MESHES = [(2, 4), (1, 8), (4, 2)]  # of two images each; by the last one's first axis they do not divide

@@ -113,14 +113,11 @@ def run_steps(objective: Objective, initial, mesh_shape: tuple[int, int], steps:
 
 
 def assert_same_training(state: TrainState, expected: TrainState) -> None:
-    """After some twenty steps of Adam of 1e-4 each, to half of one: none was lost or repeated.
-
-    In float32 no more can be said, as L1's gradient jumps, and rounding decides when; those in float64 agree to 1e-10.
-    """
+    """After some twenty steps of at most 1e-4 each; Adam's moments differ more, as L1's gradient jumps."""
     assert int(state.step) == int(expected.step)
     np.testing.assert_allclose(state.lambdas.weights, expected.lambdas.weights, rtol=1e-4)
     got, wanted = (jax.tree.map(np.asarray, (s.params, s.ema)) for s in (state, expected))
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=0, atol=5e-5), got, wanted)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=0, atol=1e-5), got, wanted)
     assert max(jax.tree.leaves(jax.tree.map(lambda a, b: np.abs(a - b).mean(), got, wanted))) < 2e-6
 
 
