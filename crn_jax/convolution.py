@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from crn_jax.cpu_convolution import col2im, im2col, im2col_by_kernel, winograd, winograd_by_input, winograd_by_kernel
 from crn_jax.halo import Haloed, haloed
 from crn_jax.remat import added
-from crn_jax.sharding import MIN_ROWS, by_device, constrain, is_split, rows_are_split
+from crn_jax.sharding import MIN_ROWS, as_share, by_device, constrain, is_split, rows_are_split
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 _SMALL = 16 * 32  # pixels; below, transforming the kernel would cost more than Winograd saves
@@ -131,7 +131,7 @@ def _haloed_backward(saved: tuple, y: jax.Array) -> tuple[tuple[Haloed, ...], ja
     by_kernel = by_device(functools.partial(_xla_by_kernel, margin=0), x, y, summed=True)
     by_input = functools.partial(by_device, functools.partial(_xla_by_input, margin=0), y)
     by_parts = [Haloed(by_input(whole=(of_part,))) for of_part in _of_parts(k, [part.rows for part in parts])]
-    return tuple(by_parts), by_kernel[:, :, : k.shape[2]]
+    return tuple(by_parts), _without_padding(by_kernel, k.shape[2])
 
 
 conv3x3.defvjp(
@@ -186,4 +186,9 @@ def _aligned_by_input(y: jax.Array, k: jax.Array) -> jax.Array:
 
 
 def _aligned_by_kernel(x: jax.Array, y: jax.Array) -> jax.Array:
-    return _xla_by_kernel(_align(x, 3), y)[:, :, : x.shape[3]]
+    return _without_padding(_xla_by_kernel(_align(x, 3), y), x.shape[3])
+
+
+def _without_padding(by_kernel: jax.Array, channels: int) -> jax.Array:
+    """Shared out before it is cut: else the compiler sums all of it on every device."""
+    return by_kernel if by_kernel.shape[2] == channels else as_share(by_kernel)[:, :, :channels]

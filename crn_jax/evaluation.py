@@ -11,6 +11,7 @@ from crn_jax.cascade import to_uint8
 from crn_jax.diversity import assemble, pairwise_terms
 from crn_jax.losses import RELEASED_WEIGHTS, best_images
 from crn_jax.objective import Objective, compare, one_hot
+from crn_jax.sharding import gathered
 from crn_jax.train import TrainState
 
 DISTANCE_WEIGHTS = np.array(RELEASED_WEIGHTS["cityscapes_256p"])
@@ -45,6 +46,7 @@ def make_eval_step(objective: Objective, abstract: TrainState | None = None) -> 
 
     def evaluate(params: dict, vgg_params: dict, batch: dict) -> Evaluation:
         layout, photograph = one_hot(objective.generator, batch["layout"]), batch["photograph"]
+        params = gathered(params, objective.dtype)
         images = objective.generator.network().apply({"params": params}, layout)
         if objective.generator.num_images == 1:
             terms = compare(objective, vgg_params, photograph, images)

@@ -92,6 +92,11 @@ class GANObjective:
     steps_per_epoch: int
     segmenter: SegmenterConfig | None = None
 
+    @property
+    def dtype(self) -> str:
+        """Of the convolutions."""
+        return self.gan.dtype
+
     def init_params(self, key: jax.Array) -> dict:
         """Both networks', fresh."""
         one, other = jax.random.split(key)

@@ -33,6 +33,11 @@ class Objective:
     remat: Remat = "none"
     loss: LossConfig = LossConfig()
 
+    @property
+    def dtype(self) -> str:
+        """Of the convolutions."""
+        return self.generator.dtype
+
     def init_params(self, key: jax.Array) -> dict:
         """The generator's, fresh."""
         return init_params(self.generator, key)

@@ -50,6 +50,11 @@ class SegmenterObjective:
     optimizer: OptimizerConfig
     steps_per_epoch: int
 
+    @property
+    def dtype(self) -> str:
+        """Of the convolutions."""
+        return self.segmenter.dtype
+
     def init_params(self, key: jax.Array) -> dict:
         """The network's, fresh; their shapes do not depend on the resolution, so the smallest photograph serves."""
         scale = 2 ** (len(self.segmenter.widths) - 1)

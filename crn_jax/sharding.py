@@ -31,8 +31,9 @@ class ShardingConfig:
     mesh: tuple[int, int] = (-1, -1)
     """Devices along data (they share out the batch) and along spatial (each image's height). -1: the rest; -1 -1: along
     data as many as the batch can be shared out to, along spatial the rest."""
-    shard_optimizer: bool = True
-    """Shares out Adam's moments and the moving average over all devices, instead of a copy on each."""
+    shard_state: bool = True
+    """Shares out parameters, Adam's moments and the moving average over all devices, instead of a copy on each. A step then
+    gathers the parameters, and each device updates its share."""
 
 
 def make_mesh(config: ShardingConfig, batch_size: int, height: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -145,14 +146,52 @@ def replicated(mesh: Mesh, tree: Any) -> Any:
 
 
 def shared_out(mesh: Mesh, tree: Any) -> Any:
-    """Likewise, but each leaf split over all devices along its last axis that divides; a leaf without one is replicated."""
+    """Likewise, but each leaf split over all devices (`as_share`)."""
 
     def place(leaf) -> jax.ShapeDtypeStruct:
-        dividing = [axis for axis, n in enumerate(leaf.shape) if n % mesh.size == 0]
-        spec = PartitionSpec(*[None] * dividing[-1], (DATA, SPATIAL)) if dividing else PartitionSpec()
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec))
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, _share_spec(mesh, leaf.shape)))
 
     return jax.tree.map(place, tree)
+
+
+def _share_spec(mesh: Mesh | AbstractMesh, shape: Sequence[int]) -> PartitionSpec:
+    """A leaf is split along its last axis that divides; one that has none is replicated."""
+    dividing = [axis for axis, n in enumerate(shape) if n % mesh.size == 0]
+    return PartitionSpec(*[None] * dividing[-1], (DATA, SPATIAL)) if dividing else PartitionSpec()
+
+
+def gathered(params: Any, dtype: Any) -> Any:
+    """Parameters that are `shared_out`, whole on every device of the mesh in force; their gradients come back as shares.
+
+    3x3 kernels become `dtype`, to which their layers would bring them: so half as much is exchanged in bfloat16.
+    """
+    if DATA not in jax.sharding.get_abstract_mesh().axis_names:
+        return params
+    cast = jax.tree.map(lambda leaf: leaf.astype(dtype) if leaf.shape[:2] == (3, 3) else leaf, params)
+    return jax.tree.map(_gathered, cast)
+
+
+@jax.custom_vjp
+def _gathered(share: jax.Array) -> jax.Array:
+    return _whole(_share(share))
+
+
+_gathered.defvjp(lambda share: (_gathered(share), None), lambda _, gradient: (as_share(gradient),))
+
+
+def as_share(gradient: jax.Array) -> jax.Array:
+    """A gradient that every device has a part of, as the shares of its sum that they update (`shared_out`)."""
+    if DATA not in jax.sharding.get_abstract_mesh().axis_names:
+        return gradient
+    return _share(_whole(gradient))  # whole at first, else convolutions would be split by channels, too
+
+
+def _share(x: jax.Array) -> jax.Array:
+    return jax.lax.with_sharding_constraint(x, _share_spec(jax.sharding.get_abstract_mesh(), x.shape))
+
+
+def _whole(x: jax.Array) -> jax.Array:
+    return jax.lax.with_sharding_constraint(x, PartitionSpec())
 
 
 def shardings_of(abstract: Any) -> Any:

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 
 from crn_jax.errors import UserError
 from crn_jax.lambdas import LambdaState
-from crn_jax.sharding import formats_of, laid_out, replicated, shardings_of, shared_out
+from crn_jax.sharding import formats_of, gathered, laid_out, replicated, shared_out
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +91,10 @@ class Trainable(Protocol):
     optimizer: OptimizerConfig
     steps_per_epoch: int
 
+    @property
+    def dtype(self) -> str:
+        """Of its 3x3 convolutions."""
+
     def init_params(self, key: jax.Array) -> dict:
         """Fresh parameters."""
 
@@ -118,18 +122,12 @@ def _initial(objective: Trainable, seed: int | jax.Array) -> TrainState:
     )
 
 
-def abstract_state(objective: Trainable, mesh: Mesh | None = None, shard_optimizer: bool = True) -> TrainState:
-    """Shapes and dtypes of the state, without allocating it; with a mesh, also how it lies on that.
-
-    Parameters have a copy on every device; what only the update reads (Adam's moments, the moving average) is shared out
-    if `shard_optimizer`.
-    """
+def abstract_state(objective: Trainable, mesh: Mesh | None = None, shard_state: bool = True) -> TrainState:
+    """Shapes and dtypes of the state, without allocating it; with a mesh, also how it lies on that: see `ShardingConfig`."""
     state = jax.eval_shape(functools.partial(_initial, objective), 0)
     if mesh is None:
         return state
-    place = shared_out if shard_optimizer else replicated
-    placed = replicated(mesh, state)._replace(opt_state=place(mesh, state.opt_state), ema=place(mesh, state.ema))
-    return laid_out(mesh, placed)
+    return laid_out(mesh, (shared_out if shard_state else replicated)(mesh, state))
 
 
 def init_state(objective: Trainable, seed: int | jax.Array, abstract: TrainState | None = None) -> TrainState:
@@ -156,21 +154,17 @@ def make_train_step(
     Metrics are the objective's (see its `loss_of`), the `loss` [] and the `grad_norm` [].
     """
     optimizer = objective.optimizer
+    shared = any(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(abstract and abstract.params))
 
     def step(state: TrainState, network: dict, batch: dict) -> tuple[TrainState, dict]:
         trained = {part: state.params[part] for part in state.opt_state}
 
         def loss_of(trained: dict) -> tuple[jax.Array, dict]:
-            return objective.loss_of({**state.params, **trained}, state.lambdas, network, batch, state.step)
+            params = {**state.params, **trained}
+            params = gathered(params, objective.dtype) if shared else params
+            return objective.loss_of(params, state.lambdas, network, batch, state.step)
 
         (loss, metrics), gradient = jax.value_and_grad(loss_of, has_aux=True)(trained)
-        if abstract is not None:
-            # Else the moments' sharding would spread from here to the convolutions, and split those by channels.
-            places = {part: shardings_of(abstract.params[part]) for part in trained}
-            gradient = jax.lax.with_sharding_constraint(gradient, places)
-            # What follows is computed of the share that each device updates.
-            shares = {part: shardings_of(abstract.opt_state[part].mu) for part in trained}
-            gradient = jax.lax.with_sharding_constraint(gradient, shares)
         rate = optimizer.rate(state.step, objective.steps_per_epoch)
         trained, opt_state = optimizer.update(trained, gradient, state.opt_state, rate)
         ema = state.ema
@@ -185,7 +179,19 @@ def make_train_step(
     return jax.jit(step, donate_argnums=0, out_shardings=formats, compiler_options=_compiler_options(abstract))
 
 
-def _compiler_options(abstract: TrainState | None) -> dict[str, str] | None:
-    """On CPUs, XLA's default is to order a program for concurrency, which costs a quarter more memory and gains no time."""
-    device = jax.devices()[0] if abstract is None else abstract.step.sharding.mesh.devices.flat[0]
-    return {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"} if device.platform == "cpu" else None
+def _compiler_options(abstract: TrainState | None) -> dict[str, Any] | None:
+    """What to ask of XLA's compiler.
+
+    For CPUs, by default it orders a program for concurrency, which costs a quarter more memory and gains no time. For GPUs, it
+    puts off sums of gradients until each device's share of them is 30 MB, which is the end of the backward pass; 30 MB in all
+    are on their way while the rest is computed.
+    """
+    if abstract is None:
+        platform, size = jax.devices()[0].platform, 1
+    else:
+        mesh = abstract.step.sharding.mesh
+        platform, size = mesh.devices.flat[0].platform, mesh.size
+    return {
+        "cpu": {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"},
+        "gpu": {"xla_gpu_reduce_scatter_combine_threshold_bytes": 30 * 2**20 // size},
+    }.get(platform)

@@ -59,7 +59,7 @@ def lower_step(experiment: Experiment, mesh: Mesh) -> jax.stages.Lowered:
     """The training step, ready to be compiled."""
     config, batch_size = experiment.cascade, experiment.batch_size
     objective = experiment.objective(steps_per_epoch=1000)  # any number: it does not change the program's size
-    abstract = abstract_state(objective, mesh, experiment.sharding.shard_optimizer)
+    abstract = abstract_state(objective, mesh, experiment.sharding.shard_state)
     batch = {
         "layout": jax.ShapeDtypeStruct((batch_size, *config.size), jnp.uint8),
         "photograph": jax.ShapeDtypeStruct((batch_size, *config.size, 3), jnp.uint8),
@@ -97,7 +97,7 @@ def splitting(experiment: Experiment, mesh: Mesh) -> rich.table.Table:
 
 def memory_table(experiment: Experiment, mesh: Mesh, analysis) -> rich.table.Table:
     """Bytes on each device: what the step is given, by kind, and what it needs besides."""
-    state = abstract_state(experiment.objective(1000), mesh, experiment.sharding.shard_optimizer)
+    state = abstract_state(experiment.objective(1000), mesh, experiment.sharding.shard_state)
     table = rich.table.Table("memory per device", "GB", box=None, header_style="dim")
     named = {"parameters": state.params, "Adam's moments": state.opt_state, "moving average": state.ema}
     for name, tree in {**named, "VGG-19": replicated(mesh, abstract_vgg19())}.items():

@@ -95,7 +95,7 @@ def train(experiment: AnyExperiment) -> bool:
     description = describe_run(experiment, label_space, vgg19, describe_data(train_source, epoch))
     folder = prepare_folder(experiment, description)
 
-    abstract = abstract_state(objective, mesh, experiment.sharding.shard_optimizer)
+    abstract = abstract_state(objective, mesh, experiment.sharding.shard_state)
     network, judge = put(mesh, network), put(mesh, judge)
     with jax.set_mesh(mesh), contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(Checkpoints(folder / "checkpoints", experiment.run.keep_last))

@@ -122,7 +122,7 @@ def assert_same_training(state: TrainState, expected: TrainState) -> None:
 
 
 def test_twenty_steps_equal_those_of_one_device(xlas_convolution):
-    """In float32, with λ rescaled on the way, Adam's moments and the moving average shared out."""
+    """In float32, with λ rescaled on the way, the state shared out."""
     objective = Objective(cascade(2), LambdaConfig(rescale_epoch=1), OptimizerConfig(ema_decay=0.9), "average", 8)
     initial = jax.tree.map(np.asarray, init_state(objective, 0))
     expected_losses, expected = run_steps(objective, initial, (1, 1), 20)
@@ -130,17 +130,41 @@ def test_twenty_steps_equal_those_of_one_device(xlas_convolution):
     assert expected_losses[7] < expected_losses[0] and expected_losses[-1] < expected_losses[8]
     np.testing.assert_allclose(losses, expected_losses, rtol=1e-4)
     assert_same_training(state, expected)
-    kernels = {name: state.opt_state[name].mu["conv1"]["kernel"] for name in ("module_0", "module_1")}
-    assert kernels["module_0"].sharding.shard_shape((3, 3, 4, 8)) == (3, 3, 4, 1)
-    assert kernels["module_1"].sharding.is_fully_replicated  # [3, 3, 12, 6]: no axis divides by 8
-    assert state.params["module_0"]["conv1"]["kernel"].sharding.is_fully_replicated
+    for tree in (state.params, state.ema, {name: part.mu for name, part in state.opt_state.items()}):
+        kernels = {name: tree[name]["conv1"]["kernel"] for name in ("module_0", "module_1")}
+        assert kernels["module_0"].sharding.shard_shape((3, 3, 4, 8)) == (3, 3, 4, 1)
+        assert kernels["module_1"].sharding.is_fully_replicated  # [3, 3, 12, 6]: no axis divides by 8
+
+
+def test_shares_are_gathered_and_gradients_come_back_as_shares():
+    mesh, rng = mesh_of(2, 4), np.random.default_rng(0)
+    params = {"bias": np.ones(5), "conv": rng.uniform(-1, 1, (3, 3, 2, 8)), "to_rgb": rng.uniform(-1, 1, (1, 1, 8, 3))}
+    params = jax.tree.map(np.float32, params)
+    shares = sharding.shardings_of(sharding.shared_out(mesh, jax.eval_shape(lambda: params)))
+
+    def loss(params: dict) -> tuple[jax.Array, dict]:
+        whole = sharding.gathered(params, "bfloat16")
+        return sum(jnp.square(leaf.astype(jnp.float32)).sum() for leaf in whole.values()), whole
+
+    with jax.set_mesh(mesh):
+        (_, whole), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(jax.device_put(params, shares))
+    assert [whole[name].dtype for name in params] == ["float32", "bfloat16", "float32"]
+    assert [gradients[name].sharding.shard_shape(leaf.shape) for name, leaf in params.items()] == [
+        (5,),
+        (3, 3, 2, 1),
+        (1, 1, 1, 3),
+    ]
+    for name, leaf in whole.items():
+        assert leaf.sharding.is_fully_replicated and gradients[name].sharding.is_equivalent_to(shares[name], leaf.ndim)
+        np.testing.assert_array_equal(leaf, params[name].astype(leaf.dtype))
+        np.testing.assert_array_equal(gradients[name], np.float32((2 * np.float32(leaf)).astype(leaf.dtype)))
 
 
 def test_only_rows_are_exchanged():
     """What the compiler makes of a step at 256x512 with the height split over four devices."""
     narrow = CascadeConfig(20, tuple(width // 16 for width in PAPER_WIDTHS[:7]))
     experiment = dataclasses.replace(
-        EXPERIMENTS["cityscapes_256p"][1], cascade=narrow, sharding=ShardingConfig((1, 4), shard_optimizer=False)
+        EXPERIMENTS["cityscapes_256p"][1], cascade=narrow, sharding=ShardingConfig((1, 4), shard_state=False)
     )
     lowered = lower_step(experiment, make_mesh(experiment.sharding, 1, 256))
     found = collectives(lowered.compile({"xla_backend_optimization_level": 0}).as_text())
