@@ -4,6 +4,7 @@ Arrays are float `[B, H, W, C]`. The networks that are trained against a discrim
 """
 
 import dataclasses
+import functools
 from typing import Literal
 
 import flax.linen as nn
@@ -66,6 +67,56 @@ def dilations(height: int, width: int, layers: int) -> tuple[int, ...]:
     return tuple(max(1, largest >> i) for i in range(layers))
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def dilated_conv3x3(x: jax.Array, k: jax.Array, dilation: int) -> jax.Array:
+    """A 3x3 convolution of pixels `dilation` apart, zero padding: `[B, H, W, C] * [3, 3, C, D] -> [B, H, W, D]`."""
+    margins = ((dilation, dilation),) * 2
+    return jax.lax.conv_general_dilated(
+        x, k, (1, 1), margins, rhs_dilation=(dilation, dilation), dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def _dilated_backward(dilation: int, saved: tuple[jax.Array, jax.Array], y: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, k = saved
+    convolve = dilated_conv3x3.fun
+
+    def xla(x: jax.Array, y: jax.Array) -> jax.Array:
+        return jax.linear_transpose(lambda k: convolve(x, k, dilation), k)(y)[0]
+
+    # For GPUs, XLA makes of its own derivative by k a convolution with a kernel as large as the image.
+    products = functools.partial(dilated_by_kernel, dilation=dilation)
+    by_k = jax.lax.platform_dependent(x, y, cuda=products, default=xla)
+    return jax.linear_transpose(lambda x: convolve(x, k, dilation), x)(y)[0], by_k
+
+
+def dilated_by_kernel(x: jax.Array, y: jax.Array, dilation: int) -> jax.Array:
+    """The gradient by the kernel of `dilated_conv3x3` as nine matrix products: `[B, H, W, C], [B, H, W, D] -> [3, 3, C, D]`."""
+    height, width = x.shape[1:3]
+    padded = jnp.pad(x, ((0, 0), (dilation, dilation), (dilation, dilation), (0, 0)))
+
+    def by_tap(row: int, column: int) -> jax.Array:
+        seen = padded[:, row * dilation :, column * dilation :][:, :height, :width]
+        return jnp.einsum("bhwc,bhwd->cd", seen, y)
+
+    return jnp.stack([jnp.stack([by_tap(row, column) for column in range(3)]) for row in range(3)])
+
+
+dilated_conv3x3.defvjp(lambda x, k, dilation: (dilated_conv3x3(x, k, dilation), (x, k)), _dilated_backward)
+
+
+class DilatedConv3x3(nn.Module):
+    """`dilated_conv3x3`, without a bias."""
+
+    width: int
+    dilation: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = self.param("kernel", nn.initializers.xavier_uniform(), (3, 3, x.shape[-1], self.width))
+        return dilated_conv3x3(x.astype(self.dtype), kernel.astype(self.dtype), self.dilation)
+
+
 class FullResolution(nn.Module):
     """A network without any resampling: `[B, H, W, C] -> [B, H, W, channels]`, float32.
 
@@ -85,15 +136,7 @@ class FullResolution(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         x = x.astype(self.dtype)
         for i, dilation in enumerate(dilations(*x.shape[1:3], self.layers)):
-            x = nn.Conv(
-                self.width,
-                (3, 3),
-                kernel_dilation=dilation,
-                use_bias=False,
-                kernel_init=nn.initializers.xavier_uniform(),
-                dtype=self.dtype,
-                name=f"conv_{i}",
-            )(constrain(x, MIN_ROWS))
+            x = DilatedConv3x3(self.width, dilation, self.dtype, name=f"conv_{i}")(constrain(x, MIN_ROWS))
             x = nn.leaky_relu(LayerNorm(name=f"norm_{i}")(x), 0.2)
         return Projection(self.channels, name="to_output")(x)
 

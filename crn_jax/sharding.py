@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.experimental.layout import Format, Layout
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -68,7 +69,9 @@ def make_mesh(config: ShardingConfig, batch_size: int, height: int, devices: Seq
             f"--sharding.mesh {config.mesh[0]} {config.mesh[1]} means data = {data}, spatial = {spatial}: {problem}. Of "
             f"{count} devices, a batch of {batch_size} and {height} rows can use: {fitting}."
         )
-    return jax.make_mesh((data, spatial), (DATA, SPATIAL), axis_types=(AxisType.Auto,) * 2, devices=devices[: data * spatial])
+    # `jax.make_mesh` refuses what would split an axis of a TPU's network.
+    placed = mesh_utils.create_device_mesh((data, spatial), devices[: data * spatial], allow_split_physical_axes=True)
+    return Mesh(placed, (DATA, SPATIAL), axis_types=(AxisType.Auto,) * 2)
 
 
 def fitting_meshes(count: int, batch_size: int, height: int) -> list[tuple[int, int]]:

@@ -127,7 +127,11 @@ def abstract_state(objective: Trainable, mesh: Mesh | None = None, shard_state: 
     state = jax.eval_shape(functools.partial(_initial, objective), 0)
     if mesh is None:
         return state
-    return laid_out(mesh, (shared_out if shard_state else replicated)(mesh, state))
+    placed = replicated(mesh, state)
+    if shard_state:
+        large = {name: shared_out(mesh, getattr(state, name)) for name in ("params", "opt_state", "ema")}
+        placed = placed._replace(**large)  # what is left is looked at
+    return laid_out(mesh, placed)
 
 
 def init_state(objective: Trainable, seed: int | jax.Array, abstract: TrainState | None = None) -> TrainState:

@@ -23,7 +23,10 @@ LOST_SECONDS = 60
 """A process that has not been heard of for this long is lost, and the others end."""
 
 TRY_AGAIN = 75
-"""Exit status (EX_TEMPFAIL of sysexits.h) of a run that was stopped or lost a process: the same command goes on."""
+"""Exit status (EX_TEMPFAIL of sysexits.h) of a run that was stopped, and saved: the same command goes on."""
+
+LOST = 76
+"""Exit status of a process that has lost another one: the same command goes on from the last checkpoint."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Processes:
 
 
 def join(config: Processes) -> None:
-    """Connects this process with the others; does nothing where it is the only one.
+    """Connects this process with the others; does nothing where it is the only one, which has all devices then.
 
     If the others do not come within `JOIN_SECONDS`, JAX's runtime aborts this process.
 
@@ -49,6 +52,8 @@ def join(config: Processes) -> None:
     given = [value is not None for value in dataclasses.astuple(config)]
     if any(given) and not all(given):
         raise UserError("--coordinator HOST:PORT, --num_processes N and --process_id I go together: give all three or none.")
+    if not any(given) and os.environ.get("SLURM_NTASKS") == "1":
+        return
     patience = threading.Timer(
         15, print, [f"Waiting for the other processes; if they do not come within {JOIN_SECONDS} s, this one aborts."]
     )
@@ -56,6 +61,8 @@ def join(config: Processes) -> None:
     try:
         jax.distributed.initialize(
             *dataclasses.astuple(config),
+            local_device_ids=None if all(given) else gpus_of_a_node(),
+            cluster_detection_method="deactivate" if all(given) else None,
             initialization_timeout=JOIN_SECONDS,
             heartbeat_timeout_seconds=LOST_SECONDS,
             shutdown_timeout_seconds=LOST_SECONDS,
@@ -67,6 +74,13 @@ def join(config: Processes) -> None:
         raise UserError(f"The processes cannot be connected: {error}") from error
     finally:
         patience.cancel()
+
+
+def gpus_of_a_node() -> list[int] | None:
+    """All GPUs of this node, where SLURM has started one process on each node: JAX would give that the first one alone."""
+    variables = [os.environ.get(name, "") for name in ("SLURM_NTASKS", "SLURM_STEP_NUM_NODES", "SLURM_GPUS_ON_NODE")]
+    processes, nodes, gpus = (int(value) if value.isdecimal() else 0 for value in variables)
+    return list(range(gpus)) if gpus and processes == nodes else None
 
 
 def refuse_undetected() -> None:
@@ -132,7 +146,7 @@ def sum_over_processes(values: np.ndarray) -> np.ndarray:
 
 
 class Stop:
-    """Notes a SIGTERM or SIGINT, so that the run can end between two steps, the same two on every process.
+    """Notes a SIGTERM, SIGINT or SIGHUP, so that the run can end between two steps, the same two on every process.
 
     JAX's preemption service, where it runs, catches SIGTERM, tells all processes of one to any, and names the step: the one
     behind the latest that it has been told of. So it is told of `first_step` before the first step is done (else it could
@@ -154,7 +168,10 @@ class Stop:
 
     def __enter__(self):
         self._noted, self._by_jax = False, jax.distributed.is_initialized()
-        numbers = (signal.SIGINT,) if self._by_jax else (signal.SIGTERM, signal.SIGINT)
+        self._terminals = [number for number in (1, 2) if os.isatty(number)]
+        numbers = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP} - ({signal.SIGTERM} if self._by_jax else set())
+        if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # by nohup
+            numbers.remove(signal.SIGHUP)
         self._before = {number: signal.signal(number, self._note) for number in numbers}
         return self
 
@@ -167,8 +184,11 @@ class Stop:
         return self._reached(step) if self._by_jax else self._noted
 
     def _note(self, number, _frame) -> None:
-        """A second signal ends at once."""
+        """A second signal ends at once. Where the terminal is gone, nothing can be written to it any more."""
         self._noted = True
+        if number == signal.SIGHUP:
+            for terminal in self._terminals:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), terminal)
         signal.signal(number, signal.SIG_DFL)
         if self._by_jax:
             os.kill(os.getpid(), signal.SIGTERM)

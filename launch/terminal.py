@@ -19,20 +19,29 @@ from crn_jax.data.examples import Source
 from crn_jax.data.label_space import LabelSpace
 from crn_jax.data.sources import DataConfig, Split, open_source
 from crn_jax.errors import UserError
-from launch.processes import TRY_AGAIN, several_processes
+from launch.processes import LOST, several_processes
 
-console = Console(highlight=False, soft_wrap=True)
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Whoever read the output is gone; that is no reason to end a training, as rich would."""
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+console = _Console(highlight=False, soft_wrap=True)
 
 
 @contextlib.contextmanager
 def command() -> Iterator[None]:
     """Sets up a command's process, and turns a `UserError`, or a file that may not be read, into a message and exit status 2.
 
-    One of several processes leaves at once, without waiting for the others, who then notice: it exits with status 75 where
+    One of several processes leaves at once, without waiting for the others, who then notice: it exits with status 76 where
     another was lost.
     """
     absl.logging.set_verbosity(absl.logging.FATAL)  # Orbax logs each failure many times over before it raises it
     logging.getLogger("jax").setLevel(logging.ERROR)
+    for name in ("xla_bridge", "distributed"):  # such as of a GPU that is there but not used
+        logging.getLogger(f"jax._src.{name}").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="orbax")
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(Path(pooch.os_cache("crn_jax")) / "xla")
     jax.config.update("jax_compilation_cache_dir", cache)
@@ -44,7 +53,7 @@ def command() -> Iterator[None]:
                 f"Another process of this run has ended, or the connection failed; its own output says why. This one ends. "
                 f"The same command goes on from the last checkpoint, on any number of devices and processes. ({error})"
             )
-            _leave(TRY_AGAIN)
+            _leave(LOST)
         if isinstance(error, UserError | PermissionError):
             show_error(str(error))
             _leave(2)
@@ -52,6 +61,16 @@ def command() -> Iterator[None]:
             raise
         traceback.print_exc()
         _leave(1)
+
+
+def share_compiled(folder: Path) -> None:
+    """From now on, several processes keep what they compile in a run's folder, unless the user has said where.
+
+    Only the first of them writes it down. Were it to find something that another one does not, that one would compile alone,
+    and on GPUs wait for hours for what the first has to say about the fastest kernels.
+    """
+    if several_processes() and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
 
 
 def show_error(message: str) -> None:

@@ -5,7 +5,10 @@
 #     --cascade.dtype bfloat16 --batch_size 4 --sharding.mesh 4 4
 #
 # NAME is a slice that gcloud compute tpus tpu-vm create has made; /shared is a file system that all of its hosts mount
-# (Filestore, say). The command copies this repository there, installs it, and trains; given again, it resumes.
+# (Filestore, say). The command copies this repository there, installs it, and trains; given again, it resumes. Where the
+# connection breaks, the training goes on, and its output is in crn_jax/train.log; what stops it, saved, is
+#
+#   gcloud compute tpus tpu-vm ssh NAME --zone=ZONE --worker=0 --command="pkill -TERM -f launch.train"
 set -euo pipefail
 
 [ $# -ge 3 ] || { echo "usage: $0 NAME ZONE EXPERIMENT [--field value ...]" >&2; exit 2; }
@@ -23,4 +26,6 @@ gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" --worker=all --command="
     python3 -m pip install -q --user uv  # the images' own Python may be too old
     ~/.local/bin/uv venv -q --allow-existing --python 3.12 .venv
     ~/.local/bin/uv pip install -q --python .venv -e '.[tpu]'
-    exec .venv/bin/python -m launch.train $(printf '%q ' "$@")"
+    nohup .venv/bin/python -m launch.train $(printf '%q ' "$@") >> train.log 2>&1 < /dev/null &
+    tail -n 0 -F --pid=\$! train.log
+    wait \$!"

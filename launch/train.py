@@ -45,7 +45,7 @@ from launch.processes import TRY_AGAIN, Stop, agree, is_first, join, wait_for_al
 from launch.reporting import MetricsLog, NoLog, describe_devices
 from launch.segmenter_validation import SegmenterValidator
 from launch.session import RANDOM_WARNING, Session
-from launch.terminal import command, console, opened
+from launch.terminal import command, console, opened, share_compiled
 from launch.validation import Validator
 
 
@@ -60,6 +60,7 @@ def main(arguments: list[str] | None = None) -> None:
         if stages[0].dry_run or stages[0].topology:
             return estimate(stages)
         join(stages[0].processes)
+        share_compiled(Path(stages[0].experiment.folder))
         console.quiet = not is_first()
         for stage in stages:
             if not train(stage.experiment):
@@ -124,6 +125,13 @@ def train(experiment: AnyExperiment) -> bool:
             return session.run(make_train_step(objective, abstract), state, batches, first_step)
         except OSError as error:
             raise checkpoints.write_error(error) from error
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            raise UserError(
+                f"The devices' memory does not suffice ({str(error).splitlines()[0]}). --dry_run says what a step needs. Less: "
+                f"--cascade.dtype bfloat16, --remat full, a smaller --batch_size, more devices along spatial (--sharding.mesh)."
+            ) from error
 
 
 def objective_of(experiment: AnyExperiment, epoch: int, vgg_params: dict) -> tuple[Trainable, dict]:
@@ -193,6 +201,10 @@ def describe_data(source: Source, epoch: int) -> dict[str, Any]:
 
 def prepare_folder(experiment: AnyExperiment, description: dict) -> Path:
     """The run folder, made with its `run.json`, or checked to belong to this experiment; the same on all processes."""
+    if "://" in experiment.folder:
+        raise UserError(
+            f"--run.folder {experiment.folder}: give a folder; a bucket can be mounted as one (Cloud Storage FUSE, say)."
+        )
     folder = Path(experiment.folder)
     file, vgg19 = folder / "run.json", description["vgg19"]
     own = {f"experiment.{field}" for field in ("data.root", "data.threads", "data.cache", "vgg.weights")}  # a process's

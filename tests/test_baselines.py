@@ -15,7 +15,15 @@ import pytest
 from PIL import Image
 
 from configs import EXPERIMENTS
-from crn_jax.baselines import EncoderDecoder, EncoderDecoderConfig, FullResolution, FullResolutionConfig, dilations
+from crn_jax.baselines import (
+    EncoderDecoder,
+    EncoderDecoderConfig,
+    FullResolution,
+    FullResolutionConfig,
+    dilated_by_kernel,
+    dilated_conv3x3,
+    dilations,
+)
 from crn_jax.cascade import count_parameters, init_params
 from crn_jax.experiment import BaselineExperiment
 from crn_jax.layers import LayerNorm
@@ -85,6 +93,26 @@ def test_the_full_resolution_network_equals_its_definition():
         expected = reference.leaky_relu(reference.layer_norm(expected, **params[f"norm_{i}"]))
     expected = expected @ params["to_output"]["kernel"][0, 0] + params["to_output"]["bias"]
     check(jax.jit(network.apply)({"params": params}, x), expected)
+
+
+@pytest.mark.parametrize("dilation", [1, 2, 5, 16])
+def test_a_dilated_convolutions_gradients_are_xlas(dilation):
+    """The last sees nothing but its middle."""
+    with jax.enable_x64(True):
+        x, k, y = (np.float64(random(*shape)) for shape in ((2, 6, 9, 3), (3, 3, 3, 4), (2, 6, 9, 4)))
+
+        def xlas(x: jax.Array, k: jax.Array) -> jax.Array:
+            return jax.lax.conv_general_dilated(
+                x, k, (1, 1), "SAME", rhs_dilation=(dilation, dilation), dimension_numbers=("NHWC", "HWIO", "NHWC")
+            )
+
+        (got, ours), (wanted, theirs) = (
+            jax.vjp(function, x, k) for function in (functools.partial(dilated_conv3x3, dilation=dilation), xlas)
+        )
+        (by_x, by_k), (expected_x, expected_k) = ours(y), theirs(y)
+        of_gpus = dilated_by_kernel(x, y, dilation)
+        for one, other in [(got, wanted), (by_x, expected_x), (by_k, expected_k), (of_gpus, expected_k)]:
+            np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-12)
 
 
 def test_its_dilations_at_the_papers_size():

@@ -114,6 +114,23 @@ def test_a_job_that_is_told_to_stop_is_requeued_if_it_was_saved(tmp_path, ended,
     assert not requeued or (tmp_path / "asked").read_text().split() == ["requeue", "17"]
 
 
+@pytest.mark.parametrize(
+    ("ended", "requeued"), [([0], 0), ([2], 0), ([75] * 12, 12), ([76, 139] * 6, 9)], ids=["done", "error", "stopped", "lost"]
+)
+def test_a_job_is_requeued_whenever_it_was_stopped_and_nine_times_if_a_process_was_lost(tmp_path, ended, requeued):
+    for name, program in {"srun": 'exit "$ENDED"', "scontrol": 'echo "$@" >> asked'}.items():
+        (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{program}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "17"}
+    for i, status in enumerate(ended):
+        job = subprocess.run(
+            ["bash", ROOT / "launch" / "slurm.sbatch"], cwd=tmp_path, env={**environment, "ENDED": str(status)}
+        )
+        assert job.returncode == (0 if i < requeued else status)
+    asked = (tmp_path / "asked").read_text().splitlines() if requeued else []
+    assert asked == ["requeue 17"] * requeued
+
+
 def test_a_manifest_starts_the_processes_that_its_command_counts():
     job = yaml.safe_load((ROOT / "launch" / "gke_gpu.yaml").read_text())
     spec = job["spec"]["replicatedJobs"][0]["template"]["spec"]

@@ -224,6 +224,19 @@ def test_sigterm_saves_and_exits_cleanly(tiny, uninterrupted, tmp_path):
     assert_identical(final_state(uninterrupted), final_state(folder))
 
 
+def test_too_little_memory_is_said_with_what_needs_less(tiny, tmp_path, monkeypatch):
+    def full(*_):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nA dump of the allocator")
+
+    monkeypatch.setattr(train.Session, "run", full)
+    said = refused(tiny, tmp_path)
+    assert "allocating 9 bytes" in said and "--cascade.dtype bfloat16, --remat full" in said and "dump" not in said
+
+
+def test_a_bucket_is_no_folder(tiny):
+    assert "gs://bucket/run: give a folder; a bucket can be mounted as one" in refused(tiny, "gs://bucket/run")
+
+
 def test_lambda_is_rescaled_and_contributions_are_equal_when_measured_again(tiny, tmp_path):
     """With the parameters held still (learning rate 0), a second measurement meets the expectation that λ was set by."""
     run([*tiny, "--epochs", "3", "--lambdas.rescale_epoch", "2", "--optimizer.learning_rate", "0"], tmp_path)

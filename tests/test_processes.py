@@ -1,6 +1,7 @@
 """Several real processes on this machine, joined over its loopback."""
 
 import contextlib
+import os
 import re
 import signal
 import socket
@@ -9,11 +10,12 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import pytest
 
 from crn_jax.errors import UserError
 from launch import processes, train
-from launch.processes import LOST_SECONDS, TRY_AGAIN, Processes
+from launch.processes import LOST, LOST_SECONDS, TRY_AGAIN, Processes
 from launch.reporting import read_metrics
 from launch.terminal import console
 from tests.test_launch_train import ROOT, final_state, start, trained_lines, wait_for
@@ -66,7 +68,7 @@ def test_stopped_killed_and_resumed_on_other_devices_it_ends_like_an_undisturbed
         wait_for(together[0], lambda: max(saved_steps()) > stopped, seconds=180)
         together[1].kill()
         texts = outputs(together, LOST_SECONDS)
-    assert [process.returncode for process in together] == [TRY_AGAIN, -signal.SIGKILL, TRY_AGAIN]
+    assert [process.returncode for process in together] == [LOST, -signal.SIGKILL, LOST]
     assert f"at step {stopped}." in texts[0]
     assert "error in process 2: Another process of this run has ended" in texts[2]
     saved = int(final_state(folder).step)
@@ -92,6 +94,33 @@ def test_processes_that_do_not_agree_say_on_what(tiny, tmp_path):
 def test_half_an_address_is_refused():
     with pytest.raises(UserError, match="--coordinator HOST:PORT, --num_processes N and --process_id I go together"):
         processes.join(Processes(coordinator="here:1"))
+
+
+@pytest.fixture
+def asked_of_jax(monkeypatch) -> list[dict]:
+    """What `join` asks of JAX, which does not do it."""
+    calls = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **settings: calls.append(settings))
+    return calls
+
+
+def test_the_only_task_of_slurm_has_all_devices(asked_of_jax, monkeypatch):
+    monkeypatch.setenv("SLURM_NTASKS", "1")
+    processes.join(Processes())
+    assert not asked_of_jax
+    processes.join(Processes("here:1", 2, 0))  # two such tasks may meet, and have all of theirs
+    assert (asked_of_jax[0]["local_device_ids"], asked_of_jax[0]["cluster_detection_method"]) == (None, "deactivate")
+
+
+@pytest.mark.parametrize(
+    ("tasks", "nodes", "gpus", "expected"),
+    [("4", "4", "8", list(range(8))), ("32", "4", "8", None), ("4", "4", None, None)],  # None: the one that JAX chooses
+)
+def test_a_task_that_is_alone_on_its_node_has_all_gpus(asked_of_jax, monkeypatch, tasks, nodes, gpus, expected):
+    for name, value in {"SLURM_NTASKS": tasks, "SLURM_STEP_NUM_NODES": nodes, "SLURM_GPUS_ON_NODE": gpus}.items():
+        monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
+    processes.join(Processes())
+    assert (asked_of_jax[0]["local_device_ids"], asked_of_jax[0]["cluster_detection_method"]) == (expected, None)
 
 
 @pytest.mark.parametrize("variable", ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE"])
@@ -123,3 +152,33 @@ with Stop() as stop:
 """
     result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert result.stdout.split("\n")[:2] == ["[False, False]", "[True, False]"], result.stderr
+
+
+def test_a_terminal_that_is_closed_ends_a_run_between_two_steps(monkeypatch):
+    monkeypatch.setattr(os, "isatty", lambda _: False)
+    with processes.Stop() as stop:
+        assert not stop.requested_at(1)
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert stop.requested_at(2)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup
+    with processes.Stop() as stop:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert not stop.requested_at(1)
+    signal.signal(signal.SIGHUP, before)
+
+
+def test_output_that_nobody_reads_ends_nothing(tmp_path):
+    program = """
+from pathlib import Path
+from launch.terminal import console
+for i in range(2000):
+    console.print("line", i, "x" * 100)
+Path("done").touch()
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-u", "-c", program]
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline().startswith("line 0")
+        process.stdout.close()
+        assert process.wait(timeout=60) == 0
+    assert (tmp_path / "done").exists()

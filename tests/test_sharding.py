@@ -261,6 +261,25 @@ def test_the_mesh(mesh, batch, height, expected):
     assert list(made.devices.flat) == jax.devices()[: made.size]
 
 
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """A TPU chip, as far as a mesh asks for it."""
+
+    id: int
+    coords: tuple[int, int, int]
+    platform = "tpu"
+    device_kind = "TPU v6 lite"
+    core_on_chip = process_index = slice_index = 0
+
+
+def test_a_mesh_may_split_an_axis_of_a_tpus_network():
+    chips = [Chip(i, (i % 4, i // 4, 0)) for i in range(16)]
+    made = make_mesh(ShardingConfig((8, 2)), 8, 256, chips)
+    assert made.devices.shape == (8, 2) and set(made.devices.flat) == set(chips)
+    for one, other in made.devices:  # beside each other
+        assert sum(abs(a - b) for a, b in zip(one.coords, other.coords)) == 1
+
+
 @pytest.mark.parametrize(
     ("mesh", "batch", "height", "problem"),
     [
