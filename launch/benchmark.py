@@ -1,6 +1,7 @@
 """Measures speed and memory on this machine: `python -m launch.benchmark EXPERIMENT [EXPERIMENT ...]`.
 
-Each case runs in a process of its own, on one device, with random weights and layouts: their values do not change the time.
+Each case runs in a process of its own, on one device or on a mesh of this machine's, with random weights and layouts: their
+values do not change the time.
 """
 
 import concurrent.futures.process
@@ -9,6 +10,7 @@ import importlib
 import importlib.metadata
 import itertools
 import json
+import math
 import multiprocessing
 import os
 import platform
@@ -23,7 +25,6 @@ from typing import Annotated, Any, Literal
 
 import grain
 import jax
-import jax.numpy as jnp
 import numpy as np
 import rich.table
 import tyro
@@ -39,7 +40,7 @@ from crn_jax.errors import UserError
 from crn_jax.experiment import Experiment
 from crn_jax.objective import Objective
 from crn_jax.remat import Remat
-from crn_jax.sharding import ShardingConfig, make_mesh, put
+from crn_jax.sharding import ShardingConfig, make_mesh, put, put_batch
 from crn_jax.synthesize import synthesize
 from crn_jax.train import abstract_state, init_state, make_train_step
 from crn_jax.vgg_weights import random_vgg19
@@ -63,6 +64,8 @@ class Arguments:
     """Images k per layout."""
     batch_sizes: tuple[int, ...] = ()
     """Layouts per step."""
+    meshes: tuple[tuple[int, int], ...] = ((1, 1),)
+    """Devices along data and along spatial, one pair behind the other: 1 1 8 1 2 4 are three meshes."""
     widths: tuple[int, ...] = ()
     """Feature maps d_i of each module; their number sets the resolution."""
     steps: int = 5
@@ -85,7 +88,7 @@ def main(arguments: list[str] | None = None) -> None:
         report |= {"machine": describe_machine(), "cases": [], "input": []}
         for case in cases_of(asked):
             setting = identity(case)
-            with console.status(" ".join(str(setting[key]) for key in ("name", "dtype", "remat", "k", "batch"))):
+            with console.status(" ".join(str(setting[key]) for key in ("name", "dtype", "remat", "k", "batch", "mesh"))):
                 try:
                     measured = analyse(case) if asked.compile_only else measure(case, asked)
                 except (jax.errors.JaxRuntimeError, concurrent.futures.process.BrokenProcessPool) as error:
@@ -117,6 +120,8 @@ def cases_of(asked: Arguments) -> list[Experiment]:
         raise UserError(f"Name at least one experiment of: {', '.join(EXPERIMENTS)}.")
     if asked.steps < 1:
         raise UserError(f"--steps must be at least 1, got {asked.steps}.")
+    if asked.against and set(asked.meshes) != {(1, 1)}:
+        raise UserError(f"--against {asked.against} is measured on one device; leave out --meshes.")
     cases = []
     for experiment in (named(name, Experiment) for name in asked.experiments):
         cascade = dataclasses.replace(experiment.cascade, widths=asked.widths or experiment.cascade.widths)
@@ -125,10 +130,12 @@ def cases_of(asked: Arguments) -> list[Experiment]:
             asked.batch_sizes or (experiment.batch_size,),
             asked.dtypes or (cascade.dtype,),
             asked.remats or (experiment.remat,),
+            map(ShardingConfig, asked.meshes),
         )
-        for num_images, batch_size, dtype, remat in axes:
+        for num_images, batch_size, dtype, remat, sharding in axes:
             model = dataclasses.replace(cascade, num_images=num_images, dtype=dtype)
-            cases.append(dataclasses.replace(experiment, cascade=model, batch_size=batch_size, remat=remat))
+            fields = {"cascade": model, "batch_size": batch_size, "remat": remat, "sharding": sharding}
+            cases.append(dataclasses.replace(experiment, **fields))
     return cases
 
 
@@ -167,6 +174,7 @@ def identity(case: Experiment) -> dict[str, Any]:
         "widths": case.cascade.widths,
         "k": case.cascade.num_images,
         "batch": case.batch_size,
+        "mesh": case.sharding.mesh,
     }
     counts = {
         "forward_flops": forward_flops(case.cascade, case.batch_size),
@@ -177,12 +185,12 @@ def identity(case: Experiment) -> dict[str, Any]:
 
 def analyse(case: Experiment) -> dict[str, Any]:
     """What the compiler tells, without allocating anything."""
-    return memory_of(lower_step(case, one_device(case)).compile())
+    return memory_of(lower_step(case, mesh_of(case)).compile())
 
 
-def one_device(case: Experiment) -> Mesh:
-    """The first one, as a mesh."""
-    return make_mesh(ShardingConfig((1, 1)), case.batch_size, case.cascade.size[0])
+def mesh_of(case: Experiment) -> Mesh:
+    """The devices that a case runs on."""
+    return make_mesh(case.sharding, case.batch_size, case.cascade.size[0])
 
 
 def objective_of(case: Experiment) -> Objective:
@@ -200,14 +208,13 @@ def memory_of(compiled: jax.stages.Compiled) -> dict[str, int]:
     }
 
 
-def random_batch(case: Experiment) -> dict[str, jax.Array]:
+def random_batch(case: Experiment) -> dict[str, np.ndarray]:
     """Layouts and photographs of noise."""
-    shape = (case.batch_size, *case.cascade.size)
-    keys = jax.random.split(jax.random.key(0))
-    dtype = jnp.uint8 if case.cascade.num_classes <= 256 else jnp.uint16
+    shape, rng = (case.batch_size, *case.cascade.size), np.random.default_rng(0)
+    dtype = np.uint8 if case.cascade.num_classes <= 256 else np.uint16
     return {
-        "layout": jax.random.randint(keys[0], shape, 0, case.cascade.num_classes, dtype),
-        "photograph": jax.random.bits(keys[1], (*shape, 3), jnp.uint8),
+        "layout": rng.integers(0, case.cascade.num_classes, shape, dtype),
+        "photograph": rng.integers(0, 256, (*shape, 3), np.uint8),
     }
 
 
@@ -219,10 +226,10 @@ def use_cache(folder: str) -> None:
 def prepare(case: Experiment, cache: str) -> tuple:
     """In a case's own process: the compiled step, and its arguments."""
     use_cache(cache)
-    mesh, objective = one_device(case), objective_of(case)
+    mesh, objective = mesh_of(case), objective_of(case)
     abstract = abstract_state(objective, mesh)
     state, vgg_params = init_state(objective, 0, abstract), put(mesh, random_vgg19(0))
-    batch = put(mesh, random_batch(case))
+    batch = put_batch(mesh, case.batch_size, random_batch(case))
     with jax.set_mesh(mesh):
         return make_train_step(objective, abstract).lower(state, vgg_params, batch).compile(), state, vgg_params, batch
 
@@ -240,7 +247,7 @@ def measure_steps(case: Experiment, cache: str, count: int, against: str | None)
     state, _ = jax.block_until_ready(step(state, vgg_params, batch))
     result = {"device": jax.devices()[0].device_kind, **memory_of(step), "peak_bytes": peak_bytes()}
 
-    params = jax.tree.map(jnp.copy, state.params)
+    params = put(mesh_of(case), jax.tree.map(np.asarray, state.params))
     side = 2048 if jax.default_backend() == "cpu" else 8192
     matrix = jax.random.normal(jax.random.key(0), (side, side), case.cascade.dtype)
     product = jax.jit(lambda a: a @ a)
@@ -260,7 +267,8 @@ def measure_steps(case: Experiment, cache: str, count: int, against: str | None)
 
     for _ in range(count + 1):
         timed("product", lambda: [product(matrix) for _ in range(3)])
-        timed("forward", synthesize, case.cascade, params, batch["layout"])
+        with jax.set_mesh(mesh_of(case)):
+            timed("forward", synthesize, case.cascade, params, batch["layout"])
         for name, function in steps.items():
             states[name], _ = timed(name, function, states[name], vgg_params, batch)
     for name, values in seconds.items():
@@ -269,7 +277,7 @@ def measure_steps(case: Experiment, cache: str, count: int, against: str | None)
     result["matrix_flops_per_s"] = 3 * 2 * side**3 / result.pop("product_s")["median"]
     flops = identity(case)
     for part in ("forward", "step"):
-        rate = flops[f"{part}_flops"] / result[f"{part}_s"]["median"]
+        rate = flops[f"{part}_flops"] / result[f"{part}_s"]["median"] / math.prod(case.sharding.mesh)  # of one device
         result[f"{part}_of_matrix_rate"] = rate / result["matrix_flops_per_s"]
     return result
 
@@ -356,6 +364,7 @@ def table_of(cases: list[dict[str, Any]]) -> rich.table.Table:
     """One column a case; what was not measured is left out."""
     lines: dict[str, Callable[[dict], str]] = {
         "images": lambda c: f"{c['height']}x{c['width']}, k = {c['k']}, batch {c['batch']}",
+        "data x spatial": lambda c: "" if c["mesh"] == (1, 1) else f"{c['mesh'][0]} x {c['mesh'][1]}",
         "feature maps": lambda c: " ".join(map(str, c["widths"])),
         "dtype, remat": lambda c: f"{c['dtype']}, {c['remat']}",
         "TFLOP a step": lambda c: f"{c['step_flops'] / 1e12:.3g}",
@@ -363,6 +372,7 @@ def table_of(cases: list[dict[str, Any]]) -> rich.table.Table:
         "GB, at the peak": lambda c: f"{c['peak_bytes'] / 1e9:.2f}",
         "synthesis, s": lambda c: _spread(c["forward_s"]),
         "step, s": lambda c: _spread(c["step_s"]),
+        "images a second": lambda c: f"{c['batch'] / c['step_s']['median']:.3g}",
         "reference's step, s": lambda c: _spread(c["reference_s"]),
         "matrix product, TFLOP/s": lambda c: f"{c['matrix_flops_per_s'] / 1e12:.3g}",
         "synthesis, of that rate": lambda c: f"{c['forward_of_matrix_rate']:.0%}",

@@ -2,12 +2,14 @@
 
 import json
 import time
+from dataclasses import replace
 
 import jax
 import pytest
 
 from configs import EXPERIMENTS
 from crn_jax.errors import UserError
+from crn_jax.sharding import ShardingConfig
 from crn_jax.train import abstract_state, make_train_step
 from crn_jax.vgg import abstract_vgg19
 from launch import benchmark
@@ -27,11 +29,15 @@ def test_operations_agree_with_the_compilers_count(name, k):
     assert step_flops(objective, batch_size=4) == 4 * step_flops(objective)
 
 
-def test_a_run_writes_all_it_measured(tmp_path, capsys, monkeypatch):
-    # Here, and not in processes of its own: starting JAX takes its time.
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """And not in processes of its own: starting JAX takes its time."""
     monkeypatch.setattr(benchmark, "in_own_process", lambda function, *arguments: function(*arguments))
     monkeypatch.setattr(benchmark, "use_cache", lambda folder: None)
     monkeypatch.setattr(benchmark, "first_step", lambda case, cache: time.time() + 1)
+
+
+def test_a_run_writes_all_it_measured(tmp_path, capsys, in_this_process):
     command = "demo --widths 8 8 8 --steps 1 --against tests.plain --json".split()
     benchmark.main([*command, str(tmp_path / "results.json")])
     results = json.loads((tmp_path / "results.json").read_text())
@@ -45,6 +51,23 @@ def test_a_run_writes_all_it_measured(tmp_path, capsys, monkeypatch):
     )
     assert results["machine"]["jax"] == jax.__version__
     assert "step, of that rate" in capsys.readouterr().out
+
+
+def test_devices_share_out_a_step_and_its_operations(tmp_path, capsys, in_this_process):
+    command = "demo --widths 8 8 8 --steps 1 --batch_sizes 2 --meshes 2 2 --json".split()
+    benchmark.main([*command, str(tmp_path / "results.json")])
+    (case,) = json.loads((tmp_path / "results.json").read_text())["cases"]
+    assert case["mesh"] == [2, 2]
+    assert 4 * case["step_of_matrix_rate"] * case["matrix_flops_per_s"] * case["step_s"]["median"] == pytest.approx(
+        case["step_flops"]
+    )
+    printed = capsys.readouterr().out
+    assert "2 x 2" in printed and "images a second" in printed
+
+
+def test_a_reference_on_several_devices_is_refused():
+    with pytest.raises(UserError, match="--against tests.plain is measured on one device"):
+        benchmark.cases_of(benchmark.Arguments(("demo",), against="tests.plain", meshes=((1, 1), (1, 2))))
 
 
 def test_input_and_processes():
@@ -69,11 +92,13 @@ def test_every_combination_is_measured():
     names = "demo", "cityscapes_1024p"
     cases = benchmark.cases_of(benchmark.Arguments(names, ("float32", "bfloat16"), ("none", "full"), (1, 9), (1, 4, 8)))
     assert len({str(case) for case in cases}) == 48 and {case.cascade.size for case in cases} == {(64, 128), (1024, 2048)}
-    assert benchmark.cases_of(benchmark.Arguments(names)) == [EXPERIMENTS[n][1] for n in names]
+    on_one = {"sharding": ShardingConfig((1, 1))}
+    assert benchmark.cases_of(benchmark.Arguments(names)) == [replace(EXPERIMENTS[n][1], **on_one) for n in names]
 
 
 def test_a_case_that_failed_hides_no_other(capsys):
-    shared = {"name": "demo", "height": 1, "width": 1, "widths": [8], "k": 1, "batch": 1, "dtype": "float32", "remat": "none"}
+    shared = {"name": "demo", "height": 1, "width": 1, "widths": [8], "k": 1, "batch": 1, "dtype": "float32"}
+    shared |= {"remat": "none", "mesh": (1, 1)}
     cases = [shared | {"step_flops": 1e12, "error": "out of memory"}, shared | {"step_flops": 1e12, "total_bytes": 7.25e9}]
     benchmark.console.print(benchmark.table_of(cases))
     printed = capsys.readouterr().out
