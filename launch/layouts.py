@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from PIL import Image
 
-from crn_jax.data.geometry import Fit, View, view
+from crn_jax.data.geometry import Fit, View, alike, view
 from crn_jax.data.label_space import LabelSpace, open_image
 from crn_jax.errors import UserError
 from crn_jax.gan import GANConfig
@@ -48,21 +48,21 @@ def fitted(path: Path, generator: Generator, fit: Fit, how: Sizing | None) -> Fi
       path: the file.
       generator: what synthesizes from it.
       fit: how the run's own examples reached its size.
-      how: None for `run`, or for `own` where the layout does not reach the run's size that way.
+      how: None for `run` where the layout has the run's aspect ratio, else for `own`.
 
     Raises:
       UserError: if it cannot, naming what can be done.
     """
     shape = _shape(path)
-    if how in (None, "run"):
-        try:
-            return Fitted(shape, generator.size, "run", view(shape, generator.size, fit))
-        except UserError as error:
-            if how == "run":
-                ratio = f"{_size(shape)} has another aspect ratio than the run's {_size(generator.size)}"
-                raise UserError(f"{path}: {ratio}. {_OTHERS}") from error
+    same_ratio = alike(shape, generator.size)
+    if how == "run" and fit == "resize" and not same_ratio:
+        ratio = f"{_size(shape)} has another aspect ratio than the run's {_size(generator.size)}"
+        raise UserError(f"{path}: {ratio}. {_OTHERS}")
+    if how == "run" or (how is None and same_ratio):
+        return Fitted(shape, generator.size, "run", view(shape, generator.size, fit))
+    as_run = "" if fit == "resize" else f" --fit run brings it to the run's size as its examples were, by {fit}."
     if isinstance(generator, GANConfig):
-        raise UserError(f"{path}: {_size(shape)}, and this network makes images of {_size(generator.size)} only.")
+        raise UserError(f"{path}: {_size(shape)}, and this network makes images of {_size(generator.size)} only.{as_run}")
     (height, width), (rows, columns) = shape, generator.min_size
     size = -(-height // rows) * rows, -(-width // columns) * columns
     if how == "resize":
@@ -70,7 +70,7 @@ def fitted(path: Path, generator: Generator, fit: Fit, how: Sizing | None) -> Fi
     if how != "pad" and size != shape:
         other = "" if how else f"has another aspect ratio than the run's {_size(generator.size)}, and "
         multiple = f"is no multiple of {_size(generator.min_size)}, as sizes that its network makes are"
-        raise UserError(f"{path}: {_size(shape)} {other}{multiple}. {_OTHERS}")
+        raise UserError(f"{path}: {_size(shape)} {other}{multiple}. {_OTHERS}{as_run}")
     return Fitted(shape, size, how or "own")
 
 

@@ -9,7 +9,7 @@ from typing import get_args
 
 from configs import EXPERIMENTS
 from crn_jax.cascade import PAPER_WIDTHS
-from crn_jax.data.geometry import sizes_that_fit, view
+from crn_jax.data.geometry import alike, sizes_that_fit
 from crn_jax.data.label_space import LabelSpace
 from crn_jax.data.sources import DataConfig, Split, label_space_of, open_source
 from crn_jax.errors import UserError
@@ -35,7 +35,7 @@ def training_arguments(
     for name, (_, experiment) in EXPERIMENTS.items():
         same = isinstance(experiment, Experiment) and experiment.data.source == data.source
         same = same and label_space_of(experiment.data) == label_space and size in (None, experiment.size)
-        if same and all(same_shape(found, experiment.size) for found in sizes):
+        if same and all(alike(found, experiment.size) for found in sizes):
             return [name, "--data.root", data.root]
     base, modules = cascade_of_size(size) if size else cascade_for(sizes)
     height, width = (side * 2 ** (modules - 1) for side in base)
@@ -50,7 +50,7 @@ def training_arguments(
         "--data.source": [data.source],
         "--data.root": [data.root],
         "--data.labels": [data.labels] if data.labels else [],
-        "--data.fit": [] if all(same_shape(found, (height, width)) for found in sizes) else ["crop"],
+        "--data.fit": [] if all(alike(found, (height, width)) for found in sizes) else ["crop"],
         "--cascade.num_classes": [label_space.num_classes],
         "--cascade.base": base,
         "--cascade.widths": widths,
@@ -58,15 +58,6 @@ def training_arguments(
         "--lambdas.rescale_epoch": [max(1, epochs // 11)],
     }
     return [_START, *(str(word) for option, values in options.items() if values for word in (option, *values))]
-
-
-def same_shape(found: tuple[int, int], size: tuple[int, int]) -> bool:
-    """Whether images of one size can be resized to the other."""
-    try:
-        view(found, size, "resize")
-    except UserError:
-        return False
-    return True
 
 
 def cascade_for(sizes: Counter[tuple[int, int]]) -> tuple[tuple[int, int], int]:

@@ -12,9 +12,11 @@ from crn_jax.cascade import Cascade, CascadeConfig, init_params
 from crn_jax.data.label_space import CITYSCAPES
 from crn_jax.data.streets import render_street
 from crn_jax.errors import UserError
+from crn_jax.gan import GANConfig
 from crn_jax.synthesize import _synthesize, load_run, synthesize
 from launch import synthesis, train
 from launch import synthesize as command
+from launch.layouts import fitted
 from launch.terminal import console
 
 CONFIG = CascadeConfig(num_classes=5, widths=(6, 4), base=(2, 3), num_images=3)
@@ -138,6 +140,24 @@ def test_layouts_of_any_size(trained, tmp_path):
     assert read(out / "twice.png").shape == (48, 64, 3)
     command.main([str(folder), str(tmp_path / "twice.png"), *sizes, "own"])
     assert read(out / "twice.png").shape == (96, 128, 3)
+
+
+@pytest.mark.parametrize("fit", ["resize", "crop", "random_crop", "pad"])
+def test_a_panorama_loses_nothing_unless_it_is_asked_for(tmp_path, fit):
+    """However the run's own examples reached its size."""
+    path, twice = tmp_path / "panorama.png", tmp_path / "twice.png"
+    save_layout(path, (32, 112))
+    save_layout(twice, (96, 128))
+    cascade, gan = CascadeConfig(20, (8, 8, 8, 8), (6, 8)), GANConfig(20, (48, 64), "pix2pix")
+    assert fitted(path, cascade, fit, None).size == (32, 112)
+    assert fitted(twice, cascade, fit, None).size == fitted(twice, gan, fit, None).size == (48, 64)
+    with pytest.raises(UserError, match="32x112, and this network makes images of 48x64 only"):
+        fitted(path, gan, fit, None)
+    if fit != "resize":
+        assert fitted(path, gan, fit, "run").size == (48, 64)
+        save_layout(path, (30, 101))
+        with pytest.raises(UserError, match=f"no multiple of 8x8.*--fit run brings it to the run's size .* by {fit}"):
+            fitted(path, cascade, fit, None)
 
 
 def test_a_folder_goes_in_batches_and_goes_on(trained, tmp_path, monkeypatch):

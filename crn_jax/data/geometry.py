@@ -59,7 +59,7 @@ def view(shape: tuple[int, int], size: tuple[int, int], fit: Fit, place: Place =
     """
     (h, w), (height, width) = shape, size
     if fit == "resize":
-        if not _alike(shape, size):
+        if not alike(shape, size):
             raise UserError(_another_aspect_ratio(shape, size, path))
         return View(size, (0, 0, w, h), size)
     if fit == "pad":
@@ -77,7 +77,7 @@ def sizes_that_fit(shape: tuple[int, int], near: tuple[int, int]) -> dict[tuple[
     A cascade's sizes are `base * 2**i`. These are within the 2% that a picture may be stretched by.
     """
     numbers, fitting = range(1, _LARGEST_BASE + 1), {}
-    ratios = [(a, b) for a in numbers for b in numbers if math.gcd(a, b) == 1 and _alike((a, b), shape)]
+    ratios = [(a, b) for a in numbers for b in numbers if math.gcd(a, b) == 1 and alike((a, b), shape)]
     for a, b in sorted(ratios, key=math.prod)[:3]:
         base = next((a << i, b << i) for i in range(3) if min(a, b) << i >= 3)  # 4 8 rather than 1 2
         doublings = max(math.floor(math.log2(math.prod(near) / math.prod(base)) / 2), 0)
@@ -85,7 +85,8 @@ def sizes_that_fit(shape: tuple[int, int], near: tuple[int, int]) -> dict[tuple[
     return fitting
 
 
-def _alike(one: tuple[int, int], other: tuple[int, int]) -> bool:
+def alike(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether two sizes have one aspect ratio, to 2%, so that a picture of one may be stretched to the other."""
     (h, w), (height, width) = one, other
     return abs(h * width - w * height) <= _ASPECT_TOLERANCE * w * height
 
