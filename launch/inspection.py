@@ -403,10 +403,7 @@ def _of_two_sizes(pairs: Sequence[Pair], looks: Sequence[Look], root: Path) -> I
         if look.size and look.layout_size and look.size != look.layout_size
     ]
     if differing:
-        remedy = (
-            "Bring both to one size: the layout by nearest neighbour, the photograph with antialiasing. Where height and width "
-            "are exchanged, save the photograph upright, without its EXIF orientation."
-        )
+        remedy = "Bring both to one size: the layout by nearest neighbour, the photograph with antialiasing."
         what = f"{counted(len(differing), 'layout')} of another size than the photograph"
         yield Problem(True, what, remedy, differing[:_EXAMPLES])
 

@@ -172,6 +172,16 @@ def test_a_layout_of_another_size(camvid):
     assert problem(found, "another size")["examples"] == ["train/0.png is 24x32, its layout 24x36"]
 
 
+def test_photographs_that_look_otherwise_than_their_pixels(camvid):
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    photograph(0).save(camvid / "train" / "0.png", exif=exif)
+    save(Image.merge("RGBA", [*photograph(1).split(), Image.new("L", (32, 24), 200)]), camvid / "train" / "1.png")
+    status, found = inspected(camvid)
+    turned, clear = problem(found, "2 files cannot be read")["examples"]
+    assert status == 1 and turned.startswith("train/0.png: viewers turn") and "1.png: 768 pixels are transparent" in clear
+
+
 def test_the_same_photograph_twice(camvid):
     save(photograph(0), camvid / "train" / "3.webp").with_suffix(".png").unlink()
     save(photograph(1), camvid / "val" / "7.png")

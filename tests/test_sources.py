@@ -10,7 +10,7 @@ from PIL import Image
 
 from crn_jax.data.label_space import CAMVID
 from crn_jax.data.pipeline import spread, steps_per_epoch, training_batches, validation_batches
-from crn_jax.data.sources import DataConfig, label_space_of, open_source, pairs_of
+from crn_jax.data.sources import DataConfig, label_space_of, open_photograph, open_source, pairs_of
 from crn_jax.data.vivid import vivid
 from crn_jax.errors import UserError
 
@@ -298,14 +298,33 @@ def test_a_layout_of_another_size_is_named(camvid):
         opened(camvid)[3]
 
 
-def test_a_photograph_that_a_viewer_turns_is_named(camvid):
-    rotated = Image.fromarray(np.zeros((12, 16, 3), np.uint8))
-    exif = rotated.getexif()
-    exif[0x0112] = 6
-    rotated.save(camvid / "train" / "3.png", exif=exif)
-    Image.fromarray(np.zeros((16, 12), np.uint8)).save(camvid / "trainannot" / "3.png")
-    with pytest.raises(UserError, match=r"3\.png is 12x16, but its layout .* is 16x12: .* without its EXIF orientation"):
-        opened(camvid)[3]
+@pytest.mark.parametrize("kind", ["png", "jpg", "webp"])
+def test_a_photograph_that_viewers_turn_or_mirror_is_refused(tmp_path, kind):
+    path, image = tmp_path / f"3.{kind}", Image.fromarray(np.full((12, 12, 3), 50, np.uint8))
+    exif = image.getexif()
+    for orientation in range(10):
+        exif[0x0112] = orientation
+        image.save(path, exif=exif)
+        if 2 <= orientation <= 8:
+            with pytest.raises(UserError, match=rf"3\.{kind}: .* EXIF orientation is {orientation}; save it upright"):
+                open_photograph(path)
+        else:
+            assert abs(np.asarray(open_photograph(path)).astype(int) - 50).max() < 3
+    image.save(path, exif=b"Exif\0\0not EXIF at all")
+    assert open_photograph(path).size == (12, 12)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_a_photograph_with_transparent_pixels_is_refused(tmp_path, mode):
+    image = Image.fromarray(np.full((12, 16, 4), 255, np.uint8)).convert(mode)
+    image.save(tmp_path / "opaque.png", transparency=b"\xff" if mode == "P" else None)
+    assert open_photograph(tmp_path / "opaque.png").mode == "RGB"
+    if mode != "P":
+        image.putpixel((3, 4), (*[9] * (len(mode) - 1), 127))
+    image.save(tmp_path / "clear.png", transparency=b"\x7f" * 256 if mode == "P" else None)
+    pixels = 12 * 16 if mode == "P" else 1
+    with pytest.raises(UserError, match=rf"clear\.png: {pixels} pixels are transparent; save the photograph without"):
+        open_photograph(tmp_path / "clear.png")
 
 
 def test_another_aspect_ratio_is_refused_with_the_remedy(camvid):

@@ -32,8 +32,8 @@ _LABELS = {
     "gta5": "gta5",
     "cocostuff": "cocostuff",
 }
-_ROTATED = (5, 6, 7, 8)
-"""Orientations of EXIF that exchange height and width."""
+_ORIENTATION = 0x0112  # of EXIF
+_TURNED = range(2, 9)  # its values by which viewers turn or mirror a picture
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,11 +99,10 @@ class PairedFiles(Photographs):
         photograph_path, layout_path = self.pairs[index]
         photograph, layout = open_photograph(photograph_path), self.label_space.read(layout_path)
         if photograph.size != layout.shape[::-1]:
-            rotated = photograph.getexif().get(0x0112) in _ROTATED and photograph.size == layout.shape
-            remedy = "save the photograph upright, without its EXIF orientation" if rotated else "correct or remove both"
             raise UserError(
                 f"{photograph_path} is {photograph.height}x{photograph.width}, but its layout {layout_path} is "
-                f"{layout.shape[0]}x{layout.shape[1]}: a photograph and its layout need the same size; {remedy}."
+                f"{layout.shape[0]}x{layout.shape[1]}: a photograph and its layout need the same size; correct "
+                f"or remove both."
             )
         return photograph, layout, layout_path
 
@@ -137,12 +136,29 @@ def open_photograph(path: Path) -> Image.Image:
     """Decodes a photograph as 8-bit RGB.
 
     Raises:
-      UserError: if it is damaged or of more than 8 bits, which Pillow would clip.
+      UserError: if it is damaged; if it is of more than 8 bits, which Pillow would clip; or if it looks otherwise to people
+        than its pixels say, as viewers turn it, or as parts of it are transparent.
     """
     image = open_image(path)
     if image.mode.startswith(("I", "F")):
         raise UserError(f"{path}: the photograph has more than 8 bits a channel ({image.mode}); save it with 8.")
+    if (orientation := _orientation(image)) in _TURNED:
+        raise UserError(
+            f"{path}: viewers turn or mirror the photograph, as its EXIF orientation is {orientation}; save it upright, "
+            f"without its EXIF orientation."
+        )
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        if clear := np.count_nonzero(np.asarray(image)[..., 3] < 255):
+            raise UserError(f"{path}: {clear:,} pixels are transparent; save the photograph without transparency.")
     return image.convert("RGB")
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # of many types: it is damaged, and viewers do without it
+        return 1
 
 
 def label_space_of(data: DataConfig) -> LabelSpace:
