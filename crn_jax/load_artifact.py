@@ -25,8 +25,9 @@ def load(folder):
     (height, width), classes = about["size"], len(about["classes"])
 
     def synthesize(ids):
-        if ids.shape[1:] != (height, width) or not 0 <= ids.min() <= ids.max() < classes:
-            raise ValueError(f"Layouts are [B, {height}, {width}] of class ids below {classes}, see artifact.json.")
+        fits = ids.shape[1:] == (height, width) and ids.dtype.kind in "iu"
+        if not fits or not 0 <= ids.min() <= ids.max() < classes:
+            raise ValueError(f"Layouts are [B, {height}, {width}] of class ids below {classes}, integers; see artifact.json.")
         return np.asarray(function(params, ids.astype(about["dtype"])))
 
     return synthesize, about

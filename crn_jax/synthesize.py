@@ -30,11 +30,15 @@ def synthesize(config: Generator, params: dict, layout_ids: jax.Array) -> jax.Ar
       uint8 `[B, k, H, W, 3]`, RGB.
 
     Raises:
-      ValueError: if height or width do not fit the cascade (the message names the nearest sizes that do), or if an id
-        of a NumPy array is out of range; ids that are on a device already are not looked at.
+      ValueError: if height or width do not fit the cascade (the message names the nearest sizes that do), if ids are no
+        integers, or if one of a NumPy array is out of range; ids that are on a device already are not looked at.
     """
-    if isinstance(layout_ids, np.ndarray) and layout_ids.size and layout_ids.max() >= config.num_classes:
-        raise ValueError(f"Class index {layout_ids.max()} is out of range: this generator knows 0..{config.num_classes - 1}.")
+    if layout_ids.dtype.kind not in "iu":
+        raise ValueError(f"Class indices are integers, not {layout_ids.dtype}.")
+    if isinstance(layout_ids, np.ndarray) and layout_ids.size:
+        for index in (layout_ids.min(), layout_ids.max()):
+            if not 0 <= index < config.num_classes:
+                raise ValueError(f"Class index {index} is out of range: this generator knows 0..{config.num_classes - 1}.")
     return _synthesize(config, params, layout_ids)
 
 

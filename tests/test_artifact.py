@@ -86,7 +86,7 @@ synthesize, about = load(".")
 layouts = np.load({str(tmp_path / "layouts.npy")!r})
 np.save({str(tmp_path / "three.npy")!r}, synthesize(layouts))
 np.save({str(tmp_path / "one.npy")!r}, synthesize(layouts[:1].astype(int)))
-for wrong in (layouts[:, :32], layouts + 20, layouts[0]):
+for wrong in (layouts[:, :32], layouts + 20, layouts[0], layouts / 1, layouts.astype(int) - 1):
     try:
         synthesize(wrong)
     except ValueError as error:
@@ -94,7 +94,7 @@ for wrong in (layouts[:, :32], layouts + 20, layouts[0]):
 """
     result = run_alone(jax_alone, artifact, program)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.count("Layouts are [B, 48, 64] of class ids below 20") == 3
+    assert result.stdout.count("Layouts are [B, 48, 64] of class ids below 20, integers") == 5
     run = load_run(trained)
     expected = np.asarray(synthesize(run.experiment.cascade, run.params, layouts)).astype(int)
     three, one = np.load(tmp_path / "three.npy"), np.load(tmp_path / "one.npy")

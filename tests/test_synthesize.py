@@ -41,9 +41,17 @@ def test_it_compiles_once_per_shape():
     assert _synthesize._cache_size() == before + 1
 
 
-def test_an_index_out_of_range_is_refused():
-    with pytest.raises(ValueError, match=r"index 255 is out of range: this generator knows 0\.\.4"):
-        synthesize(CONFIG, {}, np.full((1, *CONFIG.size), 255, np.uint8))
+@pytest.mark.parametrize("index", [np.uint8(255), np.int64(-1), np.int32(5)])
+def test_an_index_out_of_range_is_refused(index):
+    with pytest.raises(ValueError, match=rf"index {index} is out of range: this generator knows 0\.\.4"):
+        synthesize(CONFIG, {}, np.full((1, *CONFIG.size), index))
+
+
+@pytest.mark.parametrize("kind", [np.float32, bool])
+def test_indices_that_are_no_integers_are_refused(kind):
+    for layout in (np.ones((1, *CONFIG.size), kind), jax.numpy.ones((1, *CONFIG.size), kind)):
+        with pytest.raises(ValueError, match=f"Class indices are integers, not {np.dtype(kind)}"):
+            synthesize(CONFIG, {}, layout)
 
 
 @pytest.fixture(scope="module")
