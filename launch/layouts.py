@@ -78,14 +78,14 @@ _OTHERS = "--fit pad synthesizes from it filled up at its borders, and cuts the 
 
 
 def find_layouts(paths: tuple[Path, ...]) -> Iterator[Path]:
-    """The PNG files that the paths name, those of a folder in order.
+    """The PNG files that the paths name, those of a folder in order but for hidden ones, which macOS puts beside each file.
 
     Raises:
       UserError: if a path does not exist or a folder has no PNG.
     """
     for path in paths:
         if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.suffix.lower() == ".png")
+            inside = sorted(p for p in path.iterdir() if p.suffix.lower() == ".png" and not p.name.startswith("."))
             if not inside:
                 raise UserError(f"{path}: there is no PNG in this folder.")
             yield from inside

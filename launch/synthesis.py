@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from PIL import Image, PngImagePlugin
 
+from crn_jax.data.label_space import open_image
 from crn_jax.errors import UserError
 from crn_jax.synthesize import Run, compile_synthesize
 from launch.dry_run import total_bytes
@@ -131,6 +132,17 @@ def write_png(image: np.ndarray, path: Path, made: str) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     Image.fromarray(image).save(temporary, "png", pnginfo=info)
     os.replace(temporary, path)
+
+
+def is_foreign(path: Path) -> bool:
+    """Whether an image is there that was not made here; one that is cut short may have been."""
+    if not path.exists() or _made(path) is not None:
+        return False
+    try:
+        open_image(path)
+    except UserError:
+        return False
+    return True
 
 
 def _made(path: Path) -> str | None:

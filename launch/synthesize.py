@@ -18,7 +18,7 @@ from crn_jax.experiment import nearest
 from crn_jax.synthesize import Run, load_run
 from launch.contact_sheet import Row, contact_sheet, grid
 from launch.layouts import Sizing, find_layouts, fitted
-from launch.synthesis import Job, Synthesized, synthesize_all, write_png
+from launch.synthesis import Job, Synthesized, is_foreign, synthesize_all, write_png
 from launch.terminal import command, console
 
 SHEET_NAME = "contact_sheet.png"
@@ -48,7 +48,7 @@ class Arguments:
     batch_size: int | None = None
     """Layouts of one size at a time. Default: 1 on a CPU; elsewhere 16, or as many as have the pixels of one of 1024x2048."""
     overwrite: bool = False
-    """Make images anew that are there already."""
+    """Make images anew that are there already, and replace those of another origin."""
     index: int | None = None
     """Of a collection of k images, write only this one, counted from 0."""
     pick: str | None = None
@@ -100,12 +100,16 @@ def planned(arguments: Arguments, run: Run, choice: np.ndarray | None, out: Path
     """What there is to do: a job for each layout.
 
     Raises:
-      UserError: if a layout is not there, has a size that does not fit, or a name that does not go with the others.
+      UserError: if a layout is not there, has a size that does not fit, or a name that does not go with the others; or if
+        its image would replace one of another origin.
     """
     paths, generator = list(find_layouts(arguments.layouts)), run.experiment.generator
     names = target_names(paths, 1 if arguments.grid or choice is not None else generator.num_images)
     targets = [[out / name for name in each] for each in names]
-    refuse_overwriting(paths, [target for each in targets for target in each] + [out / SHEET_NAME] * arguments.sheet)
+    images = [target for each in targets for target in each]
+    refuse_overwriting(paths, images + [out / SHEET_NAME] * arguments.sheet)
+    if not arguments.overwrite:
+        refuse_foreign(images)
     # What an image depends on beside its layout.
     means = hashlib.sha256(repr((generator, arguments.index, arguments.pick, arguments.grid)).encode())
     for leaf in jax.tree.leaves(run.params):
@@ -177,6 +181,15 @@ def refuse_overwriting(layouts: list[Path], targets: list[Path]) -> None:
         raise UserError(f"{min(lost)}: the image would overwrite this layout; choose another folder with --out.")
     if len(set(targets)) < len(targets):
         raise UserError(f"A layout called {SHEET_NAME} leaves no name for the sheet; rename it or leave out --sheet.")
+
+
+def refuse_foreign(targets: list[Path]) -> None:
+    """Raises UserError if an image would replace one that was not made here."""
+    if foreign := next(filter(is_foreign, targets), None):
+        raise UserError(
+            f"{foreign}: this image is there already, and launch.synthesize has not made it; choose another folder with --out, "
+            f"or replace it with --overwrite."
+        )
 
 
 def write_sheet(run: Run, rows: list[Row], path: Path) -> None:

@@ -209,6 +209,28 @@ def test_a_folder_goes_in_batches_and_goes_on(trained, tmp_path, monkeypatch):
     assert written()[0] == set(shapes)
 
 
+def test_images_of_another_origin_are_not_overwritten(trained, tmp_path):
+    folder, layouts = trained
+    photograph = tmp_path / "ids.png"
+    Image.new("RGB", (64, 48), (9, 8, 7)).save(photograph)
+    arguments = [str(folder), str(layouts), "--out", str(tmp_path)]
+    with console.capture() as capture, pytest.raises(SystemExit):
+        command.main(arguments)
+    assert "ids.png: this image is there already" in capture.get() and "--overwrite" in capture.get()
+    assert [path.name for path in tmp_path.iterdir()] == ["ids.png"] and (read(photograph) == (9, 8, 7)).all()
+    command.main([*arguments, "--overwrite"])
+    assert len(list(tmp_path.iterdir())) == 3 and (read(photograph) != (9, 8, 7)).any()
+
+
+def test_a_folder_of_a_mac(trained, tmp_path):
+    folder, layouts = trained
+    (tmp_path / "layouts").mkdir()
+    (tmp_path / "layouts" / "ids.png").write_bytes((layouts / "ids.png").read_bytes())
+    (tmp_path / "layouts" / "._ids.png").write_bytes(b"\0\5\x16\7 of macOS")
+    command.main([str(folder), str(tmp_path / "layouts"), "--out", str(tmp_path / "out")])
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["ids.png"]
+
+
 def test_a_size_beyond_the_memory_is_refused_with_what_it_needs(trained, tmp_path, monkeypatch):
     folder, layouts = trained
     monkeypatch.setattr(synthesis, "_device_bytes", lambda: 10**5)
