@@ -44,6 +44,7 @@ from launch.inspection import (
     scan,
     shown,
     unknown_values,
+    unpaired,
     values_in,
 )
 from launch.proposal import cascade_of_size, rehearse, training_arguments
@@ -180,6 +181,8 @@ def guessed_source(data: DataConfig) -> tuple[DataConfig, int]:
     parts = [parts_of(candidate).values() for candidate in candidates]
     counts = [sum(len(part.pairs) for part in found) for found in parts]
     if not any(counts):
+        if lonely := next(filter(None, map(unpaired, parts)), ""):
+            raise UserError(f"No photograph has a layout: {lonely}")
         reasons = dict.fromkeys(part.missing for found in parts for part in found if part.missing)
         reasons = [reason for reason in reasons if "there is no such" not in reason]  # all sources but one lack their folders
         raise UserError(
@@ -202,7 +205,7 @@ def guessed_labels(data: DataConfig, draft: Path) -> tuple[str, str]:
     parts = parts_of(data).values()
     pairs = [pair for part in parts for pair in part.pairs]
     if not pairs:
-        raise UserError(" ".join({part.missing for part in parts}) or f"{data.root}: no photograph has a layout of its name.")
+        raise UserError(" ".join([*dict.fromkeys(part.missing for part in parts), unpaired(parts)]).strip())
     sample = [pairs[i] for i in spread(pairs, _SAMPLE)]
     values = values_in(sample)
     likely = [name for name in fitting_labels(sample, _OF_FILES) if is_likely(LABEL_SPACES[name], values)]

@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -19,7 +19,7 @@ from crn_jax.data import nyu
 from crn_jax.data.label_space import Color, LabelSpace, open_image
 from crn_jax.data.label_spaces import COCOSTUFF_NEVER, LABEL_SPACES
 from crn_jax.data.pipeline import spread
-from crn_jax.data.sources import DataConfig, Split, open_photograph, pairs_of
+from crn_jax.data.sources import TOO_FEW, DataConfig, Split, open_photograph, pairs_of
 from crn_jax.errors import UserError
 
 Value = int | Color
@@ -135,6 +135,16 @@ def _part(data: DataConfig, split: Split) -> Part:
         sorted(layouts[name] for name in layouts.keys() - photographs.keys()),
         all_needed=data.source != "gta5",
     )
+
+
+def unpaired(parts: Collection[Part]) -> str:
+    """Names a photograph and a layout without a partner; empty if all have theirs."""
+    lonely = {
+        "layout": [path for part in parts for path in part.lonely_photographs],
+        "photograph": [path for part in parts for path in part.lonely_layouts],
+    }
+    named = " and ".join(f"{min(paths)} has no {partner}" for partner, paths in lonely.items() if paths)
+    return named and f"{named}. Pairs are matched by file name, which a photograph and its layout must share."
 
 
 def readable(pairs: Sequence[Pair], label_space: LabelSpace) -> list[tuple[np.ndarray, dict[Value, int]]]:
@@ -340,8 +350,10 @@ def _incomplete(parts: dict[Split, Part], root: Path) -> Iterator[Problem]:
                 remedy = "Pairs are matched by file name: add the partners, or remove these files."
                 examples = [shown(path, root) for path in lonely[:_EXAMPLES]]
                 yield Problem(True, f"{split}: {counted(len(lonely), noun)} without a {partner}", remedy, examples)
-        if not part.pairs:
+        if not part.pairs and (part.lonely_photographs or part.lonely_layouts):
             yield Problem(True, f"{split}: no photograph has a layout", "Give photographs and layouts the same names.", [])
+        elif not part.pairs:
+            yield Problem(True, f"{split}: too few pairs, none is left for it", TOO_FEW, [])
     for reason, splits in missing.items():
         yield Problem(True, f"{' and '.join(splits)} cannot be listed", reason, [])
 

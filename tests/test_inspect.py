@@ -259,6 +259,24 @@ def test_usage_errors(camvid, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("arguments", [[], ["--source", "folder"]])
+def test_no_photograph_has_its_layouts_name(tmp_path, capsys, arguments):
+    for i in range(12):
+        save(photograph(i), tmp_path / "data" / "photographs" / f"{i}.png")
+        save(layout(i), tmp_path / "data" / "layouts" / f"{i}_mask.png")
+    said = refused(capsys, tmp_path / "data", *arguments)
+    assert "photographs/0.png has no layout and" in said and "layouts/0_mask.png has no photograph." in said
+    assert "Pairs are matched by file name" in said
+
+
+def test_a_single_pair_is_too_few(tmp_path):
+    save(photograph(0), tmp_path / "data" / "photographs" / "0.png")
+    save(layout(0), tmp_path / "data" / "layouts" / "0.png")
+    status, found = inspected(tmp_path / "data", "--labels", "camvid")
+    assert status == 1 and "at least 2 are needed" in problem(found, "train: too few pairs")["remedy"]
+    assert not any("no photograph has a layout" in told["what"] for told in found["problems"])
+
+
 def official(root: Path, source: str) -> None:
     """Three pairs and one held out (of gta5 and folder: thirteen in all), in the folders of a source."""
     pairs = {

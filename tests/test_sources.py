@@ -240,6 +240,22 @@ def test_a_folder_of_ones_own_with_a_split(tmp_path):
         open_source(data, "val", (6, 8))
 
 
+def test_names_are_matched_however_their_letters_are_put_together(tmp_path):
+    """As macOS writes the one name and other systems the other."""
+    own(tmp_path, "train", 2)
+    own(tmp_path, "val", 1)
+    photograph(tmp_path / "train" / "photographs" / "B\u00e4ume.png", 50)
+    ids(tmp_path / "train" / "layouts" / "Ba\u0308ume.png", 7)
+    source = open_source(DataConfig("folder", str(tmp_path), labels="cityscapes"), "train", (6, 8))
+    assert source.names == ["00", "01", "B\u00e4ume"] and source[2]["photograph"][0, 0, 0] == 50
+
+
+def test_a_single_pair_is_too_few(tmp_path):
+    own(tmp_path, "", 1)
+    with pytest.raises(UserError, match=r"there is no pair to train on\..* every 10th pair is held out, so at least 2"):
+        open_source(DataConfig("folder", str(tmp_path), labels="cityscapes"), "train", (6, 8))
+
+
 def test_classes_of_a_source(tmp_path):
     with pytest.raises(UserError, match=r"folder needs its classes: --data\.labels NAME, or a JSON file"):
         label_space_of(DataConfig("folder", str(tmp_path)))

@@ -1,5 +1,6 @@
 """How data sets lie on disk: as their publishers pack them, unpacked, and one's own. Files go by the name that pairs them."""
 
+import unicodedata
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import NamedTuple
@@ -105,7 +106,7 @@ def folder(root: Path, split: str) -> Found:
 
 
 def by_name(folder: Path, pattern: str = "*", name: Callable[[Path], str] = lambda path: path.stem) -> dict[str, Path]:
-    """The images in a folder.
+    """The images in a folder, by names in NFC: macOS takes letters apart, so that a name may be spelt in two ways.
 
     Raises:
       UserError: if there is no such folder, if it has none, or two of one name.
@@ -116,9 +117,10 @@ def by_name(folder: Path, pattern: str = "*", name: Callable[[Path], str] = lamb
     for path in sorted(folder.glob(pattern), key=str):
         if path.suffix.lower() not in _SUFFIXES or path.name.startswith(".") or not path.is_file():
             continue
-        if other := files.get(name(path)):
+        key = unicodedata.normalize("NFC", name(path))
+        if other := files.get(key):
             raise UserError(f"{other} and {path} have one name, so their partner is unclear; remove or rename one.")
-        files[name(path)] = path
+        files[key] = path
     if not files:
         raise UserError(f"{folder}: no files match {pattern} and end in {', '.join(_SUFFIXES)}.")
     return files

@@ -32,6 +32,7 @@ _LABELS = {
     "gta5": "gta5",
     "cocostuff": "cocostuff",
 }
+TOO_FEW = "Where a data set has no split of its own, every 10th pair is held out, so at least 2 are needed."
 _ORIENTATION = 0x0112  # of EXIF
 _TURNED = range(2, 9)  # its values by which viewers turn or mirror a picture
 
@@ -214,7 +215,7 @@ def _listed(data: DataConfig, split: Split, size: tuple[int, int], label_space: 
     notes = _without_partners(found, refuse=data.source != "gta5")
     names = [name for name in found.names() if name in found.photographs and name in found.layouts]
     if not names:
-        raise UserError(f"{data.root}: no photograph to {'train on' if split == 'train' else 'hold out'} has a layout.")
+        raise UserError(f"{data.root}: there is no pair to {'train on' if split == 'train' else 'hold out'}. {TOO_FEW}")
     pairs = [(found.photographs[name], found.layouts[name]) for name in names]
     return PairedFiles(label_space, names, size, pairs, fit=fit, notes=(*found.notes, *notes))
 
