@@ -195,7 +195,7 @@ def started_from(experiment: Experiment, state: TrainState) -> TrainState:
 
 def describe_data(source: Source, epoch: int) -> dict[str, Any]:
     """What identifies the training examples; λ's rescaling and the order of the data depend on it."""
-    names = hashlib.sha256("\n".join(source.names).encode()).hexdigest()
+    names = hashlib.sha256("\n".join(source.names).encode("utf-8", "surrogateescape")).hexdigest()
     return {"examples": len(source), "steps_per_epoch": epoch, "names_sha256": names}
 
 

@@ -21,6 +21,8 @@ from PIL import Image
 from configs import EXPERIMENTS, RECIPES
 from crn_jax import sharding, vgg_weights
 from crn_jax.checkpoint import Checkpoints
+from crn_jax.data.examples import Source
+from crn_jax.data.label_space import CITYSCAPES
 from crn_jax.data.pipeline import training_batches, validation_batches
 from crn_jax.data.sources import open_source
 from crn_jax.errors import UserError
@@ -265,6 +267,12 @@ def test_a_run_is_not_resumed_on_other_data(tiny, uninterrupted):
     """Steps per epoch and the order of the data would change under it."""
     message = refused([*tiny, *LONG, "--data.num_scenes", "7"], uninterrupted)
     assert "data.num_scenes: 6, now 7" in message and "data.steps_per_epoch: 6, now 7" in message
+
+
+def test_names_that_are_not_utf8_identify_the_data():
+    sources = [Source(CITYSCAPES, [os.fsdecode(name)], (16, 16)) for name in (b"\xe4.png", b"\xe5.png")]
+    one, other = (train.describe_data(source, 1) for source in sources)
+    assert one["names_sha256"] != other["names_sha256"]
 
 
 def test_a_bad_file_in_the_middle_loses_nothing(tiny, uninterrupted, tmp_path, monkeypatch):
