@@ -11,6 +11,7 @@ import numpy as np
 
 from crn_jax.cascade import to_uint8
 from crn_jax.checkpoint import Checkpoints
+from crn_jax.data.geometry import view
 from crn_jax.data.label_space import LabelSpace
 from crn_jax.errors import UserError
 from crn_jax.experiment import AnyExperiment, Synthesis, Training, from_json, to_json
@@ -67,6 +68,16 @@ class Run(NamedTuple):
     step: int
     vgg19: dict[str, str]
     opt_state: dict | None = None
+
+    def read_layout(self, path: str | Path) -> np.ndarray:
+        """A layout file as class indices `[H, W]` at the run's size, which it reaches as held-out examples do.
+
+        Raises:
+          UserError: if the file cannot be read, or does not fit the run's size.
+        """
+        layout = self.label_space.read(path)
+        chosen = view(layout.shape, self.experiment.size, self.experiment.data.fit, path=path)
+        return chosen.layout(layout, self.label_space.num_classes - 1)
 
 
 def describe_run(experiment: Training, label_space: LabelSpace, vgg19: dict[str, str], data: dict[str, Any]) -> dict[str, Any]:

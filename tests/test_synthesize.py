@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 from crn_jax.cascade import Cascade, CascadeConfig, init_params
 from crn_jax.data.label_space import CITYSCAPES
 from crn_jax.data.streets import render_street
+from crn_jax.diversity import assemble
 from crn_jax.errors import UserError
 from crn_jax.gan import GANConfig
 from crn_jax.synthesize import _synthesize, load_run, synthesize
@@ -85,6 +87,22 @@ def test_the_command_takes_a_run_and_layouts_and_nothing_else(trained):
     expected = np.asarray(synthesize(run.experiment.cascade, run.params, render_street(3, (48, 64)).layout[None]))[0, 0]
     for name in ("ids", "colours", "large"):
         np.testing.assert_array_equal(read(out / f"{name}.png"), expected)
+
+
+def test_the_example_of_the_readme(trained):
+    """As it stands there, from a layout of another size than the run's; and `assemble` with what it leaves behind."""
+    folder, layouts = trained
+    readme = (Path(__file__).resolve().parents[1] / "README.md").read_text()
+    (program,) = re.findall(r"```python\n(from crn_jax\.synthesize .*?)```", readme, re.DOTALL)
+    for example, here in (("runs/camvid_96x128", folder), ("LAYOUT.png", layouts / "large.png")):
+        assert example in program
+        program = program.replace(example, str(here))
+    names = {"choice": np.zeros(20, int), "assemble": assemble}
+    exec(program + "assembled = assemble(images[0], layout, choice)", names)
+    expected = synthesized_by_hand(folder, render_street(3, (48, 64)).layout)
+    np.testing.assert_array_equal(names["images"][0, 0], expected)
+    np.testing.assert_array_equal(names["assembled"], expected)
+    assert "`crn_jax.diversity.assemble(images[0], layout, choice)`" in readme
 
 
 def test_a_run_brings_layouts_to_try(trained, tmp_path):
