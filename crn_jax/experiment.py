@@ -273,7 +273,7 @@ def from_json(fields: dict[str, Any]) -> AnyExperiment:
         return _converter.structure(fields, kind)
     except cattrs.BaseValidationError as error:
         problems = "; ".join(cattrs.transform_error(error, "experiment", _describe_problem))
-        raise UserError(f"The stored experiment does not fit this version of crn_jax: {problems}") from error
+        raise UserError(f"the stored experiment does not fit this version of crn_jax: {problems}") from error
 
 
 def _describe_problem(error: BaseException, type_: type | None) -> str:

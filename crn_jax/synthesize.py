@@ -102,8 +102,8 @@ def read_description(folder: str | Path) -> tuple[AnyExperiment, LabelSpace, dic
         raise UserError(f"{folder}: this is not a run folder (no run.json in it); give one that launch.train has made.")
     try:
         fields = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: the file is damaged ({error!r}).") from error
+    except ValueError as error:  # no JSON, or not even text
+        raise _damaged(path, error) from error
     return *parse_description(fields, path), fields
 
 
@@ -111,15 +111,29 @@ def parse_description(fields: dict[str, Any], path: str | Path) -> tuple[AnyExpe
     """The experiment and the label space of what `describe_run` gave; `path` is the file that it was read from.
 
     Raises:
-      UserError: if they are damaged.
+      UserError: naming the file, if something is missing in it, damaged, or of another version of crn_jax.
     """
     try:
-        return from_json(fields["experiment"]), cattrs.structure(fields["label_space"], LabelSpace)
-    except (KeyError, cattrs.BaseValidationError) as error:
-        raise UserError(f"{path}: the file is damaged ({error!r}).") from error
+        experiment, label_space = from_json(fields["experiment"]), cattrs.structure(fields["label_space"], LabelSpace)
+        if not isinstance(fields["vgg19"], dict) or not isinstance(fields["data"], dict):
+            raise TypeError("vgg19 and data are objects")
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    except (AttributeError, LookupError, TypeError, cattrs.BaseValidationError) as error:
+        raise _damaged(path, error) from error
+    return experiment, label_space
 
 
-def load_run(folder: str | Path, checkpoint: str = "latest", kind: type[Training] = Synthesis, *, moments: bool = False) -> Run:
+def _damaged(path: str | Path, error: Exception) -> UserError:
+    return UserError(
+        f"{path}: the file is damaged ({error!r}). Fetch it again; or, if it is a run.json, remove it and give the command "
+        f"that trained the run, which writes it anew."
+    )
+
+
+def load_run(
+    folder: str | Path, checkpoint: str | int = "latest", kind: type[Training] = Synthesis, *, moments: bool = False
+) -> Run:
     """Loads a run.
 
     Args:
@@ -134,14 +148,15 @@ def load_run(folder: str | Path, checkpoint: str = "latest", kind: type[Training
     experiment, label_space, description = read_description(folder)
     if not isinstance(experiment, kind):
         raise UserError(f"{folder} is the run of a {experiment.trains}; here a {kind.trains}'s is needed.")
+    if not (Path(folder) / "checkpoints").is_dir():  # Orbax would make it
+        raise _no_checkpoint(folder, checkpoint, [])
     checkpoints = Checkpoints(Path(folder) / "checkpoints")
     try:
-        available = checkpoints.steps()
+        available, asked = checkpoints.steps(), str(checkpoint)
         named = {"latest": checkpoints.latest_step(), "best": checkpoints.best_step()}
-        step = named[checkpoint] if checkpoint in named else int(checkpoint) if checkpoint.isdigit() else None
+        step = named[asked] if asked in named else int(asked) if asked.isdecimal() else None
         if step not in available:
-            listing = ", ".join(map(str, available)) or "none yet"
-            raise UserError(f"{folder}: there is no checkpoint '{checkpoint}'. Steps saved: {listing}.")
+            raise _no_checkpoint(folder, checkpoint, available)
         abstract = abstract_state(experiment.objective(steps_per_epoch=1))
         if moments:
             state = checkpoints.load_fields(step, abstract, "params", "opt_state")
@@ -151,3 +166,8 @@ def load_run(folder: str | Path, checkpoint: str = "latest", kind: type[Training
         return Run(experiment, label_space, params, step, description["vgg19"])
     finally:
         checkpoints.close()
+
+
+def _no_checkpoint(folder: str | Path, checkpoint: str | int, available: list[int]) -> UserError:
+    listing = ", ".join(map(str, available)) or "none yet"
+    return UserError(f"{folder}: there is no checkpoint '{checkpoint}'. Steps saved: {listing}.")

@@ -113,11 +113,12 @@ def test_a_run_brings_layouts_to_try(trained, tmp_path):
 
 def test_a_run_is_loaded_with_its_average_at_any_checkpoint(trained):
     folder, _ = trained
-    assert [load_run(folder, c).step for c in ("latest", "best", "8")] == [12, 12, 8]
+    assert [load_run(folder, c).step for c in ("latest", "best", "8", 8, np.int64(12))] == [12, 12, 8, 8, 12]
     run = load_run(folder)
     assert run.label_space == CITYSCAPES and run.experiment.cascade.widths == (8, 8, 8, 8)
-    with pytest.raises(UserError, match=r"no checkpoint '5'. Steps saved: 8, 12"):
-        load_run(folder, "5")
+    for missing in ("5", 5, "\u00b2", "-8", "newest"):
+        with pytest.raises(UserError, match=rf"no checkpoint '{missing}'. Steps saved: 8, 12"):
+            load_run(folder, missing)
 
 
 def test_a_sheet_beside_the_images(trained, tmp_path):
@@ -296,11 +297,34 @@ def test_wrong_input_is_named_before_anything_is_written(trained, tmp_path):
     assert "bad.png" not in {path.name for path in (tmp_path / "out").iterdir()}
 
 
-def test_damaged_runs_are_refused(trained, tmp_path):
-    description = json.loads((trained[0] / "run.json").read_text())
-    (tmp_path / "run.json").write_text(json.dumps(description))
-    with pytest.raises(UserError, match="Steps saved: none yet"):
+def test_a_run_without_checkpoints_is_refused_and_left_as_it_is(trained, tmp_path):
+    (tmp_path / "run.json").write_bytes((trained[0] / "run.json").read_bytes())
+    with pytest.raises(UserError, match="no checkpoint 'latest'. Steps saved: none yet"):
         load_run(tmp_path)
-    (tmp_path / "run.json").write_text(json.dumps(description)[:-100])
-    with pytest.raises(UserError, match=r"run\.json: the file is damaged"):
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+
+
+@pytest.mark.parametrize("whole", [b"[]", b"null", b"5", b'"x"', b"{}", b"{", b"\xff\xfe\x00", b""])
+def test_a_run_json_that_is_none_is_named(tmp_path, whole):
+    (tmp_path / "run.json").write_bytes(whole)
+    with pytest.raises(UserError, match=r"run\.json: the file is damaged .* Fetch it again; or.* remove it"):
+        load_run(tmp_path)
+
+
+@pytest.mark.parametrize("part", ["experiment", "label_space", "vgg19", "data"])
+def test_a_run_json_that_is_damaged_in_part_is_named(trained, tmp_path, part):
+    description = json.loads((trained[0] / "run.json").read_text())
+    damaged = [{**description, part: value} for value in ("x", 5, None, ["x"])]
+    damaged += [{key: value for key, value in description.items() if key != part}]
+    for fields in damaged:
+        (tmp_path / "run.json").write_text(json.dumps(fields))
+        with pytest.raises(UserError, match=r"run\.json: "):
+            load_run(tmp_path)
+
+
+def test_a_run_of_another_version_is_named(trained, tmp_path):
+    description = json.loads((trained[0] / "run.json").read_text())
+    description["experiment"]["cascade"]["depth"] = 7
+    (tmp_path / "run.json").write_text(json.dumps(description))
+    with pytest.raises(UserError, match=r"run\.json: the stored experiment does not fit this version of crn_jax: .*depth"):
         load_run(tmp_path)
