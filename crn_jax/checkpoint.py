@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from crn_jax.errors import UserError
@@ -121,13 +122,25 @@ class Checkpoints:
         return getattr(self.load_fields(step, abstract, wanted), wanted)
 
     def load_fields(self, step: int, abstract: TrainState, *fields: str) -> TrainState:
-        """Reads only these fields of the state."""
+        """Reads only these fields of the state.
+
+        Raises:
+          UserError: as `load`; and if what is read is not finite throughout: there are no checksums of it.
+        """
         skipped = {
             field: jax.tree.map(lambda _: ocp.PLACEHOLDER, getattr(abstract, field))
             for field in TrainState._fields
             if field not in fields
         }
-        return self.load(step, abstract._replace(**skipped))
+        state = self.load(step, abstract._replace(**skipped))
+        wanted = {field: getattr(state, field) for field in fields}
+        leaves = jax.tree_util.tree_leaves_with_path(wanted)
+        if wrong := [jax.tree_util.keystr(path) for path, leaf in leaves if not np.isfinite(leaf).all()]:
+            raise UserError(
+                f"{self.folder}/{step}: the checkpoint holds numbers that are not finite in {', '.join(wrong[:5])}; take "
+                f"another checkpoint, or fetch this one again."
+            )
+        return state
 
     def close(self) -> None:
         """Waits for the last save, unless one has failed already: Orbax would raise that error once more."""

@@ -64,6 +64,18 @@ def test_a_damaged_checkpoint_is_named(saved):
     gc.collect()
 
 
+def test_numbers_that_are_not_finite_are_named(tmp_path):
+    state = init_state(objective(ema_decay=0.5), 0)
+    state.ema["module_0"]["conv1"]["kernel"] = state.params["module_0"]["conv1"]["kernel"].at[0, 0].set(jnp.nan)
+    with Checkpoints(tmp_path, keep_last=1) as checkpoints:
+        checkpoints.save(3, state, None, {})
+        checkpoints.wait()
+        with pytest.raises(UserError, match=rf"{tmp_path}/3: .* not finite in \['ema'\]\['module_0'\]\['conv1'\]\['kernel'\];"):
+            checkpoints.load_params(3, abstract_state(objective(ema_decay=0.5)))
+        loaded = checkpoints.load_fields(3, abstract_state(objective(ema_decay=0.5)), "params")
+    jax.tree.map(np.testing.assert_array_equal, loaded.params, state.params)
+
+
 def test_half_written_checkpoints_are_cleared_away(saved):
     folder, state = saved
     shutil.copytree(folder / "5", folder / "6.orbax-checkpoint-tmp")
