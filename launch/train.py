@@ -59,6 +59,8 @@ def main(arguments: list[str] | None = None) -> None:
         stages = parse_stages(arguments)
         if stages[0].dry_run or stages[0].topology:
             return estimate(stages)
+        if stages[0].cache_only:
+            return build_caches(stages)
         join(stages[0].processes)
         share_compiled(Path(stages[0].experiment.folder))
         console.quiet = not is_first()
@@ -73,6 +75,16 @@ def estimate(stages: list[Command]) -> None:
         if not isinstance(stage.experiment, Experiment):
             raise UserError("--dry_run is for experiments that train a cascade.")
         dry_run(stage.experiment, stage.topology)
+
+
+def build_caches(stages: list[Command]) -> None:
+    """Builds what each of them would build before its first step."""
+    for stage in stages:
+        data, size = stage.experiment.data, stage.experiment.size
+        if data.cache is None:
+            raise UserError("--cache_only builds a cache: give its folder, --data.cache DIR.")
+        examples = sum(len(opened(data, split, size)) for split in ("train", "val"))
+        console.print(f"{data.cache}: {examples:,} examples of {size[0]}x{size[1]}", markup=False)
 
 
 def train(experiment: AnyExperiment) -> bool:

@@ -97,6 +97,9 @@ def test_layouts_that_are_read_differently_do_not_resume(tiny, uninterrupted, tm
 
 def test_a_cache_changes_nothing(tiny, uninterrupted, tmp_path):
     cache = ["--data.cache", str(tmp_path / "cache")]
+    with console.capture() as capture:
+        run([*tiny, *cache, "--cache_only"], tmp_path / "cached")
+    assert "70 examples of 48x64" in capture.get() and not (tmp_path / "cached").exists()
     run([*tiny, *LONG, *cache, "--steps", "10"], tmp_path / "cached")
     run([*tiny, *LONG, *cache], tmp_path / "cached")  # resumed within an epoch
     assert_identical(final_state(tmp_path / "cached"), final_state(uninterrupted))
@@ -233,6 +236,10 @@ def test_too_little_memory_is_said_with_what_needs_less(tiny, tmp_path, monkeypa
     monkeypatch.setattr(train.Session, "run", full)
     said = refused(tiny, tmp_path)
     assert "allocating 9 bytes" in said and "--cascade.dtype bfloat16, --remat full" in said and "dump" not in said
+
+
+def test_a_cache_needs_a_folder(tiny, tmp_path):
+    assert "--data.cache DIR" in refused([*tiny, "--cache_only"], tmp_path)
 
 
 def test_a_bucket_is_no_folder(tiny):
