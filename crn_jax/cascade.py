@@ -36,7 +36,8 @@ class CascadeConfig:
     variant: Literal["paper", "authors"] = "authors"
     """authors: the last feature layer is normalized as all others (the released program); paper: it is linear."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the convolutions, here and in the VGG-19 of the loss. Parameters, norms, colours and the loss stay float32."""
+    """Of the convolutions, here and in the VGG-19 of the loss, and of the sums of their gradients over devices. Parameters,
+    norms, colours and the loss stay float32."""
     norm: bool = True
     """Layer norm behind each convolution; False is an ablation."""
     upsampling: Upsampling = "align_corners"
