@@ -4,13 +4,14 @@ Above each stand its command, its cost, and what to expect, measured where that 
 """
 
 import dataclasses
+from typing import Any
 
 from crn_jax.ablation import Ablation, Variant
 from crn_jax.baselines import EncoderDecoderConfig, FullResolutionConfig
 from crn_jax.cascade import PAPER_WIDTHS, CascadeConfig
 from crn_jax.data.label_space import CAMVID, CITYSCAPES
 from crn_jax.data.sources import DataConfig
-from crn_jax.experiment import BaselineExperiment, Experiment, GANExperiment, RunConfig, SegmenterExperiment
+from crn_jax.experiment import BaselineExperiment, Experiment, GANExperiment, RunConfig, SegmenterExperiment, Training
 from crn_jax.gan import GANConfig, GANLossConfig
 from crn_jax.growth import Recipe
 from crn_jax.lambdas import LambdaConfig
@@ -19,6 +20,12 @@ from crn_jax.segmenter import SegmenterConfig
 from crn_jax.train import OptimizerConfig
 from crn_jax.vgg import TAPS
 from crn_jax.vgg_weights import VGGConfig
+
+
+def _fields(experiment: Training, *names: str) -> dict[str, Any]:
+    """What an experiment of another kind takes over from it."""
+    return {name: getattr(experiment, name) for name in names}
+
 
 # Procedural streets at 64x128: shows the whole path without any data.
 #   python -m launch.train demo
@@ -91,7 +98,7 @@ camvid_image_space = dataclasses.replace(
 camvid_encoder_decoder = BaselineExperiment(
     name="camvid_encoder_decoder",
     baseline=EncoderDecoderConfig(CAMVID.num_classes, camvid_96x128.size, widths=(32, 64, 128, 256, 256)),
-    **{field: getattr(camvid_96x128, field) for field in ("data", "lambdas", "optimizer", "epochs", "run")},
+    **_fields(camvid_96x128, "data", "lambdas", "optimizer", "epochs", "run"),
 )
 camvid_full_resolution = dataclasses.replace(
     camvid_encoder_decoder,
@@ -107,7 +114,7 @@ camvid_full_resolution = dataclasses.replace(
 camvid_pix2pix = GANExperiment(
     name="camvid_pix2pix",
     gan=GANConfig(CAMVID.num_classes, camvid_96x128.size, "pix2pix"),
-    **{field: getattr(camvid_96x128, field) for field in ("data", "epochs", "run")},
+    **_fields(camvid_96x128, "data", "epochs", "run"),
     optimizer=OptimizerConfig(learning_rate=2e-4, b1=0.5),
 )
 camvid_gan_segmentation = dataclasses.replace(
@@ -174,7 +181,7 @@ cityscapes_image_space = dataclasses.replace(cityscapes_256p, name="cityscapes_i
 cityscapes_encoder_decoder = BaselineExperiment(
     name="cityscapes_encoder_decoder",
     baseline=EncoderDecoderConfig(CITYSCAPES.num_classes, cityscapes_256p.size, widths=(96, 192, 384, 768, 1024, 1024)),
-    **{field: getattr(cityscapes_256p, field) for field in ("data", "lambdas", "optimizer", "epochs", "run")},
+    **_fields(cityscapes_256p, "data", "lambdas", "optimizer", "epochs", "run"),
 )
 cityscapes_full_resolution = dataclasses.replace(
     cityscapes_encoder_decoder,
@@ -185,7 +192,7 @@ cityscapes_pix2pix = dataclasses.replace(
     camvid_pix2pix,
     name="cityscapes_pix2pix",
     gan=GANConfig(CITYSCAPES.num_classes, cityscapes_256p.size, "pix2pix"),
-    **{field: getattr(cityscapes_256p, field) for field in ("data", "epochs", "run")},
+    **_fields(cityscapes_256p, "data", "epochs", "run"),
 )
 cityscapes_gan_segmentation = dataclasses.replace(
     cityscapes_pix2pix,

@@ -17,7 +17,7 @@ from crn_jax.adversarial import DCGANDiscriminator, DCGANGenerator, PatchDiscrim
 from crn_jax.cascade import init_params
 from crn_jax.remat import Remat
 from crn_jax.segmenter import SegmenterConfig, cross_entropy, scaled
-from crn_jax.train import OptimizerConfig
+from crn_jax.train import OptimizerConfig, Trainable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,8 +80,8 @@ class GANLossConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class GANObjective:
-    """The static part of a GAN's training step (a `train.Trainable`, whose network holds the `segmenter`, if there is one).
+class GANObjective(Trainable):
+    """The static part of a GAN's training step (its network holds the `segmenter`, if there is one).
 
     Parameters are `{"generator": ..., "discriminator": ...}`.
     """
@@ -103,12 +103,6 @@ class GANObjective:
         layout = jnp.zeros((1, *self.gan.size, self.gan.num_classes))
         discriminator = jax.jit(self.gan.discriminator().init)(other, layout, layout[..., :3])["params"]
         return {"generator": init_params(self.gan, one), "discriminator": discriminator}
-
-    def init_lambdas(self) -> None:
-        """There are no terms to balance."""
-
-    def update_lambdas(self, lambdas: None, metrics: dict, step: jax.Array) -> None:
-        """There are no terms to balance."""
 
     def loss_of(self, params: dict, lambdas: None, network: dict, batch: dict, step: jax.Array) -> tuple[jax.Array, dict]:
         """The sum [] of both networks' losses. Metrics: `deceived` (the generator's cross-entropy), `l1`, `segmentation` and

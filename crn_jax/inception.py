@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from crn_jax.layers import exact_convolution
 from crn_jax.torch_file import expect, read_weights
 
 WEIGHTS_URL = "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth"
@@ -122,16 +123,8 @@ def _run(params: dict, steps: tuple, prefix: str, x: jax.Array) -> jax.Array:
         elif isinstance(step, Mixed):
             x = jnp.concatenate([_run(params, branch, prefix + step.name, x) for branch in step.branches], -1)
         else:
-            x = _conv(params[prefix + step.name], step, x)
+            x = exact_convolution(params[prefix + step.name], x, step.stride, step.padding)
     return x
-
-
-def _conv(layer: dict, conv: Conv, x: jax.Array) -> jax.Array:
-    strides, layout = (conv.stride, conv.stride), ("NHWC", "HWIO", "NHWC")
-    y = jax.lax.conv_general_dilated(  # in float32 also where an accelerator's default is less
-        x, layer["kernel"], strides, conv.padding, dimension_numbers=layout, precision="highest"
-    )
-    return jax.nn.relu(y + layer["bias"][None, None, None])
 
 
 def _add_shapes(shapes: dict, steps: tuple, prefix: str, channels: int) -> int:

@@ -1,6 +1,10 @@
-"""The layers of the cascade, which the baselines share: convolution, layer norm, projection to colour."""
+"""The layers of the cascade, which the baselines share: convolution, layer norm, projection to colour.
+
+And the exact convolution of networks that judge images, inception.py and lpips.py.
+"""
 
 import functools
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
@@ -96,3 +100,15 @@ class Projection(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (self.width,))
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         return jnp.einsum("bhwc,cd->bhwd", x, kernel[0, 0], precision="highest") + bias[None, None, None]
+
+
+def exact_convolution(layer: dict, x: jax.Array, stride: int, padding: str | Sequence[tuple[int, int]]) -> jax.Array:
+    """A convolution by a layer's `kernel` `[h, w, C, D]`, its `bias` `[D]` and a ReLU: `[N, H, W, C] -> [N, H', W', D]`.
+
+    In float32 also where an accelerator's default is less.
+    """
+    dimensions = ("NHWC", "HWIO", "NHWC")
+    y = jax.lax.conv_general_dilated(
+        x, layer["kernel"], (stride, stride), padding, dimension_numbers=dimensions, precision="highest"
+    )
+    return jax.nn.relu(y + layer["bias"][None, None, None])

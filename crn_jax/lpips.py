@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from crn_jax.errors import UserError
+from crn_jax.layers import exact_convolution
 from crn_jax.torch_file import expect, read_weights
 
 
@@ -70,24 +71,11 @@ def lpips(params: dict, a: jax.Array, b: jax.Array) -> jax.Array:
     x = (x - _SHIFT[None, None, None]) / _SCALE[None, None, None]
     features = []
     for conv, layer in zip(network.layers, params["layers"]):
-        x = _conv(conv, layer, x)
+        x = nn.max_pool(x, (conv.pool, conv.pool), (2, 2)) if conv.pool else x
+        x = exact_convolution(layer, x, conv.stride, [(conv.padding, conv.padding)] * 2)
         if conv.compared:
             features.append(x)
     return sum(_distance(x, weights) for x, weights in zip(features, params["linear"]))
-
-
-def _conv(conv: Conv, layer: dict, x: jax.Array) -> jax.Array:
-    if conv.pool:
-        x = nn.max_pool(x, (conv.pool, conv.pool), (2, 2))
-    y = jax.lax.conv_general_dilated(  # in float32 also where an accelerator's default is less
-        x,
-        layer["kernel"],
-        (conv.stride, conv.stride),
-        [(conv.padding, conv.padding)] * 2,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        precision="highest",
-    )
-    return jax.nn.relu(y + layer["bias"][None, None, None])
 
 
 def _distance(x: jax.Array, weights: jax.Array) -> jax.Array:

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 from crn_jax.baselines import EncoderDecoder
-from crn_jax.train import OptimizerConfig
+from crn_jax.train import OptimizerConfig, Trainable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,8 +43,8 @@ class SegmenterConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class SegmenterObjective:
-    """The static part of a segmenter's training step (a `train.Trainable`): cross-entropy over the pixels that are not void."""
+class SegmenterObjective(Trainable):
+    """The static part of a segmenter's training step: cross-entropy over the pixels that are not void."""
 
     segmenter: SegmenterConfig
     optimizer: OptimizerConfig
@@ -59,12 +59,6 @@ class SegmenterObjective:
         """The network's, fresh; their shapes do not depend on the resolution, so the smallest photograph serves."""
         scale = 2 ** (len(self.segmenter.widths) - 1)
         return jax.jit(self.segmenter.network().init)(key, jnp.zeros((1, scale, scale, 3)))["params"]
-
-    def init_lambdas(self) -> None:
-        """There are no terms to balance."""
-
-    def update_lambdas(self, lambdas: None, metrics: dict, step: jax.Array) -> None:
-        """There are no terms to balance."""
 
     def loss_of(self, params: dict, lambdas: None, network: dict, batch: dict, step: jax.Array) -> tuple[jax.Array, dict]:
         """The loss [] of a batch; the metric is the `accuracy` [], the share of pixels that are right."""

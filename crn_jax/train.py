@@ -99,7 +99,8 @@ class Trainable(Protocol):
         """Fresh parameters."""
 
     def init_lambdas(self) -> LambdaState | None:
-        """The balance of the loss's terms before the first step; None if it has no terms."""
+        """The balance of the loss's terms before the first step; None, as here, if there are none to balance."""
+        return None
 
     def loss_of(
         self, params: dict, lambdas: LambdaState | None, network: dict, batch: dict, step: jax.Array
@@ -109,6 +110,7 @@ class Trainable(Protocol):
 
     def update_lambdas(self, lambdas: LambdaState | None, metrics: dict, step: jax.Array) -> LambdaState | None:
         """The balance after step `step` (counted from 0) with these metrics."""
+        return None
 
 
 def _initial(objective: Trainable, seed: int | jax.Array) -> TrainState:
