@@ -42,22 +42,27 @@ def make_eval_step(objective: Objective, abstract: TrainState | None = None) -> 
 
     On a mesh (`abstract`, as for the training step) every device ends up with a copy of all of it.
     """
-    weights = jnp.asarray(DISTANCE_WEIGHTS, jnp.float32)
 
     def evaluate(params: dict, vgg_params: dict, batch: dict) -> Evaluation:
-        layout, photograph = one_hot(objective.generator, batch["layout"]), batch["photograph"]
+        layout = one_hot(objective.generator, batch["layout"])
         params = gathered(params, objective.dtype)
         images = objective.generator.network().apply({"params": params}, layout)
-        if objective.generator.num_images == 1:
-            terms = compare(objective, vgg_params, photograph, images)
-            return Evaluation(terms.sum(2), to_uint8(images), None)
-        terms = compare(objective, vgg_params, photograph, images, layout)
-        choice = best_images(terms, weights)
-        virtual = assemble(images, batch["layout"], choice)
-        of_virtual = compare(objective, vgg_params, photograph, virtual[:, None]).sum((1, 2))
-        between = pairwise_terms(vgg_params, images, objective.pooling, jnp.dtype(objective.generator.dtype))
-        present = layout.any((1, 2))
-        collection = Collection(terms, present, choice, to_uint8(virtual), of_virtual, between)
-        return Evaluation(terms.sum(2), to_uint8(images), collection)
+        return evaluation_of(objective, vgg_params, batch, images)
 
     return jax.jit(evaluate, out_shardings=None if abstract is None else abstract.step.sharding)
+
+
+def evaluation_of(objective: Objective, vgg_params: dict, batch: dict, images: jax.Array) -> Evaluation:
+    """Compares images `[B, k, H, W, 3]`, 0..255, of a batch's layouts with its photographs, and with each other."""
+    layout, photograph = one_hot(objective.generator, batch["layout"]), batch["photograph"]
+    if objective.generator.num_images == 1:
+        terms = compare(objective, vgg_params, photograph, images)
+        return Evaluation(terms.sum(2), to_uint8(images), None)
+    terms = compare(objective, vgg_params, photograph, images, layout)
+    choice = best_images(terms, jnp.asarray(DISTANCE_WEIGHTS, jnp.float32))
+    virtual = assemble(images, batch["layout"], choice)
+    of_virtual = compare(objective, vgg_params, photograph, virtual[:, None]).sum((1, 2))
+    between = pairwise_terms(vgg_params, images, objective.pooling, jnp.dtype(objective.generator.dtype))
+    present = layout.any((1, 2))
+    collection = Collection(terms, present, choice, to_uint8(virtual), of_virtual, between)
+    return Evaluation(terms.sum(2), to_uint8(images), collection)

@@ -6,6 +6,7 @@ are scored as contenders of their own.
 """
 
 import dataclasses
+import functools
 import time
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +20,8 @@ from crn_jax.cascade import count_parameters
 from crn_jax.data.examples import Source
 from crn_jax.data.sources import open_photograph
 from crn_jax.errors import UserError
-from crn_jax.evaluation import DISTANCE_WEIGHTS, make_eval_step
+from crn_jax.evaluation import DISTANCE_WEIGHTS, Evaluation, evaluation_of
+from crn_jax.objective import Objective
 from crn_jax.synthesize import Run, synthesize
 from launch.dry_run import total_bytes
 
@@ -152,11 +154,10 @@ def run_of(name: str, run: Run, vgg_params: dict) -> Contender:
     def one(batch: Batch) -> dict[str, Made]:
         return {name: Made(np.asarray(synthesize(config, run.params, batch.layout)))}
 
-    evaluate = make_eval_step(run.experiment.comparison())
-
     def several(batch: Batch) -> dict[str, Made]:
+        images = np.asarray(synthesize(config, run.params, batch.layout))
         arrays = {"layout": batch.layout, "photograph": batch.photograph}
-        terms, images, collection = jax.tree.map(np.asarray, evaluate(run.params, vgg_params, arrays))
+        terms, _, collection = jax.tree.map(np.asarray, compared(run.experiment.comparison(), vgg_params, arrays, images))
         best = images[np.arange(len(images)), (terms @ DISTANCE_WEIGHTS).argmin(1)]
         between = np.float64(collection.pairwise_terms)
         numbers = {"between": between @ DISTANCE_WEIGHTS, "between_pixels": between[:, 0]}
@@ -166,6 +167,14 @@ def run_of(name: str, run: Run, vgg_params: dict) -> Contender:
     names: dict[str, Kind] = {name: "run"}
     names |= {f"{name}, best of {k}": "chosen", f"{name}, assembled": "chosen"} if k > 1 else {}
     return Contender(names, f"step {run.step:,}, k = {k}", several if k > 1 else one, lambda batch: resources_of(run, batch))
+
+
+@jax.default_matmul_precision("highest")  # by default GPUs round to 10 bits, TPUs to 7
+@functools.partial(jax.jit, static_argnums=0)
+def compared(objective: Objective, vgg_params: dict, batch: dict, images: jax.Array) -> Evaluation:
+    """Collections uint8 `[B, k, H, W, 3]` and the photographs, in float32 whatever a run computes in: as single images are."""
+    exact = dataclasses.replace(objective, generator=dataclasses.replace(objective.generator, dtype="float32"))
+    return evaluation_of(exact, vgg_params, batch, images.astype(jax.numpy.float32))
 
 
 def resources_of(run: Run, batch: Batch, repeats: int = 5) -> dict[str, float]:

@@ -256,7 +256,7 @@ def examples_to_show(
             examples[n] = Example(n, why[n], batch.layout[row], batch.photograph[row], {}, {}, {})
         for contender in contenders:
             for name, made in contender.make(batch).items():
-                answers = judges.segmenter(name, batch.names, made.scored(batch)) if judges.segmenter else None
+                answers = judges.segmented(name, batch.names, made.scored(batch))
                 for row, n in enumerate(batch.numbers[:count]):
                     if name != PHOTOGRAPHS:
                         examples[n].images[name] = made.images[row]

@@ -74,10 +74,15 @@ class Judges:
             measured["features"] = np.asarray(_inception(self.inception_params, images))
         if self.lpips_params is not None:
             measured["lpips"] = np.float64(_lpips(self.lpips_params, images, batch.photograph))
-        if self.segmenter is not None:
-            answers = self.segmenter(contender, batch.names, images)
+        answers = self.segmented(contender, batch.names, images)
+        if answers is not None:
             measured["confusion"] = np.array([confusion(*pair, num_classes) for pair in zip(batch.layout, answers)])
         return measured
+
+    @jax.default_matmul_precision("highest")
+    def segmented(self, contender: str, names: Sequence[str], images: np.ndarray) -> np.ndarray | None:
+        """The segmenter's class ids `[B, H, W]`, if there is one."""
+        return self.segmenter(contender, names, images) if self.segmenter else None
 
     def check(self, size: tuple[int, int]) -> None:
         """Raises UserError for images too small for one of the scores."""

@@ -1,14 +1,18 @@
 """The command launch.evaluate, from run folders to its files; the scores' definitions are tested in files of their own."""
 
+import dataclasses
+import functools
 import json
 import shutil
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from crn_jax.cascade import count_parameters
+from configs import demo
+from crn_jax.cascade import CascadeConfig, count_parameters
 from crn_jax.data.label_space import CITYSCAPES
 from crn_jax.data.sources import DataConfig, open_source
 from crn_jax.errors import UserError
@@ -18,7 +22,7 @@ from crn_jax.synthesize import load_run, synthesize
 from crn_jax.vgg import TAPS, abstract_vgg19
 from crn_jax.vgg_weights import load_vgg19
 from launch import evaluate, scoring, train
-from launch.contenders import PHOTOGRAPHS, Batch, files_of
+from launch.contenders import PHOTOGRAPHS, Batch, compared, files_of
 from launch.results import staged, write_json
 from launch.score_tables import _text
 from launch.subject import names_of
@@ -64,6 +68,15 @@ def test_judges_compute_in_float32_on_every_device(monkeypatch):
     scoring.Judges(abstract_vgg19()).measure("x", batch, photograph, 20)
     convolutions = [line for line in texts[0].splitlines() if "stablehlo.convolution" in line]
     assert len(convolutions) == 14 and all(line.count("HIGHEST") == 2 for line in convolutions)
+
+
+def test_collections_are_compared_in_float32_whatever_they_are_made_in():
+    half = dataclasses.replace(demo.comparison(), generator=CascadeConfig(20, (4, 4, 4), num_images=2, dtype="bfloat16"))
+    batch = {"layout": np.zeros((1, 16, 32), np.uint8), "photograph": np.zeros((1, 16, 32, 3), np.uint8)}
+    traced = jax.jit(functools.partial(compared, half)).trace(abstract_vgg19(), batch, np.zeros((1, 2, 16, 32, 3), np.uint8))
+    text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    convolutions = [line for line in text.splitlines() if "stablehlo.convolution" in line]
+    assert len(convolutions) > 14 and all(line.count("HIGHEST") == 2 for line in convolutions) and "bf16" not in text
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +162,7 @@ def test_of_a_collection_each_image_stands_for_every_other_layout(runs, scored):
     for n, (name, example) in enumerate(zip(names, examples_of(run))):
         both = np.asarray(synthesize(run.experiment.cascade, run.params, example["layout"][None]))[0]
         kept = {kind: np.asarray(Image.open(images / kind / f"{name}.png")) for kind in candidates if kind.startswith("two")}
-        # Compiled together with VGG-19, images may round otherwise here and there.
+        # In batches, images may round otherwise here and there.
         off = {kind: np.abs(image.astype(int) - both) for kind, image in kept.items()}
         assert off["two"][n % 2].max() <= 1 and off["two, best of 2"].max((1, 2, 3)).min() <= 1
         assert off["two, assembled"].min(0).max() <= 1
