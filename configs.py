@@ -137,7 +137,8 @@ camvid_192x256 = dataclasses.replace(
 )
 
 # The paper on Cityscapes (2975 photographs): Adam at 1e-4, batch 1, λ rescaled at epoch 100 of 200. 6.7 TFLOP a step,
-# 595,000 steps.
+# 595,000 steps. Loss and λ are the paper's, the cascade's last layer is the released program's. All is the paper's with
+# --cascade.variant paper, and the program's in cityscapes_256p_diverse.
 #   python -m launch.train cityscapes_256p --data.root DIR
 # Expect: not yet trained by us. The paper's images score 52.4 mIoU and 104.7 FID (as measured by SPADE's authors).
 cityscapes_256p = Experiment(
@@ -147,13 +148,15 @@ cityscapes_256p = Experiment(
     run=RunConfig(validate_every=2975, checkpoint_every=2975),
 )
 
-# Nine images a layout, as the released program of this size makes them. 8.3 TFLOP a step, and 0.9 to compute VGG-19 again.
+# Nine images a layout, as the released program of this size makes them, with the weights λ that it contains, from the first
+# step on. 8.3 TFLOP a step, and 0.9 to compute VGG-19 again.
 #   python -m launch.train cityscapes_256p_diverse --data.root DIR
 # Expect: not yet trained by us.
 cityscapes_256p_diverse = dataclasses.replace(
     cityscapes_256p,
     name="cityscapes_256p_diverse",
     cascade=dataclasses.replace(cityscapes_256p.cascade, num_images=9),
+    lambdas=LambdaConfig(initial=RELEASED_WEIGHTS["cityscapes_256p"], rescale_epoch=None),
     loss=COLLECTION,
     remat="images",
 )
@@ -266,7 +269,7 @@ _CAMVID_WIDTHS, _STREETS_WIDTHS = "256 256 256 256 128", "128 128 128 96 48"
 
 RECIPES = {
     # python -m launch.train cityscapes_grow --data.root DIR --cascade.dtype bfloat16
-    # Expect: not yet trained by us. 595,000, 59,500 and 14,875 steps of 6.7, 10.0 and 14.1 TFLOP.
+    # Expect: not yet trained by us. 595,000, 59,500 and 14,875 steps of 6.7, 9.9 and 14.1 TFLOP.
     "cityscapes_grow": Recipe(
         "Cityscapes to 1024x2048 by growth, all modules trained in each stage.",
         {"256p": "cityscapes_256p", "512p": _GROWN_512P, "1024p": _GROWN_1024P},

@@ -23,7 +23,8 @@ class LambdaConfig:
     rescale_epoch: int | None = 100
     """λ is rescaled once, at the end of this epoch (counted from 1), by the terms' means over it. None: never."""
     keep: Literal["total", "image"] = "total"
-    """What rescaling leaves as it was: the expected loss, or the image term (the authors: "relative to l0")."""
+    """What rescaling leaves as it was, before conv5_2_factor: the expected loss, or the image term (the authors: "relative to
+    l0")."""
     conv5_2_factor: float = 1.0
     """Multiplies conv5_2 after rescaling; the released programs use 10."""
 

@@ -11,6 +11,8 @@ from configs import RECIPES
 from crn_jax.data.pipeline import training_batches
 from crn_jax.errors import UserError
 from crn_jax.growth import Recipe
+from crn_jax.lambdas import LambdaConfig
+from crn_jax.losses import RELEASED_WEIGHTS
 from crn_jax.synthesize import load_run
 from launch import command_line, train
 from launch.command_line import parse_stages
@@ -123,3 +125,9 @@ def test_all_stages_are_estimated(recipe, monkeypatch):
     monkeypatch.setattr(train, "dry_run", lambda experiment, topology: estimated.append(experiment.size))
     train.main(["grown", "--dry_run"])
     assert estimated == [(24, 32), (48, 64)]
+
+
+def test_the_released_recipe_has_the_weights_of_the_released_programs():
+    weights = [RELEASED_WEIGHTS[program] for program in ("cityscapes_256p", "cityscapes_512p", "cityscapes_512p")]
+    stages = [command.experiment.lambdas for command in parse_stages(["cityscapes_grow_released"])]
+    assert stages == [LambdaConfig(initial=each, rescale_epoch=None) for each in weights]
