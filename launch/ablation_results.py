@@ -112,14 +112,14 @@ def variant_results(
 
 
 def unused_rescaling(task: Task) -> str | None:
-    """Said of a training that ends before λ would be rescaled."""
+    """Said of a training that ends before, or when, λ is rescaled."""
     file = task.folder / "run.json"
     if not file.is_file():
         return None
     experiment, _, description = read_description(task.folder)
     epoch = description["data"]["steps_per_epoch"]
     last, due = experiment.last_step(epoch), experiment.rescale_epoch * epoch
-    return f"λ, due at step {due:,}, was never rescaled in {last:,} steps" if last < due else None
+    return f"λ is rescaled after step {due:,}: no step of {last:,} used it" if last <= due else None
 
 
 def run_results(entry: Entry, evaluation: dict[str, Any] | None) -> dict[str, Any]:

@@ -190,13 +190,14 @@ def test_collections_have_their_scores_whoever_comes_first(tmp_path):
 
 
 def test_a_rescaling_of_lambda_that_never_came(tmp_path):
-    one, other = entry(tmp_path, "a"), entry(tmp_path, "b")
-    for each, epoch in ((one, 6), (other, 60)):
+    entries = [entry(tmp_path, name) for name in "abc"]
+    for each, epoch in zip(entries, (6, 60, 40)):
         given = dataclasses.replace(each.task.experiment, steps=40)
         description = describe_run(given, label_space_of(given.data), {"weights": "file"}, {"steps_per_epoch": epoch})
         (each.task.folder / "run.json").write_text(json.dumps(description))
-    text = said([one, other])
-    assert "b: λ, due at step 60, was never rescaled in 40 steps." in text and "a: λ" not in text
+    text = said(entries)
+    assert "b: λ is rescaled after step 60: no step of 40 used it." in text and "a: λ" not in text
+    assert "c: λ is rescaled after step 40: no step of 40 used it." in text
 
 
 def test_what_still_falls_is_told_by_the_last_eighth():
