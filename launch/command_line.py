@@ -2,6 +2,7 @@
 
 import dataclasses
 import shlex
+import threading
 from typing import Annotated, Generic, TypeVar
 
 import rich.table
@@ -16,6 +17,8 @@ from launch.processes import Processes
 from launch.terminal import console
 
 Kind = TypeVar("Kind", bound=Training)
+
+_PARSING = threading.Lock()  # tyro empties its caches when it has parsed, whoever parses beside it: launch.ablate's workers do
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,15 +40,16 @@ def parse(arguments: list[str], prog: str = "", description: str = "") -> Comman
     """An experiment's name and overrides; `prog` and `description` are what its help says instead of its own."""
     name, *overrides = arguments
     about, experiment = named_experiment(name)
-    return tyro.cli(
-        Command[type(experiment)],
-        default=Command(experiment),
-        args=overrides,
-        prog=prog or f"python -m launch.train {name}",
-        description=description or about,
-        use_underscores=True,
-        config=(tyro.conf.AvoidSubcommands,),
-    )
+    with _PARSING:
+        return tyro.cli(
+            Command[type(experiment)],
+            default=Command(experiment),
+            args=overrides,
+            prog=prog or f"python -m launch.train {name}",
+            description=description or about,
+            use_underscores=True,
+            config=(tyro.conf.AvoidSubcommands,),
+        )
 
 
 def parse_stages(arguments: list[str]) -> list[Command]:
