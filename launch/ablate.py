@@ -23,7 +23,7 @@ from crn_jax.errors import UserError
 from crn_jax.experiment import nearest
 from launch.ablation_results import Entry, collect
 from launch.ablation_summary import conclusions, figures_table, markdown
-from launch.ablation_tasks import Budget, Task, shown, slug, with_segmenter
+from launch.ablation_tasks import Budget, Task, shown, slug, trains_with_segmenter, with_segmenter
 from launch.ablation_workers import Workers, check_jobs
 from launch.processes import TRY_AGAIN
 from launch.results import staged, write_json, write_page
@@ -51,7 +51,11 @@ class Arguments:
     out: Path | None = None
     """Folder for everything. Default: runs/ablations/SUITE."""
     segmenter: Path | None = None
-    """A run of launch.train segmenter_*, to judge by and to train with. Default: the suite's own is trained first."""
+    """A run of launch.train segmenter_*, to train with, and to judge by. Default: the suite's own is trained first."""
+    judge: str | None = None
+    """Judges in its place: another run of launch.train segmenter_*, or package.module:factory, see launch.evaluate."""
+    train: str = ""
+    """Further arguments of launch.train, for every training, the segmenter's too: --train="--data.cache DIR --batch_size 4"."""
     inception: Path | None = None
     """For FID and KID, see launch.evaluate."""
     lpips: tuple[Path, Path] | None = None
@@ -88,10 +92,10 @@ def ablate(asked: Arguments, command_line: str) -> int:
     """Works through the suite; the exit status: 0, 1 if a training failed, or 75 if it was stopped."""
     ablation = suite(asked)
     out, budget = asked.out or Path("runs/ablations") / asked.suite, Budget.parse(asked.budget)
-    judge, entries = plan(asked, ablation, budget, out)
+    segmenter, entries = plan(asked, ablation, budget, out)
     chosen = share([entry.task for entry in entries if not asked.only or entry.variant.name in asked.only])
     if asked.dry_run:
-        for task in (*judge, *chosen):
+        for task in (*segmenter, *chosen):
             for line in itertools.islice(task.commands(), None if budget.minutes is None else 1):
                 console.print(shown(line), markup=False)
         return 0
@@ -102,8 +106,8 @@ def ablate(asked: Arguments, command_line: str) -> int:
         return write_results(out, collect(asked.suite, ablation.question, reached, str(budget), command_line))
 
     with Workers(asked.jobs, out / "accelerators") as workers:
-        workers.work(judge, lambda: None)
-        if all(workers.outcomes.get(task.folder) == "finished" for task in judge):
+        workers.work(segmenter, lambda: None)
+        if all(workers.outcomes.get(task.folder) == "finished" for task in segmenter):
             report()  # what cannot be written is found out now
             workers.work(chosen, report)
             tell(report(), out)
@@ -154,28 +158,41 @@ def check_files(asked: Arguments) -> None:
     for path in (asked.segmenter, asked.inception, *(asked.lpips or ())):
         if path is not None and not path.exists():
             raise UserError(f"{path}: there is no such file or folder.")
+    if asked.judge and ":" not in asked.judge and not (Path(asked.judge) / "run.json").is_file():
+        raise UserError(
+            f"--judge {asked.judge}: this is neither a run folder nor package.module:factory. (By label files, which another "
+            "tool makes of finished images, launch.evaluate scores each run.)"
+        )
 
 
 def plan(asked: Arguments, ablation: Ablation, budget: Budget, out: Path) -> tuple[list[Task], list[Entry]]:
-    """The training of the segmenter, if it is the suite's own, and that of each variant and seed."""
-    segmenter, judge = asked.segmenter, []
+    """The training of the segmenter, if it is the suite's own and needed, and that of each variant and seed."""
     root = [] if asked.data is None else ["--data.root", asked.data]
-    if segmenter is None and ablation.segmenter is not None:
-        segmenter = out / "segmenter"
-        judge = [Task("segmenter", segmenter, (ablation.segmenter, *root))]
-    score = ["--segmenter", str(segmenter)] if segmenter else []
-    score += ["--inception", str(asked.inception)] if asked.inception else []
-    score += ["--lpips", *map(str, asked.lpips)] if asked.lpips else []
-    score += ["--examples", str(asked.examples)] if asked.examples else []
     vgg = ["--vgg.weights", asked.vgg] if asked.vgg else []
+    common = [*root, *shlex.split(asked.train)]
+    trainings = [(*shlex.split(variant.arguments), *common, *vgg) for variant in ablation.variants]
+    segmenter, own = asked.segmenter, []
+    needed = asked.judge is None or any(map(trains_with_segmenter, trainings))
+    if segmenter is None and ablation.segmenter is not None and needed:
+        segmenter = out / "segmenter"
+        own = [Task("segmenter", segmenter, (ablation.segmenter, *common))]
+    score = scoring(asked, asked.judge or segmenter)
     entries = []
-    for variant in ablation.variants:
-        arguments = with_segmenter((*shlex.split(variant.arguments), *root, *vgg), segmenter)
+    for variant, arguments in zip(ablation.variants, trainings):
+        arguments = with_segmenter(arguments, segmenter)
         for seed in range(asked.seeds):
             name, folder = f"{variant.name}, seed {seed}", out / slug(variant.name) / f"seed_{seed}"
             task = Task(name, folder, (*arguments, "--seed", str(seed)), budget, (*score, *vgg))
             entries.append(Entry(variant, seed, task))
-    return judge, entries
+    return own, entries
+
+
+def scoring(asked: Arguments, judge: str | Path | None) -> list[str]:
+    """What launch.evaluate needs besides a run."""
+    score = ["--segmenter", str(judge)] if judge else []
+    score += ["--inception", str(asked.inception)] if asked.inception else []
+    score += ["--lpips", *map(str, asked.lpips)] if asked.lpips else []
+    return score + (["--examples", str(asked.examples)] if asked.examples else [])
 
 
 def share(tasks: list[Task]) -> list[Task]:

@@ -98,7 +98,7 @@ class Task:
 
     def _seconds_per_step(self) -> float:
         lines = [line for line in read_metrics(self.folder / "metrics.jsonl") if "seconds_per_step" in line]
-        return min(line["seconds_per_step"] for line in lines if line["step"] <= PROBE_STEPS)
+        return min(line["seconds_per_step"] for line in lines if line["step"] <= max(PROBE_STEPS, lines[0]["step"]))
 
     def finished(self) -> list[list[str]]:
         """The commands that are; none if the run is one of other settings, such as before configs.py was changed."""
@@ -119,13 +119,16 @@ class Task:
 
     def _reached(self) -> tuple[list[list[str]], list[str] | None]:
         """The commands that need not be run again, and the next one."""
-        finished = self.finished()
-        reached = 0
+        finished, reached = self.finished(), []
         for command in self.commands():
-            if finished[reached : reached + 1] != [command]:
-                return finished[:reached], command
-            reached += 1
-        return finished[:reached], None
+            if finished[len(reached) : len(reached) + 1] != [command] and (reached or not self._is_timed()):
+                return reached, command
+            reached.append(command)
+        return reached, None
+
+    def _is_timed(self) -> bool:
+        """Whether the steps that a budget in minutes is timed by are trained, as after a training by another budget."""
+        return self.budget.minutes is not None and last_step(self.folder / "metrics.jsonl") >= PROBE_STEPS
 
     @property
     def log(self) -> Path:
@@ -157,9 +160,14 @@ def shown(command: list[str]) -> str:
     return shlex.join(["python", "-m", *command])
 
 
+def trains_with_segmenter(arguments: tuple[str, ...]) -> bool:
+    """Whether arguments of launch.train are those of a training that needs one."""
+    experiment = parse(list(arguments)).experiment
+    return isinstance(experiment, GANExperiment) and experiment.segmenter is not None
+
+
 def with_segmenter(arguments: tuple[str, ...], segmenter: Path | None) -> tuple[str, ...]:
     """Arguments of launch.train, with the segmenter of those that train with one."""
-    experiment = parse(list(arguments)).experiment
-    if segmenter is None or not isinstance(experiment, GANExperiment) or experiment.segmenter is None:
+    if segmenter is None or not trains_with_segmenter(arguments):
         return arguments
     return (*arguments, "--segmenter", str(segmenter))

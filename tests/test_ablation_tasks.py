@@ -2,9 +2,13 @@
 
 import json
 import shlex
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import tyro
 
 from configs import ABLATIONS, EXPERIMENTS
 from crn_jax.data.sources import label_space_of
@@ -159,6 +163,17 @@ def test_minutes_become_steps_once(tmp_path):
     assert slow.outstanding()[-3] == "60"  # never fewer than were trained to measure it
 
 
+def test_minutes_after_a_budget_in_steps(tmp_path):
+    """The first steps are trained, and timed, already; nothing is trained to fewer steps than it has."""
+    finish(task(tmp_path))
+    lines = [{"step": step, "seconds_per_step": 0.5} for step in (20, 40, 60, 80)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    timed = task(tmp_path, Budget(minutes=3))
+    assert timed.outstanding()[-4:-2] == ["--steps", "360"]
+    assert finish(timed) == ["launch.train", "launch.evaluate", "launch.synthesize"]
+    assert timed.outstanding() is None and task(tmp_path, Budget(steps=400)).outstanding()[0] == "launch.train"
+
+
 def test_those_who_train_with_a_segmenter_get_it():
     arguments = with_segmenter(("camvid_gan_segmentation",), Path("mine"))
     experiment = parse(list(arguments)).experiment
@@ -189,6 +204,7 @@ def test_a_slurm_array_shares_the_tasks(monkeypatch):
         ("paper --seeds 0", "at least 1"),
         ("paper --examples 0", "at least 1"),
         ("paper --segmenter nowhere", "nowhere: there is no such file or folder"),
+        ("paper --judge nowhere", "--judge nowhere: this is neither a run folder nor package.module:factory"),
         ("paper --budget soon", "--budget soon"),
     ],
 )
@@ -207,3 +223,41 @@ def test_the_commands_can_be_seen_beforehand(tmp_path):
     assert segmenter.startswith("python -m launch.train segmenter_camvid --data.root D")
     assert "camvid_gan_segmentation --data.root D --segmenter" in training
     parse(shlex.split(training)[3:])
+
+
+def planned(arguments: str) -> tuple[list[Task], list[Task]]:
+    """The training of the segmenter, if there is one, and those of the variants."""
+    asked = tyro.cli(ablate.Arguments, args=shlex.split(arguments), use_underscores=True)
+    own, entries = ablate.plan(asked, ablate.suite(asked), STEPS, Path("out"))
+    return own, [entry.task for entry in entries]
+
+
+@pytest.mark.parametrize(("suite", "trained"), [("paper", 1), ("design", 0)])
+def test_the_judge_may_be_another_than_the_segmenter_that_is_trained_with(suite, trained):
+    """The suite's own is trained where a variant needs it."""
+    own, tasks = planned(f"{suite} --judge judges:strict")
+    assert len(own) == trained and {task.score for task in tasks} == {("--segmenter", "judges:strict")}
+    trained_with = [task.experiment.segmenter for task in tasks if "camvid_gan_segmentation" in task.train]
+    assert trained_with == ["out/segmenter"] * trained
+    _, tasks = planned(f"{suite} --segmenter S")
+    assert {task.score for task in tasks} == {("--segmenter", "S")}
+
+
+def test_what_is_given_for_every_training():
+    own, tasks = planned('paper --train="--data.cache C --batch_size 2"')
+    assert {(task.experiment.data.cache, task.experiment.batch_size) for task in (*own, *tasks)} == {("C", 2)}
+
+
+def test_command_lines_are_parsed_one_at_a_time(monkeypatch):
+    """Workers do so in threads, under which tyro's caches would be emptied."""
+    alone = threading.Lock()
+
+    def cli(*_, default, **__):
+        assert alone.acquire(blocking=False)
+        time.sleep(0.01)
+        alone.release()
+        return default
+
+    monkeypatch.setattr("launch.command_line.tyro.cli", cli)
+    with ThreadPoolExecutor(4) as pool:
+        assert len(list(pool.map(parse, [["demo"]] * 8))) == 8
