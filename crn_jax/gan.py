@@ -22,7 +22,7 @@ from crn_jax.train import OptimizerConfig, Trainable
 
 @dataclasses.dataclass(frozen=True)
 class GANConfig:
-    """A generator and a discriminator; widths of None are those published."""
+    """A generator and a discriminator; widths of None are those published, or of dcgan our reconstruction's."""
 
     num_classes: int
     """Channels of the layout, void included."""
