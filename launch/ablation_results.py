@@ -51,6 +51,7 @@ def collect(suite: str, question: str, entries: Sequence[Entry], budget: str, co
     reference = groups[0]
     variants = [variant_results(group, reference, evaluations) for group in groups]
     of_all = {key for variant in variants for key in variant["scores"]}
+    collections = any(len(evaluation["candidates"]) > 2 for evaluation in known)
     first = known[0] if known else {}
     return {
         "title": f"{suite}: {first.get('title', 'nothing is finished yet')}",
@@ -61,7 +62,8 @@ def collect(suite: str, question: str, entries: Sequence[Entry], budget: str, co
         "budget": budget,
         "seeds": sorted({entry.seed for entry in entries}),
         "notes": list(dict.fromkeys(itertools.chain(*(evaluation["notes"] for evaluation in known)))) + several_seeds(entries),
-        "scores": [score for score in (*(s._asdict() for s in SCORES), *chosen_scores()) if score["key"] in of_all],
+        "scores": [score for score in (*(s._asdict() for s in SCORES), *chosen_scores(collections)) if score["key"] in of_all],
+        "compared": "perceptual distance" + " of the best of k" * collections,
         "photographs": first["candidates"][0]["scores"] if first else {},
         "variants": variants,
         "examples": examples(entries),
@@ -74,8 +76,10 @@ def evaluation_of(task: Task) -> dict[str, Any] | None:
     return json.loads(path.read_text("utf-8")) if task.outstanding() is None and path.is_file() else None
 
 
-def chosen_scores() -> list[dict[str, Any]]:
-    """As those of SCORES; better is none of them, as they have been chosen by the photograph."""
+def chosen_scores(collections: bool) -> list[dict[str, Any]]:
+    """As those of SCORES, if there are collections; better is none of them, as they have been chosen by the photograph."""
+    if not collections:
+        return []
     return [{"key": key, "title": title, "unit": "", "better": None, "about": about} for _, key, title, about in CHOSEN]
 
 
@@ -139,14 +143,17 @@ def run_results(entry: Entry, evaluation: dict[str, Any] | None) -> dict[str, An
     }
 
 
-def scores_of(evaluation: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """A run's scores by key, and of a collection the distances of what was chosen from it."""
+def chosen_from(evaluation: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The candidates of CHOSEN, by the keys there; of a run with one image a layout all are that."""
     _, run, *chosen = evaluation["candidates"]
-    scores = dict(run["scores"])
-    for candidate, (mark, key, *_) in itertools.product(chosen, CHOSEN):
-        if mark in candidate["name"].removeprefix(run["name"]):
-            scores[key] = candidate["scores"]["distance"]
-    return scores
+    named = {candidate["name"].removeprefix(run["name"]): candidate for candidate in chosen}
+    return {key: next((named[name] for name in named if mark in name), run) for mark, key, *_ in CHOSEN}
+
+
+def scores_of(evaluation: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """A run's scores by key, and the distances of what was chosen from a collection."""
+    chosen = {key: candidate["scores"]["distance"] for key, candidate in chosen_from(evaluation).items()}
+    return evaluation["candidates"][1]["scores"] | chosen
 
 
 def together(scores: Sequence[dict[str, float]]) -> dict[str, float]:
@@ -159,9 +166,12 @@ def together(scores: Sequence[dict[str, float]]) -> dict[str, float]:
 
 
 def difference(pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> dict[str, float]:
-    """Of the perceptual distances of two variants, by their evaluations of each seed; `seeds` has each seed's."""
+    """Of the perceptual distances of two variants, by their evaluations of each seed; `seeds` has each seed's.
+
+    A collection's is that of the best of k, as its loss rewards that (Eq. 2 and 3).
+    """
     first, second = (
-        np.array([pair[i]["candidates"][1]["per_image"]["distance"] for pair in pairs]) for i in (0, 1)
+        np.array([chosen_from(pair[i])["best_distance"]["per_image"]["distance"] for pair in pairs]) for i in (0, 1)
     )  # [seeds, images]
     low, high = bootstrap(lambda means: means, (first - second).mean(0))
     return {"value": float((first - second).mean()), "low": low, "high": high, "seeds": (first - second).mean(1).tolist()}

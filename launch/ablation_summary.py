@@ -22,15 +22,15 @@ def conclusions(results: dict[str, Any]) -> Iterator[str]:
     if missing:
         yield f"Not finished, and so not compared: {', '.join(missing)}."
     compared = [variant for variant in others if variant["difference"]]
-    yield from compared_with(reference["name"], compared)
+    yield from compared_with(reference["name"], compared, results["compared"])
     if any(variant["preferred"] for variant in compared):
         yield from papers_order(results, [reference, *compared])
     if compared:
         yield from limits([reference, *compared])
 
 
-def compared_with(name: str, compared: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """Sentences on perceptual distances: who is farther, nearer, or not to be told apart, image by image and seed by seed."""
+def compared_with(name: str, compared: Sequence[dict[str, Any]], by: str) -> Iterator[str]:
+    """Sentences on the distance `by`: who is farther, nearer, or not to be told apart, image by image and seed by seed."""
     kinds: dict[str, list[str]] = {"farther": [], "nearer": [], "either": []}
     for variant in compared:
         apart = variant["difference"]
@@ -40,7 +40,7 @@ def compared_with(name: str, compared: Sequence[dict[str, Any]]) -> Iterator[str
         each = f"; seeds {seeds}" if len(apart["seeds"]) > 1 else ""
         kinds[kind].append(f"{variant['name']} ({apart['value']:+.1f}; {apart['low']:+.1f} to {apart['high']:+.1f}{each})")
     if kinds["farther"]:
-        yield f"Farther from the photographs than {name}, by perceptual distance: {', '.join(kinds['farther'])}."
+        yield f"Farther from the photographs than {name}, by {by}: {', '.join(kinds['farther'])}."
     if kinds["nearer"]:
         yield f"Nearer to the photographs than {name}: {', '.join(kinds['nearer'])}."
     if kinds["either"]:
@@ -82,8 +82,8 @@ def limits(variants: Sequence[dict[str, Any]]) -> Iterator[str]:
     yield from (f"{variant['name']}: {variant['rescaling']}." for variant in variants if variant["rescaling"])
     if any("between" in variant["scores"] for variant in variants):
         yield (
-            "Of a collection, the image that is scored was chosen without the photograph; the curves count the nearest one, so "
-            "they do not compare different k: more images are nearer by their number alone."
+            "Differences and curves count the image of a collection that is nearest to the photograph, as the loss does; other "
+            "scores are of one chosen without the photograph. Where k differs, more images are nearer by their number alone."
         )
     yield (
         "The perceptual distance is what the cascade is trained by, so it is no neutral judge. How people would choose, "

@@ -110,7 +110,9 @@ def test_a_whole_suite(whole):
         assert variant["figures"]["seconds_per_step"] > 0 and variant["figures"]["step_flop"] > 0
     assert {"best_distance", "assembled_distance", "between"} <= {score["key"] for score in results["scores"]}
     assert collections["differs"] == ["cascade.num_images: 1, now 2"]
-    assert {"best_distance", "assembled_distance", "between"} <= collections["scores"].keys() - first["scores"].keys()
+    assert "between" in collections["scores"].keys() - first["scores"].keys()
+    assert collections["scores"]["best_distance"]["value"] < collections["scores"]["distance"]["value"]
+    assert first["scores"]["best_distance"] == first["scores"]["assembled_distance"] == first["scores"]["distance"]
     assert broken["runs"][0]["status"] == "failed" and "missing.h5" in broken["runs"][0]["problem"]
     assert any("broken (seed 0)" in sentence for sentence in results["conclusions"])
     markdown = (out / "ablation.md").read_text()

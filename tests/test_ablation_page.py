@@ -86,6 +86,7 @@ def ablation() -> dict:
     return {
         "title": "odd <val> & more",
         "question": "Is <u>it</u> so?",
+        "compared": "perceptual distance of the <best>",
         "command": 'python -m launch.ablate "<suite>"',
         "versions": {"jax": "1.2.3"},
         "device": "cpu",
@@ -166,6 +167,8 @@ def test_the_table_has_the_numbers_and_sorts_by_them(open_page, path):
     assert rows[3] == [f"{FAILED}\nseed 0 failed\nseed 1 failed", *"––––", "97.1", *"–––––––"]
     assert rows[4] == [f"{WAITING}\nseeds 0, 1 waiting", *"–––", "−2.0\n[−3.0, 0.0]", "–", "–", "16.7", *"–––––"]
     assert page.locator("#table .best span").all_inner_texts() == ["196.3", "44.5"]  # one alone is not best
+    reference = f"The difference is the perceptual distance of the <best> less {NASTY}'s, paired by image."
+    assert page.locator("#reference").inner_text() == reference
 
     problem = page.locator("#table .problem")
     assert problem.is_hidden()

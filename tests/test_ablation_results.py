@@ -78,7 +78,7 @@ def test_what_a_suite_collects(tmp_path):
     results = collected([entry(tmp_path, "a"), entry(tmp_path, "b", arguments="demo --cascade.no_norm")])
     assert results["title"] == "suite: streets val, 4 examples" and results["device"] == "abacus"
     assert [score["key"] for score in results["scores"]] == ["accuracy", "distance", "psnr"]
-    assert results["photographs"]["distance"]["value"] == 0
+    assert results["photographs"]["distance"]["value"] == 0 and results["compared"] == "perceptual distance"
     a, b = results["variants"]
     assert a["scores"]["distance"] == {"value": 25, "low": 24, "high": 26} and a["difference"] is None and a["differs"] == []
     assert b["differs"] == ["cascade.norm: True, now False"]
@@ -128,7 +128,16 @@ def test_what_is_chosen_from_a_collection_has_scores_of_its_own():
     chosen = [("seed_0, best of 3", [1] * 4), ("seed_0, assembled", [2] * 4)]
     scores = scores_of(evaluation("seed_0", DISTANCES["a"], chosen))
     assert (scores["best_distance"]["value"], scores["assembled_distance"]["value"], scores["distance"]["value"]) == (1, 2, 25)
-    assert "best_distance" not in scores_of(evaluation("best of 3", DISTANCES["a"]))  # a folder may be called anything
+    alone = scores_of(evaluation("best of 3", DISTANCES["a"]))  # a folder may be called anything
+    assert alone["best_distance"] == alone["assembled_distance"] == alone["distance"]
+
+
+def test_of_collections_the_best_is_compared():
+    """With one image a layout, where that is the best, and image by image with another collection."""
+    three = evaluation("seed_0", DISTANCES["a"], [("seed_0, best of 3", [1, 2, 3, 4]), ("seed_0, assembled", [9] * 4)])
+    six = evaluation("seed_0", DISTANCES["b"], [("seed_0, best of 6", [0, 1, 2, 3])])
+    assert difference([(evaluation("seed_0", [2, 3, 4, 5]), three)])["seeds"] == [1]
+    assert difference([(six, three)]) == {"value": -1, "low": -1, "high": -1, "seeds": [-1]}
 
 
 def test_who_is_nearer_who_farther_and_who_cannot_be_told_apart(tmp_path):
@@ -184,9 +193,12 @@ def test_collections_have_their_scores_whoever_comes_first(tmp_path):
     found["candidates"][1]["scores"]["between"] = {"value": 3.0}
     path.write_text(json.dumps(found))
     results = collected(entries)
-    assert [score["key"] for score in results["scores"]][-2:] == ["between", "best_distance"]
+    assert [score["key"] for score in results["scores"]][-3:] == ["between", "best_distance", "assembled_distance"]
+    assert results["variants"][0]["scores"]["best_distance"]["value"] == 25
     assert results["notes"] == ["Intervals: 95%.", "Of a collection."]
-    assert "do not compare different k" in "\n".join(conclusions(results))
+    text = "\n".join(conclusions(results))
+    assert "Nearer to the photographs than a: b (-24.0;" in text and "more images are nearer by their number alone" in text
+    assert results["compared"] == "perceptual distance of the best of k"
 
 
 def test_a_rescaling_of_lambda_that_never_came(tmp_path):
