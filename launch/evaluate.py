@@ -75,6 +75,10 @@ class Arguments:
     """Write the page of a study with people to this HTML file, and score nothing: the first run against the others."""
     study_kind: Literal["unlimited", "timed"] = "unlimited"
     """unlimited: the first run beside another (the paper's Table 1); timed: photograph and run for 1/8 to 8 s (Figure 4)."""
+    study_pairs: int = 100
+    """Pairs that everyone answers, beside ten sentinels; more of them make a study longer, and show more layouts."""
+    study_seed: int = 0
+    """Which layouts are shown. A page of another seed, or with other pairs, is another study: --study reads results of one."""
     study: tuple[Path, ...] | None = None
     """Result files of a study: print what people preferred, and nothing else (with --out, also write it to study.json)."""
 
@@ -266,13 +270,24 @@ def examples_to_show(
     return list(examples.values())
 
 
-def make_study(asked: Arguments, subject: Subject) -> None:
-    """Writes the page of a study with people. Its sentinels show the photograph beside an untrained cascade's image."""
-    page, examples = asked.study_page, subject.examples
+def check_study(asked: Arguments) -> None:
+    """Raises UserError for a page that cannot be written, or for numbers that make no study."""
+    page, pairs, seed = asked.study_page, asked.study_pairs, asked.study_seed
     if not page.parent.is_dir():
         raise UserError(f"--study_page {page}: there is no folder {page.parent}.")
     if page.is_dir():
         raise UserError(f"--study_page {page} is a folder; name an HTML file.")
+    if pairs < 1 or seed < 0:
+        raise UserError(f"--study_pairs must be at least 1, and --study_seed not negative, got {pairs} and {seed}.")
+
+
+def make_study(asked: Arguments, subject: Subject) -> None:
+    """Writes the page of a study with people.
+
+    Its sentinels show the photograph beside an untrained cascade's image; the authors' beside a baseline's, which is harder.
+    """
+    check_study(asked)
+    page, examples = asked.study_page, subject.examples
 
     def synthesized(run: Run, n: int) -> np.ndarray:
         layout = examples.batch([n]).layout
@@ -298,6 +313,8 @@ def make_study(asked: Arguments, subject: Subject) -> None:
         range(len(examples.indices)),
         title=f"{subject.experiment.data.source}: which image is more realistic?",
         kind=asked.study_kind,
+        pairs=asked.study_pairs,
+        seed=asked.study_seed,
     )
     console.print(f"{page}: open it in a browser, or send it to people; then", markup=False)
     console.print("python -m launch.evaluate --study RESULT.json [RESULT.json ...]", markup=False)

@@ -61,7 +61,10 @@ class Share(NamedTuple):
 
     `interval` is Wilson's, 95%, and `p_value` that of the exact two-sided binomial test against one half; both take all answers
     as independent. Those of one participant are not: `over_participants` is a 95% bootstrap interval over whole participants
-    (percentiles of 10,000 draws), None for a single one, and too narrow for fewer than about ten.
+    (percentiles of 10,000 draws), None for a single one, and too narrow for fewer than about ten. All three take repeated
+    answers to one pair as independent, though all participants get the same pairs: how far other layouts would move the share,
+    none of them tells. Who counts, sentinels decide: the photograph against an untrained cascade (the authors': against a
+    baseline, which is harder).
     """
 
     first: str

@@ -28,6 +28,7 @@ from launch.score_tables import _text
 from launch.subject import names_of
 from launch.terminal import console
 from tests import reference
+from tests.test_study import embedded
 
 pytest_plugins = "tests.browser"
 
@@ -324,6 +325,14 @@ def test_a_study_is_made_and_its_results_are_read(runs, tmp_path):
     assert "--study RESULT.json" in capture.get()
     page = (tmp_path / "study.html").read_text()
     assert "untrained cascade" in page and page.count("data:image/") > 10
+    few = tmp_path / "few.html"
+    given = [runs / "one", runs / "two", "--study_page", few]
+    evaluate.main([*map(str, given), "--study_pairs", "3", "--study_seed", "1", *SETTING])
+    studies = [embedded(path)["pairs"] for path in (tmp_path / "study.html", few)]
+    many, three = ([pair["example"] for pair in pairs if not pair["sentinel"]] for pairs in studies)
+    assert len(many) == 100 and len(three) == 3 and many[:3] != three
+    assert "got 0 and 0" in refused(*given, "--study_pairs", 0)
+    assert "got 100 and -1" in refused(*given, "--study_seed", -1)
     assert "there is no folder" in refused(runs / "one", runs / "two", "--study_page", tmp_path / "none" / "study.html")
     (tmp_path / "bad.json").write_text("{}")
     assert "bad.json" in refused("--study", tmp_path / "bad.json", "--out", tmp_path / "out")
