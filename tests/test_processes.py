@@ -14,7 +14,7 @@ import jax
 import pytest
 
 from crn_jax.errors import UserError
-from launch import processes, train
+from launch import processes, terminal, train
 from launch.processes import LOST, LOST_SECONDS, TRY_AGAIN, Processes
 from launch.reporting import read_metrics
 from launch.terminal import console
@@ -152,6 +152,20 @@ with Stop() as stop:
 """
     result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert result.stdout.split("\n")[:2] == ["[False, False]", "[True, False]"], result.stderr
+
+
+@pytest.mark.parametrize(("given", "several", "kept"), [(None, True, True), ("elsewhere", True, False), (None, False, False)])
+def test_several_processes_keep_what_they_compile_with_the_run(tmp_path, monkeypatch, given, several, kept):
+    monkeypatch.setattr(terminal, "several_processes", lambda: several)
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    if given:
+        monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", given)
+    before = jax.config.jax_compilation_cache_dir
+    try:
+        terminal.share_compiled(tmp_path)
+        assert jax.config.jax_compilation_cache_dir == (str(tmp_path / "compiled") if kept else before)
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
 
 
 def test_a_terminal_that_is_closed_ends_a_run_between_two_steps(monkeypatch):
