@@ -107,7 +107,7 @@ camvid_full_resolution = dataclasses.replace(
 )
 
 # Its adversarial baselines: pix2pix, with the published networks and losses, and a GAN with a segmenter, whose networks are our
-# reconstruction (train segmenter_camvid first). Adam as pix2pix has it; no moving average, as GANs are published without.
+# reconstruction (train segmenter_camvid first). Adam as pix2pix has it; no moving average, which the paper has not either.
 #   python -m launch.train camvid_pix2pix --data.root DIR
 #   python -m launch.train camvid_gan_segmentation --data.root DIR --segmenter runs/segmenter_camvid
 # Expect: after 6 epochs, which are few for a GAN, held-out distances of 261 and 328 (docs/ablations.md).

@@ -11,9 +11,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from crn_jax.convolution import DIMENSIONS
 from crn_jax.sharding import MIN_ROWS, constrain
 
-_DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 _NORMAL = nn.initializers.normal(0.02)
 
 
@@ -40,7 +40,7 @@ def transposed_conv4x4(x: jax.Array, k: jax.Array) -> jax.Array:
 
     Row i of x, times row a of k, is added to row 2i + 2 - a of the result; likewise for columns.
     """
-    return jax.lax.conv_general_dilated(x, k, (1, 1), ((2, 2), (2, 2)), (2, 2), dimension_numbers=_DIMENSIONS)
+    return jax.lax.conv_general_dilated(x, k, (1, 1), ((2, 2), (2, 2)), (2, 2), dimension_numbers=DIMENSIONS)
 
 
 def _transposed_forward(x: jax.Array, k: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
@@ -53,7 +53,7 @@ def _transposed_backward(residuals: tuple[jax.Array, jax.Array], y: jax.Array) -
 
     def convolution(k: jax.Array) -> jax.Array:
         flipped = k[::-1, ::-1].swapaxes(2, 3)
-        return jax.lax.conv_general_dilated(y, flipped, (2, 2), ((1, 1), (1, 1)), dimension_numbers=_DIMENSIONS)
+        return jax.lax.conv_general_dilated(y, flipped, (2, 2), ((1, 1), (1, 1)), dimension_numbers=DIMENSIONS)
 
     by_x, by_k = jax.vjp(convolution, k)
     return by_x, by_k(x)[0]

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from crn_jax.cascade import to_images
+from crn_jax.convolution import DIMENSIONS
 from crn_jax.layers import Conv3x3, LayerNorm, Projection
 from crn_jax.remat import Remat
 from crn_jax.resize import double_bilinear, halve_area
@@ -70,23 +71,24 @@ def dilations(height: int, width: int, layers: int) -> tuple[int, ...]:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def dilated_conv3x3(x: jax.Array, k: jax.Array, dilation: int) -> jax.Array:
     """A 3x3 convolution of pixels `dilation` apart, zero padding: `[B, H, W, C] * [3, 3, C, D] -> [B, H, W, D]`."""
-    margins = ((dilation, dilation),) * 2
-    return jax.lax.conv_general_dilated(
-        x, k, (1, 1), margins, rhs_dilation=(dilation, dilation), dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
+    return _dilated(x, k, dilation)
+
+
+def _dilated(x: jax.Array, k: jax.Array, dilation: int) -> jax.Array:
+    margins, dilations = ((dilation, dilation),) * 2, (dilation, dilation)
+    return jax.lax.conv_general_dilated(x, k, (1, 1), margins, rhs_dilation=dilations, dimension_numbers=DIMENSIONS)
 
 
 def _dilated_backward(dilation: int, saved: tuple[jax.Array, jax.Array], y: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, k = saved
-    convolve = dilated_conv3x3.fun
 
     def xla(x: jax.Array, y: jax.Array) -> jax.Array:
-        return jax.linear_transpose(lambda k: convolve(x, k, dilation), k)(y)[0]
+        return jax.linear_transpose(lambda k: _dilated(x, k, dilation), k)(y)[0]
 
     # For GPUs, XLA makes of its own derivative by k a convolution with a kernel as large as the image.
     products = functools.partial(dilated_by_kernel, dilation=dilation)
     by_k = jax.lax.platform_dependent(x, y, cuda=products, default=xla)
-    return jax.linear_transpose(lambda x: convolve(x, k, dilation), x)(y)[0], by_k
+    return jax.linear_transpose(lambda x: _dilated(x, k, dilation), x)(y)[0], by_k
 
 
 def dilated_by_kernel(x: jax.Array, y: jax.Array, dilation: int) -> jax.Array:

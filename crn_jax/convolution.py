@@ -25,7 +25,7 @@ from crn_jax.halo import Haloed, haloed
 from crn_jax.remat import added
 from crn_jax.sharding import MIN_ROWS, as_share, by_device, constrain, is_split, rows_are_split
 
-_DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+DIMENSIONS = ("NHWC", "HWIO", "NHWC")  # of images, kernels and results
 _SMALL = 16 * 32  # pixels; below, transforming the kernel would cost more than Winograd saves
 # C D / (C + D), the products for each element that is moved; below, Winograd's transforms cost more than it saves.
 _NARROW = 60
@@ -155,7 +155,7 @@ kernel_gradient.defvjp(
 
 def _xla(x: jax.Array, k: jax.Array, margin: int = 1) -> jax.Array:
     """With margin 0, of images with their halos: they lose a row on either side."""
-    return jax.lax.conv_general_dilated(x, k, (1, 1), ((margin, margin), (1, 1)), dimension_numbers=_DIMENSIONS)
+    return jax.lax.conv_general_dilated(x, k, (1, 1), ((margin, margin), (1, 1)), dimension_numbers=DIMENSIONS)
 
 
 def _xla_by_input(y: jax.Array, k: jax.Array, margin: int = 1) -> jax.Array:

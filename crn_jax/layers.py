@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from crn_jax.convolution import trained_conv3x3
+from crn_jax.convolution import DIMENSIONS, trained_conv3x3
 from crn_jax.halo import Haloed
 from crn_jax.remat import convolved
 
@@ -107,8 +107,7 @@ def exact_convolution(layer: dict, x: jax.Array, stride: int, padding: str | Seq
 
     In float32 also where an accelerator's default is less.
     """
-    dimensions = ("NHWC", "HWIO", "NHWC")
     y = jax.lax.conv_general_dilated(
-        x, layer["kernel"], (stride, stride), padding, dimension_numbers=dimensions, precision="highest"
+        x, layer["kernel"], (stride, stride), padding, dimension_numbers=DIMENSIONS, precision="highest"
     )
     return jax.nn.relu(y + layer["bias"][None, None, None])

@@ -14,7 +14,7 @@ from crn_jax.gan import GANConfig
 from crn_jax.lambdas import LambdaConfig, LambdaState, init_lambdas, update_lambdas
 from crn_jax.losses import LossConfig, layer_terms, perceptual_loss
 from crn_jax.remat import Remat
-from crn_jax.train import OptimizerConfig
+from crn_jax.train import OptimizerConfig, Trainable
 from crn_jax.vgg import Pooling
 
 Generator = CascadeConfig | EncoderDecoderConfig | FullResolutionConfig | GANConfig
@@ -22,8 +22,8 @@ Generator = CascadeConfig | EncoderDecoderConfig | FullResolutionConfig | GANCon
 
 
 @dataclasses.dataclass(frozen=True)
-class Objective:
-    """The static part of a generator's training step (a `train.Trainable`, whose network is VGG-19)."""
+class Objective(Trainable):
+    """The static part of a generator's training step (its network is VGG-19)."""
 
     generator: Generator
     lambdas: LambdaConfig

@@ -145,6 +145,13 @@ def sum_over_processes(values: np.ndarray) -> np.ndarray:
     return multihost_utils.process_allgather(values).sum(0)
 
 
+def silence(descriptor: int) -> None:
+    """From now on, what is written to it goes nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)
+
+
 class Stop:
     """Notes a SIGTERM, SIGINT or SIGHUP, so that the run can end between two steps, the same two on every process.
 
@@ -188,7 +195,7 @@ class Stop:
         self._noted = True
         if number == signal.SIGHUP:
             for terminal in self._terminals:
-                os.dup2(os.open(os.devnull, os.O_WRONLY), terminal)
+                silence(terminal)
         signal.signal(number, signal.SIG_DFL)
         if self._by_jax:
             os.kill(os.getpid(), signal.SIGTERM)

@@ -19,13 +19,13 @@ from crn_jax.data.examples import Source
 from crn_jax.data.label_space import LabelSpace
 from crn_jax.data.sources import DataConfig, Split, open_source
 from crn_jax.errors import UserError
-from launch.processes import LOST, several_processes
+from launch.processes import LOST, several_processes, silence
 
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
         """Whoever read the output is gone; that is no reason to end a training, as rich would."""
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        silence(sys.stdout.fileno())
 
 
 console = _Console(highlight=False, soft_wrap=True)

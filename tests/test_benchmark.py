@@ -54,7 +54,7 @@ def test_a_run_writes_all_it_measured(tmp_path, capsys, in_this_process):
 
 
 def test_devices_share_out_a_step_and_its_operations(tmp_path, capsys, in_this_process):
-    command = "demo --widths 8 8 8 --steps 1 --batch_sizes 2 --meshes 2 1 --json".split()
+    command = "demo --widths 8 8 8 --steps 1 --batch_sizes 2 --meshes 2 2 --json".split()
     benchmark.main([*command, str(tmp_path / "results.json")])
     (case,) = json.loads((tmp_path / "results.json").read_text())["cases"]
     assert case["mesh"] == [2, 2]
