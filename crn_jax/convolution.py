@@ -36,13 +36,12 @@ _NARROW_KERNEL = 8  # for the derivative by k, which XLA computes slowest
 def conv3x3(x: jax.Array, k: jax.Array) -> jax.Array:
     """`[B, H, W, C] * [3, 3, C, D] -> [B, H, W, D]`, a cross-correlation, as `flax.linen.Conv` computes it."""
     cpu = _choice(x, k.shape[2:], _NARROW, _xla, im2col, winograd)
-    return jax.lax.platform_dependent(x, k, cpu=cpu, cuda=_aligned, default=_xla)
+    return jax.lax.platform_dependent(x, k, cpu=cpu, cuda=_cuda, default=_xla)
 
 
 def conv3x3_inside(x: jax.Array, k: jax.Array) -> jax.Array:
     """`conv3x3` of a device's rows with their halo, of which it takes a row on either side: `-> [B, h - 2, W, D]`."""
-    x = _align(x, 3)
-    return _xla(x, jnp.pad(k, [(0, 0), (0, 0), (0, x.shape[3] - k.shape[2]), (0, 0)]), margin=0)
+    return _inside(_cuda, _xla)(x, k)
 
 
 def trained_conv3x3(parts: tuple[jax.Array | Haloed, ...], k: jax.Array) -> jax.Array:
@@ -58,7 +57,7 @@ def trained_conv3x3(parts: tuple[jax.Array | Haloed, ...], k: jax.Array) -> jax.
 
 @jax.custom_vjp
 def _whole_conv3x3(parts: tuple[jax.Array, ...], k: jax.Array) -> jax.Array:
-    return conv3x3(_beside(parts), k)
+    return _whole_forward(parts, k)[0]
 
 
 @jax.custom_vjp
@@ -70,7 +69,7 @@ def _haloed_conv3x3(parts: tuple[Haloed, ...], k: jax.Array) -> jax.Array:
 def input_gradient(y: jax.Array, k: jax.Array) -> jax.Array:
     """`[B, H, W, D], [3, 3, C, D] -> [B, H, W, C]`: the derivative of T by x."""
     cpu = _choice(y, k.shape[2:], _NARROW, _xla_by_input, col2im, winograd_by_input)
-    return jax.lax.platform_dependent(y, k, cpu=cpu, cuda=_aligned_by_input, default=_xla_by_input)
+    return jax.lax.platform_dependent(y, k, cpu=cpu, cuda=_cuda_by_input, default=_xla_by_input)
 
 
 @jax.custom_vjp
@@ -78,7 +77,7 @@ def kernel_gradient(x: jax.Array, y: jax.Array) -> jax.Array:
     """`[B, H, W, C], [B, H, W, D] -> [3, 3, C, D]`: the derivative of T by k."""
     channels = x.shape[-1], y.shape[-1]
     cpu = _choice(x, channels, _NARROW_KERNEL, _xla_by_kernel, im2col_by_kernel, winograd_by_kernel)
-    return jax.lax.platform_dependent(x, y, cpu=cpu, cuda=_aligned_by_kernel, default=_xla_by_kernel)
+    return jax.lax.platform_dependent(x, y, cpu=cpu, cuda=_cuda_by_kernel, default=_xla_by_kernel)
 
 
 def _choice(
@@ -94,17 +93,20 @@ def _choice(
 
 
 def _beside(parts: tuple[jax.Array, ...]) -> jax.Array:
-    return constrain(jnp.concatenate(parts, -1), MIN_ROWS) if len(parts) > 1 else parts[0]
+    """Padded as `_cuda` wants it, in the last part: zeros behind it would keep GPUs from writing several channels at once."""
+    *others, last = parts
+    missing = _missing(sum(part.shape[3] for part in parts), 32 if others else 8, last.dtype)
+    return jnp.concatenate([*others, _padded(last, 3, missing)], -1)
 
 
 def _whole_forward(parts: tuple[jax.Array, ...], k: jax.Array) -> tuple[jax.Array, tuple]:
-    x = _beside(parts)
-    return conv3x3(x, k), (x, k, parts)  # of the parts, only the shapes are used
+    x = constrain(_beside(parts), MIN_ROWS) if len(parts) > 1 else _beside(parts)
+    return conv3x3(x, _padded(k, 2, x.shape[3] - k.shape[2])), (x, k, parts)  # of the parts, only the shapes are used
 
 
 def _whole_backward(saved: tuple, y: jax.Array) -> tuple[tuple[jax.Array, ...], jax.Array]:
     x, k, parts = saved
-    by_kernel = kernel_gradient(x, y)
+    by_kernel = _without_padding(kernel_gradient(x, y), k.shape[2])
     if not is_split():  # CPUs would leave the kernels' to the end of the step, and hold each x until then: 3 GB at 1024x2048
         y = jax.lax.platform_dependent(y, by_kernel, cpu=added, default=lambda y, by_kernel: y)
     return tuple(input_gradient(y, of_part) for of_part in _of_parts(k, parts)), by_kernel
@@ -119,8 +121,8 @@ def _of_parts(k: jax.Array, parts: tuple[jax.Array, ...]) -> list[jax.Array]:
 def _haloed_forward(parts: tuple[Haloed, ...], k: jax.Array) -> tuple[jax.Array, tuple]:
     def convolve(*arguments: jax.Array) -> tuple[jax.Array, jax.Array]:
         *parts, k = arguments
-        x = _align(jnp.concatenate(parts, -1), 3)  # here, as this is what is kept
-        return conv3x3_inside(x, k), x
+        x = _beside(parts)
+        return conv3x3_inside(x, _padded(k, 2, x.shape[3] - k.shape[2])), x
 
     y, x = by_device(convolve, *(part.rows for part in parts), whole=(k,))
     return y, (x, k, parts)  # of the parts, only the shapes are used
@@ -128,10 +130,17 @@ def _haloed_forward(parts: tuple[Haloed, ...], k: jax.Array) -> tuple[jax.Array,
 
 def _haloed_backward(saved: tuple, y: jax.Array) -> tuple[tuple[Haloed, ...], jax.Array]:
     x, k, parts = saved
-    by_kernel = by_device(functools.partial(_xla_by_kernel, margin=0), x, y, summed=True)
-    by_input = functools.partial(by_device, functools.partial(_xla_by_input, margin=0), y)
+    by_kernel = by_device(_inside(_cuda_by_kernel, _xla_by_kernel), x, y, summed=True)
+    by_input = functools.partial(by_device, _inside(_cuda_by_input, _xla_by_input), y)
     by_parts = [Haloed(by_input(whole=(of_part,))) for of_part in _of_parts(k, [part.rows for part in parts])]
     return tuple(by_parts), _without_padding(by_kernel, k.shape[2])
+
+
+def _inside(cuda: Callable, xla: Callable) -> Callable:
+    """One of the three maps, of a device's rows with their halo."""
+    return lambda *of: jax.lax.platform_dependent(
+        *of, cuda=functools.partial(cuda, margin=0), default=functools.partial(xla, margin=0)
+    )
 
 
 conv3x3.defvjp(
@@ -168,25 +177,54 @@ def _xla_by_kernel(x: jax.Array, y: jax.Array, margin: int = 1) -> jax.Array:
     return jax.lax.conv_general_dilated(x, y, (1, 1), (rows, (1, 1)), dimension_numbers=("CHWN", "IHWO", "HWNC"))
 
 
-# Likewise, the channels of x padded with zeros. NVIDIA's tensor cores want multiples of 8 ("Convolutional Layers User's
-# Guide"), but beside the features lie, say, 20 classes. For float16 XLA pads so itself, for bfloat16 not (jax 0.10.2).
+# Likewise, as NVIDIA's tensor cores want it in bfloat16 (docs/performance.md, "On a GPU").
 
 
 def _align(x: jax.Array, axis: int) -> jax.Array:
-    missing = -x.shape[axis] % 8 if x.dtype == jnp.bfloat16 else 0
+    """Channels padded with zeros to a multiple of 8 ("Convolutional Layers User's Guide"), which XLA does for float16 only."""
+    return _padded(x, axis, _missing(x.shape[axis], 8, x.dtype))
+
+
+def _missing(channels: int, multiple: int, dtype: jnp.dtype) -> int:
+    return -channels % multiple if dtype == jnp.bfloat16 else 0
+
+
+def _padded(x: jax.Array, axis: int, missing: int) -> jax.Array:
     return jnp.pad(x, [(0, missing if a == axis else 0) for a in range(x.ndim)])
 
 
-def _aligned(x: jax.Array, k: jax.Array) -> jax.Array:
-    return _xla(_align(x, 3), _align(k, 2))
+def _pixels_at_once(channels: int, y: jax.Array) -> int:
+    """How many pixels of a row are computed as one pixel with as many times the channels, so that these become up to 64.
+
+    With n pixels, a kernel of 3x(n+2) moves by n, and contains the 3x3 kernel n times, once for each place.
+    """
+    if y.dtype != jnp.bfloat16:
+        return 1
+    return max(n for n in (1, 2, 4, 8) if n == 1 or (n * channels <= 64 and y.shape[2] % n == 0))
 
 
-def _aligned_by_input(y: jax.Array, k: jax.Array) -> jax.Array:
-    return _xla_by_input(y, _align(k, 2))[..., : k.shape[2]]
+def _cuda(x: jax.Array, k: jax.Array, margin: int = 1) -> jax.Array:
+    n = _pixels_at_once(k.shape[3], x)
+    k = jnp.concatenate([jnp.pad(k, [(0, 0), (i, n - 1 - i), (0, 0), (0, 0)]) for i in range(n)], 3)
+    rows, columns = (margin, margin), (1, 1)
+    y = jax.lax.conv_general_dilated(_align(x, 3), _align(k, 2), (1, n), (rows, columns), dimension_numbers=DIMENSIONS)
+    return y.reshape(*y.shape[:2], x.shape[2], -1)
 
 
-def _aligned_by_kernel(x: jax.Array, y: jax.Array) -> jax.Array:
-    return _without_padding(_xla_by_kernel(_align(x, 3), y), x.shape[3])
+def _cuda_by_input(y: jax.Array, k: jax.Array, margin: int = 1) -> jax.Array:
+    if _pixels_at_once(k.shape[2], y) > 1:
+        return _cuda(y, k[::-1, ::-1].swapaxes(2, 3), 2 - margin)
+    return _xla_by_input(y, _align(k, 2), margin)[..., : k.shape[2]]
+
+
+def _cuda_by_kernel(x: jax.Array, y: jax.Array, margin: int = 1) -> jax.Array:
+    b, h, w, d = y.shape
+    n = _pixels_at_once(d, y)
+    y = y.reshape(b, h, w // n, n * d)
+    padding, labels = ((margin, margin), (1, 1)), ("CHWN", "IHWO", "HWNC")
+    several = jax.lax.conv_general_dilated(_align(x, 3), y, (1, 1), padding, rhs_dilation=(1, n), dimension_numbers=labels)
+    by_kernel = sum(several[:, i : i + 3, :, i * d : (i + 1) * d] for i in range(n))
+    return _without_padding(by_kernel, x.shape[3])
 
 
 def _without_padding(by_kernel: jax.Array, channels: int) -> jax.Array:

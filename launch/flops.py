@@ -23,6 +23,7 @@ from crn_jax.vgg import abstract_vgg19
 
 def forward_flops(config: Generator, batch_size: int = 1) -> int:
     """Synthesizing from a batch of layouts."""
+    config = _exact(config)
     params = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
     layout = jax.ShapeDtypeStruct((batch_size, *config.size, config.num_classes), jnp.float32)
     return operations(lambda params, layout: config.network().apply({"params": params}, layout), params, layout)
@@ -34,6 +35,8 @@ def step_flops(objective: Trainable, batch_size: int = 1) -> int:
     A backward pass costs about the forward pass again for each gradient that is needed: that by the kernels, of what is
     trained, and that by the input, unless it is the layout or a photograph.
     """
+    fields = {field.name: getattr(objective, field.name) for field in dataclasses.fields(objective)}
+    objective = dataclasses.replace(objective, **{name: _exact(of) for name, of in fields.items() if hasattr(of, "dtype")})
     if isinstance(objective, Objective):
         objective = dataclasses.replace(objective, remat="none")
     size, network = _given(objective)
@@ -44,6 +47,11 @@ def step_flops(objective: Trainable, batch_size: int = 1) -> int:
     params, lambdas = _params(objective), jax.eval_shape(objective.init_lambdas)
     step = jax.ShapeDtypeStruct((), jnp.int32)
     return operations(jax.value_and_grad(objective.loss_of, has_aux=True), params, lambdas, network, batch, step)
+
+
+def _exact(config: Any) -> Any:
+    """A network's config in float32: for bfloat16, convolutions pad their channels."""
+    return dataclasses.replace(config, dtype="float32")
 
 
 def _given(objective: Trainable) -> tuple[tuple[int, int], dict]:

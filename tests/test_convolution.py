@@ -146,22 +146,44 @@ def test_arrays_beside_each_other():
     assert gradient((0, 2)).cost_analysis()["flops"] < 0.95 * gradient((0, 1, 2)).cost_analysis()["flops"]
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-def test_channels_for_tensor_cores(dtype):
-    """A GPU's convolutions in bfloat16 have multiples of 8 channels, and the same results."""
-    x, k, y = (jnp.asarray(a, dtype) for a in random((1, 4, 5, 20, 8), "float32"))
-    expected = value_and_gradients(plain, x, k, y)
-    aligned = convolution._aligned(x, k), convolution._aligned_by_input(y, k), convolution._aligned_by_kernel(x, y)
-    for a, b in zip(aligned, expected):
-        assert a.shape == b.shape and a.dtype == b.dtype
-        assert relative(a.astype("float32"), b.astype("float32")) < (1e-2 if dtype == "bfloat16" else 1e-6)
+# x `[b, h, w, c]` and d channels out: several pixels of a row at once for few channels out, if they divide the row.
+TENSOR_CORES = {(1, 4, 5, 20, 8): 1, (1, 8, 16, 20, 32): 2, (2, 5, 8, 12, 3): 8, (2, 4, 12, 64, 16): 4, (1, 6, 8, 3, 64): 1}
 
-    text = (
-        jax.jit(jax.grad(lambda x, k: jnp.sum(conv3x3(x, k)), (0, 1))).trace(x, k).lower(lowering_platforms=("cuda",)).as_text()
-    )
+
+@pytest.mark.parametrize("margin", [1, 0])
+@pytest.mark.parametrize("shape", TENSOR_CORES)
+def test_convolutions_for_tensor_cores(shape, margin):
+    """In bfloat16 a GPU's are of padded channels and of several pixels at once. Of small integers, all are exact."""
+    rng, (b, h, w, c, d) = np.random.default_rng(0), shape
+    shapes = (b, h, w, c), (3, 3, c, d), (b, h - 2 * (1 - margin), w, d)
+    x, k, y = (jnp.asarray(rng.integers(-2, 3, s), "bfloat16") for s in shapes)
+    assert convolution._pixels_at_once(d, y) == TENSOR_CORES[shape]
+    maps = {"": (x, k), "_by_input": (y, k), "_by_kernel": (x, y)}
+    for name, arguments in maps.items():
+        got, expected = (getattr(convolution, prefix + name)(*arguments, margin=margin) for prefix in ("_cuda", "_xla"))
+        assert got.dtype == expected.dtype
+        np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("function", [conv3x3, lambda x, k: trained_conv3x3((x,), k)], ids=["fixed", "trained"])
+def test_in_float32_gpus_get_convolutions_as_they_are(function):
+    x, k, _ = (jnp.asarray(a, "float32") for a in random((1, 4, 8, 20, 8), "float32"))
+    gradients = jax.grad(lambda x, k: jnp.sum(function(x, k)), (0, 1))
+    text = jax.jit(gradients).trace(x, k).lower(lowering_platforms=("cuda",)).as_text()
     convolutions = [line for line in text.splitlines() if "stablehlo.convolution" in line]
-    shapes = {int(n) for line in convolutions for n in re.findall(r"tensor<\d+x\d+x\d+x(\d+)x", line)}
-    assert convolutions and (20 in shapes) == (dtype == "float32") and (24 in shapes) == (dtype == "bfloat16")
+    channels = {int(n) for line in convolutions for n in re.findall(r"tensor<1x\d+x\d+x(\d+)x", line)}
+    assert channels == {8, 20}
+
+
+def test_padding_lies_within_the_last_part():
+    """Behind all parts it would keep GPUs from writing them several channels at once; their gradients have none."""
+    parts = tuple(jnp.ones((1, 4, 8, c), "bfloat16") for c in (16, 20))
+    k = jnp.ones((3, 3, 36, 8), "bfloat16")
+    by_parts, by_kernel = jax.grad(lambda parts, k: jnp.sum(trained_conv3x3(parts, k)), (0, 1))(parts, k)
+    assert [part.shape[-1] for part in by_parts] == [16, 20] and by_kernel.shape == k.shape
+    text = jax.jit(trained_conv3x3).trace(parts, k).lower(lowering_platforms=("cuda",)).as_text()
+    (joined,) = [line for line in text.splitlines() if "stablehlo.concatenate" in line and "x16xbf16>" in line]
+    assert "1x4x8x48xbf16" in joined and "1x4x8x64xbf16" in joined
 
 
 def test_which_program_is_chosen():

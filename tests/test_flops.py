@@ -343,3 +343,10 @@ from launch.flops import forward_flops, step_flops
 forward_flops(demo.cascade, 10**9), step_flops(demo.objective(1), 10**9)
 """
     subprocess.run([sys.executable, "-c", program], env={**os.environ, "JAX_PLATFORMS": "none_such"}, check=True)
+
+
+def test_padding_for_bfloat16_does_not_count():
+    config = CascadeConfig(C, (8, 8), dtype="bfloat16")
+    exact = dataclasses.replace(config, dtype="float32")
+    assert forward_flops(config) == forward_flops(exact)
+    assert step_flops(objective_of(config)) == step_flops(objective_of(exact))

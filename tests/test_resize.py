@@ -2,6 +2,7 @@ import jax
 import numpy as np
 import pytest
 
+from crn_jax import resize
 from crn_jax.resize import double_bilinear, halve_area
 from tests import reference
 
@@ -37,6 +38,31 @@ def test_the_derivative_of_double_bilinear_is_its_transpose(shape, upsampling):
     with jax.enable_x64(True):
         up, down = jax.vjp(lambda x: double_bilinear(x, upsampling), x)
         np.testing.assert_allclose(np.vdot(up, y), np.vdot(x, down(jax.numpy.asarray(y))[0]), rtol=1e-12)
+
+
+@pytest.mark.parametrize("upsampling", ["align_corners", "half_pixel"])
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (2, 3, 4, 2), (1, 5, 1, 3)])
+def test_with_indices_as_with_slices(shape, upsampling):
+    """What GPUs compute, and its derivative."""
+    rng = np.random.default_rng(4)
+    b, h, w, c = shape
+    with jax.enable_x64(True):
+        x, y = (jax.numpy.asarray(rng.normal(size=s)) for s in (shape, (b, 2 * h, 2 * w, c)))
+        shares = [resize._shares(n, upsampling, "float64") for n in (h, w)]
+        expected, down = jax.vjp(lambda x: resize._interleaved(x, *shares), x)
+        np.testing.assert_allclose(resize._gathered(x, *shares), expected, rtol=0, atol=1e-14)
+        np.testing.assert_allclose(resize._gathered_by_input(y, *shares), *down(y), rtol=0, atol=1e-14)
+
+
+def test_derivatives_of_derivatives():
+    """Of a sum of cubes; by finite differences."""
+    x, direction = (np.random.default_rng(seed).normal(size=(1, 3, 2, 2)) for seed in (5, 6))
+    with jax.enable_x64(True):
+        gradient = jax.grad(lambda x: (double_bilinear(x) ** 3).sum())
+        second = jax.grad(lambda x: (gradient(x) * direction).sum())(x)
+        step = 1e-6
+        differences = (gradient(x + step * direction) - gradient(x - step * direction)) / (2 * step)
+    np.testing.assert_allclose(second, differences, rtol=1e-7, atol=1e-7)
 
 
 @pytest.mark.parametrize("upsampling", ["align_corners", "half_pixel"])
