@@ -126,8 +126,9 @@ camvid_gan_segmentation = dataclasses.replace(
 )
 
 # The paper's widths at 192x256, for a GPU: 2.5 TFLOP a step.
-#   python -m launch.train camvid_192x256 --data.root DIR
-# Expect: not yet trained to the end by us.
+#   python -m launch.train camvid_192x256 --data.root DIR --cascade.dtype bfloat16
+# Expect: 121 steps a second on an H200; held-out distances of 201, 196 and 187 after 10, 20 and 30 epochs (the mean photograph:
+# 243). Not yet trained to the end by us.
 camvid_192x256 = dataclasses.replace(
     camvid_96x128,
     name="camvid_192x256",
@@ -140,7 +141,8 @@ camvid_192x256 = dataclasses.replace(
 # 595,000 steps. Loss and λ are the paper's, the cascade's last layer is the released program's. All is the paper's with
 # --cascade.variant paper, and the program's in cityscapes_256p_diverse.
 #   python -m launch.train cityscapes_256p --data.root DIR
-# Expect: not yet trained by us. The paper's images score 52.4 mIoU and 104.7 FID (as measured by SPADE's authors).
+# Expect: not yet trained by us; in bfloat16 a step takes 13.7 ms on an H200. The paper's images score 52.4 mIoU and 104.7 FID
+# (as measured by SPADE's authors).
 cityscapes_256p = Experiment(
     name="cityscapes_256p",
     data=DataConfig("cityscapes", threads=8),
@@ -165,7 +167,8 @@ cityscapes_256p_diverse = dataclasses.replace(
 # 14.1 TFLOP a step. The released models start from the next smaller one and take 20 and 5 epochs.
 #   python -m launch.train cityscapes_512p --data.root DIR
 #   python -m launch.train cityscapes_1024p --data.root DIR --cascade.dtype bfloat16
-# Expect: not yet trained by us. At 1024p all that can be is computed twice, for 7.2 GB; --remat none does without.
+# Expect: not yet trained by us. At 1024p all that can be is computed twice, for 7.1 GB; --remat none does without: 31.9 ms a
+# step and 6.1 GB on an H200 in bfloat16.
 cityscapes_512p = dataclasses.replace(
     cityscapes_256p,
     name="cityscapes_512p",

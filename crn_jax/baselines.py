@@ -13,9 +13,10 @@ import jax.numpy as jnp
 
 from crn_jax.cascade import to_images
 from crn_jax.convolution import DIMENSIONS
+from crn_jax.halo import Haloed
 from crn_jax.layers import Conv3x3, LayerNorm, Projection
 from crn_jax.remat import Remat
-from crn_jax.resize import double_bilinear, halve_area
+from crn_jax.resize import halve_area, upsampled
 from crn_jax.sharding import MIN_ROWS, constrain
 
 
@@ -38,17 +39,17 @@ class EncoderDecoder(nn.Module):
             raise ValueError(f"{len(self.widths)} levels need multiples of 2^{last} pixels, got {x.shape[1]}x{x.shape[2]}.")
         skips, x = [], x.astype(self.dtype)
         for i, width in enumerate(self.widths):
-            x = self._block(constrain(halve_area(x), MIN_ROWS) if i else x, width, f"encoder_{i}")
+            x = self._block(constrain(halve_area(x), MIN_ROWS) if i else x, width=width, name=f"encoder_{i}")
             skips.append(x)
         for i in reversed(range(last)):
-            x = jnp.concatenate([double_bilinear(x), skips[i]], axis=-1)
-            x = self._block(constrain(x, MIN_ROWS), self.widths[i], f"decoder_{i}")
+            x = self._block(upsampled(x, "align_corners"), skips[i], width=self.widths[i], name=f"decoder_{i}")
         return Projection(self.channels, name="to_output")(x)
 
-    def _block(self, x: jax.Array, width: int, name: str) -> jax.Array:
+    def _block(self, *parts: jax.Array | Haloed, width: int, name: str) -> jax.Array:
         for n in (1, 2):
-            x = Conv3x3(width, self.dtype, name=f"{name}_conv{n}")(x)
+            x = Conv3x3(width, self.dtype, name=f"{name}_conv{n}")(*parts)
             x = nn.leaky_relu(LayerNorm(name=f"{name}_norm{n}")(x), 0.2)
+            parts = (x,)
         return x
 
 

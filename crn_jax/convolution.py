@@ -4,8 +4,9 @@ It is linear in the input x, in the kernel k, and, paired with a cotangent y, in
 T(x, k, y) = <conv3x3(x, k), y>. The three maps here are its derivatives by y, x and k; each has the other two for
 gradients, so everything can be differentiated as often as one likes (in reverse mode).
 
-Accelerators get XLA's convolution, GPUs with channels padded as their tensor cores want them. XLA's for CPUs runs at a fifth
-of the matrix-product rate by k, and on small images by x; one CPU gets matrix products instead (cpu_convolution.py).
+Accelerators get XLA's convolution; NVIDIA's GPUs, in bfloat16, with padded channels and, where few come out, for several pixels
+of a row at once. XLA's for CPUs runs at a fifth of the matrix-product rate by k, and on small images by x; one CPU gets matrix
+products instead (cpu_convolution.py).
 
 Where an image's rows are split over devices, `conv3x3_inside` takes those of one device with their halo (halo.py), and
 `trained_conv3x3` keeps them with it for the derivative by k.
@@ -93,7 +94,12 @@ def _choice(
 
 
 def _beside(parts: tuple[jax.Array, ...]) -> jax.Array:
-    """Padded as `_cuda` wants it, in the last part: zeros behind it would keep GPUs from writing several channels at once."""
+    """In bfloat16 with zeros, up to a multiple of 32 channels: with 160 cuDNN is faster than with 152 (docs/performance.md).
+    They cost nothing in a kernel that writes all parts. For one array they would be a copy, so there it is a multiple of 8.
+
+    The zeros belong to the last part: behind all parts they would keep GPUs from writing several channels at once. They are
+    there on every platform, as this is what is kept.
+    """
     *others, last = parts
     missing = _missing(sum(part.shape[3] for part in parts), 32 if others else 8, last.dtype)
     return jnp.concatenate([*others, _padded(last, 3, missing)], -1)
@@ -193,17 +199,15 @@ def _padded(x: jax.Array, axis: int, missing: int) -> jax.Array:
     return jnp.pad(x, [(0, missing if a == axis else 0) for a in range(x.ndim)])
 
 
-def _pixels_at_once(channels: int, y: jax.Array) -> int:
-    """How many pixels of a row are computed as one pixel with as many times the channels, so that these become up to 64.
-
-    With n pixels, a kernel of 3x(n+2) moves by n, and contains the 3x3 kernel n times, once for each place.
-    """
-    if y.dtype != jnp.bfloat16:
+def _pixels_at_once(channels: int, image: jax.Array) -> int:
+    """How many pixels of a row are computed as one pixel with as many times the channels, so that these become up to 64."""
+    if image.dtype != jnp.bfloat16:
         return 1
-    return max(n for n in (1, 2, 4, 8) if n == 1 or (n * channels <= 64 and y.shape[2] % n == 0))
+    return max(n for n in (1, 2, 4, 8) if n == 1 or (n * channels <= 64 and image.shape[2] % n == 0))
 
 
 def _cuda(x: jax.Array, k: jax.Array, margin: int = 1) -> jax.Array:
+    """For n pixels at once, the kernel becomes 3x(n+2) and moves by n: it contains k n times, once for each place."""
     n = _pixels_at_once(k.shape[3], x)
     k = jnp.concatenate([jnp.pad(k, [(0, 0), (i, n - 1 - i), (0, 0), (0, 0)]) for i in range(n)], 3)
     rows, columns = (margin, margin), (1, 1)
@@ -212,19 +216,21 @@ def _cuda(x: jax.Array, k: jax.Array, margin: int = 1) -> jax.Array:
 
 
 def _cuda_by_input(y: jax.Array, k: jax.Array, margin: int = 1) -> jax.Array:
+    """As the convolution by the kernel turned around; with margin 0, its result has a row more on either side."""
     if _pixels_at_once(k.shape[2], y) > 1:
         return _cuda(y, k[::-1, ::-1].swapaxes(2, 3), 2 - margin)
     return _xla_by_input(y, _align(k, 2), margin)[..., : k.shape[2]]
 
 
 def _cuda_by_kernel(x: jax.Array, y: jax.Array, margin: int = 1) -> jax.Array:
+    """With y's n pixels as one of n d channels, for a kernel of 3x(n+2): that of place i begins at its column i."""
     b, h, w, d = y.shape
     n = _pixels_at_once(d, y)
     y = y.reshape(b, h, w // n, n * d)
     padding, labels = ((margin, margin), (1, 1)), ("CHWN", "IHWO", "HWNC")
     several = jax.lax.conv_general_dilated(_align(x, 3), y, (1, 1), padding, rhs_dilation=(1, n), dimension_numbers=labels)
-    by_kernel = sum(several[:, i : i + 3, :, i * d : (i + 1) * d] for i in range(n))
-    return _without_padding(by_kernel, x.shape[3])
+    places = [several[:, i : i + 3, :, i * d : (i + 1) * d].astype(jnp.float32) for i in range(n)]  # added before rounding
+    return _without_padding(sum(places).astype(y.dtype) if n > 1 else several, x.shape[3])
 
 
 def _without_padding(by_kernel: jax.Array, channels: int) -> jax.Array:

@@ -32,7 +32,8 @@ def double_bilinear(x: jax.Array, upsampling: Upsampling = "align_corners") -> j
     """Bilinear upsampling: `[B, H, W, C] -> [B, 2H, 2W, C]`.
 
     With aligned corners, it is TensorFlow's `resize_bilinear(align_corners=True)`, which the released program uses; with half
-    pixels, `jax.image.resize` and what other libraries do by default.
+    pixels, `jax.image.resize` and what other libraries do by default. Of x whose rows are split over devices, GPUs would gather
+    all: use `upsampled`.
     """
     return _doubled(x, *(_shares(n, upsampling, _exact(x)) for n in x.shape[1:3]))
 
@@ -60,7 +61,7 @@ def _exact(x: jax.Array) -> jnp.dtype:
     return jnp.promote_types(x.dtype, jnp.float32)
 
 
-Shares = tuple[jax.Array, jax.Array]
+Shares = tuple[jax.Array | np.ndarray, jax.Array | np.ndarray]
 """Of neighbour k - 1 in output 2k, and of neighbour k + 1 in output 2k + 1; the rest is k's. Each `[n]`."""
 
 
@@ -132,13 +133,15 @@ def _neighbour(x: jax.Array, axis: int, step: Literal[-1, 1]) -> jax.Array:
     return jnp.pad(inside, [outside if a == axis else (0, 0) for a in range(x.ndim)])
 
 
-# With indices. On a GPU slices and pads become branches, in which a thread reads channel by channel; so it reads four at once.
+# With indices. On a GPU slices and pads become branches, in which a thread reads channels one by one; like this it reads four.
 
 Tap = tuple[np.ndarray, jax.Array]
 """For each output along an axis, which input it takes, and with which weight."""
 
 
 def _gathered(x: jax.Array, rows: Shares, columns: Shares) -> jax.Array:
+    # Where neighbours outside x have shares, which is at the edge of a device's rows, the outermost outputs are not those of
+    # `_interleaved`; `upsampled` cuts them off.
     def taps(shares: Shares) -> list[Tap]:
         r = np.arange(2 * shares[0].size)
         neighbour, share = r // 2 + np.where(r % 2, 1, -1), jnp.stack(shares, 1).reshape(-1)

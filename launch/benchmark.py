@@ -70,7 +70,7 @@ class Arguments:
     widths: tuple[int, ...] = ()
     """Feature maps d_i of each module; their number sets the resolution."""
     steps: int = 5
-    """Steps measured, after those to warm up."""
+    """Measurements, after one to warm up; on accelerators, each is the mean of ten steps in a row."""
     against: str | None = None
     """A module whose make_train_step(objective) is measured in alternation, such as the plain one of the tests: tests.plain"""
     compile_only: bool = False
@@ -412,8 +412,8 @@ def _cell(cell: Callable[[dict], str], case: dict[str, Any]) -> str:
 
 
 def _spread(seconds: dict[str, float]) -> str:
-    digits = 3 if seconds["median"] < 1 else 2
-    return f"{seconds['median']:.{digits}f} ({seconds['least']:.{digits}f}-{seconds['most']:.{digits}f})"
+    median, least, most = (f"{seconds[key]:.3g}" for key in ("median", "least", "most"))
+    return f"{median} ({least}-{most})"
 
 
 if __name__ == "__main__":

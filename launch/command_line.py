@@ -32,7 +32,7 @@ class Command(Generic[Kind]):
     cache_only: bool = False
     """Build the cache of the data (--data.cache), and end: so that no accelerator waits for it."""
     topology: str | None = None
-    """With --dry_run: compile for these devices, which need not be there: h100, h100:8, a100:4x8 (4 hosts), or a TPU slice such
+    """With --dry_run: compile for these devices, which need not be there: h100, h200:8, a100:4x8 (4 hosts), or a TPU slice such
     as v5e:2x2, which is slow."""
 
 

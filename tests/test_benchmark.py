@@ -45,7 +45,7 @@ def test_a_run_writes_all_it_measured(tmp_path, capsys, in_this_process):
     assert (case["height"], case["width"], case["dtype"], case["k"]) == (16, 32, "float32", 1)
     for name in ("step_s", "reference_s", "forward_s"):
         assert 0 < case[name]["least"] <= case[name]["median"] <= case[name]["most"]
-    assert case["peak_bytes"] > case["argument_bytes"] > 0 and case["first_step_cold_s"] > 0
+    assert case["peak_bytes"] > case["argument_bytes"] > 0 and min(case["first_step_cold_s"], case["first_step_warm_s"]) > 0
     assert case["step_of_matrix_rate"] * case["matrix_flops_per_s"] * case["step_s"]["median"] == pytest.approx(
         case["step_flops"]
     )

@@ -165,6 +165,14 @@ def test_convolutions_for_tensor_cores(shape, margin):
         np.testing.assert_array_equal(got, expected)
 
 
+def test_in_bfloat16_gpus_get_several_pixels_at_once():
+    """Eight of 8 channels, of images whose 20 channels become 24."""
+    x, k, _ = (jnp.asarray(a, "bfloat16") for a in random((1, 4, 8, 20, 8), "float32"))
+    gradients = jax.grad(lambda x, k: jnp.sum(conv3x3(x, k) ** 2), (0, 1))
+    text = jax.jit(gradients).trace(x, k).lower(lowering_platforms=("cuda",)).as_text()
+    assert "tensor<1x4x8x24xbf16>, tensor<3x10x24x64xbf16>" in text and "rhs_dilate = [1, 8]" in text
+
+
 @pytest.mark.parametrize("function", [conv3x3, lambda x, k: trained_conv3x3((x,), k)], ids=["fixed", "trained"])
 def test_in_float32_gpus_get_convolutions_as_they_are(function):
     x, k, _ = (jnp.asarray(a, "float32") for a in random((1, 4, 8, 20, 8), "float32"))

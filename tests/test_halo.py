@@ -73,10 +73,17 @@ def test_sums_over_the_devices_that_share_an_image():
         np.testing.assert_allclose(got, (x * factor).sum(), rtol=1e-12)
 
 
-@pytest.mark.parametrize("mesh", MESHES)
+def as_on_a_gpu(*arguments, cuda, default, cpu=None):
+    """In place of `jax.lax.platform_dependent`."""
+    return cuda(*jax.tree.map(jnp.asarray, arguments))
+
+
+@pytest.mark.parametrize("mesh, gpu", [*((mesh, False) for mesh in MESHES), (MESHES[0], True)])
 @pytest.mark.parametrize("upsampling", ["align_corners", "half_pixel"])
-def test_upsampled_rows(mesh, upsampling):
+def test_upsampled_rows(mesh, gpu, upsampling, monkeypatch):
     """Their halos are the neighbours' upsampled rows, zero outside the image; the derivative gives each row its own."""
+    if gpu:
+        monkeypatch.setattr(jax.lax, "platform_dependent", as_on_a_gpu)
 
     def doubled(x):
         return upsampled(x, upsampling).rows
@@ -91,6 +98,25 @@ def test_upsampled_rows(mesh, upsampling):
         whole = np.pad(double_bilinear(x, upsampling), ((0, 0), (1, 1), (0, 0), (0, 0)))
         np.testing.assert_allclose(got[0][:, :3], whole[:, :3], rtol=1e-12)
         np.testing.assert_allclose(got[0][:, -3:], whole[:, -3:], rtol=1e-12)
+
+
+def test_a_trained_convolution_as_gpus_compute_it(monkeypatch):
+    """Of eight pixels at once, with padding: of small integers, which bfloat16 holds."""
+    monkeypatch.setattr(jax.lax, "platform_dependent", as_on_a_gpu)
+    rng = np.random.default_rng(0)
+    shapes = (2, HEIGHT, 8, 6), (2, HEIGHT, 8, 3), (3, 3, 9, 5), (2, HEIGHT, 8, 5)
+    *arguments, cotangent = (rng.integers(-1, 2, shape).astype(np.float32) for shape in shapes)
+
+    def gradients(conv, dtype):
+        def summed(features, layout, k):
+            return jnp.sum(conv(*(a.astype(dtype) for a in (features, layout, k))).astype("float32") * cotangent)
+
+        return jax.value_and_grad(summed, (0, 1, 2))
+
+    got = on_mesh(mesh_of(2, 4), gradients(lambda a, b, k: trained_conv3x3((a, b), k), "bfloat16"), *arguments)
+    expected = gradients(lambda a, b, k: convolution._xla(jnp.concatenate([a, b], -1), k), "float32")(*arguments)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_array_equal(a, jnp.asarray(b).astype(jnp.bfloat16).astype("float32") if a.ndim else b)
 
 
 @pytest.mark.parametrize("mesh", MESHES)

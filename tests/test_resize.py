@@ -54,6 +54,13 @@ def test_with_indices_as_with_slices(shape, upsampling):
         np.testing.assert_allclose(resize._gathered_by_input(y, *shares), *down(y), rtol=0, atol=1e-14)
 
 
+def test_only_gpus_get_indices():
+    x = jax.numpy.ones((1, 4, 4, 8), "bfloat16")
+    for function in (double_bilinear, jax.grad(lambda x: (double_bilinear(x) ** 2).sum())):
+        cuda, tpu = (jax.jit(function).trace(x).lower(lowering_platforms=(name,)).as_text() for name in ("cuda", "tpu"))
+        assert cuda.count("stablehlo.gather") >= 4 and "stablehlo.gather" not in tpu
+
+
 def test_derivatives_of_derivatives():
     """Of a sum of cubes; by finite differences."""
     x, direction = (np.random.default_rng(seed).normal(size=(1, 3, 2, 2)) for seed in (5, 6))
@@ -68,8 +75,10 @@ def test_derivatives_of_derivatives():
 @pytest.mark.parametrize("upsampling", ["align_corners", "half_pixel"])
 def test_bfloat16_is_rounded_once(upsampling):
     x = jax.numpy.asarray(np.random.default_rng(3).normal(size=(1, 9, 7, 4)), "bfloat16")
-    exact = np.asarray(double_bilinear(x.astype("float32"), upsampling))
-    np.testing.assert_array_equal(double_bilinear(x, upsampling), jax.numpy.asarray(exact, "bfloat16"))
+    shares = [resize._shares(n, upsampling, "float32") for n in x.shape[1:3]]
+    for function in (lambda x: double_bilinear(x, upsampling), lambda x: resize._gathered(x, *shares)):
+        exact = np.asarray(function(x.astype("float32")))
+        np.testing.assert_array_equal(function(x), jax.numpy.asarray(exact, "bfloat16"))
 
 
 @pytest.mark.parametrize("shape", [(1, 2, 2, 1), (2, 4, 6, 3), (1, 8, 2, 20)])

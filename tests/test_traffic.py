@@ -90,7 +90,7 @@ def test_devices_without_a_compiler(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "topology, shape", [("h100", "1x1x1"), ("a100:8", "1x1x8"), ("h100:4x8", "1x4x8"), ("h100:2x4x8", "2x4x8")]
+    "topology, shape", [("h100", "1x1x1"), ("a100:8", "1x1x8"), ("h100:4x8", "1x4x8"), ("h200:2x4x8", "2x4x8")]
 )
 def test_how_gpus_are_named(topology, shape, monkeypatch):
     asked = {}
