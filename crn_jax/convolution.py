@@ -41,8 +41,12 @@ def conv3x3(x: jax.Array, k: jax.Array) -> jax.Array:
 
 
 def conv3x3_inside(x: jax.Array, k: jax.Array) -> jax.Array:
-    """`conv3x3` of a device's rows with their halo, of which it takes a row on either side: `-> [B, h - 2, W, D]`."""
-    return _inside(_cuda, _xla)(x, k)
+    """`conv3x3` of a device's rows with their halo, of which it takes a row on either side: `-> [B, h - 2, W, D]`.
+
+    On all platforms the same: of the derivative that JAX makes of a choice, XLA for CPUs would not see that it is a convolution.
+    """
+    x = _align(x, 3)
+    return _xla(x, _padded(k, 2, x.shape[3] - k.shape[2]), margin=0)
 
 
 def trained_conv3x3(parts: tuple[jax.Array | Haloed, ...], k: jax.Array) -> jax.Array:
@@ -128,7 +132,7 @@ def _haloed_forward(parts: tuple[Haloed, ...], k: jax.Array) -> tuple[jax.Array,
     def convolve(*arguments: jax.Array) -> tuple[jax.Array, jax.Array]:
         *parts, k = arguments
         x = _beside(parts)
-        return conv3x3_inside(x, _padded(k, 2, x.shape[3] - k.shape[2])), x
+        return _inside(_cuda, _xla)(x, _padded(k, 2, x.shape[3] - k.shape[2])), x
 
     y, x = by_device(convolve, *(part.rows for part in parts), whole=(k,))
     return y, (x, k, parts)  # of the parts, only the shapes are used
