@@ -43,7 +43,7 @@ def conv3x3(x: jax.Array, k: jax.Array) -> jax.Array:
 def conv3x3_inside(x: jax.Array, k: jax.Array) -> jax.Array:
     """`conv3x3` of a device's rows with their halo, of which it takes a row on either side: `-> [B, h - 2, W, D]`.
 
-    On all platforms the same: of the derivative that JAX makes of a choice, XLA for CPUs would not see that it is a convolution.
+    On all platforms the same: in the derivative that JAX makes of a choice, XLA for CPUs would not see the convolution.
     """
     x = _align(x, 3)
     return _xla(x, _padded(k, 2, x.shape[3] - k.shape[2]), margin=0)
