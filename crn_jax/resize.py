@@ -44,7 +44,7 @@ def upsampled(x: jax.Array, upsampling: Upsampling) -> jax.Array | Haloed:
     The row of x beyond a device's own yields the upsampled row there, so one exchange serves for both.
     """
     if not rows_are_split(x, MIN_ROWS):
-        return constrain(double_bilinear(x, upsampling), MIN_ROWS)
+        return constrain(_of_whole(x, upsampling), MIN_ROWS)
 
     def of_its_own(x: jax.Array) -> jax.Array:
         # Rows outside the image are zero, and have no share in those inside; so those outside yield zero.
@@ -55,6 +55,18 @@ def upsampled(x: jax.Array, upsampling: Upsampling) -> jax.Array | Haloed:
         return _doubled(with_halo(x, 1), rows, columns)[:, 1:-1]
 
     return Haloed(by_device(of_its_own, x))
+
+
+def _of_whole(x: jax.Array, upsampling: Upsampling) -> jax.Array:
+    """`double_bilinear` where all of x is on every device, whether or not the rows of the result are split.
+
+    If they are, by slices on all platforms: by indices, GPUs would sum every tap of the derivative over all devices.
+    """
+    b, h, w, c = x.shape
+    doubled = jax.ShapeDtypeStruct((b, 2 * h, 2 * w, c), x.dtype)
+    if not rows_are_split(doubled, MIN_ROWS):
+        return double_bilinear(x, upsampling)
+    return _interleaved(x, *(_shares(n, upsampling, _exact(x)) for n in (h, w)))
 
 
 def _exact(x: jax.Array) -> jnp.dtype:

@@ -100,6 +100,17 @@ def test_upsampled_rows(mesh, gpu, upsampling, monkeypatch):
         np.testing.assert_allclose(got[0][:, -3:], whole[:, -3:], rtol=1e-12)
 
 
+def test_upsampling_to_rows_that_are_split_sums_nothing(monkeypatch):
+    """From a level that all devices have, in the derivative; also on GPUs."""
+    monkeypatch.setattr(jax.lax, "platform_dependent", as_on_a_gpu)
+    x = jnp.ones((2, HEIGHT // 2, 4, 8), "float32")
+    with jax.set_mesh(mesh_of(1, 8)):
+        split = jax.jit(jax.vjp(lambda x: upsampled(x, "align_corners"), x)[1])
+        text = split.lower(jnp.ones((2, HEIGHT, 8, 8), "float32")).compile().as_text()
+    assert "collective-permute" in text or "all-gather" in text
+    assert "all-reduce" not in text
+
+
 def test_a_trained_convolution_as_gpus_compute_it(monkeypatch):
     """Of eight pixels at once, with padding: of small integers, which bfloat16 holds."""
     monkeypatch.setattr(jax.lax, "platform_dependent", as_on_a_gpu)
