@@ -45,8 +45,7 @@ def conv3x3_inside(x: jax.Array, k: jax.Array) -> jax.Array:
 
     On all platforms the same: in the derivative that JAX makes of a choice, XLA for CPUs would not see the convolution.
     """
-    x = _align(x, 3)
-    return _xla(x, _padded(k, 2, x.shape[3] - k.shape[2]), margin=0)
+    return _xla(_align(x, 3), _align(k, 2), margin=0)
 
 
 def trained_conv3x3(parts: tuple[jax.Array | Haloed, ...], k: jax.Array) -> jax.Array:

@@ -110,11 +110,14 @@ def _by_input(y: jax.Array, rows: Shares, columns: Shares) -> jax.Array:
     return jax.lax.platform_dependent(y, rows, columns, cuda=_gathered_by_input, default=of_interleaved)
 
 
-for function, transpose in ((_doubled, _by_input), (_by_input, _doubled)):
-    function.defvjp(
-        lambda x, *shares, function=function: (function(x, *shares), shares),
-        lambda shares, y, transpose=transpose: (transpose(y, *shares), None, None),
-    )
+_doubled.defvjp(
+    lambda x, *shares: (_doubled(x, *shares), shares),
+    lambda shares, y: (_by_input(y, *shares), None, None),
+)
+_by_input.defvjp(
+    lambda y, *shares: (_by_input(y, *shares), shares),
+    lambda shares, x: (_doubled(x, *shares), None, None),
+)
 
 
 # With slices and pads, which CPUs vectorize and the compiler for TPUs splits over devices
@@ -152,8 +155,10 @@ Tap = tuple[np.ndarray, jax.Array]
 
 
 def _gathered(x: jax.Array, rows: Shares, columns: Shares) -> jax.Array:
-    # Where neighbours outside x have shares, which is at the edge of a device's rows, the outermost outputs are not those of
-    # `_interleaved`; `upsampled` cuts them off.
+    """`_interleaved`, but for the outermost outputs where neighbours outside x have shares, which is at the edges of a device's
+    rows: those `upsampled` cuts off.
+    """
+
     def taps(shares: Shares) -> list[Tap]:
         r = np.arange(2 * shares[0].size)
         neighbour, share = r // 2 + np.where(r % 2, 1, -1), jnp.stack(shares, 1).reshape(-1)
@@ -163,6 +168,8 @@ def _gathered(x: jax.Array, rows: Shares, columns: Shares) -> jax.Array:
 
 
 def _gathered_by_input(y: jax.Array, rows: Shares, columns: Shares) -> jax.Array:
+    """`_by_input`: each pixel of x counts in four rows and four columns."""
+
     def taps(shares: Shares) -> list[Tap]:
         even, odd = shares
         k = np.arange(even.size)
