@@ -7,17 +7,18 @@ import dataclasses
 from typing import Any
 
 from crn_jax.ablation import Ablation, Variant
-from crn_jax.baselines import EncoderDecoderConfig, FullResolutionConfig
+from crn_jax.baselines.full_resolution import FullResolutionConfig
+from crn_jax.baselines.gan import GANConfig, GANLossConfig
 from crn_jax.cascade import PAPER_WIDTHS, CascadeConfig
-from crn_jax.data.label_space import CAMVID, CITYSCAPES
+from crn_jax.data.labels.label_space import CAMVID, CITYSCAPES
 from crn_jax.data.sources import DataConfig
 from crn_jax.experiment import BaselineExperiment, Experiment, GANExperiment, RunConfig, SegmenterExperiment, Training
-from crn_jax.gan import GANConfig, GANLossConfig
 from crn_jax.growth import Recipe
 from crn_jax.lambdas import LambdaConfig
 from crn_jax.losses import RELEASED_WEIGHTS, LossConfig
-from crn_jax.segmenter import SegmenterConfig
+from crn_jax.scores.segmenter import SegmenterConfig
 from crn_jax.train import OptimizerConfig
+from crn_jax.unet import EncoderDecoderConfig
 from crn_jax.vgg import TAPS
 from crn_jax.vgg_weights import VGGConfig
 

@@ -25,8 +25,9 @@ import numpy as np
 from crn_jax import load_artifact
 from crn_jax.errors import UserError
 from crn_jax.experiment import to_json
-from crn_jax.objective import Generator
-from crn_jax.synthesize import Run, synthesize
+from crn_jax.generator import Generator
+from crn_jax.run import Run
+from crn_jax.synthesize import synthesize
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 FILES = ("synthesize.bin", "weights.npz", "flatbuffers.zip")

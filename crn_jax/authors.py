@@ -22,9 +22,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from crn_jax.cascade import CascadeConfig, init_params
+from crn_jax.cascade import CascadeConfig
 from crn_jax.errors import UserError
-from crn_jax.tensorflow_checkpoint import read_index, read_variables
+from crn_jax.formats.tensorflow_checkpoint import read_index, read_variables
+from crn_jax.generator import init_params
 
 _NAME = re.compile(r"g_(\d+)_conv(1|2|100)/(weights|biases|LayerNorm/gamma|LayerNorm/beta)")
 

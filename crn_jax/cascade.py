@@ -5,16 +5,16 @@ A layout is a float array `[B, H, W, c]`: one-hot over the classes, void last. T
 """
 
 import dataclasses
-import functools
-from typing import Any, Literal
+from typing import Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from crn_jax.images import to_images
+from crn_jax.kernels.remat import Remat, keeps_all, rematerialized
+from crn_jax.kernels.resize import Upsampling, halve_area, upsampled
 from crn_jax.layers import Bias, Conv3x3, LayerNorm, Projection
-from crn_jax.remat import Remat, keeps_all, rematerialized
-from crn_jax.resize import Upsampling, halve_area, upsampled
 from crn_jax.sharding import MIN_ROWS, constrain
 
 PAPER_WIDTHS = (1024, 1024, 1024, 1024, 1024, 512, 512, 128, 32)
@@ -123,21 +123,6 @@ class Cascade(nn.Module):
         return to_images(rgb)
 
 
-def to_images(rgb: jax.Array) -> jax.Array:
-    """What a network emits, `[B, H, W, 3k]`, as images `[B, k, H, W, 3]` on the 0..255 scale.
-
-    As in the released weights, all k reds come first, then the greens, then the blues.
-    """
-    b, h, w, channels = rgb.shape
-    images = rgb.reshape(b, h, w, 3, channels // 3).transpose(0, 4, 1, 2, 3)
-    return (images + 1) / 2 * 255
-
-
-def to_uint8(images: jax.Array) -> jax.Array:
-    """Synthesized images as they are written: rounded, clipped to 0..255."""
-    return jnp.clip(jnp.round(images), 0, 255).astype(jnp.uint8)
-
-
 def check_layout_shape(config: CascadeConfig, shape: tuple[int, ...]) -> None:
     """Raises ValueError unless a layout of this shape `[B, H, W, c]` fits the cascade; the message names sizes that do."""
     if len(shape) != 4 or shape[-1] != config.num_classes:
@@ -156,19 +141,3 @@ def check_layout_shape(config: CascadeConfig, shape: tuple[int, ...]) -> None:
 def _neighbours(height: int, width: int, scale: int) -> list[tuple[int, int]]:
     (h0, h1), (w0, w1) = ((n // scale, -(-n // scale)) for n in (height, width))
     return [(h0, w0), (h0, w1), (h1, w0), (h1, w1)]
-
-
-def count_parameters(params) -> int:
-    """The number of scalars in a tree of arrays (or of their shapes)."""
-    return sum(leaf.size for leaf in jax.tree.leaves(params))
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def init_params(config: Any, key: jax.Array) -> dict:
-    """Fresh parameters: Xavier uniform kernels, zero biases, norms at scale 1 and bias 0 (as the released program).
-
-    The config is a cascade's or, likewise with a `network()` and a `min_size`, a baseline's. Shapes do not depend on the
-    resolution, so the smallest layout serves; where they do, as a GAN's, `min_size` is the size.
-    """
-    layout = jnp.zeros((1, *config.min_size, config.num_classes))
-    return config.network().init(key, layout)["params"]

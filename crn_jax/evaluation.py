@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from crn_jax.cascade import to_uint8
 from crn_jax.diversity import assemble, pairwise_terms
+from crn_jax.generator import one_hot
+from crn_jax.images import to_uint8
 from crn_jax.losses import RELEASED_WEIGHTS, best_images
-from crn_jax.objective import Objective, compare, one_hot
+from crn_jax.objective import Objective, compare
 from crn_jax.sharding import gathered
 from crn_jax.train import TrainState
 

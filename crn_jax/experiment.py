@@ -4,25 +4,26 @@
 """
 
 import dataclasses
-import difflib
 from typing import Any, ClassVar, Literal
 
 import cattrs
 
-from crn_jax.baselines import EncoderDecoderConfig, FullResolutionConfig
+from crn_jax.baselines.full_resolution import FullResolutionConfig
+from crn_jax.baselines.gan import GANConfig, GANLossConfig, GANObjective
 from crn_jax.cascade import CascadeConfig
-from crn_jax.data.label_space import LabelSpace
-from crn_jax.data.label_spaces import LABEL_SPACES
+from crn_jax.data.labels.label_space import LabelSpace
+from crn_jax.data.labels.published import LABEL_SPACES
 from crn_jax.data.sources import DataConfig, label_space_of
 from crn_jax.errors import UserError
-from crn_jax.gan import GANConfig, GANLossConfig, GANObjective
+from crn_jax.generator import Generator
+from crn_jax.kernels.remat import Remat
 from crn_jax.lambdas import LambdaConfig
 from crn_jax.losses import LossConfig
-from crn_jax.objective import Generator, Objective
-from crn_jax.remat import Remat
-from crn_jax.segmenter import SegmenterConfig, SegmenterObjective
+from crn_jax.objective import Objective
+from crn_jax.scores.segmenter import SegmenterConfig, SegmenterObjective
 from crn_jax.sharding import ShardingConfig
 from crn_jax.train import OptimizerConfig
+from crn_jax.unet import EncoderDecoderConfig
 from crn_jax.vgg_weights import VGGConfig
 
 
@@ -311,9 +312,3 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in tree.items():
         leaves |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
     return leaves
-
-
-def nearest(name: str, known) -> str:
-    """' Did you mean X?' for a misspelt name, else an empty string."""
-    close = difflib.get_close_matches(name, known, n=1)
-    return f" Did you mean '{close[0]}'?" if close else ""

@@ -10,9 +10,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from crn_jax.convolution import DIMENSIONS, trained_conv3x3
-from crn_jax.halo import Haloed
-from crn_jax.remat import convolved
+from crn_jax.kernels.convolution import DIMENSIONS, trained_conv3x3
+from crn_jax.kernels.halo import Haloed
+from crn_jax.kernels.remat import convolved
 
 
 class Conv3x3(nn.Module):

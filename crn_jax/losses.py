@@ -17,7 +17,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from crn_jax.remat import Remat, rematerialized
+from crn_jax.kernels.remat import Remat, rematerialized
 from crn_jax.vgg import STAGES, TAPS, Pooling, less_mean, pool, vgg19_stage
 
 RELEASED_WEIGHTS = {

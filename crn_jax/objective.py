@@ -8,17 +8,12 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from crn_jax.baselines import EncoderDecoderConfig, FullResolutionConfig
-from crn_jax.cascade import CascadeConfig, init_params
-from crn_jax.gan import GANConfig
+from crn_jax.generator import Generator, init_params, one_hot
+from crn_jax.kernels.remat import Remat
 from crn_jax.lambdas import LambdaConfig, LambdaState, init_lambdas, update_lambdas
 from crn_jax.losses import LossConfig, layer_terms, perceptual_loss
-from crn_jax.remat import Remat
 from crn_jax.train import OptimizerConfig, Trainable
 from crn_jax.vgg import Pooling
-
-Generator = CascadeConfig | EncoderDecoderConfig | FullResolutionConfig | GANConfig
-"""What makes images of a layout: `network(remat)` is a Flax module from `[B, H, W, c]` to `[B, k, H, W, 3]`, see cascade.py."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,11 +56,6 @@ class Objective(Trainable):
     def update_lambdas(self, lambdas: LambdaState, metrics: dict, step: jax.Array) -> LambdaState:
         """λ after a step."""
         return update_lambdas(self.lambdas, lambdas, metrics["terms"], step, self.steps_per_epoch)
-
-
-def one_hot(config: Generator, layout: jax.Array) -> jax.Array:
-    """Class ids `[B, H, W]` -> the generator's layout, float32 `[B, H, W, c]`."""
-    return jax.nn.one_hot(layout.astype(jnp.int32), config.num_classes)  # uint8 would wrap past 256 classes
 
 
 def synthesis_terms(objective: Objective, params: dict, vgg_params: dict, batch: dict) -> tuple[jax.Array, jax.Array]:

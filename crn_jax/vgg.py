@@ -9,11 +9,12 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from crn_jax.convolution import conv3x3, conv3x3_inside
-from crn_jax.halo import with_halo, without_outside
-from crn_jax.remat import convolved
-from crn_jax.resize import halve_area
+from crn_jax.kernels.convolution import conv3x3, conv3x3_inside
+from crn_jax.kernels.halo import with_halo, without_outside
+from crn_jax.kernels.remat import convolved
+from crn_jax.kernels.resize import halve_area
 from crn_jax.sharding import by_device, constrain, rows_are_split
 
 LAYERS = {
@@ -128,3 +129,8 @@ def pool(x: jax.Array, pooling: Pooling) -> jax.Array:
     total = jax.lax.reduce_window(x, 0.0, jax.lax.add, window, window, "SAME")
     ones = jnp.ones((1, *x.shape[1:3], 1), x.dtype)
     return total / jax.lax.reduce_window(ones, 0.0, jax.lax.add, window, window, "SAME")
+
+
+def by_layer(values: np.ndarray) -> dict[str, float]:
+    """Six numbers by the names of their layers."""
+    return dict(zip(TAPS, np.asarray(values).tolist()))

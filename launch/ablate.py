@@ -19,15 +19,15 @@ import tyro
 
 from configs import ABLATIONS
 from crn_jax.ablation import Ablation
-from crn_jax.errors import UserError
-from crn_jax.experiment import nearest
-from launch.ablation_results import Entry, collect
-from launch.ablation_summary import conclusions, figures_table, markdown
-from launch.ablation_tasks import Budget, Task, shown, slug, trains_with_segmenter, with_segmenter
-from launch.ablation_workers import Workers, check_jobs
-from launch.processes import TRY_AGAIN
-from launch.results import staged, write_json, write_page
-from launch.terminal import command, console
+from crn_jax.errors import UserError, did_you_mean
+from launch.ablation.findings import Entry, collect
+from launch.ablation.summary import conclusions, figures_table, markdown
+from launch.ablation.tasks import Budget, Task, shown, slug, trains_with_segmenter, with_segmenter
+from launch.ablation.workers import Workers, check_jobs
+from launch.common.output import staged, write_json
+from launch.common.page import write_page
+from launch.common.processes import TRY_AGAIN
+from launch.common.terminal import command, console
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,12 +141,14 @@ def suite(asked: Arguments) -> Ablation:
       UserError: if there is none of that name, or no variant of one of the names.
     """
     if asked.suite not in ABLATIONS:
-        raise UserError(f"There is no suite '{asked.suite}'.{nearest(asked.suite, ABLATIONS)} Known: {', '.join(ABLATIONS)}.")
+        raise UserError(
+            f"There is no suite '{asked.suite}'.{did_you_mean(asked.suite, ABLATIONS)} Known: {', '.join(ABLATIONS)}."
+        )
     ablation = ABLATIONS[asked.suite]
     names = [variant.name for variant in ablation.variants]
     for name in asked.only:
         if name not in names:
-            raise UserError(f"'{asked.suite}' has no variant '{name}'.{nearest(name, names)} Known: {', '.join(names)}.")
+            raise UserError(f"'{asked.suite}' has no variant '{name}'.{did_you_mean(name, names)} Known: {', '.join(names)}.")
     if min(asked.seeds, asked.jobs, 1 if asked.examples is None else asked.examples) < 1:
         raise UserError(f"--seeds, --jobs and --examples must be at least 1: {asked.seeds}, {asked.jobs}, {asked.examples}.")
     check_jobs(asked.jobs)

@@ -39,16 +39,16 @@ from crn_jax.data.sources import DataConfig, open_source
 from crn_jax.data.streets import render_street
 from crn_jax.errors import UserError
 from crn_jax.experiment import Experiment
+from crn_jax.kernels.remat import Remat
 from crn_jax.objective import Objective
-from crn_jax.remat import Remat
 from crn_jax.sharding import ShardingConfig, make_mesh, put, put_batch
 from crn_jax.synthesize import synthesize
 from crn_jax.train import abstract_state, init_state, make_train_step
 from crn_jax.vgg_weights import random_vgg19
-from launch.command_line import named
-from launch.dry_run import lower_step, total_bytes
-from launch.flops import forward_flops, step_flops
-from launch.terminal import command, console, show_error
+from launch.common.command_line import named
+from launch.common.terminal import command, console, show_error
+from launch.cost.dry_run import lower_step, total_bytes
+from launch.cost.flops import forward_flops, step_flops
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,19 +12,20 @@ import tyro
 from configs import COLLECTION
 from crn_jax.artifact import write_artifact
 from crn_jax.authors import load_released
-from crn_jax.cascade import CascadeConfig, count_parameters
+from crn_jax.cascade import CascadeConfig
 from crn_jax.checkpoint import Checkpoints
 from crn_jax.data.sources import DataConfig, label_space_of
 from crn_jax.errors import UserError
 from crn_jax.experiment import Experiment, Regression
+from crn_jax.formats.safetensors_file import load_run_file, save_run
+from crn_jax.generator import count_parameters
 from crn_jax.lambdas import LambdaConfig
 from crn_jax.losses import RELEASED_WEIGHTS, LossConfig
-from crn_jax.safetensors_file import load_run_file, save_run
-from crn_jax.synthesize import describe_run, load_run, parse_description, read_description
+from crn_jax.run import describe_run, load_run, parse_description, read_description
 from crn_jax.train import abstract_state, init_state
-from launch.model_card import model_card
-from launch.results import staged, write_json
-from launch.terminal import command, console
+from launch.common.output import staged, write_json
+from launch.common.terminal import command, console
+from launch.conversion.model_card import model_card
 
 
 @dataclasses.dataclass(frozen=True)

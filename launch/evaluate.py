@@ -19,24 +19,25 @@ import tyro
 from PIL import Image
 from rich.markup import escape
 
-from crn_jax.cascade import init_params
 from crn_jax.data.pipeline import spread
 from crn_jax.data.sources import Split
 from crn_jax.errors import UserError
-from crn_jax.inception import PUBLISHED_SHA256, load_inception
-from crn_jax.lpips import load_lpips, network_name
-from crn_jax.synthesize import Run, synthesize
+from crn_jax.generator import init_params
+from crn_jax.run import Run
+from crn_jax.scores.inception import PUBLISHED_SHA256, load_inception
+from crn_jax.scores.lpips import load_lpips, network_name
+from crn_jax.synthesize import synthesize
 from crn_jax.vgg_weights import perception_network
-from launch.contenders import PHOTOGRAPHS, Contender, images_of_folder, photographs, run_of
-from launch.report import Example, write_report
-from launch.results import staged, write_json
-from launch.score_tables import layers_table, scores_table
-from launch.scoring import SCORES, Judges, Tally, summary
-from launch.segmenters import open_segmenter
-from launch.study import Method, write_study
-from launch.study_results import analyse, study_table, to_json
-from launch.subject import Subject, open_subject
-from launch.terminal import command, console
+from launch.common.output import staged, write_json
+from launch.common.terminal import command, console
+from launch.evaluation.comparison import Subject, open_subject
+from launch.evaluation.contenders import PHOTOGRAPHS, Contender, images_of_folder, photographs, run_of
+from launch.evaluation.judges import open_segmenter
+from launch.evaluation.report import Example, write_report
+from launch.evaluation.score_tables import layers_table, scores_table
+from launch.evaluation.scoring import SCORES, Judges, Tally, summary
+from launch.evaluation.study import Method, write_study
+from launch.evaluation.study_answers import analyse, study_table, to_json
 
 
 @dataclasses.dataclass(frozen=True)

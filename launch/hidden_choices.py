@@ -18,9 +18,10 @@ import tyro
 from crn_jax.data.sources import open_source
 from crn_jax.data.streets import CAR_COLORS, CLASS, LIGHT, TIMES, Street, render_street
 from crn_jax.errors import UserError
-from crn_jax.synthesize import Run, load_run, synthesize
-from launch.reporting import read_metrics
-from launch.terminal import command, console
+from crn_jax.run import Run, load_run
+from crn_jax.synthesize import synthesize
+from launch.common.terminal import command, console
+from launch.training.metrics_log import read_metrics
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,12 +22,15 @@ import tyro
 from PIL import Image
 from rich.markup import escape
 
-from crn_jax.data.label_space import LabelSpace
-from crn_jax.data.label_spaces import LABEL_SPACES, find_label_space
+from crn_jax.data.labels.label_space import LabelSpace
+from crn_jax.data.labels.published import LABEL_SPACES, find_label_space
 from crn_jax.data.pipeline import spread
 from crn_jax.data.sources import DataConfig, Split, label_space_of
 from crn_jax.errors import UserError
-from launch.inspection import (
+from launch.common.output import staged, write_json
+from launch.common.page import data_url, write_page
+from launch.common.terminal import command, console
+from launch.datasets.survey import (
     Look,
     Pair,
     Part,
@@ -47,10 +50,7 @@ from launch.inspection import (
     unpaired,
     values_in,
 )
-from launch.proposal import cascade_of_size, rehearse, training_arguments
-from launch.report import data_url
-from launch.results import staged, write_json, write_page
-from launch.terminal import command, console
+from launch.datasets.training_command import cascade_of_size, rehearse, training_arguments
 
 _EXAMPLES, _EXAMPLE_WIDTH = 24, 320
 _TERMINAL_CLASSES = 40

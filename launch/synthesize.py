@@ -11,15 +11,14 @@ import numpy as np
 import rich.progress
 import tyro
 
-from crn_jax.data.label_space import LabelSpace
+from crn_jax.data.labels.label_space import LabelSpace
 from crn_jax.diversity import assemble
-from crn_jax.errors import UserError
-from crn_jax.experiment import nearest
-from crn_jax.synthesize import Run, load_run
-from launch.contact_sheet import Row, contact_sheet, grid
-from launch.layouts import Sizing, find_layouts, fitted
-from launch.synthesis import Job, Synthesized, is_foreign, synthesize_all, write_png
-from launch.terminal import command, console
+from crn_jax.errors import UserError, did_you_mean
+from crn_jax.run import Run, load_run
+from launch.common.contact_sheet import Row, contact_sheet, grid
+from launch.common.terminal import command, console
+from launch.synthesis.layouts import Sizing, find_layouts, fitted
+from launch.synthesis.stream import Job, Synthesized, is_foreign, synthesize_all, write_png
 
 SHEET_NAME = "contact_sheet.png"
 SHEET_ROWS = 32
@@ -148,7 +147,7 @@ def choice_of(arguments: Arguments, label_space: LabelSpace, num_images: int) ->
         name, _, number = (piece.strip() for piece in part.partition("="))
         if name not in label_space.classes:
             known = ", ".join(label_space.classes)
-            raise UserError(f"--pick: there is no class '{name}'.{nearest(name, label_space.classes)} Known: {known}.")
+            raise UserError(f"--pick: there is no class '{name}'.{did_you_mean(name, label_space.classes)} Known: {known}.")
         if not number.isdecimal():
             raise UserError(f"--pick wants CLASS=IMAGE, such as {name}=1, got '{part.strip()}'.")
         if name in chosen:

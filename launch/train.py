@@ -6,23 +6,14 @@ files and contact sheets.
 """
 
 import contextlib
-import hashlib
-import json
-import os
-import shutil
 import sys
 from pathlib import Path
-from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
-from crn_jax.cascade import count_parameters
 from crn_jax.checkpoint import Checkpoints
-from crn_jax.data.examples import Source
 from crn_jax.data.pipeline import steps_per_epoch, training_batches
-from crn_jax.data.sources import label_space_of
 from crn_jax.errors import UserError
 from crn_jax.experiment import (
     AnyExperiment,
@@ -31,22 +22,22 @@ from crn_jax.experiment import (
     Regression,
     SegmenterExperiment,
     Synthesis,
-    differences,
-    flat,
 )
-from crn_jax.growth import grow_state
+from crn_jax.generator import count_parameters
+from crn_jax.run import describe_run, load_run
 from crn_jax.sharding import formats_of, local_rows, make_mesh, put
-from crn_jax.synthesize import describe_run, load_run, read_description
 from crn_jax.train import Trainable, TrainState, abstract_state, init_state, make_train_step
 from crn_jax.vgg_weights import perception_network, random_vgg19
-from launch.command_line import Command, list_experiments, parse_stages
-from launch.dry_run import dry_run
-from launch.processes import TRY_AGAIN, Stop, agree, is_first, join, wait_for_all
-from launch.reporting import MetricsLog, NoLog, describe_devices
-from launch.segmenter_validation import SegmenterValidator
-from launch.session import RANDOM_WARNING, Session
-from launch.terminal import command, console, opened, share_compiled
-from launch.validation import Validator
+from launch.common.command_line import Command, list_experiments, parse_stages
+from launch.common.processes import TRY_AGAIN, Stop, agree, is_first, join
+from launch.common.terminal import command, console, describe_devices, opened, share_compiled
+from launch.cost.dry_run import dry_run
+from launch.training.loop import RANDOM_WARNING, Session
+from launch.training.metrics_log import MetricsLog, NoLog
+from launch.training.run_folder import check_room, describe_data, prepare_folder, refuse_going_back
+from launch.training.segmenter_validation import SegmenterValidator
+from launch.training.start import started_from
+from launch.training.validation import Validator
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -163,111 +154,6 @@ def objective_of(experiment: AnyExperiment, epoch: int, vgg_params: dict) -> tup
             f"{wanted[0][0]}x{wanted[0][1]}, of {wanted[1]} classes."
         )
     return experiment.objective(epoch, run.experiment.segmenter), {"segmenter": run.params}
-
-
-def refuse_going_back(folder: Path, trained: int, asked: int) -> None:
-    """Raises UserError if the run is trained further than it is asked to be; of the steps before, no checkpoints are left."""
-    if trained > asked:
-        raise UserError(
-            f"{folder} is trained to step {trained:,} already; {asked:,} are asked for. Ask for at least as many, or start "
-            f"another run with --run.folder."
-        )
-
-
-def started_from(experiment: Experiment, state: TrainState) -> TrainState:
-    """The initial state with the modules of the run that the experiment names; step and λ start anew.
-
-    Raises:
-      UserError: if that run's classes, or the shapes of its modules, are others.
-    """
-    folder = experiment.init_from
-    run = load_run(folder, kind=Experiment, moments=experiment.init_moments == "kept")
-    label_space = label_space_of(experiment.data)
-    if run.label_space.classes != label_space.classes:
-        raise UserError(f"--init_from {folder}: that run's classes are others: {', '.join(run.label_space.classes)}.")
-    try:
-        grown, fresh, kept = grow_state(state, state._replace(params=run.params, opt_state=run.opt_state))
-    except ValueError as error:
-        raise UserError(f"--init_from {folder}: its cascade does not fit into this one ({error}).") from error
-    taken_over = [part for part in state.params if part not in fresh]
-    moments = f" Adam's moments are kept of {', '.join(kept) or 'nothing'}." * (experiment.init_moments == "kept")
-    console.print(
-        f"Started from {folder}, step {run.step}: {', '.join(taken_over)}. Fresh: {', '.join(fresh) or 'nothing'}.{moments}",
-        markup=False,
-    )
-
-    def placed(like: jax.Array, value: jax.Array) -> jax.Array:
-        if value is like:
-            return like
-        host = np.asarray(value)
-        return jax.make_array_from_callback(like.shape, like.sharding, lambda index: host[index])
-
-    return jax.tree.map(placed, state, grown)
-
-
-def describe_data(source: Source, epoch: int) -> dict[str, Any]:
-    """What identifies the training examples; λ's rescaling and the order of the data depend on it."""
-    names = hashlib.sha256("\n".join(source.names).encode("utf-8", "surrogateescape")).hexdigest()
-    return {"examples": len(source), "steps_per_epoch": epoch, "names_sha256": names}
-
-
-def prepare_folder(experiment: AnyExperiment, description: dict) -> Path:
-    """The run folder, made with its `run.json`, or checked to belong to this experiment; the same on all processes."""
-    if "://" in experiment.folder:
-        raise UserError(
-            f"--run.folder {experiment.folder}: give a folder; a bucket can be mounted as one (Cloud Storage FUSE, say)."
-        )
-    folder = Path(experiment.folder)
-    file, vgg19 = folder / "run.json", description["vgg19"]
-    own = {f"experiment.{field}" for field in ("data.root", "data.threads", "data.cache", "vgg.weights")}  # a process's
-    common = flat({part: description[part] for part in ("experiment", "data", "versions")})
-    network = {f"vgg19.{key}": vgg19.get(key) for key in ("weights", "sha256")}
-    network["label_space"] = description["label_space"]
-    agree(network | {key: value for key, value in common.items() if key not in own})
-    if is_first():
-        write_description(folder, experiment, description)
-    wait_for_all("run folder")
-    agree({"run folder": hashlib.sha256(file.read_bytes()).hexdigest() if file.exists() else "has no run.json"})
-    return folder
-
-
-def write_description(folder: Path, experiment: AnyExperiment, description: dict) -> None:
-    """Makes the run folder with its `run.json`, unless one is there that belongs to another experiment."""
-    if (folder / "run.json").exists():
-        stored, _, before = read_description(folder)
-        changes = differences(stored, experiment)
-        for part, keys in {"vgg19": ("weights", "sha256"), "data": description["data"]}.items():
-            for key in keys:
-                was, now = (d[part].get(key) for d in (before, description))
-                if was != now:
-                    changes.append(f"{part}.{key}: {was}, now {now}")
-        labels = json.loads(json.dumps(description["label_space"]))  # JSON's keys are strings
-        for key in ("classes", "ids", "colors"):
-            if before["label_space"][key] != labels[key]:
-                changes.append(f"label_space.{key}: the layouts are read differently now")
-        if changes:
-            raise UserError(
-                f"{folder} holds a run of other settings; it cannot be resumed with these:\n  " + "\n  ".join(changes) + "\n"
-                "Give the settings of the run, or start another one with --run.folder."
-            )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / "run.json.tmp"
-        temporary.write_text(json.dumps(description, indent=1))
-        os.replace(temporary, folder / "run.json")
-    except OSError as error:
-        raise UserError(f"The run folder {folder} cannot be written ({error}); choose another with --run.folder.") from error
-
-
-def check_room(folder: Path, state: TrainState) -> None:
-    """Refuses to start where not even two checkpoints fit."""
-    needed = 2 * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise UserError(
-            f"{folder} has {free / 1e9:.2f} GB free; two checkpoints of this cascade need {needed / 1e9:.2f} GB. Make room or "
-            f"choose another disk with --run.folder."
-        )
 
 
 def announce(experiment: AnyExperiment, mesh: Mesh, state: TrainState, first_step: int, epoch: int, vgg19: dict) -> None:

@@ -23,7 +23,8 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
-from crn_jax import authors, convolution, vgg_weights  # noqa: E402
+from crn_jax import authors, vgg_weights  # noqa: E402
+from crn_jax.kernels import convolution  # noqa: E402
 from launch import train  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -15,8 +15,8 @@ from PIL import Image
 import configs
 from crn_jax.ablation import Ablation, Variant
 from launch import ablate
-from launch.processes import TRY_AGAIN
-from launch.reporting import read_metrics
+from launch.common.processes import TRY_AGAIN
+from launch.training.metrics_log import read_metrics
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPS = 40  # not whole epochs, which have six

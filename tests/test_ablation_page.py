@@ -7,10 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from launch.report import data_url
-from launch.results import write_page
+from launch.common.page import data_url, write_page
 
-pytest_plugins = "tests.browser"
+pytest_plugins = "tests.support.browser"
 
 NASTY = '<u>bold</u> & "it\'s" </script><!--<img src=x>'
 PLAIN, FAILED, WAITING = "a_name_of_forty_letters_without_any_space", "pix2pix", "constructor"

@@ -14,11 +14,11 @@ from configs import ABLATIONS, EXPERIMENTS
 from crn_jax.data.sources import label_space_of
 from crn_jax.errors import UserError
 from crn_jax.experiment import GANExperiment, SegmenterExperiment, Synthesis
-from crn_jax.synthesize import describe_run
+from crn_jax.run import describe_run
 from launch import ablate
-from launch.ablation_tasks import Budget, Task, slug, with_segmenter
-from launch.command_line import parse
-from launch.terminal import console
+from launch.ablation.tasks import Budget, Task, slug, with_segmenter
+from launch.common.command_line import parse
+from launch.common.terminal import console
 
 STEPS = Budget(steps=80)
 
@@ -258,6 +258,6 @@ def test_command_lines_are_parsed_one_at_a_time(monkeypatch):
         alone.release()
         return default
 
-    monkeypatch.setattr("launch.command_line.tyro.cli", cli)
+    monkeypatch.setattr("launch.common.command_line.tyro.cli", cli)
     with ThreadPoolExecutor(4) as pool:
         assert len(list(pool.map(parse, [["demo"]] * 8))) == 8

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from crn_jax.errors import UserError
-from launch.ablation_tasks import Budget, Task
-from launch.ablation_workers import Workers, accelerator, check_jobs, claimed, own
+from launch.ablation.tasks import Budget, Task
+from launch.ablation.workers import Workers, accelerator, check_jobs, claimed, own
 
 MODULES = ("launch.train", "launch.evaluate", "launch.synthesize")
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from crn_jax.adversarial import (
+from crn_jax.baselines.adversarial import (
     BatchNorm,
     Conv4x4,
     DCGANDiscriminator,
@@ -24,9 +24,9 @@ from crn_jax.adversarial import (
     fitting,
     transposed_conv4x4,
 )
-from crn_jax.cascade import count_parameters
+from crn_jax.generator import count_parameters
 from crn_jax.sharding import ShardingConfig, make_mesh, put, put_batch
-from tests import reference
+from tests.support import reference
 from tests.test_baselines import check, params_of, random, sensitivity, shapes_of
 
 NOISE = {"dropout": jax.random.key(7)}

@@ -15,12 +15,14 @@ import pytest
 import safetensors.numpy
 
 from crn_jax.artifact import export_synthesize
-from crn_jax.cascade import CascadeConfig, init_params
-from crn_jax.data.label_space import CITYSCAPES
-from crn_jax.synthesize import describe_run, load_run, read_description, synthesize
+from crn_jax.cascade import CascadeConfig
+from crn_jax.data.labels.label_space import CITYSCAPES
+from crn_jax.generator import init_params
+from crn_jax.run import describe_run, load_run, read_description
+from crn_jax.synthesize import synthesize
 from launch import convert
-from launch.command_line import parse
-from launch.terminal import console
+from launch.common.command_line import parse
+from launch.common.terminal import console
 
 
 @pytest.fixture(scope="module")

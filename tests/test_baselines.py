@@ -15,23 +15,22 @@ import pytest
 from PIL import Image
 
 from configs import EXPERIMENTS
-from crn_jax.baselines import (
-    EncoderDecoder,
-    EncoderDecoderConfig,
+from crn_jax.baselines.full_resolution import (
     FullResolution,
     FullResolutionConfig,
     dilated_by_kernel,
     dilated_conv3x3,
     dilations,
 )
-from crn_jax.cascade import count_parameters, init_params
 from crn_jax.experiment import BaselineExperiment
+from crn_jax.generator import count_parameters, init_params
 from crn_jax.layers import LayerNorm
+from crn_jax.run import load_run
 from crn_jax.sharding import ShardingConfig, make_mesh, put, put_batch
-from crn_jax.synthesize import load_run
+from crn_jax.unet import EncoderDecoder, EncoderDecoderConfig
 from launch import synthesize, train
-from launch.terminal import console
-from tests import reference
+from launch.common.terminal import console
+from tests.support import reference
 
 
 def dilated3x3(x, kernel, dilation):

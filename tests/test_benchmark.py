@@ -13,7 +13,7 @@ from crn_jax.sharding import ShardingConfig
 from crn_jax.train import abstract_state, make_train_step
 from crn_jax.vgg import abstract_vgg19
 from launch import benchmark
-from launch.flops import forward_flops, step_flops
+from launch.cost.flops import forward_flops, step_flops
 
 
 @pytest.mark.parametrize("name, k", [("cityscapes_1024p", 9)])

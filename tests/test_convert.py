@@ -12,15 +12,15 @@ from PIL import Image
 
 from crn_jax.authors import load_released
 from crn_jax.cascade import Cascade
-from crn_jax.data.label_space import CITYSCAPES
+from crn_jax.data.labels.label_space import CITYSCAPES
 from crn_jax.data.sources import DataConfig, label_space_of
 from crn_jax.errors import UserError
 from crn_jax.experiment import Experiment
-from crn_jax.objective import one_hot
-from crn_jax.synthesize import describe_run, load_run
+from crn_jax.generator import one_hot
+from crn_jax.run import describe_run, load_run
 from crn_jax.train import init_state
 from launch import convert, synthesize, train
-from launch.terminal import console
+from launch.common.terminal import console
 from tests.test_artifact import refused
 
 RECORDED = Path(__file__).parent / "data" / "released.ckpt"

@@ -8,7 +8,7 @@ import pytest
 
 from crn_jax import vgg_weights
 from crn_jax.cascade import Cascade, CascadeConfig
-from crn_jax.data.label_space import CITYSCAPES
+from crn_jax.data.labels.label_space import CITYSCAPES
 from crn_jax.diversity import assemble, pairwise_terms
 from crn_jax.errors import UserError
 from crn_jax.evaluation import DISTANCE_WEIGHTS, Collection, make_eval_step
@@ -16,10 +16,10 @@ from crn_jax.lambdas import LambdaConfig
 from crn_jax.objective import Objective
 from crn_jax.train import OptimizerConfig, init_state
 from crn_jax.vgg import TAPS
-from launch.contact_sheet import grid, win_map
+from launch.common.contact_sheet import grid, win_map
 from launch.synthesize import Arguments, choice_of
-from launch.validation import diversity_of
-from tests import reference
+from launch.training.validation import diversity_of
+from tests.support import reference
 
 
 @hypothesis.settings(deadline=None, max_examples=30)

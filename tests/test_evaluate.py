@@ -12,25 +12,28 @@ import pytest
 from PIL import Image, ImageFilter
 
 from configs import demo
-from crn_jax.cascade import CascadeConfig, count_parameters
-from crn_jax.data.label_space import CITYSCAPES
+from crn_jax.cascade import CascadeConfig
+from crn_jax.data.labels.label_space import CITYSCAPES
 from crn_jax.data.sources import DataConfig, open_source
 from crn_jax.errors import UserError
 from crn_jax.evaluation import DISTANCE_WEIGHTS
-from crn_jax.metrics import confusion, psnr, segmentation_scores
-from crn_jax.synthesize import load_run, synthesize
+from crn_jax.generator import count_parameters
+from crn_jax.run import load_run
+from crn_jax.scores.metrics import confusion, psnr, segmentation_scores
+from crn_jax.synthesize import synthesize
 from crn_jax.vgg import TAPS, abstract_vgg19
 from crn_jax.vgg_weights import load_vgg19
-from launch import evaluate, scoring, train
-from launch.contenders import PHOTOGRAPHS, Batch, compared, files_of
-from launch.results import staged, write_json
-from launch.score_tables import _text
-from launch.subject import names_of
-from launch.terminal import console
-from tests import reference
+from launch import evaluate, train
+from launch.common.output import staged, write_json
+from launch.common.terminal import console
+from launch.evaluation import scoring
+from launch.evaluation.comparison import names_of
+from launch.evaluation.contenders import PHOTOGRAPHS, Batch, compared, files_of
+from launch.evaluation.score_tables import _text
+from tests.support import reference
 from tests.test_study import embedded
 
-pytest_plugins = "tests.browser"
+pytest_plugins = "tests.support.browser"
 
 COUNT = 5
 SETTING = ["--examples", str(COUNT)]

@@ -11,18 +11,19 @@ import jax.numpy as jnp
 import pytest
 
 from configs import EXPERIMENTS
-from crn_jax.adversarial import transposed_conv4x4
-from crn_jax.baselines import EncoderDecoderConfig, FullResolutionConfig
+from crn_jax.baselines.adversarial import transposed_conv4x4
+from crn_jax.baselines.full_resolution import FullResolutionConfig
+from crn_jax.baselines.gan import GANConfig, GANLossConfig, GANObjective
 from crn_jax.cascade import CascadeConfig
-from crn_jax.convolution import conv3x3, input_gradient, kernel_gradient
-from crn_jax.gan import GANConfig, GANLossConfig, GANObjective
+from crn_jax.kernels.convolution import conv3x3, input_gradient, kernel_gradient
 from crn_jax.lambdas import LambdaConfig
 from crn_jax.losses import LossConfig
 from crn_jax.objective import Objective
-from crn_jax.segmenter import SegmenterConfig, SegmenterObjective
+from crn_jax.scores.segmenter import SegmenterConfig, SegmenterObjective
 from crn_jax.train import OptimizerConfig, abstract_state, make_train_step
+from crn_jax.unet import EncoderDecoderConfig
 from crn_jax.vgg import LAYERS
-from launch.flops import forward_flops, operations, step_flops
+from launch.cost.flops import forward_flops, operations, step_flops
 
 C, BATCH = 5, 3  # classes, examples
 
@@ -339,7 +340,7 @@ def test_nothing_is_allocated_and_no_device_is_asked_for():
     """JAX is not even started: it would fail, as it is told to use a device that is not there."""
     program = """
 from configs import demo
-from launch.flops import forward_flops, step_flops
+from launch.cost.flops import forward_flops, step_flops
 forward_flops(demo.cascade, 10**9), step_flops(demo.objective(1), 10**9)
 """
     subprocess.run([sys.executable, "-c", program], env={**os.environ, "JAX_PLATFORMS": "none_such"}, check=True)

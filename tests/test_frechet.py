@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from crn_jax.frechet import frechet_distance, kernel_distance
+from crn_jax.scores.frechet import frechet_distance, kernel_distance
 
 
 def features(n, d, seed=0, scale=1.0):

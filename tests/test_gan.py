@@ -8,15 +8,16 @@ import pytest
 from PIL import Image
 
 from configs import camvid_gan_segmentation
+from crn_jax.baselines.gan import GANConfig, GANLossConfig, GANObjective
 from crn_jax.errors import UserError
 from crn_jax.experiment import GANExperiment
-from crn_jax.gan import GANConfig, GANLossConfig, GANObjective
-from crn_jax.segmenter import SegmenterConfig, SegmenterObjective, scaled
-from crn_jax.synthesize import load_run, synthesize
+from crn_jax.run import load_run
+from crn_jax.scores.segmenter import SegmenterConfig, SegmenterObjective, scaled
+from crn_jax.synthesize import synthesize
 from crn_jax.train import OptimizerConfig, init_state, make_train_step
 from launch import evaluate, train
-from launch.reporting import read_metrics
-from launch.terminal import console
+from launch.common.terminal import console
+from launch.training.metrics_log import read_metrics
 
 SIZE, CLASSES = (24, 32), 4
 SEGMENTER = SegmenterConfig(CLASSES, SIZE, widths=(4, 5))

@@ -5,11 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from crn_jax.cascade import CascadeConfig, init_params
+from crn_jax.cascade import CascadeConfig
+from crn_jax.generator import init_params
 from crn_jax.growth import grow, grow_state
+from crn_jax.kernels.resize import halve_area
 from crn_jax.lambdas import LambdaConfig
 from crn_jax.objective import Objective
-from crn_jax.resize import halve_area
 from crn_jax.train import OptimizerConfig, TrainState, init_state
 
 SMALL = CascadeConfig(num_classes=3, widths=(4, 5), base=(2, 2))

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from crn_jax import convolution
-from crn_jax.convolution import trained_conv3x3
-from crn_jax.halo import haloed, with_halo, without_outside
-from crn_jax.resize import double_bilinear, upsampled
+from crn_jax.kernels import convolution
+from crn_jax.kernels.convolution import trained_conv3x3
+from crn_jax.kernels.halo import haloed, with_halo, without_outside
+from crn_jax.kernels.resize import double_bilinear, upsampled
 from crn_jax.sharding import ShardingConfig, activation_spec, by_device, make_mesh, rows_are_split
 from crn_jax.vgg import vgg19_stage
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from crn_jax import inception
 from crn_jax.errors import UserError
-from tests.named_weights import image, named_weights
+from crn_jax.scores import inception
+from tests.support.named_weights import image, named_weights
 
 SIZES = (96, 128), (299, 299), (320, 400)
 NORM = "weight", "bias", "running_mean", "running_var"

@@ -10,16 +10,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from crn_jax.data.label_space import CAMVID, CITYSCAPES
-from crn_jax.data.label_spaces import LABEL_SPACES
+from crn_jax.data.labels.label_space import CAMVID, CITYSCAPES
+from crn_jax.data.labels.published import LABEL_SPACES
 from crn_jax.data.sources import DataConfig
 from crn_jax.errors import UserError
-from launch import inspect, proposal
-from launch.command_line import parse
-from launch.inspection import Look, Pair, duplicates, fitting_labels, look_at, parts_of, representative, scan
-from launch.proposal import cascade_for, cascade_of_size, training_arguments
+from launch import inspect
+from launch.common.command_line import parse
+from launch.datasets import training_command
+from launch.datasets.survey import Look, Pair, duplicates, fitting_labels, look_at, parts_of, representative, scan
+from launch.datasets.training_command import cascade_for, cascade_of_size, training_arguments
 
-pytest_plugins = "tests.browser"
+pytest_plugins = "tests.support.browser"
 
 NASTY = "<b>bold<_b> & 'it'"
 
@@ -239,7 +240,7 @@ def test_what_training_would_refuse_is_a_problem(camvid, monkeypatch):
     def refuse(*_):
         raise UserError("Not today.")
 
-    monkeypatch.setattr(proposal, "open_source", refuse)
+    monkeypatch.setattr(training_command, "open_source", refuse)
     status, found = inspected(camvid)
     assert status == 1 and problem(found, "launch.train refuses the data")["remedy"] == "Not today."
 

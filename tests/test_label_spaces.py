@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from skimage.color import rgb2lab
 
-from crn_jax.data.label_file import palette, read_label_file
-from crn_jax.data.label_space import CAMVID, CITYSCAPES, LabelSpace, open_image
-from crn_jax.data.label_spaces import LABEL_SPACES, find_label_space
+from crn_jax.data.labels.label_file import palette, read_label_file
+from crn_jax.data.labels.label_space import CAMVID, CITYSCAPES, LabelSpace, open_image
+from crn_jax.data.labels.published import LABEL_SPACES, find_label_space
 from crn_jax.errors import UserError
 
 # cityscapesScripts, helpers/labels.py: id, trainId, colour.

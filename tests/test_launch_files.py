@@ -13,8 +13,8 @@ import tyro
 import yaml
 
 from launch import ablate, evaluate
-from launch.ablation_tasks import Budget
-from launch.command_line import parse_stages
+from launch.ablation.tasks import Budget
+from launch.common.command_line import parse_stages
 
 ROOT = Path(__file__).resolve().parents[1]
 MANIFESTS = sorted((ROOT / "launch").glob("*.yaml"))

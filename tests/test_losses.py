@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 from crn_jax import vgg_weights
 from crn_jax.losses import RELEASED_WEIGHTS, LossConfig, layer_terms, perceptual_loss
 from crn_jax.vgg import TAPS
-from tests import reference
+from tests.support import reference
 
 
 def test_terms_are_mean_absolute_differences_of_each_layer():

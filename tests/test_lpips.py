@@ -8,8 +8,8 @@ import pytest
 import safetensors.numpy
 
 from crn_jax.errors import UserError
-from crn_jax.lpips import NETWORKS, load_lpips, lpips
-from tests.named_weights import image, named_weights
+from crn_jax.scores.lpips import NETWORKS, load_lpips, lpips
+from tests.support.named_weights import image, named_weights
 
 CHANNELS = {"alex": (64, 192, 384, 256, 256), "vgg": (64, 128, 256, 512, 512)}
 

@@ -7,8 +7,8 @@ import pytest
 from skimage.metrics import structural_similarity
 from sklearn.metrics import accuracy_score, confusion_matrix, jaccard_score
 
-from crn_jax import metrics
-from crn_jax.metrics import bootstrap, class_iou, confusion, psnr, segmentation_scores, ssim
+from crn_jax.scores import metrics
+from crn_jax.scores.metrics import bootstrap, class_iou, confusion, psnr, segmentation_scores, ssim
 
 
 def image_pair(height, width, noise, seed=0):

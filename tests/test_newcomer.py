@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from crn_jax.synthesize import read_description
+from crn_jax.run import read_description
 from launch import evaluate, inspect, synthesize, train
-from launch.command_line import parse
-from launch.terminal import console
+from launch.common.command_line import parse
+from launch.common.terminal import console
 
 COLORS = np.array([(90, 160, 60), (200, 180, 120), (40, 90, 200)], np.uint8)
 

@@ -14,11 +14,12 @@ import jax
 import pytest
 
 from crn_jax.errors import UserError
-from launch import processes, terminal, train
-from launch.processes import LOST, LOST_SECONDS, TRY_AGAIN, Processes
-from launch.reporting import read_metrics
-from launch.terminal import console
-from tests.test_launch_train import ROOT, final_state, start, trained_lines, wait_for
+from launch import train
+from launch.common import processes, terminal
+from launch.common.processes import LOST, LOST_SECONDS, TRY_AGAIN, Processes
+from launch.common.terminal import console
+from launch.training.metrics_log import read_metrics
+from tests.test_training import ROOT, final_state, start, trained_lines, wait_for
 from tests.test_sharding import assert_same_training
 
 RUN = "--batch_size 2 --data.num_scenes 12 --optimizer.learning_rate 1e-4 --epochs 3 --run.checkpoint_every 2 --run.log_every 3"
@@ -136,7 +137,7 @@ def test_a_signal_before_the_first_step_counts():
     """Of a resumed run, or of one behind another."""
     program = """
 import os, signal, socket, time
-from launch.processes import Processes, Stop, join
+from launch.common.processes import Processes, Stop, join
 with socket.socket() as free:
     free.bind(("127.0.0.1", 0))
     port = free.getsockname()[1]
@@ -184,7 +185,7 @@ def test_a_terminal_that_is_closed_ends_a_run_between_two_steps(monkeypatch):
 def test_output_that_nobody_reads_ends_nothing(tmp_path):
     program = """
 from pathlib import Path
-from launch.terminal import console
+from launch.common.terminal import console
 for i in range(2000):
     console.print("line", i, "x" * 100)
 Path("done").touch()

@@ -13,12 +13,13 @@ from crn_jax.errors import UserError
 from crn_jax.growth import Recipe
 from crn_jax.lambdas import LambdaConfig
 from crn_jax.losses import RELEASED_WEIGHTS
-from crn_jax.synthesize import load_run
-from launch import command_line, train
-from launch.command_line import parse_stages
-from launch.processes import TRY_AGAIN
-from launch.terminal import console
-from tests.test_launch_train import assert_identical, final_state, refused, run
+from crn_jax.run import load_run
+from launch import train
+from launch.common import command_line
+from launch.common.command_line import parse_stages
+from launch.common.processes import TRY_AGAIN
+from launch.common.terminal import console
+from tests.test_training import assert_identical, final_state, refused, run
 
 STAGES = {"small": "--cascade.widths 8 8 8 --steps 4", "large": "--steps 3 --optimizer.freeze module_[01] --init_moments kept"}
 

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from crn_jax.convolution import trained_conv3x3
-from crn_jax.remat import added, convolved, rematerialized
+from crn_jax.kernels.convolution import trained_conv3x3
+from crn_jax.kernels.remat import added, convolved, rematerialized
 
 STAGES, LAYERS, WIDTH = 6, 4, 4
 

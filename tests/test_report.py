@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image, JpegImagePlugin
 
-from crn_jax.data.label_space import LabelSpace
-from launch.report import Example, data_url, report_data, write_report
+from crn_jax.data.labels.label_space import LabelSpace
+from launch.common.page import data_url
+from launch.evaluation.report import Example, report_data, write_report
 
-pytest_plugins = "tests.browser"
+pytest_plugins = "tests.support.browser"
 
 SPACE = LabelSpace("odd", ("sky", "r<o>ad", "car", "void"), ((70, 130, 180), (128, 64, 128), (0, 0, 142), (0, 0, 0)), {})
 PHOTOGRAPHS, FOREIGN = "photographs", "other\udc80 images"

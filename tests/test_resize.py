@@ -2,9 +2,9 @@ import jax
 import numpy as np
 import pytest
 
-from crn_jax import resize
-from crn_jax.resize import double_bilinear, halve_area
-from tests import reference
+from crn_jax.kernels import resize
+from crn_jax.kernels.resize import double_bilinear, halve_area
+from tests.support import reference
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (2, 1, 4, 3), (1, 3, 5, 2), (2, 4, 8, 3), (1, 17, 2, 1)])

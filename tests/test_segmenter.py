@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from crn_jax.baselines import EncoderDecoder
-from crn_jax.cascade import count_parameters
 from crn_jax.errors import UserError
 from crn_jax.experiment import SegmenterExperiment
-from crn_jax.segmenter import SegmenterConfig, SegmenterObjective, scaled, segment
+from crn_jax.generator import count_parameters
+from crn_jax.run import load_run
+from crn_jax.scores.segmenter import SegmenterConfig, SegmenterObjective, scaled, segment
 from crn_jax.sharding import ShardingConfig, make_mesh, put, put_batch
-from crn_jax.synthesize import load_run
 from crn_jax.train import OptimizerConfig, abstract_state, init_state, make_train_step
+from crn_jax.unet import EncoderDecoder
 from launch import synthesize, train
-from launch.reporting import read_metrics
-from launch.terminal import console
-from tests import reference
+from launch.common.terminal import console
+from launch.training.metrics_log import read_metrics
+from tests.support import reference
 
 CONFIG = SegmenterConfig(num_classes=4, size=(16, 24), widths=(6, 7, 8))
 OBJECTIVE = SegmenterObjective(CONFIG, OptimizerConfig(learning_rate=1e-2), steps_per_epoch=5)

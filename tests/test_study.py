@@ -15,11 +15,11 @@ from PIL import Image
 from rich.console import Console
 
 from crn_jax.errors import UserError
-from launch import study
-from launch.study import PHOTOGRAPH, Method, write_study
-from launch.study_results import Analysis, analyse, study_table, to_json
+from launch.evaluation import study
+from launch.evaluation.study import PHOTOGRAPH, Method, write_study
+from launch.evaluation.study_answers import Analysis, analyse, study_table, to_json
 
-pytest_plugins = "tests.browser"
+pytest_plugins = "tests.support.browser"
 
 GREY = {PHOTOGRAPH: 230, "ours": 180, "pix2pix": 130, "encoder": 100, "bad": 20}
 

@@ -9,17 +9,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from crn_jax.cascade import Cascade, CascadeConfig, init_params
-from crn_jax.data.label_space import CITYSCAPES
+from crn_jax.baselines.gan import GANConfig
+from crn_jax.cascade import Cascade, CascadeConfig
+from crn_jax.data.labels.label_space import CITYSCAPES
 from crn_jax.data.streets import render_street
 from crn_jax.diversity import assemble
 from crn_jax.errors import UserError
-from crn_jax.gan import GANConfig
-from crn_jax.synthesize import _synthesize, load_run, synthesize
-from launch import synthesis, train
+from crn_jax.generator import init_params
+from crn_jax.run import load_run
+from crn_jax.synthesize import _synthesize, synthesize
 from launch import synthesize as command
-from launch.layouts import fitted
-from launch.terminal import console
+from launch import train
+from launch.common.terminal import console
+from launch.synthesis import stream
+from launch.synthesis.layouts import fitted
 
 CONFIG = CascadeConfig(num_classes=5, widths=(6, 4), base=(2, 3), num_images=3)
 
@@ -206,7 +209,7 @@ def test_a_folder_goes_in_batches_and_goes_on(trained, tmp_path, monkeypatch):
     def stop_at_d(image, path, made):
         if path.stem == "d":
             raise UserError("stopped")
-        synthesis.write_png(image, path, made)
+        stream.write_png(image, path, made)
 
     with monkeypatch.context() as patch:
         patch.setattr(command, "write_png", stop_at_d)
@@ -252,7 +255,7 @@ def test_a_folder_of_a_mac(trained, tmp_path):
 
 def test_a_size_beyond_the_memory_is_refused_with_what_it_needs(trained, tmp_path, monkeypatch):
     folder, layouts = trained
-    monkeypatch.setattr(synthesis, "_device_bytes", lambda: 10**5)
+    monkeypatch.setattr(stream, "_device_bytes", lambda: 10**5)
     with console.capture() as capture, pytest.raises(SystemExit):
         command.main([str(folder), str(layouts / "ids.png"), "--out", str(tmp_path / "out")])
     assert re.search(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from crn_jax.errors import UserError
-from crn_jax.tensorflow_checkpoint import read_index, read_variables
+from crn_jax.formats.tensorflow_checkpoint import read_index, read_variables
 
 RECORDED = Path(__file__).parent / "data" / "released.ckpt"
 DATA_FILE = "released.ckpt.data-00000-of-00001"

@@ -14,7 +14,7 @@ import pytest
 import safetensors.numpy
 
 from crn_jax.errors import UserError
-from crn_jax.torch_file import expect, read_torch_file, read_weights
+from crn_jax.formats.torch_file import expect, read_torch_file, read_weights
 
 DATA = Path(__file__).parent / "data"
 MAGIC = 0x1950A86A20F9469CFC6C

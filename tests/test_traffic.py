@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from crn_jax.errors import UserError
-from launch.topologies import GPUS, devices_of
-from launch.traffic import size_of, traffic
+from launch.cost.topologies import GPUS, devices_of
+from launch.cost.traffic import size_of, traffic
 
 PROGRAM = """HloModule jit_step, is_scheduled=true
 

@@ -7,10 +7,12 @@ import optax
 import plain
 import pytest
 
-from crn_jax import convolution, cpu_convolution, vgg_weights
-from crn_jax.cascade import CascadeConfig, init_params
+from crn_jax import vgg_weights
+from crn_jax.cascade import CascadeConfig
 from crn_jax.errors import UserError
 from crn_jax.evaluation import make_eval_step
+from crn_jax.generator import init_params
+from crn_jax.kernels import convolution, cpu_convolution
 from crn_jax.lambdas import LambdaConfig
 from crn_jax.objective import Objective
 from crn_jax.train import OptimizerConfig, abstract_state, init_state, make_train_step

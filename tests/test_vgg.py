@@ -4,7 +4,7 @@ import pytest
 
 from crn_jax import vgg_weights
 from crn_jax.vgg import TAPS, vgg19_features
-from tests import reference
+from tests.support import reference
 
 
 @pytest.mark.parametrize("which", ["simple", "diversity"])

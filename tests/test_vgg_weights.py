@@ -12,7 +12,7 @@ import safetensors.numpy
 from crn_jax import vgg_weights
 from crn_jax.errors import UserError
 from crn_jax.vgg import LAYERS, vgg19_features
-from tests import reference
+from tests.support import reference
 
 
 def test_keras_and_matconvnet_files_convert_to_identical_parameters(imagenet_vgg19, shared_data):

@@ -9,7 +9,7 @@ import dataclasses
 import numpy as np
 
 from crn_jax.data.geometry import Place
-from crn_jax.data.label_space import LabelSpace
+from crn_jax.data.labels.label_space import LabelSpace
 
 Example = dict[str, np.ndarray]
 

@@ -15,8 +15,8 @@ from crn_jax.data import folders, nyu
 from crn_jax.data.cache import Progress, cached
 from crn_jax.data.examples import Example, Source
 from crn_jax.data.geometry import MIDDLE, Fit, Place, view
-from crn_jax.data.label_space import LabelSpace, open_image
-from crn_jax.data.label_spaces import find_label_space
+from crn_jax.data.labels.label_space import LabelSpace, open_image
+from crn_jax.data.labels.published import find_label_space
 from crn_jax.data.streets import render_street
 from crn_jax.data.vivid import vivid_of
 from crn_jax.errors import UserError

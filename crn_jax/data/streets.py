@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from crn_jax.data.label_space import CITYSCAPES
+from crn_jax.data.labels.label_space import CITYSCAPES
 
 CLASS = {name: index for index, name in enumerate(CITYSCAPES.classes)}
 CAR_COLORS = {

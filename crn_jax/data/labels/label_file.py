@@ -1,0 +1,195 @@
+"""Label spaces that a JSON file describes, and colours for those that come without.
+
+A file needs no more than the classes:
+
+    {"classes": ["lawn", "path", "pond"]}
+
+whose layouts hold ids 0, 1 and 2. All fields:
+
+    {
+      "name": "garden",                                   the file's name, if left out
+      "classes": ["lawn", "path", "pond"],                "void" is added as the last one, or is the last one
+      "colors": [[0, 160, 0], [200, 180, 120], [0, 80, 200]],   one per class; generated, if left out
+      "ids": {"4": "lawn", "5": "lawn", "9": "path", "12": "pond"},   or a list, one per class; 0, 1, ..., if left out
+      "void_ids": [0, 255],                               further ids that mean void
+      "void_colors": [[255, 255, 255]]                    further colours that mean void
+    }
+
+Void is black unless it is listed with a colour of its own. An id or a colour that no field mentions is an error when a layout
+is read, so whatever is to be ignored has to be declared.
+"""
+
+import collections
+import difflib
+import functools
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from crn_jax.data.labels.label_space import Color, LabelSpace
+from crn_jax.errors import UserError
+
+_BLACK = (0, 0, 0)
+_FIELDS = ("name", "classes", "colors", "ids", "void_ids", "void_colors")
+
+
+@functools.cache
+def palette(count: int) -> tuple[Color, ...]:
+    """Colours to tell `count` classes apart (at most 4000): each as far as can be from those before, from black and from white.
+
+    A shorter palette begins a longer one. Distances are "redmean" (compuphase.com/cmetric.htm), a cheap approximation of what
+    eyes see; in integers, so that every machine finds the same colours.
+    """
+    levels = np.arange(0, 256, 17)
+    candidates = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), -1).reshape(-1, 3)
+    colors = [np.array(_BLACK), np.array((255, 255, 255))]
+    nearest = np.minimum(*(_redmean(candidates, color) for color in colors))
+    for _ in range(count):
+        colors.append(candidates[nearest.argmax()])
+        nearest = np.minimum(nearest, _redmean(candidates, colors[-1]))
+    return tuple((red, green, blue) for red, green, blue in np.array(colors[2:]).reshape(-1, 3).tolist())
+
+
+def _redmean(colors: np.ndarray, color: np.ndarray) -> np.ndarray:
+    red, green, blue = np.square(colors - color).T
+    mean = (colors[:, 0] + color[0]) // 2
+    return ((512 + mean) * red >> 8) + 4 * green + ((767 - mean) * blue >> 8)
+
+
+def read_label_file(path: Path) -> LabelSpace:
+    """The label space of a JSON file as the module describes it.
+
+    Raises:
+      UserError: naming the file, the field, what it holds and what would be right.
+    """
+    try:
+        # A byte order mark is what some editors of Windows begin files with.
+        fields = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_object)
+        return _from_fields(fields, path.stem)
+    except OSError as error:
+        raise UserError(f"{path}: the label space cannot be read ({error.strerror}).") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: this is no text in UTF-8, so no JSON ({error.reason} at byte {error.start}).") from error
+    except RecursionError as error:
+        raise UserError(f"{path}: the JSON is nested too deeply.") from error
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: line {error.lineno}, column {error.colno}: this is not JSON ({error.msg}).") from error
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    [(key, times)] = collections.Counter(key for key, _ in pairs).most_common(1) or [("", 0)]
+    if times > 1:  # Python would silently take the last.
+        raise ValueError(f"{_shown(key)} is there twice; leave one.")
+    return dict(pairs)
+
+
+def _from_fields(fields: Any, default_name: str) -> LabelSpace:
+    if not isinstance(fields, dict):
+        raise ValueError(f'fields in braces are needed, such as {{"classes": ["lawn", "path"]}}, got {_shown(fields)}.')
+    for field in fields:
+        if field not in _FIELDS:
+            raise ValueError(
+                f"{field}: there is no such field.{nearest_name(field, _FIELDS)} The fields: {', '.join(_FIELDS)}."
+            )
+    name = fields.get("name", default_name)
+    if not isinstance(name, str) or not name.strip():
+        raise ValueError(f"name: a name in quotes is needed, got {_shown(name)}.")
+    listed = _classes(fields.get("classes"))
+    classes = listed if listed[-1] == "void" else (*listed, "void")
+    colors, void_colors = _colors_of(fields, listed, classes)
+    return LabelSpace(name, classes, colors, _ids_of(fields, listed, classes), void_colors)
+
+
+def _classes(names: Any) -> tuple[str, ...]:
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) and name.strip() for name in names):
+        raise ValueError(f'classes: a list of names is needed, such as ["lawn", "path"], got {_shown(names)}.')
+    for i, name in enumerate(names):
+        if name in names[:i]:
+            raise ValueError(f"classes: {_shown(name)} is there twice; leave one.")
+        if name.lower() == "void" and (name != "void" or i < len(names) - 1):
+            raise ValueError(f'classes: {_shown(name)} has to be "void", and the last; or leave it out, and it is added.')
+    return tuple(names)
+
+
+def _colors_of(fields: dict[str, Any], listed: Sequence[str], classes: Sequence[str]) -> tuple[tuple[Color, ...], ...]:
+    """The classes' colours, and void's further ones; each stands for one class."""
+    void_colors = _colors("void_colors", fields.get("void_colors", []))
+    if "colors" in fields:
+        colors = _colors("colors", fields["colors"])
+        if len(colors) != len(listed):
+            raise ValueError(f"colors: {len(listed)} are needed, one for each of classes, got {len(colors)}.")
+    else:
+        colors = tuple(color for color in palette(len(classes) + len(void_colors)) if color not in void_colors)
+        colors = (*colors[: len(classes) - 1], _BLACK)
+    colors += (_BLACK,) * (len(classes) - len(colors))
+    owners: dict[Color, str] = {}
+    for color, owner in (*zip(colors, classes), *((color, "void") for color in void_colors)):
+        if owners.setdefault(color, owner) != owner:
+            field = "void_colors" if color in void_colors else "colors"
+            remedy = "Change one" + (", or list void as the last class, in another colour." if color == _BLACK else ".")
+            raise ValueError(f"{field}: {list(color)} is the colour of {owners[color]} and of {owner}. {remedy}")
+    return colors, tuple(color for color in dict.fromkeys(void_colors) if color != colors[-1])
+
+
+def _colors(field: str, value: Any) -> tuple[Color, ...]:
+    if not isinstance(value, list):
+        raise ValueError(f"{field}: a list of colours is needed, such as [[0, 160, 0]], got {_shown(value)}.")
+    for color in value:
+        if not (isinstance(color, list) and len(color) == 3 and all(type(c) is int and 0 <= c <= 255 for c in color)):
+            raise ValueError(f"{field}: a colour is [red, green, blue], whole numbers of 0 to 255, got {_shown(color)}.")
+    return tuple((red, green, blue) for red, green, blue in value)
+
+
+def _ids_of(fields: dict[str, Any], listed: Sequence[str], classes: Sequence[str]) -> dict[int, int]:
+    ids = fields.get("ids", list(range(len(listed))))
+    if isinstance(ids, list):
+        if len(ids) != len(listed):
+            raise ValueError(f"ids: {len(listed)} are needed, one for each of classes, got {len(ids)}.")
+        pairs = [(_id("ids", i), index) for index, i in enumerate(ids)]
+    elif isinstance(ids, dict):
+        pairs = [(_id("ids", key), _class_index(key, name, classes)) for key, name in ids.items()]
+    else:
+        raise ValueError(f'ids: {{"4": "{listed[0]}"}} or a list with an id for each class is needed, got {_shown(ids)}.')
+    void_ids = fields.get("void_ids", [])
+    if not isinstance(void_ids, list):
+        raise ValueError(f"void_ids: a list of ids is needed, such as [255], got {_shown(void_ids)}.")
+    table: dict[int, int] = {}
+    void_pairs = [(_id("void_ids", i), len(classes) - 1) for i in void_ids]
+    for field, i, index in (*(("ids", *pair) for pair in pairs), *(("void_ids", *pair) for pair in void_pairs)):
+        if table.setdefault(i, index) != index:
+            raise ValueError(f"{field}: {i} is the id of {classes[table[i]]} and of {classes[index]}. Change one.")
+    if missing := {*range(len(classes) - 1)} - {*table.values()}:
+        raise ValueError(f"ids: {classes[min(missing)]} has none. Add one, or take it out of classes.")
+    return table
+
+
+def _id(field: str, value: Any) -> int:
+    """An id of a list, or of an object's key, which JSON wants in quotes."""
+    if isinstance(value, str) and value.removeprefix("-").isdecimal() and value == str(int(value)):
+        value = int(value)
+    if type(value) is not int or not -1 <= value <= 65535:
+        raise ValueError(f"{field}: an id is a whole number of -1 to 65535, got {_shown(value)}.")
+    return value
+
+
+def _class_index(key: str, name: Any, classes: Sequence[str]) -> int:
+    if name not in classes:
+        hint = nearest_name(name, classes) if isinstance(name, str) else ""
+        raise ValueError(f"ids: {key} is to be {_shown(name)}, which is none of the classes.{hint}")
+    return classes.index(name)
+
+
+def nearest_name(word: str, words: Iterable[str]) -> str:
+    """ " Did you mean ...?", or nothing."""
+    found = difflib.get_close_matches(word, words, 1, 0.5)
+    return f" Did you mean {found[0]}?" if found else ""
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}..."

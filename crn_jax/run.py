@@ -1,0 +1,130 @@
+"""A run by its folder: what it stores of itself, and how it is loaded to be used."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cattrs
+import jax
+import numpy as np
+
+from crn_jax.checkpoint import Checkpoints
+from crn_jax.data.geometry import view
+from crn_jax.data.labels.label_space import LabelSpace
+from crn_jax.errors import UserError
+from crn_jax.experiment import AnyExperiment, Synthesis, Training, from_json, to_json
+from crn_jax.train import abstract_state
+
+
+class Run(NamedTuple):
+    """A trained run: what `synthesize` (or `segmenter.segment`) needs, and how it came about; Adam's moments if asked for."""
+
+    experiment: AnyExperiment
+    label_space: LabelSpace
+    params: dict
+    step: int
+    vgg19: dict[str, str]
+    opt_state: dict | None = None
+
+    def read_layout(self, path: str | Path) -> np.ndarray:
+        """A layout file as class indices `[H, W]` at the run's size, which it reaches as held-out examples do.
+
+        Raises:
+          UserError: if the file cannot be read, or does not fit the run's size.
+        """
+        layout = self.label_space.read(path)
+        chosen = view(layout.shape, self.experiment.size, self.experiment.data.fit, path=path)
+        return chosen.layout(layout, self.label_space.num_classes - 1)
+
+
+def describe_run(experiment: Training, label_space: LabelSpace, vgg19: dict[str, str], data: dict[str, Any]) -> dict[str, Any]:
+    """What `run.json` and every checkpoint say of a run; `data` identifies the training examples."""
+    return {
+        "experiment": to_json(experiment),
+        "label_space": cattrs.unstructure(label_space),
+        "vgg19": vgg19,
+        "data": data,
+        "versions": {"jax": jax.__version__},
+    }
+
+
+def read_description(folder: str | Path) -> tuple[AnyExperiment, LabelSpace, dict[str, Any]]:
+    """Reads a run folder's `run.json`: the experiment, the label space, and all of it as plain JSON.
+
+    Raises:
+      UserError: if the folder is not a run's, or the file is damaged.
+    """
+    path = Path(folder) / "run.json"
+    if not path.is_file():
+        raise UserError(f"{folder}: this is not a run folder (no run.json in it); give one that launch.train has made.")
+    try:
+        fields = json.loads(path.read_text())
+    except ValueError as error:  # no JSON, or not even text
+        raise _damaged(path, error) from error
+    return *parse_description(fields, path), fields
+
+
+def parse_description(fields: dict[str, Any], path: str | Path) -> tuple[AnyExperiment, LabelSpace]:
+    """The experiment and the label space of what `describe_run` gave; `path` is the file that it was read from.
+
+    Raises:
+      UserError: naming the file, if something is missing in it, damaged, or of another version of crn_jax.
+    """
+    try:
+        experiment, label_space = from_json(fields["experiment"]), cattrs.structure(fields["label_space"], LabelSpace)
+        if not isinstance(fields["vgg19"], dict) or not isinstance(fields["data"], dict):
+            raise TypeError("vgg19 and data are objects")
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    except (AttributeError, LookupError, TypeError, cattrs.BaseValidationError) as error:
+        raise _damaged(path, error) from error
+    return experiment, label_space
+
+
+def _damaged(path: str | Path, error: Exception) -> UserError:
+    return UserError(
+        f"{path}: the file is damaged ({error!r}). Fetch it again; or, if it is a run.json, remove it and give the command "
+        f"that trained the run, which writes it anew."
+    )
+
+
+def load_run(
+    folder: str | Path, checkpoint: str | int = "latest", kind: type[Training] = Synthesis, *, moments: bool = False
+) -> Run:
+    """Loads a run.
+
+    Args:
+      folder: a run folder.
+      checkpoint: `latest`, `best` (smallest held-out distance), or a number of steps.
+      kind: what it should be a run of; `SegmenterExperiment` for a segmenter.
+      moments: also Adam's moments, and the parameters that they belong to instead of the moving average.
+
+    Raises:
+      UserError: if the folder, the checkpoint or what is in it does not fit.
+    """
+    experiment, label_space, description = read_description(folder)
+    if not isinstance(experiment, kind):
+        raise UserError(f"{folder} is the run of a {experiment.trains}; here a {kind.trains}'s is needed.")
+    if not (Path(folder) / "checkpoints").is_dir():  # Orbax would make it
+        raise _no_checkpoint(folder, checkpoint, [])
+    checkpoints = Checkpoints(Path(folder) / "checkpoints")
+    try:
+        available, asked = checkpoints.steps(), str(checkpoint)
+        named = {"latest": checkpoints.latest_step(), "best": checkpoints.best_step()}
+        step = named[asked] if asked in named else int(asked) if asked.isdecimal() else None
+        if step not in available:
+            raise _no_checkpoint(folder, checkpoint, available)
+        abstract = abstract_state(experiment.objective(steps_per_epoch=1))
+        if moments:
+            state = checkpoints.load_fields(step, abstract, "params", "opt_state")
+            return Run(experiment, label_space, state.params, step, description["vgg19"], state.opt_state)
+        params = checkpoints.load_params(step, abstract)
+        params = experiment.generator_params(params) if isinstance(experiment, Synthesis) else params
+        return Run(experiment, label_space, params, step, description["vgg19"])
+    finally:
+        checkpoints.close()
+
+
+def _no_checkpoint(folder: str | Path, checkpoint: str | int, available: list[int]) -> UserError:
+    listing = ", ".join(map(str, available)) or "none yet"
+    return UserError(f"{folder}: there is no checkpoint '{checkpoint}'. Steps saved: {listing}.")

@@ -1,0 +1,76 @@
+"""A U-Net of the cascade's blocks: the encoder-decoder that the paper compares the cascade with, and the segmenter's network.
+
+Arrays are float `[B, H, W, C]`.
+"""
+
+import dataclasses
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from crn_jax.images import FromLayout
+from crn_jax.kernels.halo import Haloed
+from crn_jax.kernels.remat import Remat
+from crn_jax.kernels.resize import halve_area, upsampled
+from crn_jax.layers import Conv3x3, LayerNorm, Projection
+from crn_jax.sharding import MIN_ROWS, constrain
+
+
+class EncoderDecoder(nn.Module):
+    """A U-Net (Ronneberger et al., 2015): `[B, H, W, C] -> [B, H, W, channels]`, float32.
+
+    Level i has `widths[i]` feature maps at 1/2^i of the resolution. Its blocks are the cascade's: two 3x3 convolutions, each
+    followed by layer norm and LReLU; levels are joined by its resamplings, not by strides. Height and width must be
+    multiples of 2^(levels - 1).
+    """
+
+    widths: tuple[int, ...]
+    channels: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        last = len(self.widths) - 1
+        if x.shape[1] % 2**last or x.shape[2] % 2**last:
+            raise ValueError(f"{len(self.widths)} levels need multiples of 2^{last} pixels, got {x.shape[1]}x{x.shape[2]}.")
+        skips, x = [], x.astype(self.dtype)
+        for i, width in enumerate(self.widths):
+            x = self._block(constrain(halve_area(x), MIN_ROWS) if i else x, width=width, name=f"encoder_{i}")
+            skips.append(x)
+        for i in reversed(range(last)):
+            x = self._block(upsampled(x, "align_corners"), skips[i], width=self.widths[i], name=f"decoder_{i}")
+        return Projection(self.channels, name="to_output")(x)
+
+    def _block(self, *parts: jax.Array | Haloed, width: int, name: str) -> jax.Array:
+        for n in (1, 2):
+            x = Conv3x3(width, self.dtype, name=f"{name}_conv{n}")(*parts)
+            x = nn.leaky_relu(LayerNorm(name=f"{name}_norm{n}")(x), 0.2)
+            parts = (x,)
+        return x
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderDecoderConfig:
+    """The encoder-decoder baseline. The paper gives no widths; these are our reconstruction."""
+
+    num_classes: int
+    """Channels of the layout, void included."""
+    size: tuple[int, int]
+    """Height and width of the images, in pixels."""
+    widths: tuple[int, ...]
+    """Feature maps of each level; the resolution is halved from one to the next."""
+    num_images: int = 1
+    """Images k synthesized from one layout."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the convolutions."""
+
+    @property
+    def min_size(self) -> tuple[int, int]:
+        """Of the layouts that fit; height and width have to be multiples of it."""
+        return (2 ** (len(self.widths) - 1),) * 2
+
+    def network(self, remat: Remat = "none") -> nn.Module:
+        """From layouts to images; `remat` is not heeded."""
+        return FromLayout(EncoderDecoder(self.widths, 3 * self.num_images, jnp.dtype(self.dtype)))

@@ -1,0 +1,246 @@
+"""What came of an ablation's trainings: read from their folders, and compared.
+
+Several seeds of a variant stand together: a score is their mean, its interval reaches from the lowest end of theirs to the
+highest. The difference of two variants is paired: image by image, seed by seed, with a 95% bootstrap interval over images.
+"""
+
+import dataclasses
+import functools
+import itertools
+import json
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from crn_jax.ablation import Variant
+from crn_jax.data.pipeline import spread
+from crn_jax.data.sources import open_photograph, open_source
+from crn_jax.experiment import GANExperiment, differences
+from crn_jax.run import read_description
+from crn_jax.scores.metrics import bootstrap
+from launch.ablation.tasks import Task, shown
+from launch.common.page import data_url
+from launch.cost.flops import forward_flops, step_flops
+from launch.evaluation.scoring import SCORES
+from launch.training.metrics_log import read_metrics
+
+CHOSEN = (
+    ("best of ", "best_distance", "distance, best of k", "Of the image of k that is nearest to the photograph"),
+    ("assembled", "assembled_distance", "distance, assembled", "Of the image made of the best for each class"),
+)
+"""Scores of collections: what launch.evaluate calls the contender, and what its perceptual distance is here."""
+
+
+class Entry(NamedTuple):
+    """One training of the suite; `outcome` is that of Workers.run, if it has been worked on."""
+
+    variant: Variant
+    seed: int
+    task: Task
+    outcome: str | None = None
+
+
+def collect(suite: str, question: str, entries: Sequence[Entry], budget: str, command: str) -> dict[str, Any]:
+    """All that the page shows and ablation.json holds; `entries` in order, the first variant being the reference."""
+    evaluations = {entry.task.folder: evaluation_of(entry.task) for entry in entries}
+    known = [evaluation for evaluation in evaluations.values() if evaluation]
+    groups = [list(group) for _, group in itertools.groupby(entries, key=lambda entry: entry.variant.name)]
+    reference = groups[0]
+    variants = [variant_results(group, reference, evaluations) for group in groups]
+    of_all = {key for variant in variants for key in variant["scores"]}
+    collections = any(len(evaluation["candidates"]) > 2 for evaluation in known)
+    first = known[0] if known else {}
+    return {
+        "title": f"{suite}: {first.get('title', 'nothing is finished yet')}",
+        "question": question,
+        "command": command,
+        "versions": first.get("versions", {}),
+        "device": ", ".join(dict.fromkeys(evaluation["device"] for evaluation in known)),
+        "budget": budget,
+        "seeds": sorted({entry.seed for entry in entries}),
+        "notes": list(dict.fromkeys(itertools.chain(*(evaluation["notes"] for evaluation in known)))) + several_seeds(entries),
+        "scores": [score for score in (*(s._asdict() for s in SCORES), *chosen_scores(collections)) if score["key"] in of_all],
+        "compared": "perceptual distance" + " of the best of k" * collections,
+        "photographs": first["candidates"][0]["scores"] if first else {},
+        "variants": variants,
+        "examples": examples(entries),
+    }
+
+
+def evaluation_of(task: Task) -> dict[str, Any] | None:
+    """What launch.evaluate has found of a finished task."""
+    path = task.folder / "evaluation" / "evaluation.json"
+    return json.loads(path.read_text("utf-8")) if task.outstanding() is None and path.is_file() else None
+
+
+def chosen_scores(collections: bool) -> list[dict[str, Any]]:
+    """As those of SCORES, if there are collections; better is none of them, as they have been chosen by the photograph."""
+    if not collections:
+        return []
+    return [{"key": key, "title": title, "unit": "", "better": None, "about": about} for _, key, title, about in CHOSEN]
+
+
+def several_seeds(entries: Sequence[Entry]) -> list[str]:
+    """What has to be said of intervals where there are several."""
+    if len({entry.seed for entry in entries}) < 2:
+        return []
+    return ["Of several seeds a score is the mean, and its interval reaches from the lowest end of theirs to the highest."]
+
+
+def variant_results(
+    group: Sequence[Entry], reference: Sequence[Entry], evaluations: dict[Path, dict[str, Any] | None]
+) -> dict[str, Any]:
+    """One variant: its trainings, and what they say together."""
+    variant, task = group[0].variant, group[0].task
+    runs = [run_results(entry, evaluations[entry.task.folder]) for entry in group]
+    scores = [scores_of(evaluation) for entry in group if (evaluation := evaluations[entry.task.folder])]
+    pairs = [
+        (ours, theirs)
+        for one, other in zip(group, reference)
+        if (ours := evaluations[one.task.folder]) and (theirs := evaluations[other.task.folder])
+    ]
+    return {
+        "name": variant.name,
+        "about": variant.about,
+        "differs": differences(reference[0].task.experiment, task.experiment) if group is not reference else [],
+        "preferred": variant.preferred,
+        "figures": figures(group, evaluations),
+        "scores": {key: together([one[key] for one in scores]) for key in (scores[0] if scores else {})},
+        "difference": difference(pairs) if pairs and group is not reference else None,
+        "rescaling": unused_rescaling(task),
+        "runs": runs,
+    }
+
+
+def unused_rescaling(task: Task) -> str | None:
+    """Said of a training that ends before, or when, λ is rescaled."""
+    file = task.folder / "run.json"
+    if not file.is_file():
+        return None
+    experiment, _, description = read_description(task.folder)
+    epoch = description["data"]["steps_per_epoch"]
+    last, due = experiment.last_step(epoch), experiment.rescale_epoch * epoch
+    return f"λ is rescaled after step {due:,}: no step of {last:,} used it" if last <= due else None
+
+
+def run_results(entry: Entry, evaluation: dict[str, Any] | None) -> dict[str, Any]:
+    """One training."""
+    task, lines = entry.task, lines_of(entry.task)
+    status = "finished" if task.outstanding() is None else entry.outcome if entry.outcome == "failed" else "waiting"
+    if status == "waiting" and lines:
+        status = "training"
+    return {
+        "seed": entry.seed,
+        "status": status,
+        "problem": task.problem() if status == "failed" else None,
+        "steps": lines[-1]["step"] if lines else 0,
+        "curve": curve(lines),
+        "scores": {key: score["value"] for key, score in scores_of(evaluation).items()} if evaluation else {},
+        "commands": [shown(command) for command in task.finished()],
+    }
+
+
+def chosen_from(evaluation: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The candidates of CHOSEN, by the keys there; of a run with one image a layout all are that."""
+    _, run, *chosen = evaluation["candidates"]
+    named = {candidate["name"].removeprefix(run["name"]): candidate for candidate in chosen}
+    return {key: next((named[name] for name in named if mark in name), run) for mark, key, *_ in CHOSEN}
+
+
+def scores_of(evaluation: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """A run's scores by key, and the distances of what was chosen from a collection."""
+    chosen = {key: candidate["scores"]["distance"] for key, candidate in chosen_from(evaluation).items()}
+    return evaluation["candidates"][1]["scores"] | chosen
+
+
+def together(scores: Sequence[dict[str, float]]) -> dict[str, float]:
+    """A score over several seeds: its mean, the ends of all intervals, and the standard deviation over seeds."""
+    ends = {"low": min, "high": max}
+    found = {key: end(score[key] for score in scores) for key, end in ends.items() if all(key in s for s in scores)}
+    values = [score["value"] for score in scores]
+    over_seeds = {"std": statistics.stdev(values)} if len(values) > 1 else {}
+    return {"value": statistics.fmean(values), **found, **over_seeds}
+
+
+def difference(pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> dict[str, float]:
+    """Of the perceptual distances of two variants, by their evaluations of each seed; `seeds` has each seed's.
+
+    A collection's is that of the best of k, as its loss rewards that (Eq. 2 and 3).
+    """
+    first, second = (
+        np.array([chosen_from(pair[i])["best_distance"]["per_image"]["distance"] for pair in pairs]) for i in (0, 1)
+    )  # [seeds, images]
+    low, high = bootstrap(lambda means: means, (first - second).mean(0))
+    return {"value": float((first - second).mean()), "low": low, "high": high, "seeds": (first - second).mean(1).tolist()}
+
+
+def lines_of(task: Task) -> list[dict[str, Any]]:
+    """Its metrics.jsonl, up to the budget: a larger one may have been begun."""
+    lines = read_metrics(task.folder / "metrics.jsonl")
+    return [line for line in lines if task.budget.steps is None or line["step"] <= task.budget.steps]
+
+
+def curve(lines: Sequence[dict[str, Any]]) -> list[list[float]]:
+    """The validations of metrics.jsonl: step, minutes of training up to there, distance."""
+    points, minutes, before = [], 0.0, 0
+    for line in lines:
+        if "seconds_per_step" in line:
+            minutes += line["seconds_per_step"] * (line["step"] - before) / 60
+            before = line["step"]
+        if "validation" in line:
+            points.append([line["step"], minutes, line["validation"]["distance"]])
+    return points
+
+
+def figures(group: Sequence[Entry], evaluations: dict[Path, dict[str, Any] | None]) -> dict[str, float]:
+    """What a variant takes: parameters and operations, by its configuration; times, as they were measured."""
+    found = dict(operations(group[0].task))
+    lines = [lines_of(entry.task) for entry in group]
+    seconds = [line["seconds_per_step"] for run in lines for line in run if "seconds_per_step" in line]
+    if seconds:
+        found["seconds_per_step"] = statistics.median(seconds)
+    minutes = [curve(run)[-1][1] for entry, run in zip(group, lines) if evaluations[entry.task.folder]]
+    if minutes:
+        found["minutes"] = statistics.fmean(minutes)
+    resources = [e["candidates"][1]["resources"] for entry in group if (e := evaluations[entry.task.folder])]
+    if resources:
+        found["parameters"] = resources[0]["parameters"]
+        found["layouts_per_second"] = statistics.fmean(each["layouts_per_second"] for each in resources)
+    return found
+
+
+@functools.cache
+def operations(task: Task) -> dict[str, float]:
+    """Floating-point operations of synthesizing from one layout, and of a training step."""
+    experiment, segmenter = task.experiment, ()
+    if isinstance(experiment, GANExperiment) and experiment.segmenter is not None:
+        segmenter = (read_description(experiment.segmenter)[0].segmenter,)
+    step = step_flops(experiment.objective(1, *segmenter), experiment.batch_size)
+    return {"synthesis_flop": forward_flops(experiment.generator), "step_flop": step}
+
+
+def examples(entries: Sequence[Entry]) -> list[dict[str, Any]]:
+    """The layouts of the contact sheets, with what each finished variant's first seed makes of them; none before one is."""
+    synthesized = {e.variant.name: e.task for e in entries if e.seed == 0 and e.task.outstanding() is None}
+    if not synthesized:
+        return []
+    experiment = next(iter(synthesized.values())).experiment
+    source = open_source(dataclasses.replace(experiment.data, cache=None), "val", experiment.size)
+    validated = spread(source, experiment.run.validation_examples)
+    rows = []
+    for n, position in enumerate(spread(validated, experiment.run.sheet_examples)):
+        example = source[validated[position]]
+        files = {name: task.folder / "synthesized" / f"{n}.png" for name, task in synthesized.items()}
+        images = {name: np.asarray(open_photograph(file)) for name, file in files.items() if file.is_file()}
+        rows.append(
+            {
+                "name": source.names[validated[position]],
+                "layout": data_url(source.label_space.draw(example["layout"]), lossless=True),
+                "photograph": data_url(example["photograph"], lossless=False),
+                "images": {name: data_url(image, lossless=False) for name, image in images.items()},
+            }
+        )
+    return rows

@@ -1,0 +1,173 @@
+"""What an ablation consists of: trainings, each followed by its scores and images, as commands.
+
+A task is a run folder. `task.json` in it lists the commands that are finished, so that none is repeated; a task whose commands
+are others now, such as by a larger budget, goes on from where they differ. (What stands behind a path may change unnoticed.)
+`log.txt` has what they print.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import json
+import os
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+from crn_jax.errors import UserError
+from crn_jax.experiment import AnyExperiment, GANExperiment, differences
+from crn_jax.run import read_description
+from launch.common.command_line import parse
+from launch.common.output import write_json
+from launch.training.metrics_log import last_step, read_metrics
+
+PROBE_STEPS = 60
+"""Steps by which a budget in minutes is turned into steps: by their fastest third, which has nothing to compile."""
+
+VALIDATIONS = 8
+"""Of a training, at least: the points of its learning curve."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """Of each training: a number of steps, or minutes; neither: what its experiment says."""
+
+    steps: int | None = None
+    minutes: float | None = None
+
+    @staticmethod
+    def parse(text: str | None) -> "Budget":
+        """From the command line: 3000, or 30m.
+
+        Raises:
+          UserError: for anything else.
+        """
+        if text is None:
+            return Budget()
+        if match := re.fullmatch(r"([1-9]\d*)|(\d+(?:\.\d+)?) ?(?:m|min|minutes)", text):
+            steps, minutes = match.groups()
+            if steps or float(minutes):
+                return Budget(int(steps) if steps else None, float(minutes) if minutes else None)
+        raise UserError(f"--budget {text}: give a number of steps, such as 3000, or minutes, such as 30m.")
+
+    def __str__(self):
+        if self.minutes is not None:
+            return f"{self.minutes:g} minutes of training"
+        return "as each experiment says" if self.steps is None else f"{self.steps:,} steps"
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One training, and what is made of it.
+
+    `train` are arguments of launch.train, `score` those that launch.evaluate needs besides the run, or None for none.
+    """
+
+    name: str
+    folder: Path
+    train: tuple[str, ...]
+    budget: Budget = Budget()
+    score: tuple[str, ...] | None = None
+
+    @functools.cached_property
+    def experiment(self) -> AnyExperiment:
+        """What is trained."""
+        return parse(list(self.train)).experiment
+
+    def commands(self) -> Iterator[list[str]]:
+        """Modules and arguments, in order. A budget in minutes becomes one of steps when the first command is finished."""
+        steps = self.budget.steps
+        if self.budget.minutes is not None:
+            yield self.training(PROBE_STEPS)
+            steps = max(PROBE_STEPS, round(60 * self.budget.minutes / self._seconds_per_step()))
+        yield self.training(steps)
+        if self.score is not None:
+            run, k = str(self.folder), self.experiment.generator.num_images
+            yield ["launch.evaluate", run, *self.score]
+            yield ["launch.synthesize", run, str(self.folder / "layouts"), *(["--grid"] if k > 1 else [])]
+
+    def training(self, steps: int | None) -> list[str]:
+        """The command that trains so many steps in all, or as many as the experiment says."""
+        command = ["launch.train", *self.train, "--run.folder", str(self.folder)]
+        if steps is None:
+            return command
+        timed = self.budget.minutes is not None and steps == PROBE_STEPS  # and by nothing but its steps
+        every = min(self.experiment.run.validate_every, -(-steps // (1 if timed else VALIDATIONS)))
+        return [*command, "--steps", str(steps), "--run.validate_every", str(every)]
+
+    def _seconds_per_step(self) -> float:
+        lines = [line for line in read_metrics(self.folder / "metrics.jsonl") if "seconds_per_step" in line]
+        return min(line["seconds_per_step"] for line in lines if line["step"] <= max(PROBE_STEPS, lines[0]["step"]))
+
+    def finished(self) -> list[list[str]]:
+        """The commands that are; none if the run is one of other settings, such as before configs.py was changed."""
+        file, run = self.folder / "task.json", self.folder / "run.json"
+        if not file.is_file() or (run.is_file() and differences(read_description(self.folder)[0], self.experiment)):
+            return []
+        return json.loads(file.read_text("utf-8"))["finished"]
+
+    def outstanding(self) -> list[str] | None:
+        """The next command to be run; None behind the last."""
+        return self._reached()[1]
+
+    def done(self, command: list[str]) -> None:
+        """Notes that the next command is finished."""
+        temporary = self.folder / "task.json.tmp"
+        write_json(temporary, {"finished": [*self._reached()[0], command]})
+        os.replace(temporary, self.folder / "task.json")
+
+    def _reached(self) -> tuple[list[list[str]], list[str] | None]:
+        """The commands that need not be run again, and the next one."""
+        finished, reached = self.finished(), []
+        for command in self.commands():
+            if finished[len(reached) : len(reached) + 1] != [command] and (reached or not self._is_timed()):
+                return reached, command
+            reached.append(command)
+        return reached, None
+
+    def _is_timed(self) -> bool:
+        """Whether the steps that a budget in minutes is timed by are trained, as after a training by another budget."""
+        return self.budget.minutes is not None and last_step(self.folder / "metrics.jsonl") >= PROBE_STEPS
+
+    @property
+    def log(self) -> Path:
+        """What its commands print."""
+        return self.folder / "log.txt"
+
+    def progress(self) -> tuple[int, int | None]:
+        """Steps that were trained, as far as they are logged, and those of the whole training, once it has begun."""
+        with contextlib.suppress(UserError):
+            experiment, _, description = read_description(self.folder)
+            return last_step(self.folder / "metrics.jsonl"), experiment.last_step(description["data"]["steps_per_epoch"])
+        return 0, None
+
+    def problem(self) -> str:
+        """The error of the last command in its log, or else how that ends."""
+        text = self.log.read_text("utf-8", errors="replace") if self.log.is_file() else ""
+        _, _, last = text.rpartition("\n$ ")
+        _, error, message = last.partition("error: ")
+        return (error + message)[:2000].strip() or last[-500:].strip()
+
+
+def slug(name: str) -> str:
+    """A name as that of a folder."""
+    return re.sub(r"[^\w.]+", "_", name).strip("_")
+
+
+def shown(command: list[str]) -> str:
+    """A command as one would type it."""
+    return shlex.join(["python", "-m", *command])
+
+
+def trains_with_segmenter(arguments: tuple[str, ...]) -> bool:
+    """Whether arguments of launch.train are those of a training that needs one."""
+    experiment = parse(list(arguments)).experiment
+    return isinstance(experiment, GANExperiment) and experiment.segmenter is not None
+
+
+def with_segmenter(arguments: tuple[str, ...], segmenter: Path | None) -> tuple[str, ...]:
+    """Arguments of launch.train, with the segmenter of those that train with one."""
+    if segmenter is None or not trains_with_segmenter(arguments):
+        return arguments
+    return (*arguments, "--segmenter", str(segmenter))

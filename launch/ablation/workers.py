@@ -1,0 +1,221 @@
+"""Who carries out an ablation: workers, each with an accelerator, whose commands run in processes of their own."""
+
+import contextlib
+import dataclasses
+import fcntl
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Literal
+
+import rich.progress
+from rich.markup import escape
+
+from crn_jax.errors import UserError
+from launch.ablation.tasks import Task, shown
+from launch.common.processes import TRY_AGAIN
+from launch.common.terminal import console
+
+POLL_SECONDS = 1.0
+
+Outcome = Literal["finished", "failed", "stopped"]
+
+
+@contextlib.contextmanager
+def claimed(folder: Path) -> Iterator[int | None]:
+    """Holds a folder's lock, to be handed on to the commands that work in it; None if another process holds it.
+
+    The operating system frees it when the last of them has ended, however it ended.
+
+    Raises:
+      UserError: if the folder cannot be written, or its file system has no locks.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock: int | None = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({error}); choose another folder with --out.") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        lock = None
+    except OSError as error:
+        os.close(lock)
+        raise UserError(f"{folder} cannot be locked ({error}); choose a folder on another file system with --out.") from error
+    try:
+        yield lock
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+def accelerator(slot: int, jobs: int) -> dict[str, str]:
+    """Environment variables that leave a process the accelerator of that number, where several run at a time."""
+    if jobs == 1:
+        return {}
+    visible = [gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu]
+    tpu = {"TPU_VISIBLE_CHIPS": str(slot), "TPU_CHIPS_PER_PROCESS_BOUNDS": "1,1,1", "TPU_PROCESS_BOUNDS": "1,1,1"}
+    return {"CUDA_VISIBLE_DEVICES": visible[slot] if visible else str(slot), **tpu}
+
+
+def check_jobs(jobs: int) -> None:
+    """Raises UserError if there are to be more of them than GPUs that CUDA_VISIBLE_DEVICES lists."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible and jobs > max(1, len(visible.split(","))):
+        raise UserError(f"--jobs {jobs}, but CUDA_VISIBLE_DEVICES lists fewer GPUs: {visible}.")
+
+
+@dataclasses.dataclass
+class Workers:
+    """Runs tasks, `jobs` at a time. Within it, SIGTERM and SIGINT ask what is running to save and end; then it is `stopped`.
+
+    `outcomes` has those of the tasks that were worked on, by their folders.
+    """
+
+    jobs: int
+    devices: Path
+    """Folder of the accelerators' locks: what a killed ablation has left running is waited for."""
+
+    def __post_init__(self):
+        self.stopped = threading.Event()
+        self.outcomes: dict[Path, Outcome] = {}
+        self._tasks: set[Task] = set()
+        self._processes: set[subprocess.Popen] = set()
+        self._mutex = threading.RLock()  # a second signal may come while the first is dealt with
+        self._reporting = threading.Lock()
+
+    def __enter__(self):
+        numbers = signal.SIGTERM, signal.SIGINT
+        self._before = {number: signal.signal(number, lambda *_: self.stop()) for number in numbers}
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def stop(self) -> None:
+        """Asks all that is running to save and end."""
+        with self._mutex:
+            self.stopped.set()
+            for process in self._processes:
+                process.send_signal(signal.SIGTERM)
+
+    def work(self, tasks: Sequence[Task], report: Callable[[], object]) -> None:
+        """Runs what is outstanding of the tasks, and reports behind each."""
+        with ThreadPoolExecutor(self.jobs) as pool:
+            futures = [pool.submit(self._worker, slot, tasks, report) for slot in range(self.jobs)]
+            self._watch(tasks, futures)
+        for future in futures:
+            future.result()
+
+    def _worker(self, slot: int, tasks: Sequence[Task], report: Callable[[], object]) -> None:
+        environment = accelerator(slot, self.jobs)
+        try:
+            with self._device(environment) as device:
+                remaining = list(tasks)
+                while remaining and not self.stopped.is_set():
+                    remaining = [task for task in remaining if not self._dealt_with(task, device, environment, report)]
+                    self.stopped.wait(POLL_SECONDS if remaining else 0)
+        except BaseException:
+            self.stop()
+            raise
+
+    @contextlib.contextmanager
+    def _device(self, environment: dict[str, str]) -> Iterator[int]:
+        """The lock of a worker's accelerator, as soon as it is free."""
+        name = f"{socket.gethostname()}_{environment.get('CUDA_VISIBLE_DEVICES', 'all')}"
+        for attempt in range(sys.maxsize):
+            with claimed(self.devices / name) as lock:
+                if lock is not None or self.stopped.is_set():
+                    yield lock
+                    return
+            if attempt == 0:
+                console.print("Waiting for what an ablation that was killed, or another one, has running here.")
+            self.stopped.wait(POLL_SECONDS)
+
+    def _dealt_with(self, task: Task, device: int, environment: dict[str, str], report: Callable[[], object]) -> bool:
+        """Runs a task, unless this or another ablation does, or has."""
+        if self.stopped.is_set() or task.folder in self.outcomes:
+            return True
+        with claimed(task.folder) as lock:
+            if lock is None:
+                return False
+            self._tasks.add(task)
+            self.outcomes[task.folder] = outcome = self.run(task, (lock, device), environment)
+            self._tasks.discard(task)
+        with self._reporting:
+            report()
+            say(task, outcome)
+        return True
+
+    def run(self, task: Task, locks: Sequence[int], environment: dict[str, str]) -> Outcome:
+        """Runs what is outstanding of a task."""
+        while (command := task.outstanding()) is not None:
+            status = self._run(command, task.log, locks, environment)
+            if status == 0:
+                task.done(command)
+            elif status == TRY_AGAIN or self.stopped.is_set():
+                return "stopped"
+            else:
+                return "failed"
+        return "finished"
+
+    def _run(self, command: list[str], log: Path, locks: Sequence[int], environment: dict[str, str]) -> int:
+        """Its exit status. In a session of its own, so that Ctrl-C reaches it through `stop` alone, and once."""
+        with open(log, "a", encoding="utf-8") as output:
+            with self._mutex:
+                if self.stopped.is_set():
+                    return TRY_AGAIN
+                output.write(f"\n$ {shown(command)}\n")
+                output.flush()
+                process = subprocess.Popen(
+                    [sys.executable, "-m", *command],
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    stdin=subprocess.DEVNULL,
+                    env=own(environment),
+                    pass_fds=locks,
+                    start_new_session=True,
+                )
+                self._processes.add(process)
+            status = process.wait()
+            with self._mutex:
+                self._processes.discard(process)
+            if status not in (0, TRY_AGAIN):
+                output.write(f"(exit status {status})\n")
+            return status
+
+    def _watch(self, tasks: Sequence[Task], futures: Sequence[Future]) -> None:
+        """Shows how far the trainings are, until all workers are done."""
+        columns = (*rich.progress.Progress.get_default_columns(), rich.progress.MofNCompleteColumn())
+        with rich.progress.Progress(*columns, console=console, transient=True) as progress:
+            whole, bars = progress.add_task("trainings", total=len(tasks)), {}
+            while wait(futures, POLL_SECONDS).not_done:
+                progress.update(whole, completed=sum(task.folder in self.outcomes for task in tasks))
+                running = set(self._tasks)
+                bars |= {task: progress.add_task(escape(task.name)) for task in running - bars.keys()}
+                for task, bar in bars.items():
+                    done, total = task.progress() if task in running else (0, None)
+                    progress.update(bar, completed=done, total=total, visible=task in running)
+
+
+def own(environment: dict[str, str]) -> dict[str, str]:
+    """A command's environment: it is alone, whatever job of several processes the ablation may be part of."""
+    inherited = {key: value for key, value in os.environ.items() if key != "SLURM_STEP_NODELIST"}
+    return inherited | environment
+
+
+def say(task: Task, outcome: Outcome) -> None:
+    """What came of a task."""
+    if outcome == "failed":
+        console.print(f"[bold red]{escape(task.name)}: failed[/], see {escape(str(task.log))}")
+        console.print(task.problem(), markup=False)
+    else:
+        console.print(f"{task.name}: {outcome}", markup=False)

@@ -1,0 +1,123 @@
+"""Contact sheets: layout | photograph | synthesized image(s), a row an example, with a legend."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from crn_jax.data.labels.label_space import LabelSpace
+
+_GAP, _TEXT, _INK, _PAPER, _FULL = 4, 14, (32, 32, 32), (255, 255, 255), (0, 70, 140)
+
+
+class Row(NamedTuple):
+    """One example: class indices `[H, W]`; photograph uint8 `[H, W, 3]`, if there is one; images uint8 `[k, H, W, 3]`; and the
+    image assembled from them, uint8 `[H, W, 3]`, if it is to be shown."""
+
+    layout: np.ndarray
+    photograph: np.ndarray | None
+    images: np.ndarray
+    assembled: np.ndarray | None = None
+
+
+def contact_sheet(
+    rows: Sequence[Row], label_space: LabelSpace, title: str, warning: str = "", made: str = "synthesized"
+) -> Image.Image:
+    """Draws the sheet; `made` says how the images came about.
+
+    Small images are enlarged by a whole number, without smoothing, so that the widest is about 256 pixels wide.
+    """
+    zoom = max(1, round(256 / max(row.layout.shape[1] for row in rows)))
+    cell_w = max(row.layout.shape[1] for row in rows) * zoom
+    columns = ["layout"] if rows[0].photograph is None else ["layout", "photograph"]
+    count = len(rows[0].images)
+    columns += [made] if count == 1 else [f"{made} {u}" for u in range(count)]
+    columns += [] if rows[0].assembled is None else ["assembled"]
+    font = ImageFont.load_default(_TEXT)
+
+    present = sorted(set().union(*(np.unique(row.layout).tolist() for row in rows)))
+    sheet_w = len(columns) * (cell_w + _GAP) + _GAP
+    entries = _legend_positions([label_space.classes[i] for i in present], font, sheet_w)
+    header = (2 + bool(warning)) * (_TEXT + 8)
+    legend_top = header + sum(row.layout.shape[0] * zoom + _GAP for row in rows)
+    sheet = Image.new("RGB", (sheet_w, legend_top + (entries[-1][1] + 1) * (_TEXT + 8) + _GAP), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    draw.text((_GAP, 3), title, _INK, font)
+    if warning:
+        draw.text((_GAP, _TEXT + 11), warning, (200, 0, 0), font)
+    for c, name in enumerate(columns):
+        draw.text((_GAP + c * (cell_w + _GAP), header - _TEXT - 5), name, _INK, font)
+    y = header
+    for row in rows:
+        height, width = row.layout.shape
+        photographs = [] if row.photograph is None else [row.photograph]
+        assembled = [] if row.assembled is None else [row.assembled]
+        for c, image in enumerate([label_space.draw(row.layout), *photographs, *row.images, *assembled]):
+            cell = Image.fromarray(image).resize((width * zoom, height * zoom), Image.Resampling.NEAREST)
+            sheet.paste(cell, (_GAP + c * (cell_w + _GAP), y))
+        y += height * zoom + _GAP
+    for index, (x, line) in zip(present, entries):
+        y = legend_top + line * (_TEXT + 8) + 4
+        draw.rectangle((x, y, x + _TEXT, y + _TEXT), label_space.colors[index], _INK)
+        draw.text((x + _TEXT + 5, y - 1), label_space.classes[index], _INK, font)
+    return sheet
+
+
+def grid(images: np.ndarray) -> np.ndarray:
+    """A collection `[k, H, W, 3]` as one picture, in rows of about sqrt(k) images."""
+    k, height, width, _ = images.shape
+    columns = math.ceil(math.sqrt(k))
+    rows = -(-k // columns)
+    picture = np.full((rows * (height + _GAP) - _GAP, columns * (width + _GAP) - _GAP, 3), _PAPER, np.uint8)
+    for u, image in enumerate(images):
+        top, left = u // columns * (height + _GAP), u % columns * (width + _GAP)
+        picture[top : top + height, left : left + width] = image
+    return picture
+
+
+def win_map(wins: np.ndarray, label_space: LabelSpace) -> Image.Image:
+    """Draws how often each of k images is the best for each class: shares `[k, c]`, NaN for classes never seen (left out)."""
+    font, cell = ImageFont.load_default(_TEXT), (48, _TEXT + 8)
+    classes = [c for c in range(wins.shape[1]) if np.isfinite(wins[:, c]).all()]
+    label_w = max([int(font.getlength(label_space.classes[c])) for c in classes], default=0) + 3 * _GAP
+    title = "Share of layouts where an image is the best for a class"
+    width = max(label_w + len(wins) * cell[0], int(font.getlength(title))) + 2 * _GAP
+    picture = Image.new("RGB", (width, (len(classes) + 2) * cell[1] + _GAP), _PAPER)
+    draw = ImageDraw.Draw(picture)
+    draw.text((_GAP, 3), title, _INK, font)
+    for u in range(len(wins)):
+        draw.text((label_w + (u + 0.5) * cell[0], 1.5 * cell[1]), str(u), _INK, font, anchor="mm")
+    for line, c in enumerate(classes, 2):
+        draw.text((_GAP, line * cell[1] + 3), label_space.classes[c], _INK, font)
+        for u, share in enumerate(wins[:, c]):
+            shade = tuple(round(paper + share * (full - paper)) for paper, full in zip(_PAPER, _FULL))
+            x, y = label_w + u * cell[0], line * cell[1]
+            draw.rectangle((x, y, x + cell[0] - 2, y + cell[1] - 2), shade)
+            ink = _PAPER if share > 0.5 else _INK
+            draw.text((x + cell[0] / 2, y + cell[1] / 2), f"{share:.0%}" if share else "-", ink, font, anchor="mm")
+    return picture
+
+
+def stacked(*pictures: Image.Image) -> Image.Image:
+    """One below the other."""
+    height = sum(picture.height for picture in pictures)
+    whole = Image.new("RGB", (max(picture.width for picture in pictures), height), _PAPER)
+    y = 0
+    for picture in pictures:
+        whole.paste(picture, (0, y))
+        y += picture.height
+    return whole
+
+
+def _legend_positions(names: Sequence[str], font, width: int) -> list[tuple[int, int]]:
+    """(x, line) of every legend entry, wrapped at `width`."""
+    positions, x, line = [], _GAP, 0
+    for name in names:
+        entry = _TEXT + 5 + int(font.getlength(name)) + 14
+        if x > _GAP and x + entry > width:
+            x, line = _GAP, line + 1
+        positions.append((x, line))
+        x += entry
+    return positions

@@ -1,0 +1,457 @@
+"""What a data set holds and what is wrong with it: every photograph and every layout is decoded once, on several threads.
+
+Nothing is written, and nothing stops at the first fault: what `crn_jax.data` refuses is collected.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+import numpy as np
+
+from crn_jax.data import nyu
+from crn_jax.data.labels.label_space import Color, LabelSpace, open_image
+from crn_jax.data.labels.published import COCOSTUFF_NEVER, LABEL_SPACES
+from crn_jax.data.pipeline import spread
+from crn_jax.data.sources import TOO_FEW, DataConfig, Split, open_photograph, pairs_of
+from crn_jax.errors import UserError
+
+Value = int | Color
+_KEPT_VALUES = 64  # of a layout's unknown ones; an antialiased layout has thousands
+_EXAMPLES = 5  # files that a problem names
+_MUCH_VOID = 0.5
+_MOST_CLASSES = 200
+_VOID_ID = 255
+_NOTHING = LabelSpace("nothing", ("void",), ((0, 0, 0),), {-1: 0})
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """A photograph and its layout, in files."""
+
+    split: Split
+    name: str
+    photograph: Path
+    layout: Path
+
+    def read_photograph(self) -> np.ndarray:
+        """uint8 [H, W, 3]."""
+        return np.asarray(open_photograph(self.photograph))
+
+    def read_layout(self, label_space: LabelSpace) -> tuple[np.ndarray, dict[Value, int]]:
+        """Class indices [H, W], and the pixels of each id or colour that is unknown."""
+        return label_space.examine(self.layout)
+
+
+@dataclasses.dataclass(frozen=True)
+class Frame(Pair):
+    """One of NYU Depth's, which are all in one file."""
+
+    file: Path
+    number: int
+
+    def read_photograph(self) -> np.ndarray:
+        return nyu.read_frame(self.file, self.number)[0]
+
+    def read_layout(self, label_space: LabelSpace) -> tuple[np.ndarray, dict[Value, int]]:
+        return label_space.from_ids(nyu.read_frame(self.file, self.number)[1], self.layout), {}
+
+
+class Look(NamedTuple):
+    """What a pair shows."""
+
+    size: tuple[int, int] | None
+    """Height and width of the photograph; None if it cannot be read."""
+    layout_size: tuple[int, int] | None
+    """Likewise."""
+    digest: bytes
+    """Of the photograph's size and pixels, whatever the file's format; empty if it cannot be read."""
+    pixels: np.ndarray
+    """Of each class, [c]; those of unknown ids or colours count as void."""
+    unknown: dict[Value, int]
+    """The most frequent ids or colours that are not of the label space, with their pixels."""
+    refused: tuple[str, ...]
+    """Why files cannot be read."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A split: what is there, before anything is decoded."""
+
+    pairs: list[Pair] = dataclasses.field(default_factory=list)
+    lonely_photographs: list[Path] = dataclasses.field(default_factory=list)
+    lonely_layouts: list[Path] = dataclasses.field(default_factory=list)
+    missing: str = ""
+    """Why there is nothing, such as a folder that is missing."""
+    all_needed: bool = True
+    """Whether training refuses to leave out what has no partner."""
+
+
+class Problem(NamedTuple):
+    """Something to mend, or only to know."""
+
+    blocks: bool
+    """Whether training would stop at it."""
+    what: str
+    remedy: str
+    examples: list[str]
+    """A few of the files concerned."""
+
+
+class Unknown(NamedTuple):
+    """An id or a colour that the label space does not have."""
+
+    value: Value
+    pixels: int
+    layouts: int
+    example: Path
+    nearest: str | None
+    """The class of the nearest colour; None for ids."""
+
+
+def parts_of(data: DataConfig) -> dict[Split, Part]:
+    """Lists the splits of a data set."""
+    return {split: _part(data, split) for split in get_args(Split)}
+
+
+def _part(data: DataConfig, split: Split) -> Part:
+    try:
+        if data.source == "nyu":
+            file, frames, _ = nyu.find_frames(Path(data.root), split)
+            names = {number: Path(f"{file}, frame {number}") for number in frames}
+            return Part([Frame(split, f"{n:04d}", name, name, file, n) for n, name in names.items()])
+        photographs, layouts = pairs_of(data, split)
+    except UserError as error:
+        return Part(missing=str(error))
+    return Part(
+        [Pair(split, name, photographs[name], layouts[name]) for name in sorted(photographs.keys() & layouts.keys())],
+        sorted(photographs[name] for name in photographs.keys() - layouts.keys()),
+        sorted(layouts[name] for name in layouts.keys() - photographs.keys()),
+        all_needed=data.source != "gta5",
+    )
+
+
+def unpaired(parts: Collection[Part]) -> str:
+    """Names a photograph and a layout without a partner; empty if all have theirs."""
+    lonely = {
+        "layout": [path for part in parts for path in part.lonely_photographs],
+        "photograph": [path for part in parts for path in part.lonely_layouts],
+    }
+    named = " and ".join(f"{min(paths)} has no {partner}" for partner, paths in lonely.items() if paths)
+    return named and f"{named}. Pairs are matched by file name, which a photograph and its layout must share."
+
+
+def readable(pairs: Sequence[Pair], label_space: LabelSpace) -> list[tuple[np.ndarray, dict[Value, int]]]:
+    """What `read_layout` gives of those layouts that it can read."""
+
+    def read(pair: Pair) -> list[tuple[np.ndarray, dict[Value, int]]]:
+        try:
+            return [pair.read_layout(label_space)]
+        except UserError:
+            return []
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return [layout for found in pool.map(read, pairs) for layout in found]
+
+
+def fitting_labels(pairs: Sequence[Pair], label_spaces: dict[str, LabelSpace]) -> list[str]:
+    """Names of the label spaces that know all ids and colours of these layouts; fewest classes and least void first."""
+    fitting = {}
+    for name, label_space in label_spaces.items():
+        layouts = readable(pairs, label_space)
+        void = np.mean([(layout == label_space.num_classes - 1).mean() for layout, _ in layouts] or [1])
+        if void < 1 and not any(unknown for _, unknown in layouts):
+            fitting[name] = label_space.num_classes, void
+    return sorted(fitting, key=fitting.get)
+
+
+def values_in(pairs: Sequence[Pair]) -> Counter[Value]:
+    """The ids or colours of these layouts, whatever they mean (but black, which is taken for void), with their pixels."""
+    values = Counter()
+    for _, unknown in readable(pairs, _NOTHING):
+        values.update(unknown)
+    return values
+
+
+def drafted_labels(pairs: Sequence[Pair], name: str) -> dict[str, Any]:
+    """What a label file for these layouts may say: a class for each id or colour, to be renamed; id 255 is void.
+
+    Raises:
+      UserError: if there are none, or so many that they can be no classes, or if some layouts hold ids and others colours.
+    """
+    values = values_in(pairs)
+    ids = sorted(value for value in values if isinstance(value, int))
+    colors = [value for value, _ in values.most_common() if not isinstance(value, int)]
+    if not values:
+        pairs[0].read_layout(_NOTHING)  # says why, if none can be read
+        raise UserError(f"The layouts of {name} are black throughout, which is void.")
+    if len(values) > _MOST_CLASSES:
+        raise UserError(
+            f"The layouts of {name} hold {len(values):,} {'colours' if colors else 'ids'}, which can be no classes. Save them "
+            f"as PNG, without antialiasing, and resize them by nearest neighbour only."
+        )
+    if ids and colors:
+        raise UserError(f"Some layouts of {name} hold ids ({ids[0]}, ...), others colours ({colors[0]}, ...). Make them alike.")
+    if colors:
+        return {"name": name, "classes": [f"class {n}" for n in range(len(colors))], "colors": colors}
+    refuse_changing_palettes(pairs)
+    named = [value for value in ids if value != _VOID_ID]
+    return {"name": name, "classes": [f"class {i}" for i in named], "ids": named, "void_ids": [_VOID_ID]}
+
+
+def refuse_changing_palettes(pairs: Sequence[Pair]) -> None:
+    """Raises UserError if an index has one colour in one palette PNG and another in the next: then indices are no ids.
+
+    Programs that save a palette number it as they like, often in order of appearance.
+    """
+    seen: dict[int, tuple[list[int], Path]] = {}
+    for pair in pairs:
+        for index, color in used_palette(pair.layout).items():
+            before, first = seen.setdefault(index, (color, pair.layout))
+            if before != color:
+                raise UserError(
+                    f"{first} and {pair.layout}: index {index} is of colour {tuple(before)} in one palette and {tuple(color)} "
+                    f"in the other, so indices are no ids. Save the layouts as RGB, without a palette."
+                )
+
+
+def used_palette(path: Path) -> dict[int, list[int]]:
+    """The colour of each index that occurs in a palette PNG; none for other files, or if it cannot be read."""
+    with contextlib.suppress(UserError):  # which is told elsewhere
+        image = open_image(path)
+        if image.mode == "P":
+            palette = np.reshape(image.getpalette("RGB"), (-1, 3)).tolist()
+            return {index: palette[index] for index in np.unique(np.asarray(image)).tolist() if index < len(palette)}
+    return {}
+
+
+def scan(pairs: Sequence[Pair], label_space: LabelSpace) -> Iterator[Look]:
+    """Looks at every pair, in order, on as many threads as there are cores: Pillow and NumPy work outside Python's lock."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with contextlib.closing(pool.map(lambda pair: look_at(pair, label_space), pairs)) as looks:  # drops what is pending
+            yield from looks
+
+
+def look_at(pair: Pair, label_space: LabelSpace) -> Look:
+    """Decodes a pair."""
+    size = layout_size = None
+    digest, pixels, unknown, refused = b"", np.zeros(label_space.num_classes, np.int64), {}, []
+    try:
+        photograph = pair.read_photograph()
+        size = photograph.shape[:2]
+        digest = hashlib.blake2b(repr(size).encode() + photograph.tobytes(), digest_size=16).digest()
+    except UserError as error:
+        refused.append(str(error))
+    try:
+        layout, unknown = pair.read_layout(label_space)
+        layout_size = layout.shape
+        pixels = np.bincount(layout.ravel(), minlength=label_space.num_classes)
+    except UserError as error:
+        refused.append(str(error))
+    return Look(size, layout_size, digest, pixels, dict(Counter(unknown).most_common(_KEPT_VALUES)), tuple(refused))
+
+
+def unknown_values(pairs: Sequence[Pair], looks: Sequence[Look], label_space: LabelSpace) -> list[Unknown]:
+    """The ids and colours that the label space does not have, those of most pixels first."""
+    pixels, layouts, example = Counter(), Counter(), {}
+    for pair, look in zip(pairs, looks):
+        pixels.update(look.unknown)
+        layouts.update(look.unknown.keys())
+        for value in look.unknown:
+            example.setdefault(value, pair.layout)
+    colors = np.array(label_space.colors)
+
+    def nearest(value: Value) -> str | None:
+        if isinstance(value, int):
+            return None
+        return label_space.classes[int(np.square(colors - np.array(value)).sum(-1).argmin())]
+
+    return [Unknown(value, n, layouts[value], example[value], nearest(value)) for value, n in pixels.most_common()]
+
+
+def duplicates(pairs: Sequence[Pair], looks: Sequence[Look]) -> list[list[Pair]]:
+    """Groups of pairs whose photographs are the same to the pixel."""
+    groups = defaultdict(list)
+    for pair, look in zip(pairs, looks):
+        if look.digest:
+            groups[look.digest].append(pair)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def representative(looks: Sequence[Look], count: int) -> list[int]:
+    """Positions of at most `count` pairs that can be read: few that show as many classes as possible, then others."""
+    whole = [i for i, look in enumerate(looks) if look.size and look.layout_size]
+    if not whole:
+        return []
+    present = np.array([looks[i].pixels > 0 for i in whole])
+    wanted, chosen = present.any(0), []
+    while len(chosen) < count and wanted.any():
+        best = int((present & wanted).sum(1).argmax())
+        chosen.append(whole[best])
+        wanted &= ~present[best]
+    others = [i for i in whole if i not in chosen]
+    return sorted(chosen + [others[i] for i in spread(others, count - len(chosen))])
+
+
+def problems_of(
+    parts: dict[Split, Part], looks: Sequence[Look], label_space: LabelSpace, fitting: Sequence[str], root: Path
+) -> list[Problem]:
+    """All that is wrong, what stops training first.
+
+    Args:
+      looks: at the pairs of all parts, in order.
+      fitting: names of other label spaces that know all of the ids and colours.
+      root: files are named relative to it.
+    """
+    pairs = [pair for part in parts.values() for pair in part.pairs]
+    return [
+        *_incomplete(parts, root),
+        *_unreadable(looks, root),
+        *_unmatched(pairs, looks, label_space, fitting, root),
+        *_one_off(pairs, looks, label_space),
+        *_of_two_sizes(pairs, looks, root),
+        *_repeated(pairs, looks, root),
+        *_lopsided(pairs, looks, label_space),
+    ]
+
+
+def shown(path: Path, root: Path) -> str:
+    """A path, relative to the data set's folder where it lies in it."""
+    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
+
+
+def counted(n: int, noun: str) -> str:
+    """1 photograph, 2 photographs, 1,000 photographs."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def by(size: tuple[int, int]) -> str:
+    """Height x width."""
+    return "{}x{}".format(*size)
+
+
+def _incomplete(parts: dict[Split, Part], root: Path) -> Iterator[Problem]:
+    missing = defaultdict(list)
+    for split, part in parts.items():
+        if part.missing:
+            missing[part.missing].append(split)
+            continue
+        for noun, partner, lonely in (
+            ("photograph", "layout", part.lonely_photographs),
+            ("layout", "photograph", part.lonely_layouts),
+        ):
+            if lonely and part.all_needed:  # or else a note of open_source tells
+                remedy = "Pairs are matched by file name: add the partners, or remove these files."
+                examples = [shown(path, root) for path in lonely[:_EXAMPLES]]
+                yield Problem(True, f"{split}: {counted(len(lonely), noun)} without a {partner}", remedy, examples)
+        if not part.pairs and (part.lonely_photographs or part.lonely_layouts):
+            yield Problem(True, f"{split}: no photograph has a layout", "Give photographs and layouts the same names.", [])
+        elif not part.pairs:
+            yield Problem(True, f"{split}: too few pairs, none is left for it", TOO_FEW, [])
+    for reason, splits in missing.items():
+        yield Problem(True, f"{' and '.join(splits)} cannot be listed", reason, [])
+
+
+def _unreadable(looks: Sequence[Look], root: Path) -> Iterator[Problem]:
+    reasons = [reason.replace(f"{root}{os.sep}", "") for look in looks for reason in dict.fromkeys(look.refused)]
+    if reasons:
+        remedy = "Get or make them again, or remove them with their partners."
+        yield Problem(True, f"{counted(len(reasons), 'file')} cannot be read", remedy, reasons[:_EXAMPLES])
+
+
+def _unmatched(
+    pairs: Sequence[Pair], looks: Sequence[Look], label_space: LabelSpace, fitting: Sequence[str], root: Path
+) -> Iterator[Problem]:
+    unknown = unknown_values(pairs, looks, label_space)
+    own = "describe your own classes in a JSON file: --labels FILE.json"
+    for kind, values in (
+        ("id", [u for u in unknown if isinstance(u.value, int)]),
+        ("colour", [u for u in unknown if not isinstance(u.value, int)]),
+    ):
+        if not values:
+            continue
+        if fitting:
+            remedy = f"These label spaces have them all: {', '.join(f'--labels {name}' for name in fitting)}."
+        elif kind == "id":
+            remedy = f"Map them to the ids of {label_space.name}, or {own}."
+        else:
+            remedy = f"Save layouts as PNG without antialiasing, and resize them by nearest neighbour only; or {own}."
+        examples = [
+            f"{u.value}: {counted(u.pixels, 'pixel')} in {counted(u.layouts, 'layout')}, such as {shown(u.example, root)}"
+            + (f"; nearest: {u.nearest}" if u.nearest else "")
+            for u in values[:_EXAMPLES]
+        ]
+        affected = sum(any(isinstance(v, int) == (kind == "id") for v in look.unknown) for look in looks)
+        are = "is" if len(values) == 1 else "are"
+        least = "At least " if any(len(look.unknown) == _KEPT_VALUES for look in looks) else ""
+        what = f"{least}{counted(len(values), kind)} in {counted(affected, 'layout')} {are} not of {label_space.name}"
+        yield Problem(True, what, remedy, examples)
+
+
+def _one_off(pairs: Sequence[Pair], looks: Sequence[Look], label_space: LabelSpace) -> Iterator[Problem]:
+    """COCO-Stuff numbered from 1: every id but the last is known, and stands for the class behind it."""
+    if label_space != LABEL_SPACES["cocostuff"]:
+        return
+    pixels = sum(class_pixels(pairs, looks, split, label_space) for split in get_args(Split))
+    if found := [f"{i}: {label_space.classes[i]}, {counted(int(pixels[i]), 'pixel')}" for i in COCOSTUFF_NEVER if pixels[i]]:
+        what = f"Ids occur that COCO-Stuff's layouts never have ({len(found)} of {len(COCOSTUFF_NEVER)})"
+        remedy = (
+            "Their ids are numbered from 1, it seems, as in labels.txt and COCO-Stuff 10K, where stuffthingmaps_trainval2017 "
+            "numbers from 0: subtract 1 from each, and make 0 into 255."
+        )
+        yield Problem(False, what, remedy, found[:_EXAMPLES])
+
+
+def _of_two_sizes(pairs: Sequence[Pair], looks: Sequence[Look], root: Path) -> Iterator[Problem]:
+    differing = [
+        f"{shown(pair.photograph, root)} is {by(look.size)}, its layout {by(look.layout_size)}"
+        for pair, look in zip(pairs, looks)
+        if look.size and look.layout_size and look.size != look.layout_size
+    ]
+    if differing:
+        remedy = "Bring both to one size: the layout by nearest neighbour, the photograph with antialiasing."
+        what = f"{counted(len(differing), 'layout')} of another size than the photograph"
+        yield Problem(True, what, remedy, differing[:_EXAMPLES])
+
+
+def _repeated(pairs: Sequence[Pair], looks: Sequence[Look], root: Path) -> Iterator[Problem]:
+    groups = duplicates(pairs, looks)
+    across = [group for group in groups if len({pair.split for pair in group}) > 1]
+    within = [group for group in groups if group not in across]
+    for found, what, remedy in (
+        (across, "in train and in val", "Keep each in one of them, or the cascade is judged by what it has learned by heart."),
+        (within, "more than once in a split", "Keep one of each, unless these examples are to count more than others."),
+    ):
+        if found:
+            examples = [" = ".join(shown(pair.photograph, root) for pair in group) for group in found[:_EXAMPLES]]
+            yield Problem(False, f"{counted(len(found), 'photograph')} {what}", remedy, examples)
+
+
+def _lopsided(pairs: Sequence[Pair], looks: Sequence[Look], label_space: LabelSpace) -> Iterator[Problem]:
+    pixels = {split: class_pixels(pairs, looks, split, label_space) for split in get_args(Split)}
+    unlearned = [name for n, name in enumerate(label_space.classes) if pixels["val"][n] and not pixels["train"][n]]
+    if unlearned and pixels["train"].any():
+        what = f"In val but never in train: {', '.join(unlearned)}"
+        yield Problem(False, what, "The cascade cannot learn them; move layouts that show them to train.", [])
+    whole = sum(pixels.values())
+    if whole.sum() and whole[-1] > _MUCH_VOID * whole.sum():
+        what = f"{whole[-1] / whole.sum():.0%} of all pixels are void"
+        yield Problem(False, what, f"Check that the layouts are {label_space.name}'s, or name others with --labels.", [])
+
+
+def class_pixels(pairs: Sequence[Pair], looks: Sequence[Look], split: Split, label_space: LabelSpace) -> np.ndarray:
+    """Pixels of each class in a split, [c]."""
+    zero = np.zeros(label_space.num_classes, np.int64)
+    return sum((look.pixels for pair, look in zip(pairs, looks) if pair.split == split), zero)
+
+
+def class_layouts(pairs: Sequence[Pair], looks: Sequence[Look], split: Split, label_space: LabelSpace) -> np.ndarray:
+    """How many layouts of a split have each class, [c]."""
+    zero = np.zeros(label_space.num_classes, np.int64)
+    return sum((look.pixels > 0 for pair, look in zip(pairs, looks) if pair.split == split), zero)

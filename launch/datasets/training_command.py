@@ -1,0 +1,106 @@
+"""How to train on a data set that has been inspected: the command line of launch.train, tried on the data."""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import get_args
+
+from configs import EXPERIMENTS
+from crn_jax.cascade import PAPER_WIDTHS
+from crn_jax.data.geometry import alike, sizes_that_fit
+from crn_jax.data.labels.label_space import LabelSpace
+from crn_jax.data.sources import DataConfig, Split, label_space_of, open_source
+from crn_jax.errors import UserError
+from crn_jax.experiment import Experiment
+from launch.common.command_line import parse
+from launch.datasets.survey import Look, Pair, Problem
+
+_START = "camvid_96x128"  # the experiment whose schedule is taken over for data that have none of their own
+_START_EXAMPLES = 367
+_SMALL = (128, 256)  # so many pixels two CPU cores can train on
+_SMALLEST = 16  # for VGG-19
+
+
+def training_arguments(
+    data: DataConfig, label_space: LabelSpace, pairs: Sequence[Pair], looks: Sequence[Look], size: tuple[int, int] | None
+) -> list[str]:
+    """The command line of launch.train for this data set: a named experiment's where one fits, else one of its own.
+
+    Raises:
+      UserError: if no cascade makes images of `size`.
+    """
+    sizes = Counter(look.size for look in looks if look.size)
+    for name, (_, experiment) in EXPERIMENTS.items():
+        same = isinstance(experiment, Experiment) and experiment.data.source == data.source
+        same = same and label_space_of(experiment.data) == label_space and size in (None, experiment.size)
+        if same and all(alike(found, experiment.size) for found in sizes):
+            return [name, "--data.root", data.root]
+    base, modules = cascade_of_size(size) if size else cascade_for(sizes)
+    height, width = (side * 2 ** (modules - 1) for side in base)
+    narrow = (256,) * (modules - 2) + (128, 64)
+    widths = narrow if height * width <= math.prod(_SMALL) else PAPER_WIDTHS[:modules]
+    start = EXPERIMENTS[_START][1]
+    examples = max(1, sum(pair.split == "train" for pair in pairs))
+    epochs = max(2, round(start.epochs * _START_EXAMPLES / examples))
+    name = re.sub(r"[^\w.-]+", "_", Path(data.root).resolve().name)
+    options = {
+        "--name": [f"{name}_{height}x{width}"],
+        "--data.source": [data.source],
+        "--data.root": [data.root],
+        "--data.labels": [data.labels] if data.labels else [],
+        "--data.fit": [] if all(alike(found, (height, width)) for found in sizes) else ["crop"],
+        "--cascade.num_classes": [label_space.num_classes],
+        "--cascade.base": base,
+        "--cascade.widths": widths,
+        "--epochs": [epochs],
+        "--lambdas.rescale_epoch": [max(1, epochs // 11)],
+    }
+    return [_START, *(str(word) for option, values in options.items() if values for word in (option, *values))]
+
+
+def cascade_for(sizes: Counter[tuple[int, int]]) -> tuple[tuple[int, int], int]:
+    """The base and the number of modules for photographs of these sizes: as large as two CPU cores can do, and no enlarging.
+
+    The shape is the median of theirs: where they differ, a crop to it loses least.
+    """
+    found = sorted(sizes.elements(), key=lambda size: size[0] / size[1]) or [_SMALL]
+    shape = found[len(found) // 2]
+    fitting = sizes_that_fit(shape, min(shape, _SMALL, key=math.prod)) or {(4, 8): [_SMALL]}  # or else it is cropped
+    base, (size, *_) = next(iter(fitting.items()))
+    doublings = (size[0] // base[0]).bit_length() - 1
+    return base, 1 + max(doublings, 2, math.ceil(math.log2(_SMALLEST / min(base))))
+
+
+def cascade_of_size(size: tuple[int, int]) -> tuple[tuple[int, int], int]:
+    """The base and the number of modules, the most there can be, that make images of `size`.
+
+    Raises:
+      UserError: if there are none, naming the nearest size that has.
+    """
+    for modules in range(9, 2, -1):
+        scale = 2 ** (modules - 1)
+        if size[0] % scale == size[1] % scale == 0 and min(size) >= 3 * scale and min(size) >= _SMALLEST:
+            return (size[0] // scale, size[1] // scale), modules
+    height, width = (max(48, 16 * round(side / 16)) for side in size)
+    raise UserError(
+        f"--size {size[0]} {size[1]}: each module doubles the size, so multiples of 16 or more are needed; {height} {width} is "
+        f"near."
+    )
+
+
+def rehearse(training: list[str], pairs: Sequence[Pair], looks: Sequence[Look]) -> tuple[list[str], list[Problem]]:
+    """Opens the data as launch.train would, the narrowest and the widest of each split: what it notes, and what it refuses."""
+    notes = []
+    try:
+        experiment = parse(training).experiment
+        for split in get_args(Split):
+            source = open_source(experiment.data, split, experiment.size)
+            notes += source.notes
+            shapes = {pair.name: look.size[0] / look.size[1] for pair, look in zip(pairs, looks) if pair.split == split}
+            for name in {min(shapes, key=shapes.get), max(shapes, key=shapes.get)}:
+                source[source.names.index(name)]
+    except UserError as error:
+        return notes, [Problem(True, "launch.train refuses the data", str(error), [])]
+    return list(dict.fromkeys(notes)), []

@@ -1,0 +1,96 @@
+"""What launch.evaluate is asked to look at: opened, and found to go together, before anything is computed."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from crn_jax.data.labels.label_space import LabelSpace
+from crn_jax.data.pipeline import spread
+from crn_jax.data.sources import Split, label_space_of
+from crn_jax.errors import UserError
+from crn_jax.experiment import Synthesis
+from crn_jax.run import Run, load_run
+from launch.common.command_line import named
+from launch.common.terminal import opened
+from launch.evaluation.contenders import PHOTOGRAPHS, Examples
+
+
+class Subject(NamedTuple):
+    """Held-out examples, and what is compared on them, by name: runs, and folders of images.
+
+    The `experiment` is the first run's, or the one that was named; its data and size are all contenders'.
+    """
+
+    experiment: Synthesis
+    examples: Examples
+    given: dict[str, Run | Path]
+
+
+def open_subject(
+    paths: Sequence[Path], checkpoint: str, experiment: str | None, root: str | None, split: Split, limit: int | None
+) -> Subject:
+    """Loads runs and lists examples; arguments as those of the command line.
+
+    Raises:
+      UserError: naming what is missing or does not go together.
+    """
+    if not paths:
+        raise UserError("Give at least one run folder of launch.train, or a folder of images with --experiment NAME.")
+    runs = {path: load_run(path, checkpoint) for path in paths if (path / "run.json").exists()}
+    common, label_space = common_ground(paths, runs, experiment)
+    if root and common.data.source == "streets":
+        raise UserError(f"--data {root}: streets are made, not read; leave it out.")
+    cache = common.data.cache
+    if cache and (limit is not None or not Path(cache).is_dir()):
+        cache = None  # it is not worth building for a few, nor where the run was moved to another machine
+    data = dataclasses.replace(common.data, root=root or common.data.root, cache=cache)
+    source = opened(data, split, common.size, label_space)
+    indices = spread(source, len(source) if limit is None else limit)
+    return Subject(common, Examples(source, indices), {name: runs.get(path, path) for name, path in names_of(paths).items()})
+
+
+def common_ground(paths: Sequence[Path], runs: dict[Path, Run], name: str | None) -> tuple[Synthesis, LabelSpace]:
+    """The first run's experiment, which the others' data set and size must equal, or the one that is named; and its classes.
+
+    A run's classes are those that it was trained on, as its folder says, whatever has become of its label file.
+
+    Raises:
+      UserError: if there is none, or if runs do not compare.
+    """
+    if not runs:
+        if not name:
+            raise UserError(f"{paths[0]} is no run folder. To score images alone, name their data and size with --experiment.")
+        experiment = named(name, Synthesis)
+        return experiment, label_space_of(experiment.data)
+    (first, one), *_ = runs.items()
+    if name:
+        raise UserError(f"--experiment {name}: the run {first} says what its data and size are; leave it out.")
+    for path, run in runs.items():
+        for what in ("size", "data.source"):
+            here, there = (_field(r.experiment, what) for r in (one, run))
+            if here != there:
+                raise UserError(f"{first} and {path} do not compare: {what} is {here} there and {there} here.")
+        if run.label_space.classes != one.label_space.classes:
+            raise UserError(f"{first} and {path} do not compare: they were trained on other classes.")
+    return one.experiment, one.label_space
+
+
+def _field(experiment: Synthesis, name: str) -> Any:
+    for part in name.split("."):
+        experiment = getattr(experiment, part)
+    return experiment
+
+
+def names_of(paths: Sequence[Path]) -> dict[str, Path]:
+    """By the folders' names, or as much more of their paths as tells them apart.
+
+    Raises:
+      UserError: for a folder that is given twice.
+    """
+    parts = [path.resolve().parts[1:] for path in paths]
+    for depth in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(part[-depth:]) for part in parts]
+        if len({PHOTOGRAPHS, *names}) == len(names) + 1:
+            return dict(zip(names, paths))
+    raise UserError(f"A folder is given twice, or called {PHOTOGRAPHS}: {', '.join(map(str, paths))}.")

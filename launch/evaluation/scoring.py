@@ -1,0 +1,171 @@
+"""The scores of launch.evaluate: measured image by image, then summed up over all images, with intervals."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from crn_jax.errors import UserError
+from crn_jax.evaluation import DISTANCE_WEIGHTS
+from crn_jax.scores.frechet import frechet_distance, kernel_distance
+from crn_jax.scores.inception import inception_features
+from crn_jax.scores.lpips import lpips
+from crn_jax.scores.metrics import bootstrap, class_iou, confusion, psnr, segmentation_scores, ssim
+from crn_jax.vgg import TAPS, vgg19_features
+from launch.evaluation.contenders import Batch
+
+
+class Score(NamedTuple):
+    """What a number is; `better` is higher, lower, or None where neither is."""
+
+    key: str
+    title: str
+    unit: str
+    better: str | None
+    about: str
+
+
+SCORES = (
+    Score("miou", "mIoU", "%", "higher", "Intersection over union of segmenter and layout, void left out; the mean over the "
+          "classes that occur in either"),
+    Score("accuracy", "pixel accuracy", "%", "higher", "Share of pixels that the segmenter sees as the layout; void left out"),
+    Score("miou_void", "mIoU, void counted", "%", "higher", "Whatever is seen where the layout is void counts as wrong"),
+    Score("accuracy_void", "accuracy, void counted", "%", "higher", "Void in the layout counts as wrong unless seen as void; "
+          "so are the accuracies that SPADE published"),
+    Score("fid", "FID", "", "lower", "Fréchet distance of Inception-V3 features (the 2015 graph, 299x299, as pytorch-fid)"),
+    Score("kid", "KID x 1000", "", "lower", "Kernel distance of Inception-V3 features, unbiased, with its standard deviation"),
+    Score("vgg_frechet", "Fréchet, VGG-19", "", "lower", "Fréchet distance of conv5_2, averaged over each image. Not FID"),
+    Score("distance", "perceptual distance", "", "lower", "The paper's loss, Eq. 1, with the fixed weights of the released "
+          "256p program, of the images as they are written (8 bits)"),
+    Score("lpips", "LPIPS", "", "lower", "Learned perceptual distance (Zhang et al. 2018), version 0.1"),
+    Score("psnr", "PSNR", "dB", "higher", "Peak signal-to-noise ratio, the mean over images"),
+    Score("ssim", "SSIM", "", "higher", "Structural similarity (Wang et al. 2004), the mean over images"),
+    Score("between", "between images", "", None, "Mean perceptual distance between the images of a collection"),
+    Score("between_pixels", "between images, pixels", "", None, "Mean absolute difference between them, of 255"),
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Judges:
+    """The networks that look at images, as far as there are any."""
+
+    vgg_params: dict
+    inception_params: dict | None = None
+    lpips_params: dict | None = None
+    segmenter: Callable[[str, Sequence[str], np.ndarray], np.ndarray] | None = None
+    """(contender, names of the examples, images) -> class ids `[B, H, W]`, see launch/evaluation/judges.py."""
+
+    @jax.default_matmul_precision("highest")  # by default GPUs round to 10 bits, TPUs to 7
+    def measure(self, contender: str, batch: Batch, images: np.ndarray, num_classes: int) -> dict[str, np.ndarray]:
+        """Compares images uint8 `[B, H, W, 3]` with a batch's photographs and layouts; every array has B rows.
+
+        `terms` [6] of the perceptual distance, `features` (Inception's, else VGG-19's), `psnr`, `ssim`; and, if there are the
+        networks for them, `lpips` and `confusion` `[c, c]`.
+        """
+        terms, features = _perceived(self.vgg_params, batch.photograph, images)
+        measured = {"terms": np.float64(terms), "features": np.asarray(features)}
+        pairs = list(zip(images, batch.photograph))
+        measured |= {"psnr": np.array([psnr(*pair) for pair in pairs]), "ssim": np.array([ssim(*pair) for pair in pairs])}
+        if self.inception_params is not None:
+            measured["features"] = np.asarray(_inception(self.inception_params, images))
+        if self.lpips_params is not None:
+            measured["lpips"] = np.float64(_lpips(self.lpips_params, images, batch.photograph))
+        answers = self.segmented(contender, batch.names, images)
+        if answers is not None:
+            measured["confusion"] = np.array([confusion(*pair, num_classes) for pair in zip(batch.layout, answers)])
+        return measured
+
+    @jax.default_matmul_precision("highest")
+    def segmented(self, contender: str, names: Sequence[str], images: np.ndarray) -> np.ndarray | None:
+        """The segmenter's class ids `[B, H, W]`, if there is one."""
+        return self.segmenter(contender, names, images) if self.segmenter else None
+
+    def check(self, size: tuple[int, int]) -> None:
+        """Raises UserError for images too small for one of the scores."""
+        image = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
+        try:
+            if self.lpips_params is not None:
+                jax.eval_shape(lpips, self.lpips_params, image, image)
+            ssim(*np.zeros((2, *size, 3), np.uint8))
+        except ValueError as error:
+            raise UserError(str(error)) from error
+
+
+@jax.jit
+def _perceived(vgg_params: dict, photograph: jax.Array, image: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Terms `[B, 6]` of Eq. 1, and the image's conv5_2 averaged over its pixels, `[B, 512]`."""
+    features = vgg19_features(vgg_params, jnp.concatenate([photograph, image]).astype(jnp.float32))
+    differences = [jnp.abs(jnp.subtract(*jnp.split(features[tap], 2))) for tap in TAPS]
+    return jnp.stack([d.mean((1, 2, 3)) for d in differences], -1), features["conv5_2"][len(image) :].mean((1, 2))
+
+
+@jax.jit
+def _inception(params: dict, images: jax.Array) -> jax.Array:
+    return inception_features(params, images.astype(jnp.float32))
+
+
+@jax.jit
+def _lpips(params: dict, images: jax.Array, photograph: jax.Array) -> jax.Array:
+    return lpips(params, images.astype(jnp.float32), photograph.astype(jnp.float32))
+
+
+class Tally:
+    """What was measured of one contender, image by image. Of an image about 10 kB are kept, not the image."""
+
+    def __init__(self):
+        self._parts: list[dict[str, np.ndarray]] = []
+
+    def add(self, measured: dict[str, np.ndarray], count: int) -> None:
+        """Takes in the first `count` rows of a batch's measurements."""
+        self._parts.append({key: rows[:count] for key, rows in measured.items()})
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Every measurement, one row an image, with the `distance` that the terms give."""
+        arrays = {key: np.concatenate([part[key] for part in self._parts]) for key in self._parts[0]}
+        return arrays | {"distance": arrays["terms"] @ DISTANCE_WEIGHTS}
+
+
+def summary(arrays: dict[str, np.ndarray], real_features: np.ndarray, inception: bool) -> dict[str, Any]:
+    """Of a contender, for evaluation.json: `scores` by key, in the unit of `SCORES` (value; low and high, its 95% bootstrap
+    interval over images; or std); `terms` by layer; `class_iou`, shares of 1; `confusion`; and `per_image` scores.
+
+    The Fréchet distance has no interval: it is biased by the number of images, and a resample has fewer different ones.
+    """
+    means = {key: arrays[key] for key in ("distance", "lpips", "psnr", "ssim", "between", "between_pixels") if key in arrays}
+    scores = {key: _with_interval(lambda means: means, values) for key, values in means.items()}
+    pair = arrays["features"], real_features
+    if len(real_features) > 1:
+        scores["fid" if inception else "vgg_frechet"] = {"value": frechet_distance(*pair)}
+    if len(real_features) > 1 and inception:
+        value, deviation = kernel_distance(*pair)
+        # Halves of fewer than four images are too small to differ.
+        scores["kid"] = {"value": 1000 * value} | ({"std": 1000 * deviation} if len(real_features) >= 4 else {})
+    result = {
+        "scores": scores,
+        "terms": dict(zip(TAPS, arrays["terms"].mean(0).tolist())),
+        "class_iou": None,
+        "confusion": None,
+    }
+    per_image = {key: values.tolist() for key, values in means.items()}
+    if "confusion" in arrays:
+        for void, suffix in ((False, ""), (True, "_void")):
+            for key in ("miou", "accuracy"):
+                statistic = functools.partial(_percent, key=key, count_void=void)
+                scores[key + suffix] = _with_interval(statistic, arrays["confusion"])
+        total = arrays["confusion"].sum(0)
+        result |= {"class_iou": class_iou(total).tolist(), "confusion": total.tolist()}
+        per_image["accuracy"] = _percent(arrays["confusion"], "accuracy", False).tolist()
+    return result | {"per_image": per_image}
+
+
+def _percent(confusions: np.ndarray, key: str, count_void: bool) -> np.ndarray:
+    return 100 * getattr(segmentation_scores(confusions, count_void), key)
+
+
+def _with_interval(statistic: Callable[[np.ndarray], np.ndarray], samples: np.ndarray) -> dict[str, float]:
+    low, high = bootstrap(statistic, samples)
+    return {"value": float(statistic(samples.mean(0, keepdims=True))[0]), "low": low, "high": high}

@@ -1,0 +1,174 @@
+"""The loop over steps, and what happens between them: validation, checkpoints, reports, stopping."""
+
+import dataclasses
+import functools
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from PIL import Image
+
+from crn_jax.checkpoint import Checkpoints
+from crn_jax.data.examples import Source
+from crn_jax.errors import UserError
+from crn_jax.experiment import AnyExperiment, Synthesis
+from crn_jax.sharding import put_batch
+from crn_jax.train import TrainState
+from crn_jax.vgg import TAPS, by_layer
+from launch.common.contact_sheet import stacked
+from launch.common.processes import Stop, is_first
+from launch.common.terminal import console, describe_devices
+from launch.training.async_steps import Steps
+from launch.training.metrics_log import MetricsLog, NoLog, Window
+from launch.training.progress import Progress
+from launch.training.segmenter_validation import Segmentation, SegmenterValidator
+from launch.training.validation import Validation, Validator
+
+RANDOM_WARNING = "VGG-19 has seeded RANDOM weights, not ImageNet's: expect worse images."
+
+
+@dataclasses.dataclass
+class Session:
+    """One process's part of a run; `epoch` is the number of steps in one, `network` what stays as it is (VGG-19)."""
+
+    experiment: AnyExperiment
+    description: dict
+    mesh: Mesh
+    network: dict
+    val_source: Source
+    log: MetricsLog | NoLog
+    checkpoints: Checkpoints
+    validator: Validator | SegmenterValidator
+    epoch: int
+
+    @property
+    def last_step(self) -> int:
+        """Steps of the whole run."""
+        return self.experiment.last_step(self.epoch)
+
+    def run(self, train_step, state: TrainState, batches, first_step: int) -> bool:
+        """Trains from `first_step` to the last step or to the first SIGTERM or SIGINT, saving at the end in either case.
+
+        Returns whether all steps are done.
+        """
+        last_step, every, rescaled = self.last_step, self.experiment.run, self.experiment.rescale_epoch * self.epoch
+        step, stopping = first_step, False
+        with Progress(console, step, last_step, describe_devices(self.mesh)) as progress, Stop() as stop:
+            steps = Steps(batches, self.experiment.batch_size, functools.partial(self.look_at, progress))
+            for step in range(first_step + 1, last_step + 1):
+                batch = self.next_batch(steps, step, state)
+                state, metrics = train_step(state, self.network, self.put(batch))
+                steps.add(step, metrics)
+                stopping = stop.requested_at(step)
+                validated = step == last_step or step % every.validate_every == 0
+                saved = validated or stopping or step % every.checkpoint_every == 0
+                if saved or step == rescaled:  # these read the state, which the next step uses up
+                    steps.settle()
+                if step == rescaled:
+                    self.report_rescaling(step, metrics["weights"], state)
+                distance = self.validate(step, state).distance if validated else None
+                if saved:
+                    self.checkpoints.save(step, state, distance, self.description)
+                if stopping:
+                    break
+            self.checkpoints.wait()
+        self.farewell(step)
+        return step == last_step
+
+    def look_at(self, progress: Progress, step: int, metrics: dict[str, np.ndarray], window: Window) -> None:
+        """Checks what a step has yielded, and shows it."""
+        self.check_finite(step, by_layer(metrics.get("terms", ())), loss=metrics["loss"], gradient=metrics["grad_norm"])
+        progress.step(step)
+        if step % self.experiment.run.log_every == 0 or step == self.last_step:
+            line = {"epoch": (step - 1) // self.epoch + 1, **window.line()}
+            self.log.write(step, line)
+            progress.line(step, line)
+
+    def put(self, local: dict[str, np.ndarray]) -> dict:
+        """This process's part of a batch, on the mesh."""
+        return put_batch(self.mesh, self.experiment.batch_size, local)
+
+    def next_batch(self, steps: Steps, step: int, state: TrainState) -> dict[str, np.ndarray]:
+        """This process's part of a step's batch; if its files are bad, what was trained before is saved first.
+
+        Not with several processes: the others, whose files are good, would not take part.
+        """
+        try:
+            return steps.next_batch()
+        except UserError:
+            steps.settle()
+            if jax.process_count() == 1 and step - 1 not in (0, *self.checkpoints.steps()):
+                self.checkpoints.save(step - 1, state, None, self.description)
+            raise
+
+    def check_finite(self, step: int, terms: dict[str, float], **numbers: float) -> None:
+        """Ends the run where a term, or another number, is NaN or infinite, before that can be saved."""
+        bad = [name for name, value in {**terms, **numbers}.items() if not np.isfinite(value)]
+        if bad:
+            self.checkpoints.wait()
+            kept = self.checkpoints.latest_step()
+            raise UserError(
+                f"Not a finite number at step {step}: {', '.join(bad)}. "
+                + (f"The last good checkpoint, step {kept}, is kept. " if kept else "Nothing had been saved yet. ")
+                + "Try a smaller --optimizer.learning_rate, or --optimizer.schedule authors_fallback, in another --run.folder."
+            )
+
+    def measure_floor(self, train_source: Source) -> None:
+        """Logs what can be had without training: the mean photograph, the most frequent class."""
+        floor = self.validator.floor(train_source)
+        self.log.write(0, {self.validator.floor_name.replace(" ", "_"): floor.line()["validation"]})
+        console.print(f"The floor to beat, the {self.validator.floor_name}: {floor.headline()}")
+
+    def validate(self, step: int, state: TrainState) -> Validation | Segmentation:
+        """Measures the held-out examples; the first process writes it down, with a contact sheet."""
+        validation = self.validator(state.params if state.ema is None else state.ema)
+        self.check_finite(step, validation.numbers())
+        if is_first():
+            self.show(step, validation)
+        return validation
+
+    def show(self, step: int, validation: Validation | Segmentation) -> None:
+        """Writes a validation's line and its contact sheet; at the start also a cascade's layouts, to try on later."""
+        self.log.write(step, validation.line())
+        warning = RANDOM_WARNING if self.description["vgg19"]["weights"] == "random" else ""
+        title = f"{self.experiment.name}, step {step}, {validation.headline()}"
+        pictures = validation.pictures(self.val_source, title, warning)
+        for name, picture in pictures.items():
+            self.log.picture(step, name, np.asarray(picture))
+        path = self.sheet_path(step)
+        path.parent.mkdir(exist_ok=True)
+        stacked(*pictures.values()).save(path)
+        console.print(f"step {step}: {validation.headline()}, {path}", markup=False)
+        if step == 0 and isinstance(self.experiment, Synthesis):
+            folder = Path(self.experiment.folder) / "layouts"
+            folder.mkdir(exist_ok=True)
+            for i, index in enumerate(validation.images):
+                layout = self.val_source[index]["layout"]
+                Image.fromarray(self.val_source.label_space.draw(layout)).save(folder / f"{i}.png")
+
+    def sheet_path(self, step: int) -> Path:
+        """Where the contact sheet of a step lies."""
+        return Path(self.experiment.folder) / "contact_sheets" / f"step_{step:07d}.png"
+
+    def report_rescaling(self, step: int, before: np.ndarray, state: TrainState) -> None:
+        """Logs λ before and after, with the mean terms that it was computed from."""
+        after, means = np.asarray(state.lambdas.weights), np.asarray(state.lambdas.sums) / self.epoch
+        event = {
+            "before": by_layer(before),
+            "after": by_layer(after),
+            "mean_terms": by_layer(means),
+            "contributions": by_layer(after * means),
+        }
+        self.log.write(step, {"lambda_rescaled": event})
+        changes = ", ".join(f"{name} {b:.3g} -> {a:.3g}" for name, b, a in zip(TAPS, before, after))
+        console.print(f"step {step}: λ x elements rescaled: {changes}", markup=False)
+
+    def farewell(self, step: int) -> None:
+        """Says where everything is and what to do next."""
+        folder = self.experiment.folder
+        if step < self.last_step:
+            console.print(f"Stopped and saved at step {step} of {self.last_step}. The same command resumes.")
+            return
+        console.print(f"Trained to step {step}. Contact sheet: {self.sheet_path(step)}", markup=False)
+        console.print(self.validator.advice(folder), markup=False)

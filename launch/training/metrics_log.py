@@ -1,0 +1,134 @@
+"""What a run tells while it trains: metrics.jsonl, TensorBoard, and the progress display."""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+from crn_jax.vgg import by_layer
+
+
+class MetricsLog:
+    """`metrics.jsonl` and TensorBoard of a run that goes on from `first_step`; later lines of an earlier try are dropped."""
+
+    def __init__(self, folder: Path, first_step: int):
+        self.path = folder / "metrics.jsonl"
+        kept = [line for line in read_metrics(self.path) if first_step and line["step"] <= first_step]
+        replacement = self.path.with_suffix(".tmp")
+        replacement.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        os.replace(replacement, self.path)
+        self._file = open(self.path, "a")
+        # Not SummaryWriter: its thread dies of a full disk, and the next call but a few then blocks for ever.
+        (folder / "tensorboard").mkdir(exist_ok=True)
+        self._board = EventsWriter(str(folder / "tensorboard" / "events"))
+        self._event(first_step + 1, session_log=SessionLog(status=SessionLog.START))  # hides what came later before
+
+    def write(self, step: int, values: dict[str, Any]) -> None:
+        """One line, on disk at once; numbers go to TensorBoard as well."""
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+        for name, value in _scalars(values):
+            self._event(step, summary=summary.scalar(name, value))
+        self._board.flush()
+
+    def picture(self, step: int, name: str, image: np.ndarray) -> None:
+        """A picture `[H, W, 3]` for TensorBoard."""
+        self._event(step, summary=summary.image(name, image, dataformats="HWC"))
+
+    def _event(self, step: int, **content) -> None:
+        self._board.write_event(Event(wall_time=time.time(), step=step, **content))
+
+    def close(self) -> None:
+        """Writes out what is still buffered."""
+        self._file.close()
+        self._board.close()
+
+
+class NoLog:
+    """In place of a `MetricsLog`, in processes that do not write."""
+
+    def write(self, step: int, values: dict[str, Any]) -> None:
+        """Does nothing."""
+
+    def picture(self, step: int, name: str, image: np.ndarray) -> None:
+        """Does nothing."""
+
+    def close(self) -> None:
+        """Does nothing."""
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl; a last line cut short by a kill is left out."""
+    if not path.is_file():
+        return []
+    lines = path.read_text().split("\n")
+    return [json.loads(line) for line in lines[:-1]]
+
+
+def last_step(path: Path) -> int:
+    """That of the last line of a metrics.jsonl, which is not read for it; 0 before there is one."""
+    if not path.is_file():
+        return 0
+    with open(path, "rb") as file:
+        file.seek(max(0, path.stat().st_size - (1 << 16)))
+        lines = file.read().split(b"\n")[-2:-1]  # what stands behind the last line's end is cut short
+    return json.loads(lines[0])["step"] if lines else 0
+
+
+def _scalars(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:
+    flat = []
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat += _scalars(value, f"{prefix}{key}/")
+        elif isinstance(value, (int, float)):
+            flat.append((prefix + key, value))
+    return flat
+
+
+class Window:
+    """Means of the metrics of the steps, of so many images each, since the last line, and how the time was spent."""
+
+    def __init__(self, images: int):
+        self._images = images
+        self._start()
+
+    def _start(self) -> None:
+        self._steps: list[dict[str, np.ndarray]] = []
+        self._seconds, self._waited = 0.0, 0.0
+
+    def begin(self) -> None:
+        """Training begins, or goes on: what came before does not count."""
+        self._since = time.perf_counter()
+
+    def wait(self, seconds: float) -> None:
+        """Takes in seconds spent waiting for data."""
+        self._waited += seconds
+
+    def add(self, metrics: dict[str, np.ndarray]) -> None:
+        """Takes in a step that is done now."""
+        self._steps.append({name: value for name, value in metrics.items() if name not in ("all_terms", "weights")})
+        self._weights = metrics.get("weights")
+        now = time.perf_counter()
+        self._seconds, self._since = self._seconds + now - self._since, now
+
+    def line(self) -> dict[str, Any]:
+        """The means as a line of metrics.jsonl; a new window begins."""
+        line = {}
+        for name in ("loss", *sorted(self._steps[0].keys() - {"loss", "grad_norm"}), "grad_norm"):
+            mean = np.mean([metrics[name] for metrics in self._steps], axis=0, dtype=np.float64)
+            line[name] = by_layer(mean) if mean.shape else float(mean)
+        if self._weights is not None:
+            line["lambda"] = by_layer(self._weights)
+        line |= {
+            "images_per_second": self._images * len(self._steps) / self._seconds,
+            "seconds_per_step": self._seconds / len(self._steps),
+            "waiting_for_data": self._waited / self._seconds,
+        }
+        self._start()
+        return line

@@ -1,0 +1,82 @@
+"""What a person sees while a run trains: a bar with the time left; loss, terms, λ and speed beneath it."""
+
+from typing import Any
+
+import rich.live
+import rich.progress
+import rich.table
+from rich.console import Console, Group
+
+from crn_jax.vgg import TAPS
+
+_COMMON = ("epoch", "loss", "grad_norm", "images_per_second", "seconds_per_step", "waiting_for_data")
+
+
+def _own(line: dict[str, Any]) -> dict[str, float]:
+    """The numbers of a line that only this kind of training has."""
+    return {name: value for name, value in line.items() if name not in _COMMON}
+
+
+class Progress:
+    """A bar with the time left and, beneath it, loss, terms, λ and speed; plain lines where there is no terminal."""
+
+    def __init__(self, console: Console, first_step: int, last_step: int, devices: str):
+        self._console, self._devices = console, devices
+        self._bar = rich.progress.Progress(
+            rich.progress.TextColumn("step"),
+            rich.progress.MofNCompleteColumn(),
+            rich.progress.BarColumn(None),
+            rich.progress.TaskProgressColumn(),
+            rich.progress.TimeElapsedColumn(),
+            rich.progress.TextColumn("left"),
+            rich.progress.TimeRemainingColumn(elapsed_when_finished=False),
+            console=console,
+        )
+        self._task = self._bar.add_task("train", total=last_step, completed=first_step)
+        self._live = rich.live.Live(self._bar, console=console, refresh_per_second=2)
+        self._last_step = last_step
+
+    def __enter__(self):
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_):
+        if self._console.is_terminal:
+            self._live.stop()
+
+    def step(self, step: int) -> None:
+        """Moves the bar."""
+        self._bar.update(self._task, completed=step)
+
+    def line(self, step: int, line: dict[str, Any]) -> None:
+        """Shows a line of metrics."""
+        if self._console.is_terminal:
+            self._live.update(Group(self._bar, self._table(line)))
+            return
+        left = (self._last_step - step) * line["seconds_per_step"]
+        if "terms" in line:
+            details = "  ".join(f"{name} {value:.3g}·{line['lambda'][name]:.3g}" for name, value in line["terms"].items())
+        else:
+            details = "  ".join(f"{name} {value:.3g}" for name, value in _own(line).items())
+        self._console.print(
+            f"step {step}/{self._last_step}  loss {line['loss']:.4g}  {details}  "
+            f"{line['images_per_second']:.2f} images/s, {line['waiting_for_data']:.0%} waiting for data, on {self._devices}  "
+            f"left {left / 60:.0f} min",
+            markup=False,
+        )
+
+    def _table(self, line: dict[str, Any]) -> rich.table.Table:
+        if "terms" in line:
+            table = rich.table.Table("", *TAPS, "sum", box=None, header_style="dim")
+            table.add_row("term", *(f"{v:.4g}" for v in line["terms"].values()), "")
+            table.add_row("λ x elements", *(f"{v:.4g}" for v in line["lambda"].values()), "")
+            shares = [line["terms"][name] * line["lambda"][name] for name in TAPS]
+            table.add_row("loss", *(f"{v:.4g}" for v in shares), f"[bold]{line['loss']:.4g}[/]")
+        else:
+            table = rich.table.Table("loss", *_own(line), box=None, header_style="dim")
+            table.add_row(f"{line['loss']:.4g}", *(f"{value:.4g}" for value in _own(line).values()))
+        table.caption = (
+            f"{line['images_per_second']:.2f} images/s, {line['waiting_for_data']:.0%} waiting for data, {self._devices}"
+        )
+        return table

@@ -1,0 +1,179 @@
+"""Held-out perceptual distance and contact sheets while a cascade is trained."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from PIL import Image
+
+from crn_jax.data.examples import Source
+from crn_jax.data.pipeline import spread, validation_batches
+from crn_jax.evaluation import DISTANCE_WEIGHTS, Collection, make_eval_step
+from crn_jax.experiment import Synthesis
+from crn_jax.objective import compare
+from crn_jax.sharding import local_rows, put, put_batch
+from crn_jax.train import TrainState
+from crn_jax.vgg import by_layer
+from launch.common.contact_sheet import Row, contact_sheet, win_map
+from launch.common.processes import sum_over_processes
+
+
+class Diversity(NamedTuple):
+    """Of collections of k images; distances are those of `Validation`, means over the examples.
+
+    `assembled_distance` is that of the virtual images made of the best for each class, `class_distance` the sum over classes
+    of their best image's part (Eq. 3), `pairwise_distance` and `pairwise_pixels` (0..255) that between a collection's images.
+    `wins` `[k, c]`: in which share of the layouts that have a class each image was the best for it; NaN if none has it.
+    `assembled` has the virtual images, uint8 `[H, W, 3]`, that a contact sheet shows, by their example's index.
+    """
+
+    assembled_distance: float
+    class_distance: float
+    pairwise_distance: float
+    pairwise_pixels: float
+    wins: np.ndarray
+    assembled: dict[int, np.ndarray]
+
+    def line(self) -> dict[str, Any]:
+        """For metrics.jsonl; `never_best` counts the images that are the best for no class of any example."""
+        numbers = {name: value for name, value in self._asdict().items() if isinstance(value, float)}
+        wins = [[share if np.isfinite(share) else None for share in image] for image in self.wins.tolist()]
+        return numbers | {"never_best": int((np.nansum(self.wins, axis=1) == 0).sum()), "wins": wins}
+
+
+class Validation(NamedTuple):
+    """`distance` is the weighted sum of the `terms` [6], means over the examples; of a collection, the nearest image counts.
+
+    `images` has the synthesized images, uint8 `[k, H, W, 3]`, of the examples that a contact sheet shows, by their index.
+    """
+
+    distance: float
+    terms: np.ndarray
+    images: dict[int, np.ndarray]
+    diversity: Diversity | None = None
+
+    def line(self) -> dict[str, Any]:
+        """For metrics.jsonl."""
+        line = {"distance": self.distance, "terms": by_layer(self.terms)}
+        if self.diversity:
+            line["diversity"] = self.diversity.line()
+        return {"validation": line}
+
+    def headline(self) -> str:
+        """In words."""
+        together = ""
+        if self.diversity:
+            assembled, pairwise = self.diversity.assembled_distance, self.diversity.pairwise_distance
+            together = f" (assembled {assembled:.1f}, between images {pairwise:.1f})"
+        return f"held-out distance {self.distance:.1f}{together}"
+
+    def numbers(self) -> dict[str, float]:
+        """What has to be finite."""
+        return by_layer(self.terms)
+
+    def pictures(self, source: Source, title: str, warning: str) -> dict[str, Image.Image]:
+        """The contact sheet, and of collections the map of wins."""
+        examples = {index: source[index] for index in self.images}
+        assembled = self.diversity.assembled if self.diversity else {}
+        rows = [Row(e["layout"], e["photograph"], self.images[i], assembled.get(i)) for i, e in examples.items()]
+        pictures = {"contact_sheet": contact_sheet(rows, source.label_space, title, warning)}
+        if self.diversity:
+            pictures["wins"] = win_map(self.diversity.wins, source.label_space)
+        return pictures
+
+
+class Validator:
+    """Measures parameters on a fixed selection of the validation split. With k images, the nearest one counts.
+
+    Args:
+      experiment: what is trained.
+      source: the validation split.
+      mesh: the devices; each process decodes its share of the examples.
+      abstract: the state's shapes and places on the mesh.
+      vgg_params: the perception network, on the mesh.
+    """
+
+    def __init__(self, experiment: Synthesis, source: Source, mesh: Mesh, abstract: TrainState, vgg_params: dict):
+        self._experiment, self._objective = experiment, experiment.comparison()
+        self._mesh, self._batch_size, self._vgg_params = mesh, experiment.batch_size, vgg_params
+        self._rows = local_rows(mesh, self._batch_size)
+        self._indices = spread(source, experiment.run.validation_examples)
+        self._batches = list(validation_batches(source, self._batch_size, self._indices, self._rows))
+        self._evaluate = make_eval_step(self._objective, abstract)
+        self._everywhere = abstract.step.sharding
+        self._shown = set(spread(self._indices, experiment.run.sheet_examples))
+
+    def __call__(self, params: dict) -> Validation:
+        """Validates one set of parameters."""
+        params = self._experiment.generator_params(params)
+        numbers, images, assembled = [], {}, {}
+        for start, local in zip(range(0, len(self._indices), self._batch_size), self._batches):
+            batch = put_batch(self._mesh, self._batch_size, local)
+            terms, batch_images, collection = self._evaluate(params, self._vgg_params, batch)
+            for row in sorted(self._shown & set(range(start, start + self._batch_size))):
+                images[self._indices[row]] = np.asarray(batch_images[row - start])
+                if collection:
+                    assembled[self._indices[row]] = np.asarray(collection.assembled[row - start])
+            numbers.append(jax.tree.map(np.asarray, (terms, collection and collection._replace(assembled=None))))
+        terms, collection = jax.tree.map(lambda *parts: np.concatenate(parts)[: len(self._indices)], *numbers)
+        diversity = diversity_of(collection, assembled) if collection else None
+        return _validation(_nearest(np.float64(terms)), images, diversity)
+
+    def floor(self, train_source: Source, limit: int = 512) -> Validation:
+        """The distance of the mean training photograph (over at most `limit`): what a cascade has to beat."""
+        indices = spread(train_source, limit)
+        total = np.zeros((*train_source.size, 3), np.int32)
+        for index in indices[jax.process_index() :: jax.process_count()]:
+            total += train_source[index]["photograph"]
+        mean = np.float32(sum_over_processes(total) / len(indices))
+        shape = (self._batch_size, 1, *mean.shape)
+
+        def measure(vgg_params, photograph, mean):
+            images = jnp.broadcast_to(mean[None, None], shape)
+            return compare(self._objective, vgg_params, photograph, images)[:, 0, 0]
+
+        measure, mean = jax.jit(measure, out_shardings=self._everywhere), put(self._mesh, mean)
+        terms = []
+        for local in self._batches:
+            photograph = put_batch(self._mesh, self._batch_size, local)["photograph"]
+            terms.append(np.asarray(measure(self._vgg_params, photograph, mean), np.float64))
+        return _validation(np.concatenate(terms)[: len(self._indices)])
+
+    floor_name = "mean photograph"
+
+    @staticmethod
+    def advice(folder: str) -> str:
+        """What to do with a trained run."""
+        return f"Next: python -m launch.synthesize {folder} {folder}/layouts --sheet"
+
+
+def _validation(
+    terms: np.ndarray, images: dict[int, np.ndarray] | None = None, diversity: Diversity | None = None
+) -> Validation:
+    """From the terms `[examples, 6]`."""
+    mean = terms.mean(0)
+    return Validation(float(mean @ DISTANCE_WEIGHTS), mean, images or {}, diversity)
+
+
+def _nearest(terms: np.ndarray) -> np.ndarray:
+    """Terms `[B, k, 6]` of each example's image with the smallest distance: `[B, 6]`."""
+    return terms[np.arange(len(terms)), (terms @ DISTANCE_WEIGHTS).argmin(1)]
+
+
+def diversity_of(collection: Collection, assembled: dict[int, np.ndarray]) -> Diversity:
+    """Sums up the collections of all examples."""
+    by_class = np.float64(collection.class_terms) @ DISTANCE_WEIGHTS  # [B, k, c]
+    won = collection.choice[:, None] == np.arange(by_class.shape[1])[None, :, None]
+    layouts = collection.present.sum(0)
+    wins = (won & collection.present[:, None]).sum(0) / np.where(layouts, layouts, np.nan)
+    between = np.float64(collection.pairwise_terms)
+    return Diversity(
+        float((np.float64(collection.assembled_terms) @ DISTANCE_WEIGHTS).mean()),
+        float(by_class.min(1).sum(1).mean()),
+        float((between @ DISTANCE_WEIGHTS).mean()),
+        float(between[:, 0].mean()),
+        wins,
+        assembled,
+    )

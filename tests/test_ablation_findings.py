@@ -1,0 +1,286 @@
+"""What an ablation says of its runs: from folders that are written by hand here, with numbers that can be checked by hand."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from crn_jax.ablation import Variant
+from crn_jax.cascade import CascadeConfig
+from crn_jax.data.sources import label_space_of
+from crn_jax.errors import UserError
+from crn_jax.run import describe_run
+from launch.ablation import findings
+from launch.ablation.findings import Entry, collect, curve, difference, scores_of, together
+from launch.ablation.summary import conclusions, figures_table, markdown, still_falling
+from launch.ablation.tasks import Budget, Task
+from launch.common.terminal import console
+from launch.evaluation.scoring import SCORES
+
+DISTANCES = {"a": [10, 20, 30, 40], "b": [12, 22, 32, 42], "c": [9, 21, 31, 39], "d": [5, 15, 25, 35]}
+
+
+def evaluation(name: str, distances, chosen=()) -> dict:
+    """As launch.evaluate writes it, with the scores that matter here."""
+
+    def candidate(name: str, distances) -> dict:
+        mean = float(np.mean(distances))
+        scores = {"distance": {"value": mean, "low": mean - 1, "high": mean + 1}, "psnr": {"value": 50 - mean}}
+        return {
+            "name": name,
+            "scores": scores | {"accuracy": {"value": 50.0}},
+            "per_image": {"distance": np.asarray(distances, float).tolist()},
+            "resources": {"parameters": 1000, "layouts_per_second": 5.0},
+        }
+
+    return {
+        "title": "streets val, 4 examples",
+        "versions": {"jax": "1"},
+        "device": "abacus",
+        "notes": ["Intervals: 95%.", *["Of a collection."] * bool(chosen)],
+        "scores": [score._asdict() for score in SCORES],
+        "candidates": [candidate(each, d) for each, d in [("photographs", [0] * 4), (name, distances), *chosen]],
+    }
+
+
+def entry(folder, name: str, seed: int = 0, shift: float = 0, preferred=None, arguments: str = "demo") -> Entry:
+    """A finished training of the variant `name`, whose distances are those of DISTANCES and `shift` more."""
+    task = Task(name, folder / name / str(seed), tuple(arguments.split()), Budget(steps=40), ())
+    task.folder.mkdir(parents=True)
+    (task.folder / "evaluation").mkdir()
+    found = evaluation(f"seed_{seed}", np.add(DISTANCES[name], shift))
+    (task.folder / "evaluation" / "evaluation.json").write_text(json.dumps(found))
+    lines = [{"step": 0, "validation": {"distance": 100.0}}, {"step": 20, "seconds_per_step": 3.0}]
+    lines += [{"step": 20, "validation": {"distance": 50.0}}, {"step": 40, "seconds_per_step": 0.6}]
+    lines += [{"step": 40, "validation": {"distance": 40.0}}]
+    (task.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    while (command := task.outstanding()) is not None:
+        task.done(command)
+    return Entry(Variant(name, arguments, f"about {name}", preferred), seed, task, "finished")
+
+
+def collected(entries) -> dict:
+    return collect("suite", "Why?", entries, "40 steps", "python -m launch.ablate suite")
+
+
+def said(entries) -> str:
+    return "\n".join(conclusions(collected(entries)))
+
+
+@pytest.fixture(autouse=True)
+def no_counting(monkeypatch):
+    """tests/test_flops.py does that."""
+    monkeypatch.setattr(findings, "operations", lambda task: {"step_flop": 3e9, "synthesis_flop": 10**9})
+
+
+def test_what_a_suite_collects(tmp_path):
+    results = collected([entry(tmp_path, "a"), entry(tmp_path, "b", arguments="demo --cascade.no_norm")])
+    assert results["title"] == "suite: streets val, 4 examples" and results["device"] == "abacus"
+    assert [score["key"] for score in results["scores"]] == ["accuracy", "distance", "psnr"]
+    assert results["photographs"]["distance"]["value"] == 0 and results["compared"] == "perceptual distance"
+    a, b = results["variants"]
+    assert a["scores"]["distance"] == {"value": 25, "low": 24, "high": 26} and a["difference"] is None and a["differs"] == []
+    assert b["differs"] == ["cascade.norm: True, now False"]
+    assert a["figures"] == {
+        "step_flop": 3e9,
+        "synthesis_flop": 1e9,
+        "parameters": 1000,
+        "layouts_per_second": 5,
+        "seconds_per_step": 1.8,
+        "minutes": pytest.approx((20 * 3 + 20 * 0.6) / 60),
+    }
+    (run,) = a["runs"]
+    assert (run["seed"], run["status"], run["steps"], run["problem"]) == (0, "finished", 40, None)
+    assert [command.split()[2] for command in run["commands"]] == ["launch.train", "launch.evaluate", "launch.synthesize"]
+    json.dumps(results)
+
+
+def test_curves_count_the_minutes_of_the_steps_before():
+    lines = [
+        {"step": 0, "mean_photograph": {"distance": 1.0}},
+        {"step": 0, "validation": {"distance": 9.0}},
+        {"step": 10, "seconds_per_step": 6.0},
+        {"step": 15, "seconds_per_step": 12.0},
+        {"step": 15, "validation": {"distance": 5.0}},
+    ]
+    assert curve(lines) == [[0, 0, 9], [15, 2, 5]]
+
+
+def test_differences_are_paired():
+    """Each of b's images is 2 farther than a's: no doubt at all, though each image is 10 from the next."""
+    a, b = evaluation("x", DISTANCES["a"]), evaluation("y", DISTANCES["b"])
+    assert difference([(b, a)]) == {"value": 2, "low": 2, "high": 2, "seeds": [2]}
+    further = evaluation("y", np.add(DISTANCES["b"], 4))
+    assert difference([(b, a), (further, a)]) == {"value": 4, "low": 4, "high": 4, "seeds": [2, 6]}
+    apart = difference([(evaluation("c", DISTANCES["c"]), a)])
+    assert apart["value"] == 0 and -1 <= apart["low"] < 0 < apart["high"] <= 1
+
+
+def test_several_seeds_stand_together():
+    scores = [{"value": 1, "low": 0, "high": 2}, {"value": 3, "low": 1.5, "high": 4}]
+    assert together(scores) == {"value": 2, "low": 0, "high": 4, "std": pytest.approx(2**0.5)}
+    assert together([{"value": 1}, {"value": 3}]) == {"value": 2, "std": pytest.approx(2**0.5)}
+    assert together([{"value": 1, "std": 9}]) == {"value": 1}  # that of KID is over subsets, not over seeds
+
+
+def test_what_is_chosen_from_a_collection_has_scores_of_its_own():
+    chosen = [("seed_0, best of 3", [1] * 4), ("seed_0, assembled", [2] * 4)]
+    scores = scores_of(evaluation("seed_0", DISTANCES["a"], chosen))
+    assert (scores["best_distance"]["value"], scores["assembled_distance"]["value"], scores["distance"]["value"]) == (1, 2, 25)
+    alone = scores_of(evaluation("best of 3", DISTANCES["a"]))  # a folder may be called anything
+    assert alone["best_distance"] == alone["assembled_distance"] == alone["distance"]
+
+
+def test_of_collections_the_best_is_compared():
+    """With one image a layout, where that is the best, and image by image with another collection."""
+    three = evaluation("seed_0", DISTANCES["a"], [("seed_0, best of 3", [1, 2, 3, 4]), ("seed_0, assembled", [9] * 4)])
+    six = evaluation("seed_0", DISTANCES["b"], [("seed_0, best of 6", [0, 1, 2, 3])])
+    assert difference([(evaluation("seed_0", [2, 3, 4, 5]), three)])["seeds"] == [1]
+    assert difference([(six, three)]) == {"value": -1, "low": -1, "high": -1, "seeds": [-1]}
+
+
+def test_who_is_nearer_who_farther_and_who_cannot_be_told_apart(tmp_path):
+    text = said([entry(tmp_path, name) for name in "abcd"])
+    assert "Farther from the photographs than a, by perceptual distance: b (+2.0; +2.0 to +2.0)." in text
+    assert "Nearer to the photographs than a: d (-5.0; -5.0 to -5.0)." in text
+    assert "Not to be told apart from a: c (+0.0;" in text
+    assert "One training of each" in text and "a (50.0 at step 20, then 40.0)" in text
+
+
+def test_seeds_that_disagree_tell_nothing(tmp_path):
+    """b is 2 farther with one seed and 1 nearer with the other: the images agree, the trainings do not."""
+    entries = [entry(tmp_path, "a", seed) for seed in (0, 1)]
+    entries += [entry(tmp_path, "b", seed, shift) for seed, shift in ((0, 0), (1, -3))]
+    text = said(entries)
+    assert "Not to be told apart from a: b (+0.5; +0.5 to +0.5; seeds +2.0, -1.0)." in text
+    assert "One training of each" not in text
+
+
+def test_only_seeds_that_are_finished_count(tmp_path):
+    entries = [entry(tmp_path, name, seed) for name in "ab" for seed in (0, 1)]
+    (entries[3].task.folder / "task.json").unlink()
+    results = collected(entries)
+    assert results["variants"][1]["difference"]["seeds"] == [2] and results["seeds"] == [0, 1]
+    text = "\n".join(conclusions(results))
+    assert "One training of each" in text and "b (seed 1)" in text
+    assert any("from the lowest end" in note for note in results["notes"])
+
+
+def test_a_larger_budget_that_was_begun_does_not_show(tmp_path):
+    one = entry(tmp_path, "a")
+    with open(one.task.folder / "metrics.jsonl", "a") as file:
+        file.write('{"step": 60, "seconds_per_step": 100.0}\n{"step": 60, "validation": {"distance": 1.0}}\n')
+    (run,) = collected([one])["variants"][0]["runs"]
+    assert run["steps"] == 40 and run["curve"][-1][0] == 40
+
+
+def test_images_of_what_is_not_finished_are_not_looked_at(tmp_path):
+    """They may be half written."""
+    one = entry(tmp_path, "a")
+    (one.task.folder / "synthesized").mkdir()
+    (one.task.folder / "synthesized" / "0.png").write_bytes(b"\x89PNG cut short")
+    with pytest.raises(UserError):
+        collected([one])
+    (one.task.folder / "task.json").unlink()
+    assert collected([one])["examples"] == []
+
+
+def test_collections_have_their_scores_whoever_comes_first(tmp_path):
+    entries = [entry(tmp_path, "a"), entry(tmp_path, "b")]
+    path = entries[1].task.folder / "evaluation" / "evaluation.json"
+    found = evaluation("seed_0", DISTANCES["b"], [("seed_0, best of 3", [1] * 4)])
+    found["candidates"][1]["scores"]["between"] = {"value": 3.0}
+    path.write_text(json.dumps(found))
+    results = collected(entries)
+    assert [score["key"] for score in results["scores"]][-3:] == ["between", "best_distance", "assembled_distance"]
+    assert results["variants"][0]["scores"]["best_distance"]["value"] == 25
+    assert results["notes"] == ["Intervals: 95%.", "Of a collection."]
+    text = "\n".join(conclusions(results))
+    assert "Nearer to the photographs than a: b (-24.0;" in text and "more images are nearer by their number alone" in text
+    assert results["compared"] == "perceptual distance of the best of k"
+
+
+def test_a_rescaling_of_lambda_that_never_came(tmp_path):
+    entries = [entry(tmp_path, name) for name in "abc"]
+    for each, epoch in zip(entries, (6, 60, 40)):
+        given = dataclasses.replace(each.task.experiment, steps=40)
+        description = describe_run(given, label_space_of(given.data), {"weights": "file"}, {"steps_per_epoch": epoch})
+        (each.task.folder / "run.json").write_text(json.dumps(description))
+    text = said(entries)
+    assert "b: λ is rescaled after step 60: no step of 40 used it." in text and "a: λ" not in text
+    assert "c: λ is rescaled after step 40: no step of 40 used it." in text
+
+
+def test_what_still_falls_is_told_by_the_last_eighth():
+    points = [[0, 0, 100.0], [60, 1, 50.0], [70, 2, 42.0], [79, 3, 40.1], [80, 4, 40.0]]
+    assert still_falling(points) == "42.0 at step 70, then 40.0"
+    assert still_falling([*points[:2], [71, 2, 40.3], [80, 4, 40.0]]) is None
+    assert still_falling(points[:1]) is None
+
+
+def test_the_papers_order_is_counted_by_pairs(tmp_path):
+    """Published: a, then b, c, d. By distance it is d, then a and c, a tie, then b: of six pairs only a before b stands."""
+    preferred = {"b": 60.0, "c": 70.0, "d": 80.0}
+    entries = [entry(tmp_path, n, preferred={"Cityscapes": preferred[n]} if n in preferred else None) for n in "abcd"]
+    text = said(entries)
+    assert "by how few people preferred the cascade (of other photographs, longer trained): a, b, c, d." in text
+    assert "By perceptual distance: d, a, c, b; 1 of 6 pairs stand as in the paper." in text
+    assert "By PSNR: d, a, c, b; 1 of 6 pairs" in text  # higher is better there
+    assert "By pixel accuracy" not in text
+
+
+def test_what_is_not_finished_is_not_compared(tmp_path):
+    entries = [entry(tmp_path, "a"), entry(tmp_path, "b"), entry(tmp_path, "c")]
+    (entries[1].task.folder / "task.json").unlink()
+    entries[1].task.log.write_text("$ python\nerror: Not a finite number at step 7: loss.\n")
+    entries[1] = entries[1]._replace(outcome="failed")
+    (entries[2].task.folder / "task.json").unlink()
+    results = collected(entries)
+    _, b, c = results["variants"]
+    assert b["runs"][0]["status"] == "failed" and b["runs"][0]["problem"] == "error: Not a finite number at step 7: loss."
+    assert c["runs"][0]["status"] == "training" and c["scores"] == {} and c["difference"] is None
+    assert "Not finished, and so not compared: b (seed 0), c (seed 0)." in "\n".join(conclusions(results))
+    assert collected([entry(tmp_path / "more", "d")])["variants"][0]["runs"][0]["status"] == "finished"
+
+
+def test_before_anything_is_finished(tmp_path):
+    task = Task("a", tmp_path / "a", ("demo",))
+    results = collected([Entry(Variant("a", "demo"), 0, task)])
+    assert results["variants"][0]["runs"][0]["status"] == "waiting" and results["scores"] == []
+    results["conclusions"] = list(conclusions(results))
+    assert "Not finished" in markdown(results)
+
+
+def test_tables(tmp_path):
+    results = collected([entry(tmp_path, "a"), entry(tmp_path, "b", preferred={"NYU": 91.4})])
+    results["conclusions"] = list(conclusions(results))
+    lines = markdown(results).splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    scores, costs = rows[:4], rows[4:]
+    assert scores[0] == [
+        "",
+        "perceptual distance",
+        "PSNR, dB",
+        "distance less the first's",
+        "seeds",
+        "cascade preferred, NYU, %",
+    ]
+    assert scores[3] == ["b", "27 (26 to 28)", "23", "2 (2 to 2)", "1", "91.4"]
+    assert costs[2] == ["a", "1,000", "3", "1", "1.8", "1.2"]
+    with console.capture() as capture:
+        console.print(figures_table(results))
+    assert capture.get().splitlines()[2].split() == ["a", "25", "25", "1"]
+
+
+def test_operations_are_those_of_the_variant(tmp_path, monkeypatch):
+    monkeypatch.undo()
+    arguments = "demo --cascade.base 6 8 --cascade.widths 8 8 8 8".split()
+    counted = findings.operations(Task("a", tmp_path, tuple(arguments)))
+    assert 0 < counted["synthesis_flop"] < counted["step_flop"]
+    layers = CascadeConfig(20, (8, 8, 8, 8), (6, 8)).widths
+    by_hand, features = 0, 0
+    for i, maps in enumerate(layers):
+        by_hand += 2 * 9 * 48 * 4**i * maps * (features + 20 + maps)
+        features = maps
+    assert counted["synthesis_flop"] == by_hand + 2 * 48 * 64 * 8 * 3

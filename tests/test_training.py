@@ -1,0 +1,422 @@
+"""Whole runs through the command line: what they leave behind, and what survives an interruption."""
+
+import functools
+import itertools
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs import EXPERIMENTS, RECIPES
+from crn_jax import sharding, vgg_weights
+from crn_jax.checkpoint import Checkpoints
+from crn_jax.data.examples import Source
+from crn_jax.data.labels.label_space import CITYSCAPES
+from crn_jax.data.pipeline import training_batches, validation_batches
+from crn_jax.data.sources import open_source
+from crn_jax.errors import UserError
+from crn_jax.evaluation import make_eval_step
+from crn_jax.run import load_run, read_description
+from crn_jax.train import TrainState, abstract_state, make_train_step
+from launch import hidden_choices, synthesize, train
+from launch.common.command_line import parse, parse_stages
+from launch.common.contact_sheet import grid
+from launch.common.processes import TRY_AGAIN
+from launch.common.terminal import console
+from launch.training.metrics_log import read_metrics
+
+ROOT = Path(__file__).resolve().parents[1]
+KILLS = int(os.environ.get("CRN_JAX_KILLS", "2"))
+EPOCHS = 2 + KILLS  # room for them
+LONG = ["--epochs", str(EPOCHS), "--run.checkpoint_every", "4", "--run.validate_every", "16", "--run.log_every", "3"]
+STEPS = 6 * EPOCHS
+VALIDATED = [*range(0, STEPS, 16), STEPS]
+
+
+def run(arguments, folder):
+    train.main([*arguments, "--run.folder", str(folder)])
+
+
+def refused(arguments, folder) -> str:
+    """What a run that must fail says."""
+    with console.capture() as capture, pytest.raises(SystemExit) as exit_:
+        run(arguments, folder)
+    assert exit_.value.code == 2
+    return capture.get()
+
+
+def start(arguments, folder, before="true") -> subprocess.Popen:
+    """A run in a process of its own, `before` being a shell command to set it up."""
+    command = [sys.executable, "-m", "launch.train", *arguments, "--run.folder", str(folder)]
+    command = ["bash", "-c", f'{before}; exec "$@"', "bash", *command]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def final_state(folder) -> TrainState:
+    experiment, *_ = read_description(folder)
+    checkpoints = Checkpoints(folder / "checkpoints")
+    state = checkpoints.load(checkpoints.latest_step(), abstract_state(experiment.objective(6)))
+    checkpoints.close()
+    return jax.tree.map(np.asarray, state)
+
+
+def assert_identical(a: TrainState, b: TrainState) -> None:
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tiny, tmp_path_factory) -> Path:
+    """The folder of a run that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("runs") / "uninterrupted"
+    run([*tiny, *LONG], folder)
+    return folder
+
+
+def test_layouts_that_are_read_differently_do_not_resume(tiny, uninterrupted, tmp_path):
+    """As when one's own label file was changed; a cache elsewhere is no such change."""
+    shutil.copytree(uninterrupted, tmp_path / "copy")
+    file = tmp_path / "copy" / "run.json"
+    description = json.loads(file.read_text())
+    classes = description["label_space"]["classes"]
+    classes[0], classes[1] = classes[1], classes[0]
+    file.write_text(json.dumps(description))
+    assert "label_space.classes: the layouts are read differently now" in refused([*tiny, *LONG], tmp_path / "copy")
+    assert json.loads(file.read_text()) == description
+
+
+def test_a_cache_changes_nothing(tiny, uninterrupted, tmp_path):
+    cache = ["--data.cache", str(tmp_path / "cache")]
+    with console.capture() as capture:
+        run([*tiny, *cache, "--cache_only"], tmp_path / "cached")
+    assert "70 examples of 48x64" in capture.get() and not (tmp_path / "cached").exists()
+    run([*tiny, *LONG, *cache, "--steps", "10"], tmp_path / "cached")
+    run([*tiny, *LONG, *cache], tmp_path / "cached")  # resumed within an epoch
+    assert_identical(final_state(tmp_path / "cached"), final_state(uninterrupted))
+    run([*tiny, *LONG], tmp_path / "cached")  # and it may be left out later
+
+
+def test_kernels_in_the_order_of_gpus_change_nothing(tiny, uninterrupted, tmp_path, monkeypatch):
+    """Made, trained, saved, loaded and trained on in another order in memory, here on the CPU; but for rounding."""
+    monkeypatch.setattr(sharding, "_is_gpu", lambda _: True)
+    orders = set()
+
+    def order(kernel: jax.Array) -> tuple[int, ...]:
+        return kernel.format.layout.major_to_minor
+
+    def step_that_looks(objective, abstract):
+        step = make_train_step(objective, abstract)
+
+        def looking(state, *arguments):
+            orders.add(order(state.opt_state["module_1"].mu["conv2"]["kernel"]))
+            state, metrics = step(state, *arguments)
+            orders.add(order(state.params["module_1"]["conv2"]["kernel"]))
+            return state, metrics
+
+        return looking
+
+    monkeypatch.setattr(train, "make_train_step", step_that_looks)
+    run([*tiny, *LONG, "--steps", "3"], tmp_path / "run")
+    run([*tiny, *LONG, "--steps", "6"], tmp_path / "run")
+    assert orders == {(3, 0, 1, 2)}
+    got, expected = (
+        {line["step"]: line["loss"] for line in read_metrics(folder / "metrics.jsonl") if "loss" in line}
+        for folder in (tmp_path / "run", uninterrupted)
+    )
+    assert {3, 6} <= got.keys() & expected.keys()
+    for step in (3, 6):
+        np.testing.assert_allclose(got[step], expected[step], rtol=1e-5)
+
+
+def test_a_run_does_not_go_back(tiny, uninterrupted, tmp_path):
+    """Of the steps before the last there are no checkpoints; what is asked for already is done already."""
+    shutil.copytree(uninterrupted, tmp_path / "copy")
+    assert f"trained to step {STEPS} already; 5 are asked for" in refused([*tiny, *LONG, "--steps", "5"], tmp_path / "copy")
+    run([*tiny, *LONG, "--steps", str(STEPS)], tmp_path / "copy")
+    assert_identical(final_state(tmp_path / "copy"), final_state(uninterrupted))
+
+
+def test_a_run_folder_holds_everything(uninterrupted, random_vgg_file):
+    description = json.loads((uninterrupted / "run.json").read_text())
+    assert description["experiment"]["cascade"]["widths"] == [8, 8, 8, 8]
+    assert description["label_space"]["classes"][-1] == "void"
+    assert description["vgg19"]["file"] == random_vgg_file.name
+    sheets = sorted(p.name for p in (uninterrupted / "contact_sheets").iterdir())
+    assert sheets == [f"step_{step:07d}.png" for step in VALIDATED]
+    with Image.open(uninterrupted / "contact_sheets" / sheets[-1]) as sheet:
+        assert sheet.width == 3 * 256 + 4 * 4
+    assert list((uninterrupted / "tensorboard").iterdir())
+
+    lines = read_metrics(uninterrupted / "metrics.jsonl")
+    assert [line["step"] for line in lines if "loss" in line] == list(range(3, STEPS + 1, 3))
+    training = next(line for line in lines if "loss" in line)
+    total = sum(training["terms"][name] * training["lambda"][name] for name in training["terms"])
+    assert training["loss"] == pytest.approx(total, rel=1e-5)
+    assert lines[0].keys() == {"step", "mean_photograph"}
+    assert [line["step"] for line in lines if "validation" in line] == VALIDATED
+
+
+def test_the_last_checkpoints_and_the_best_are_kept(uninterrupted):
+    checkpoints = Checkpoints(uninterrupted / "checkpoints")
+    lines = read_metrics(uninterrupted / "metrics.jsonl")
+    validated = {line["step"]: line["validation"]["distance"] for line in lines if "validation" in line}
+    best = min((step for step in validated if step), key=validated.get)
+    assert checkpoints.steps() == sorted({best, STEPS - 4, STEPS}) and checkpoints.best_step() == best
+    checkpoints.close()
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(tiny, uninterrupted, tmp_path):
+    run([*tiny, *LONG], tmp_path / "again")
+    assert_identical(final_state(uninterrupted), final_state(tmp_path / "again"))
+    run([*tiny, *LONG, "--seed", "1", "--epochs", "1"], tmp_path / "other")
+    a, b = (final_state(folder).params["to_rgb"]["kernel"] for folder in (uninterrupted, tmp_path / "other"))
+    assert (a != b).any()
+
+
+def test_killed_at_any_moment_and_resumed_it_ends_bit_identical(tiny, uninterrupted, tmp_path):
+    """SIGKILL, in turn at a random moment and while a checkpoint is being written; CRN_JAX_KILLS sets how often."""
+    folder, moments = tmp_path / "killed", random.Random(0)
+    kills = {"any moment": 0, "saving": 0}
+    for kind in list(kills) * (KILLS // 2):
+        process, lines = start([*tiny, *LONG], folder), trained_lines(folder)
+        wait_for(process, lambda before=lines: trained_lines(folder) > before)
+        if kind == "saving":
+            wait_for(process, lambda: list((folder / "checkpoints").glob("*tmp*")), poll=0.0005)
+        else:
+            time.sleep(moments.uniform(0, 0.4))
+        process.kill()
+        process.communicate()
+        kills[kind] += process.returncode == -signal.SIGKILL
+    assert min(kills.values()) >= min(2, KILLS // 2)
+    output, _ = start([*tiny, *LONG], folder).communicate()
+    assert f"Trained to step {STEPS}" in output
+    assert_identical(final_state(uninterrupted), final_state(folder))
+    steps = [line["step"] for line in read_metrics(folder / "metrics.jsonl") if "loss" in line]
+    assert steps == list(range(3, STEPS + 1, 3))
+
+
+def trained_lines(folder) -> int:
+    return sum("loss" in line for line in read_metrics(folder / "metrics.jsonl"))
+
+
+def wait_for(process, condition, poll=0.02, seconds=60):
+    """Waits until the condition holds or the process ends, but not for ever."""
+    for _ in range(int(seconds / poll)):
+        if condition() or process.poll() is not None:
+            return
+        time.sleep(poll)
+    raise TimeoutError
+
+
+def test_sigterm_saves_and_exits_cleanly(tiny, uninterrupted, tmp_path):
+    folder = tmp_path / "stopped"
+    process = start([*tiny, *LONG, "--run.checkpoint_every", "1000"], folder)
+    wait_for(process, lambda: trained_lines(folder))
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate()
+    assert process.returncode == TRY_AGAIN and "Stopped and saved at step" in output
+    run([*tiny, *LONG], folder)
+    assert_identical(final_state(uninterrupted), final_state(folder))
+
+
+def test_too_little_memory_is_said_with_what_needs_less(tiny, tmp_path, monkeypatch):
+    def full(*_):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nA dump of the allocator")
+
+    monkeypatch.setattr(train.Session, "run", full)
+    said = refused(tiny, tmp_path)
+    assert "allocating 9 bytes" in said and "--cascade.dtype bfloat16, --remat full" in said and "dump" not in said
+
+
+def test_a_cache_needs_a_folder(tiny, tmp_path):
+    assert "--data.cache DIR" in refused([*tiny, "--cache_only"], tmp_path)
+
+
+def test_a_bucket_is_no_folder(tiny):
+    assert "gs://bucket/run: give a folder; a bucket can be mounted as one" in refused(tiny, "gs://bucket/run")
+
+
+def test_lambda_is_rescaled_and_contributions_are_equal_when_measured_again(tiny, tmp_path):
+    """With the parameters held still (learning rate 0), a second measurement meets the expectation that λ was set by."""
+    run([*tiny, "--epochs", "3", "--lambdas.rescale_epoch", "2", "--optimizer.learning_rate", "0"], tmp_path)
+    lines = read_metrics(tmp_path / "metrics.jsonl")
+    event = next(line for line in lines if "lambda_rescaled" in line)
+    assert event["step"] == 12 and set(event["lambda_rescaled"]["before"].values()) == {1.0}
+    after = np.array(list(event["lambda_rescaled"]["after"].values()))
+    state = final_state(tmp_path)
+    np.testing.assert_allclose(state.lambdas.weights, after, rtol=1e-6)
+
+    experiment, *_ = read_description(tmp_path)
+    source = open_source(experiment.data, "train", experiment.cascade.size)
+    evaluate, vgg = make_eval_step(experiment.objective(6)), vgg_weights.load_vgg19(experiment.vgg.weights)
+    terms = [evaluate(state.params, vgg, batch)[0][0, 0] for batch in validation_batches(source, 1, range(6))]
+    contributions = np.mean(terms, 0) * after
+    assert len(terms) == 6 and contributions.max() / contributions.min() < 1.01
+
+
+def test_a_run_of_other_settings_is_not_resumed(tiny, uninterrupted, tmp_path):
+    message = refused([*tiny, "--cascade.widths", "8", "8", "8", "4", "--seed", "3"], uninterrupted)
+    assert "cascade.widths: [8, 8, 8, 8], now [8, 8, 8, 4]" in message and "seed: 0, now 3" in message
+    assert "--run.folder" in message
+
+
+def test_a_run_is_not_resumed_on_other_data(tiny, uninterrupted):
+    """Steps per epoch and the order of the data would change under it."""
+    message = refused([*tiny, *LONG, "--data.num_scenes", "7"], uninterrupted)
+    assert "data.num_scenes: 6, now 7" in message and "data.steps_per_epoch: 6, now 7" in message
+
+
+def test_names_that_are_not_utf8_identify_the_data():
+    sources = [Source(CITYSCAPES, [os.fsdecode(name)], (16, 16)) for name in (b"\xe4.png", b"\xe5.png")]
+    one, other = (train.describe_data(source, 1) for source in sources)
+    assert one["names_sha256"] != other["names_sha256"]
+
+
+def test_a_bad_file_in_the_middle_loses_nothing(tiny, uninterrupted, tmp_path, monkeypatch):
+    """The error is the file's; the steps before it are saved."""
+
+    def batches(*arguments):
+        yield from itertools.islice(training_batches(*arguments), 5)
+        raise UserError("b.png: the image is truncated")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "training_batches", batches)
+        assert "b.png: the image is truncated" in refused([*tiny, *LONG], tmp_path)
+    assert Checkpoints(tmp_path / "checkpoints").latest_step() == 5
+    run([*tiny, *LONG], tmp_path)
+    assert_identical(final_state(uninterrupted), final_state(tmp_path))
+
+
+def test_batches_and_collections_train_and_validate(tiny, uninterrupted, tmp_path):
+    """A collection that starts from a run with one image."""
+    arguments = "--epochs 1 --batch_size 2 --cascade.num_images 2 --loss.best_per class --remat images".split()
+    arguments += ["--data.no_clear_days", "--init_from", str(uninterrupted), "--optimizer.learning_rate", "0"]
+    run([*tiny, *arguments, "--run.validation_examples", "3"], tmp_path)
+    began, params = load_run(uninterrupted).params, final_state(tmp_path).params
+    assert params["to_rgb"]["bias"].shape == (6,)
+    jax.tree.map(np.testing.assert_array_equal, params["module_3"], began["module_3"])
+    averaged = load_run(tmp_path).params
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), averaged, params)
+    lines = read_metrics(tmp_path / "metrics.jsonl")
+    validation = lines[-1]["validation"]
+    assert trained_lines(tmp_path) == 1
+    assert 0 < validation["diversity"]["class_distance"] <= validation["distance"] * (1 + 1e-5)
+    assert np.shape(validation["diversity"]["wins"]) == (2, 20)
+    with Image.open(tmp_path / "contact_sheets" / "step_0000003.png") as sheet:
+        assert sheet.width == 5 * 256 + 6 * 4  # layout, photograph, two images, and what they assemble to
+
+    with console.capture() as capture:
+        hidden_choices.main([str(tmp_path)])
+    hours, hit, *_ = re.search(r"(\d\.\d\d) +(\d+)% +(\d\.\d\d) +(\d+)%", capture.get()).groups()
+    assert 1 <= float(hours) <= 2 and 0 < int(hit) <= 100
+
+    layout, out = str(tmp_path / "layouts" / "0.png"), tmp_path / "out"
+
+    def synthesized(*options):
+        synthesize.main([str(tmp_path), layout, "--out", str(out), *options])
+        written = {path.stem: np.asarray(Image.open(path)) for path in out.iterdir()}
+        shutil.rmtree(out)
+        return written
+
+    both, one = synthesized(), synthesized("--index", "1")
+    assert both.keys() == {"0_0", "0_1"} and one.keys() == {"0"}
+    np.testing.assert_array_equal(one["0"], both["0_1"])
+    np.testing.assert_array_equal(synthesized("--grid")["0"], grid(np.stack([both["0_0"], both["0_1"]])))
+    picked = synthesized("--pick", "road=1", "--sheet")
+    roads = read_description(tmp_path)[1].read(Path(layout)) == 0
+    assert picked.keys() == {"0", "contact_sheet"} and roads.any()
+    np.testing.assert_array_equal(picked["0"], np.where(roads[..., None], both["0_1"], both["0_0"]))
+
+
+def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(tiny, tmp_path):
+    message = refused([*tiny, "--optimizer.learning_rate", "1e38", "--run.checkpoint_every", "1"], tmp_path)
+    assert "Not a finite number at step 2: input, conv1_2" in message and "step 1, is kept" in message
+    assert Checkpoints(tmp_path / "checkpoints").steps() == [1]
+
+
+def test_a_full_disk_does_not_hang_the_log(tmp_path):
+    """tensorboardX's own writer would block for ever here."""
+    program = f"""
+from launch.training.metrics_log import MetricsLog
+import numpy as np, pathlib
+log = MetricsLog(pathlib.Path({str(tmp_path)!r}), 0)
+for step in range(100):
+    log.picture(step, "noise", np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype(np.uint8))
+    log.write(step, {{"loss": 1.0}})
+"""
+    command = ["bash", "-c", 'ulimit -f 40; exec "$@"', "bash", sys.executable, "-c", program]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert "OSError" in result.stderr and result.returncode == 1
+
+
+@pytest.mark.parametrize("kilobytes", [4, 100])
+def test_a_full_disk_is_reported_and_the_run_goes_on_from_its_last_checkpoint(kilobytes, tiny, uninterrupted, tmp_path):
+    """A limit on file sizes makes writes fail as a full disk does: that of anything, and that of a checkpoint only."""
+    folder = tmp_path / "full"
+    run([*tiny, *LONG, "--epochs", "1"], folder)
+    process = start([*tiny, *LONG], folder, before=f"ulimit -f {kilobytes}")
+    output, _ = process.communicate()
+    assert process.returncode == 2
+    assert f"{folder} could not be written" in output and "goes on from step 6, its last good checkpoint" in output
+    run([*tiny, *LONG], folder)
+    assert_identical(final_state(uninterrupted), final_state(folder))
+
+
+def test_a_folder_that_cannot_be_written_is_named(tiny, tmp_path):
+    (tmp_path / "file").touch()
+    assert f"The run folder {tmp_path / 'file' / 'run'} cannot be written" in refused(tiny, tmp_path / "file" / "run")
+
+
+def test_random_vgg_weights_are_announced_everywhere(tiny, tmp_path, monkeypatch):
+    def offline(**_):
+        raise UserError("no network")
+
+    monkeypatch.setattr(vgg_weights, "download_vgg19", offline)
+    at = tiny.index("--vgg.weights")
+    without_vgg = tiny[:at] + tiny[at + 2 :]
+    with console.capture() as capture:
+        run([*without_vgg, "--epochs", "1"], tmp_path / "demo")
+    assert "seeded RANDOM weights" in capture.get() and "no network" in capture.get()
+    assert json.loads((tmp_path / "demo" / "run.json").read_text())["vgg19"]["weights"] == "random"
+    with Image.open(tmp_path / "demo" / "contact_sheets" / "step_0000006.png") as image:
+        sheet = np.asarray(image.convert("RGB")).astype(int)
+    assert (sheet[:60, :, 0] - sheet[:60, :, 1:].max(-1) > 150).sum() > 100  # the warning is red
+    assert "no network" in refused([*without_vgg, "--vgg.no_allow_random"], tmp_path / "real")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["camvid_96x182"], "There is no experiment 'camvid_96x182'. Did you mean 'camvid_96x128'?"),
+        (["camvid_96x128"], "needs its folder: --data.root DIR"),
+        (["demo", "--vgg.weights", "none.h5"], "none.h5: there is no such file"),
+    ],
+)
+def test_a_wrong_command_says_what_is_right(arguments, message, tmp_path):
+    assert message in refused(arguments, tmp_path)
+
+
+def test_a_misspelt_field_gets_a_suggestion(capsys):
+    with pytest.raises(SystemExit):
+        parse(["demo", "--data.rot", "x"])
+    assert "--data.root" in "".join(capsys.readouterr())
+
+
+def test_every_experiment_and_recipe_parses_and_is_listed():
+    for name in EXPERIMENTS:
+        assert parse([name]).experiment.name == name
+    for name, recipe in RECIPES.items():
+        assert [stage.experiment.name for stage in parse_stages([name])] == [f"{name}_{stage}" for stage in recipe.stages]
+    with console.capture() as capture, pytest.raises(SystemExit):
+        train.main(["--help"])
+    assert all(name in capture.get() for name in [*EXPERIMENTS, *RECIPES])
