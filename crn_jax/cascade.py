@@ -5,7 +5,7 @@ A layout is a float array `[B, H, W, c]`: one-hot over the classes, void last. T
 """
 
 import dataclasses
-from typing import Literal
+from typing import ClassVar, Literal
 
 import flax.linen as nn
 import jax
@@ -61,6 +61,8 @@ class CascadeConfig:
     def min_size(self) -> tuple[int, int]:
         """Of the layouts that fit; height and width have to be multiples of it."""
         return (2 ** (len(self.widths) - 1),) * 2
+
+    fixed_size: ClassVar[bool] = False
 
     def network(self, remat: Remat = "none") -> "Cascade":
         """g(L; θ)."""

@@ -1,6 +1,7 @@
-"""From layouts to images: the jitted `synthesize`, and loading a run by its folder."""
+"""From layouts to images: the jitted `synthesize`."""
 
 import functools
+from typing import Any
 
 import jax
 import numpy as np
@@ -47,3 +48,12 @@ def compile_synthesize(config: Generator, params: dict, shape: tuple[int, int, i
       ValueError: if height or width do not fit the generator.
     """
     return _synthesize.lower(config, params, jax.ShapeDtypeStruct(shape, dtype)).compile()
+
+
+def __getattr__(name: str) -> Any:
+    """`load_run`, which this file held once. It lives in run.py, whose imports (Orbax, h5py) `synthesize` does not need."""
+    if name == "load_run":
+        from crn_jax.run import load_run
+
+        return load_run
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

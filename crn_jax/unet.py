@@ -4,7 +4,7 @@ Arrays are float `[B, H, W, C]`.
 """
 
 import dataclasses
-from typing import Literal
+from typing import ClassVar, Literal
 
 import flax.linen as nn
 import jax
@@ -70,6 +70,8 @@ class EncoderDecoderConfig:
     def min_size(self) -> tuple[int, int]:
         """Of the layouts that fit; height and width have to be multiples of it."""
         return (2 ** (len(self.widths) - 1),) * 2
+
+    fixed_size: ClassVar[bool] = False
 
     def network(self, remat: Remat = "none") -> nn.Module:
         """From layouts to images; `remat` is not heeded."""

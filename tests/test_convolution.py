@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
-from tests.support.reference import conv_same
 
 from crn_jax.kernels import convolution, cpu_convolution
 from crn_jax.kernels.convolution import conv3x3, trained_conv3x3
 from crn_jax.sharding import DATA, SPATIAL, ShardingConfig, make_mesh
+from tests.support.reference import conv_same
 
 SHAPES = [  # B, H, W, C, D
     (1, 1, 1, 1, 1),

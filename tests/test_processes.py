@@ -19,8 +19,8 @@ from launch.common import processes, terminal
 from launch.common.processes import LOST, LOST_SECONDS, TRY_AGAIN, Processes
 from launch.common.terminal import console
 from launch.training.metrics_log import read_metrics
-from tests.test_training import ROOT, final_state, start, trained_lines, wait_for
 from tests.test_sharding import assert_same_training
+from tests.test_training import ROOT, final_state, start, trained_lines, wait_for
 
 RUN = "--batch_size 2 --data.num_scenes 12 --optimizer.learning_rate 1e-4 --epochs 3 --run.checkpoint_every 2 --run.log_every 3"
 STEPS = 18

@@ -5,7 +5,7 @@ Arrays are float `[B, H, W, C]`. The networks that are trained against a discrim
 
 import dataclasses
 import functools
-from typing import Literal
+from typing import ClassVar, Literal
 
 import flax.linen as nn
 import jax
@@ -126,7 +126,8 @@ class FullResolutionConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the convolutions."""
 
-    min_size = (2, 2)  # of the layouts that its parameters can be made with; any size fits
+    min_size: ClassVar[tuple[int, int]] = (2, 2)  # of the layouts that its parameters can be made with; any size fits
+    fixed_size: ClassVar[bool] = False
 
     def network(self, remat: Remat = "none") -> nn.Module:
         """From layouts to images; `remat` is not heeded."""

@@ -6,7 +6,7 @@ synthesized image is; so each gradient reaches its own network only. Adam works 
 """
 
 import dataclasses
-from typing import Literal
+from typing import ClassVar, Literal
 
 import flax.linen as nn
 import jax
@@ -46,6 +46,8 @@ class GANConfig:
     def min_size(self) -> tuple[int, int]:
         """Of the layout that parameters are made with."""
         return self.size
+
+    fixed_size: ClassVar[bool] = True
 
     def network(self, remat: Remat = "none") -> nn.Module:
         """The generator, `[B, H, W, c] -> [B, 1, H, W, 3]`; `remat` is not heeded."""

@@ -7,7 +7,6 @@ from typing import Literal, NamedTuple
 import numpy as np
 from PIL import Image
 
-from crn_jax.baselines.gan import GANConfig
 from crn_jax.data.geometry import Fit, View, alike, view
 from crn_jax.data.labels.label_space import LabelSpace, open_image
 from crn_jax.errors import UserError
@@ -61,7 +60,7 @@ def fitted(path: Path, generator: Generator, fit: Fit, how: Sizing | None) -> Fi
     if how == "run" or (how is None and same_ratio):
         return Fitted(shape, generator.size, "run", view(shape, generator.size, fit))
     as_run = "" if fit == "resize" else f" --fit run brings it to the run's size as its examples were, by {fit}."
-    if isinstance(generator, GANConfig):
+    if generator.fixed_size:
         raise UserError(f"{path}: {_size(shape)}, and this network makes images of {_size(generator.size)} only.{as_run}")
     (height, width), (rows, columns) = shape, generator.min_size
     size = -(-height // rows) * rows, -(-width // columns) * columns

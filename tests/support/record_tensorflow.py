@@ -1,4 +1,4 @@
-"""Records a checkpoint that TensorFlow writes, with Adam's moments, into tests/data: `python -m tests.support.record_tensorflow`.
+"""Records a checkpoint written by TensorFlow, with Adam's moments: `python -m tests.support.record_tensorflow`.
 
 Run with Python 3.11 and TensorFlow 2.21.0 on a CPU, by its interface of 2017 as the authors' program; the tests do not need it.
 The cascade's last module and head are trained, as for the released model of 1024x2048, towards 0: the gradient of a variable is
