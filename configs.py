@@ -34,6 +34,7 @@ def _fields(experiment: Training, *names: str) -> dict[str, Any]:
 # held-out distance of 106 with random VGG-19 weights (they define the distance, so it compares with nothing else).
 demo = Experiment(
     name="demo",
+    about="A first look: procedural streets at 64x128, trained in minutes on a CPU.",
     data=DataConfig("streets", num_scenes=250, clear_days=True),
     cascade=CascadeConfig(CITYSCAPES.num_classes, widths=(128, 128, 128, 96, 48)),
     vgg=VGGConfig(allow_random=True),
@@ -53,6 +54,7 @@ COLLECTION = LossConfig(best_per="class", mean_share=0.001)
 streets_diverse = dataclasses.replace(
     demo,
     name="streets_diverse",
+    about="Procedural streets at 64x128 with hidden choices: six images for each layout.",
     data=DataConfig("streets", num_scenes=500),
     cascade=dataclasses.replace(demo.cascade, num_images=6),
     loss=COLLECTION,
@@ -66,6 +68,7 @@ streets_diverse = dataclasses.replace(
 streets_256x512 = dataclasses.replace(
     demo,
     name="streets_256x512",
+    about="Procedural streets at 256x512 by a narrow cascade, trained on a CPU.",
     data=DataConfig("streets", num_scenes=500, clear_days=True),
     cascade=dataclasses.replace(demo.cascade, widths=(*demo.cascade.widths, 32, 16)),
     lambdas=LambdaConfig(initial=RELEASED_WEIGHTS["cityscapes_256p"], rescale_epoch=None),
@@ -77,6 +80,7 @@ streets_256x512 = dataclasses.replace(
 # Expect: a held-out distance of 188 (the mean photograph: 264) after 8,074 steps of 0.4 s on two cores.
 camvid_96x128 = Experiment(
     name="camvid_96x128",
+    about="CamVid at 96x128 by a narrow cascade, trained in an hour or two on two CPU cores.",
     data=DataConfig("camvid"),
     cascade=CascadeConfig(CAMVID.num_classes, widths=(256, 256, 256, 256, 128, 64), base=(3, 4)),
     lambdas=LambdaConfig(rescale_epoch=2, conv5_2_factor=10),
@@ -94,16 +98,19 @@ camvid_96x128 = Experiment(
 camvid_image_space = dataclasses.replace(
     camvid_96x128,
     name="camvid_image_space",
+    about="The cascade of camvid_96x128, trained by the difference of the colours alone, without VGG-19's features.",
     lambdas=LambdaConfig(initial=(1, 0, 0, 0, 0, 0), rescale_epoch=None),
 )
 camvid_encoder_decoder = BaselineExperiment(
     name="camvid_encoder_decoder",
+    about="CamVid at 96x128 by a U-Net, to compare with the cascade of camvid_96x128.",
     baseline=EncoderDecoderConfig(CAMVID.num_classes, camvid_96x128.size, widths=(32, 64, 128, 256, 256)),
     **_fields(camvid_96x128, "data", "lambdas", "optimizer", "epochs", "run"),
 )
 camvid_full_resolution = dataclasses.replace(
     camvid_encoder_decoder,
     name="camvid_full_resolution",
+    about="CamVid at 96x128 by a network without resampling, to compare with the cascade of camvid_96x128.",
     baseline=FullResolutionConfig(CAMVID.num_classes, camvid_96x128.size, maps=64),
 )
 
@@ -114,6 +121,7 @@ camvid_full_resolution = dataclasses.replace(
 # Expect: after 6 epochs, which are few for a GAN, held-out distances of 261 and 328 (docs/ablations.md).
 camvid_pix2pix = GANExperiment(
     name="camvid_pix2pix",
+    about="CamVid at 96x128 by pix2pix, to compare with the cascade of camvid_96x128.",
     gan=GANConfig(CAMVID.num_classes, camvid_96x128.size, "pix2pix"),
     **_fields(camvid_96x128, "data", "epochs", "run"),
     optimizer=OptimizerConfig(learning_rate=2e-4, b1=0.5),
@@ -121,6 +129,7 @@ camvid_pix2pix = GANExperiment(
 camvid_gan_segmentation = dataclasses.replace(
     camvid_pix2pix,
     name="camvid_gan_segmentation",
+    about="CamVid at 96x128 by a GAN with a segmenter, to compare with the cascade of camvid_96x128.",
     gan=GANConfig(CAMVID.num_classes, camvid_96x128.size, "dcgan"),
     loss=GANLossConfig(l1_weight=0, segmentation_weight=1),
     segmenter="runs/segmenter_camvid",
@@ -133,6 +142,7 @@ camvid_gan_segmentation = dataclasses.replace(
 camvid_192x256 = dataclasses.replace(
     camvid_96x128,
     name="camvid_192x256",
+    about="CamVid at 192x256 by a cascade of the paper's widths, trained on a GPU.",
     cascade=CascadeConfig(CAMVID.num_classes, widths=PAPER_WIDTHS[:7], base=(3, 4)),
     lambdas=LambdaConfig(rescale_epoch=10, conv5_2_factor=10),
     epochs=100,
@@ -146,6 +156,7 @@ camvid_192x256 = dataclasses.replace(
 # (as measured by SPADE's authors).
 cityscapes_256p = Experiment(
     name="cityscapes_256p",
+    about="Cityscapes at 256x512 by the paper's cascade.",
     data=DataConfig("cityscapes", threads=8),
     cascade=CascadeConfig(CITYSCAPES.num_classes, widths=PAPER_WIDTHS[:7]),
     run=RunConfig(validate_every=2975, checkpoint_every=2975),
@@ -158,6 +169,7 @@ cityscapes_256p = Experiment(
 cityscapes_256p_diverse = dataclasses.replace(
     cityscapes_256p,
     name="cityscapes_256p_diverse",
+    about="Cityscapes at 256x512 by the paper's cascade: nine images for each layout, of which the best shows each class.",
     cascade=dataclasses.replace(cityscapes_256p.cascade, num_images=9),
     lambdas=LambdaConfig(initial=RELEASED_WEIGHTS["cityscapes_256p"], rescale_epoch=None),
     loss=COLLECTION,
@@ -173,37 +185,51 @@ cityscapes_256p_diverse = dataclasses.replace(
 cityscapes_512p = dataclasses.replace(
     cityscapes_256p,
     name="cityscapes_512p",
+    about="Cityscapes at 512x1024 by a cascade of eight modules, trained end to end.",
     cascade=CascadeConfig(CITYSCAPES.num_classes, widths=PAPER_WIDTHS[:8]),
     lambdas=LambdaConfig(initial=RELEASED_WEIGHTS["cityscapes_512p"], rescale_epoch=None),
 )
 cityscapes_1024p = dataclasses.replace(
-    cityscapes_512p, name="cityscapes_1024p", cascade=CascadeConfig(CITYSCAPES.num_classes, widths=PAPER_WIDTHS), remat="full"
+    cityscapes_512p,
+    name="cityscapes_1024p",
+    about="Cityscapes at 1024x2048 by a cascade of nine modules, trained end to end.",
+    cascade=CascadeConfig(CITYSCAPES.num_classes, widths=PAPER_WIDTHS),
+    remat="full",
 )
 
 # What the paper compares its cascade with, at its size and, where it tells them, its widths. The encoder-decoder has 1% more
 # parameters than the cascade.
 #   python -m launch.ablate paper_cityscapes --data DIR
 # Expect: not yet trained by us.
-cityscapes_image_space = dataclasses.replace(cityscapes_256p, name="cityscapes_image_space", lambdas=camvid_image_space.lambdas)
+cityscapes_image_space = dataclasses.replace(
+    cityscapes_256p,
+    name="cityscapes_image_space",
+    about="The cascade of cityscapes_256p, trained by the difference of the colours alone, without VGG-19's features.",
+    lambdas=camvid_image_space.lambdas,
+)
 cityscapes_encoder_decoder = BaselineExperiment(
     name="cityscapes_encoder_decoder",
+    about="Cityscapes at 256x512 by a U-Net, to compare with the cascade of cityscapes_256p.",
     baseline=EncoderDecoderConfig(CITYSCAPES.num_classes, cityscapes_256p.size, widths=(96, 192, 384, 768, 1024, 1024)),
     **_fields(cityscapes_256p, "data", "lambdas", "optimizer", "epochs", "run"),
 )
 cityscapes_full_resolution = dataclasses.replace(
     cityscapes_encoder_decoder,
     name="cityscapes_full_resolution",
+    about="Cityscapes at 256x512 by the paper's full-resolution network, to compare with the cascade of cityscapes_256p.",
     baseline=FullResolutionConfig(CITYSCAPES.num_classes, cityscapes_256p.size, maps=256),
 )
 cityscapes_pix2pix = dataclasses.replace(
     camvid_pix2pix,
     name="cityscapes_pix2pix",
+    about="Cityscapes at 256x512 by pix2pix, to compare with the cascade of cityscapes_256p.",
     gan=GANConfig(CITYSCAPES.num_classes, cityscapes_256p.size, "pix2pix"),
     **_fields(cityscapes_256p, "data", "epochs", "run"),
 )
 cityscapes_gan_segmentation = dataclasses.replace(
     cityscapes_pix2pix,
     name="cityscapes_gan_segmentation",
+    about="Cityscapes at 256x512 by a GAN with a segmenter, to compare with the cascade of cityscapes_256p.",
     gan=GANConfig(CITYSCAPES.num_classes, cityscapes_256p.size, "dcgan"),
     loss=camvid_gan_segmentation.loss,
     segmenter="runs/segmenter_cityscapes",
@@ -214,6 +240,7 @@ cityscapes_gan_segmentation = dataclasses.replace(
 # Expect: a held-out mIoU of 45%, pixel accuracy 87%, after 2,730 steps of 0.7 s on two cores.
 segmenter_camvid = SegmenterExperiment(
     name="segmenter_camvid",
+    about="A segmenter of CamVid at 96x128, to score synthesized images with.",
     data=DataConfig("camvid", flip=True),
     segmenter=SegmenterConfig(CAMVID.num_classes, size=camvid_96x128.size),
     optimizer=OptimizerConfig(learning_rate=1e-3, ema_decay=0.99),
@@ -226,6 +253,7 @@ segmenter_camvid = SegmenterExperiment(
 # Expect: not yet trained by us. Published scores are those of a DRN-D-105, which is the stronger judge.
 segmenter_cityscapes = SegmenterExperiment(
     name="segmenter_cityscapes",
+    about="A segmenter of Cityscapes at 256x512, to score synthesized images with.",
     data=DataConfig("cityscapes", flip=True, threads=8),
     segmenter=SegmenterConfig(CITYSCAPES.num_classes, cityscapes_256p.size, widths=(64, 128, 256, 512, 512, 512)),
     optimizer=OptimizerConfig(learning_rate=3e-4, ema_decay=0.999),
@@ -235,29 +263,29 @@ segmenter_cityscapes = SegmenterExperiment(
 )
 
 EXPERIMENTS = {
-    experiment.name: (description, experiment)
-    for description, experiment in (
-        ("A first look: procedural streets at 64x128, minutes on a CPU.", demo),
-        ("Six images a layout, of procedural streets at 64x128.", streets_diverse),
-        ("Procedural streets at 256x512, narrow.", streets_256x512),
-        ("CamVid at 96x128, narrow: an hour or two on two CPU cores.", camvid_96x128),
-        ("CamVid at 192x256 with the paper's widths: for a GPU.", camvid_192x256),
-        ("The paper on Cityscapes at 256x512.", cityscapes_256p),
-        ("The paper on Cityscapes at 256x512: nine images a layout, the best of each class.", cityscapes_256p_diverse),
-        ("The cascade of camvid_96x128, trained with the image's own difference alone.", camvid_image_space),
-        ("A U-Net in its place.", camvid_encoder_decoder),
-        ("A network without resampling in its place.", camvid_full_resolution),
-        ("pix2pix in its place.", camvid_pix2pix),
-        ("A GAN with a segmenter in its place.", camvid_gan_segmentation),
-        ("The cascade of cityscapes_256p, trained with the image's own difference alone.", cityscapes_image_space),
-        ("A U-Net in its place.", cityscapes_encoder_decoder),
-        ("The paper's full-resolution network in its place.", cityscapes_full_resolution),
-        ("pix2pix in its place.", cityscapes_pix2pix),
-        ("A GAN with a segmenter in its place.", cityscapes_gan_segmentation),
-        ("Cityscapes at 512x1024, eight modules end to end.", cityscapes_512p),
-        ("Cityscapes at 1024x2048, nine modules end to end.", cityscapes_1024p),
-        ("A segmenter of CamVid at 96x128, to score synthesized images with.", segmenter_camvid),
-        ("A segmenter of Cityscapes at 256x512, likewise.", segmenter_cityscapes),
+    experiment.name: experiment
+    for experiment in (
+        demo,
+        streets_diverse,
+        streets_256x512,
+        camvid_96x128,
+        camvid_192x256,
+        cityscapes_256p,
+        cityscapes_256p_diverse,
+        camvid_image_space,
+        camvid_encoder_decoder,
+        camvid_full_resolution,
+        camvid_pix2pix,
+        camvid_gan_segmentation,
+        cityscapes_image_space,
+        cityscapes_encoder_decoder,
+        cityscapes_full_resolution,
+        cityscapes_pix2pix,
+        cityscapes_gan_segmentation,
+        cityscapes_512p,
+        cityscapes_1024p,
+        segmenter_camvid,
+        segmenter_cityscapes,
     )
 }
 
@@ -281,8 +309,8 @@ RECIPES = {
     # python -m launch.train cityscapes_grow_released --data.root DIR --data.cache DIR
     # Expect: not yet trained by us. Photographs of the two larger stages are made vivid (45 s each at 1024p), hence the cache.
     "cityscapes_grow_released": Recipe(
-        "Likewise as the released models came about: nine images a layout at first, vivid photographs then, and at 1024x2048 "
-        "the last two modules alone.",
+        "Cityscapes to 1024x2048 by growth, as the released models came about: nine images for each layout at first, vivid "
+        "photographs then, and at 1024x2048 the last two modules alone.",
         {
             "256p": "cityscapes_256p_diverse",
             "512p": f"{_GROWN_512P} --data.vivid",

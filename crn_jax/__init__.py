@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from crn_jax.experiment import Experiment
     from crn_jax.generator import init_params
     from crn_jax.lambdas import LambdaConfig
-    from crn_jax.losses import LossConfig, layer_terms, perceptual_loss
+    from crn_jax.losses import LossConfig, Perception, layer_terms, perceptual_loss
     from crn_jax.objective import Objective
     from crn_jax.run import Run, load_run
     from crn_jax.sharding import make_mesh
@@ -38,6 +38,7 @@ __all__ = [
     # The loss.
     "LambdaConfig",
     "LossConfig",
+    "Perception",
     "layer_terms",
     "load_vgg19",
     "perceptual_loss",
@@ -61,7 +62,7 @@ _MODULES = {
     "experiment": ("Experiment",),
     "generator": ("init_params",),
     "lambdas": ("LambdaConfig",),
-    "losses": ("LossConfig", "layer_terms", "perceptual_loss"),
+    "losses": ("LossConfig", "Perception", "layer_terms", "perceptual_loss"),
     "objective": ("Objective",),
     "run": ("Run", "load_run"),
     "sharding": ("make_mesh",),

@@ -6,7 +6,8 @@ Images are float `[B, k, H, W, 3]` on the 0..255 scale, layouts `[B, H, W]` clas
 import jax
 import jax.numpy as jnp
 
-from crn_jax.vgg import TAPS, Pooling, less_mean, vgg19_stage
+from crn_jax.losses import Perception
+from crn_jax.vgg import TAPS, less_mean, vgg19_stage
 
 
 def assemble(images: jax.Array, layout: jax.Array, choice: jax.Array) -> jax.Array:
@@ -25,12 +26,11 @@ def assemble(images: jax.Array, layout: jax.Array, choice: jax.Array) -> jax.Arr
     return jnp.take_along_axis(images, chosen[..., None, :, :, None], axis=-4).squeeze(-4)
 
 
-def pairwise_terms(
-    vgg_params: dict, images: jax.Array, pooling: Pooling = "average", dtype: jnp.dtype = jnp.float32
-) -> jax.Array:
+def pairwise_terms(vgg_params: dict, images: jax.Array, perception: Perception) -> jax.Array:
     """How far a collection's images are from each other: the mean absolute difference of every layer in `TAPS`, over all pairs.
 
-    All k images pass through VGG-19 at once: at 1024x2048, k = 9, in float32, conv1_2 alone has 4.8 GB of them.
+    All k images pass through VGG-19 at once, whatever `perception.remat` says: at 1024x2048, k = 9, in float32, conv1_2 alone
+    has 4.8 GB of them.
 
     Returns:
       float32 `[B, 6]`, the first of pixels on the 0..255 scale; 0 for a collection that has collapsed.
@@ -48,8 +48,8 @@ def pairwise_terms(
 
     x = less_mean(vgg_params, images.reshape(b * k, *images.shape[2:]))
     terms = [mean_difference(x)]
-    x = x.astype(dtype)
+    x = x.astype(perception.dtype)
     for tap in TAPS[1:]:
-        x = vgg19_stage(vgg_params, x, tap, pooling)
+        x = vgg19_stage(vgg_params, x, tap, perception.pooling)
         terms.append(mean_difference(x))
     return jnp.stack(terms, axis=-1)

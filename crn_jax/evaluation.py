@@ -8,10 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from crn_jax.diversity import assemble, pairwise_terms
-from crn_jax.generator import one_hot
+from crn_jax.generator import Generator, one_hot
 from crn_jax.images import to_uint8
-from crn_jax.losses import RELEASED_WEIGHTS, best_images
-from crn_jax.objective import Objective, compare
+from crn_jax.losses import RELEASED_WEIGHTS, Perception, best_images, layer_terms
 from crn_jax.sharding import gathered
 from crn_jax.train import TrainState
 
@@ -38,32 +37,34 @@ class Evaluation(NamedTuple):
     collection: Collection | None
 
 
-def make_eval_step(objective: Objective, abstract: TrainState | None = None) -> Callable[[dict, dict, dict], Evaluation]:
+def make_eval_step(
+    generator: Generator, perception: Perception, abstract: TrainState | None = None
+) -> Callable[[dict, dict, dict], Evaluation]:
     """Makes `evaluate(params, vgg_params, batch) -> Evaluation`, jitted.
 
     On a mesh (`abstract`, as for the training step) every device ends up with a copy of all of it.
     """
 
     def evaluate(params: dict, vgg_params: dict, batch: dict) -> Evaluation:
-        layout = one_hot(objective.generator, batch["layout"])
-        params = gathered(params, objective.dtype)
-        images = objective.generator.network().apply({"params": params}, layout)
-        return evaluation_of(objective, vgg_params, batch, images)
+        layout = one_hot(generator, batch["layout"])
+        params = gathered(params, generator.dtype)
+        images = generator.network().apply({"params": params}, layout)
+        return evaluation_of(generator, perception, vgg_params, batch, images)
 
     return jax.jit(evaluate, out_shardings=None if abstract is None else abstract.step.sharding)
 
 
-def evaluation_of(objective: Objective, vgg_params: dict, batch: dict, images: jax.Array) -> Evaluation:
+def evaluation_of(generator: Generator, perception: Perception, vgg_params: dict, batch: dict, images: jax.Array) -> Evaluation:
     """Compares images `[B, k, H, W, 3]`, 0..255, of a batch's layouts with its photographs, and with each other."""
-    layout, photograph = one_hot(objective.generator, batch["layout"]), batch["photograph"]
-    if objective.generator.num_images == 1:
-        terms = compare(objective, vgg_params, photograph, images)
+    layout, photograph = one_hot(generator, batch["layout"]), batch["photograph"]
+    if generator.num_images == 1:
+        terms = layer_terms(vgg_params, photograph, images, None, perception)
         return Evaluation(terms.sum(2), to_uint8(images), None)
-    terms = compare(objective, vgg_params, photograph, images, layout)
+    terms = layer_terms(vgg_params, photograph, images, layout, perception)
     choice = best_images(terms, jnp.asarray(DISTANCE_WEIGHTS, jnp.float32))
     virtual = assemble(images, batch["layout"], choice)
-    of_virtual = compare(objective, vgg_params, photograph, virtual[:, None]).sum((1, 2))
-    between = pairwise_terms(vgg_params, images, objective.pooling, jnp.dtype(objective.generator.dtype))
+    of_virtual = layer_terms(vgg_params, photograph, virtual[:, None], None, perception).sum((1, 2))
+    between = pairwise_terms(vgg_params, images, perception)
     present = layout.any((1, 2))
     collection = Collection(terms, present, choice, to_uint8(virtual), of_virtual, between)
     return Evaluation(terms.sum(2), to_uint8(images), collection)

@@ -4,9 +4,10 @@
 """
 
 import dataclasses
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import cattrs
+from cattrs.strategies import configure_tagged_union
 
 from crn_jax.baselines.full_resolution import FullResolutionConfig
 from crn_jax.baselines.gan import GANConfig, GANLossConfig, GANObjective
@@ -18,13 +19,13 @@ from crn_jax.errors import UserError
 from crn_jax.generator import Generator
 from crn_jax.kernels.remat import Remat
 from crn_jax.lambdas import LambdaConfig
-from crn_jax.losses import LossConfig
+from crn_jax.losses import LossConfig, Perception
 from crn_jax.objective import Objective
 from crn_jax.scores.segmenter import SegmenterConfig, SegmenterObjective
 from crn_jax.sharding import ShardingConfig
-from crn_jax.train import OptimizerConfig
+from crn_jax.train import OptimizerConfig, Trainable
 from crn_jax.unet import EncoderDecoderConfig
-from crn_jax.vgg_weights import VGGConfig
+from crn_jax.vgg_weights import VGGConfig, random_vgg19
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,14 +52,30 @@ class RunConfig:
             raise UserError(f"Intervals and counts of --run must be at least 1, got {self}.")
 
 
+class Start(NamedTuple):
+    """The run that a training starts from."""
+
+    folder: str
+    keeps_moments: bool
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Training:
-    """What every named experiment says, whatever it trains."""
+    """What every named experiment says, whatever it trains.
+
+    Besides its fields, a kind of experiment says what its training needs: `vgg`, the VGG-19 that validation compares images by
+    (None: none); `segmenter_run` and `frozen`, the networks that stand beside the one that is trained; `start`; and
+    `measured_by`. Its `generator` is what makes images of layouts (None: it makes none).
+    """
 
     trains: ClassVar[str]
-    """In a word."""
+    """The kind in a word: its tag in JSON."""
+    measured_by: ClassVar[Literal["distance", "mIoU"]]
+    """The held-out score that validation measures, and that the best checkpoint is chosen by."""
 
     name: str
+    about: str = ""
+    """One line that says what this run is."""
     data: DataConfig
     optimizer: OptimizerConfig = OptimizerConfig()
     batch_size: int = 1
@@ -97,6 +114,33 @@ class Training:
         """Of the model, void included."""
         raise NotImplementedError
 
+    @property
+    def segmenter_run(self) -> str | None:
+        """The run folder of the segmenter that the loss needs; None if it needs none."""
+        return None
+
+    @property
+    def start(self) -> Start | None:
+        """The run that the training starts from; None if it starts from fresh parameters."""
+        return None
+
+    def objective(self, steps_per_epoch: int, segmenter: SegmenterConfig | None = None) -> Trainable:
+        """Returns the static part of the training step; `segmenter` is the config of `segmenter_run`, if there is one."""
+        raise NotImplementedError
+
+    def frozen(self, vgg_params: dict, segmenter_params: dict | None = None) -> dict:
+        """Returns the parameters that the training step is given and leaves as they are.
+
+        Args:
+          vgg_params: those of the VGG-19 that `vgg` asks for.
+          segmenter_params: those of `segmenter_run`, if there is one.
+        """
+        return {}
+
+    def inference_params(self, params: dict) -> dict:
+        """Returns the parameters that the trained network is used with, of all that are trained."""
+        return params
+
     def check_classes(self, label_space: LabelSpace) -> None:
         """Raises UserError unless the model has the data's classes."""
         if self.num_classes != label_space.num_classes:
@@ -111,6 +155,7 @@ class Synthesis(Training):
     """What trains a generator of images, which are compared with photographs by VGG-19."""
 
     trains = "cascade"
+    measured_by = "distance"
 
     vgg: VGGConfig = VGGConfig()
     remat: Remat = "none"
@@ -140,13 +185,10 @@ class Synthesis(Training):
         """Height and width of the images, in pixels."""
         return self.generator.size
 
-    def generator_params(self, params: dict) -> dict:
-        """The generator's, of all that are trained."""
-        return params
-
-    def comparison(self) -> Objective:
-        """How images are compared with held-out photographs, whatever the training is for: by average pooling."""
-        return Objective(self.generator, LambdaConfig(), self.optimizer, "average", 1, self.remat)
+    @property
+    def perception(self) -> Perception:
+        """How images are compared with held-out photographs: by average pooling, whatever the loss compares them by."""
+        return Perception("average", self.generator.dtype, self.remat)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -161,9 +203,13 @@ class Regression(Synthesis):
         """At the end of which epoch λ is rescaled; 0 if never."""
         return self.lambdas.rescale_epoch or 0
 
-    def objective(self, steps_per_epoch: int) -> Objective:
-        """The static part of the training step."""
+    def objective(self, steps_per_epoch: int, segmenter: None = None) -> Objective:
+        """Returns the static part of the training step."""
         return Objective(self.generator, self.lambdas, self.optimizer, self.vgg.pooling, steps_per_epoch, self.remat, self.loss)
+
+    def frozen(self, vgg_params: dict, segmenter_params: None = None) -> dict:
+        """Returns VGG-19's parameters: the given ones, or random ones if the loss takes an untrained VGG-19."""
+        return random_vgg19(seed=0) if self.vgg.untrained else vgg_params
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -180,6 +226,11 @@ class Experiment(Regression):
     def generator(self) -> CascadeConfig:
         """What is trained."""
         return self.cascade
+
+    @property
+    def start(self) -> Start | None:
+        """The run that the training starts from; None if it starts from fresh parameters."""
+        return Start(self.init_from, self.init_moments == "kept") if self.init_from else None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -220,13 +271,22 @@ class GANExperiment(Synthesis):
         """What synthesizes."""
         return self.gan
 
-    def generator_params(self, params: dict) -> dict:
-        """The generator's, of both networks'."""
-        return params["generator"]
+    @property
+    def segmenter_run(self) -> str | None:
+        """The run folder of the segmenter that the loss needs; None if it needs none."""
+        return self.segmenter
 
     def objective(self, steps_per_epoch: int, segmenter: SegmenterConfig | None = None) -> GANObjective:
-        """The static part of the training step; `segmenter` is that of the run that is named."""
+        """Returns the static part of the training step; `segmenter` is the config of `segmenter_run`, if there is one."""
         return GANObjective(self.gan, self.loss, self.optimizer, steps_per_epoch, segmenter)
+
+    def frozen(self, vgg_params: dict, segmenter_params: dict | None = None) -> dict:
+        """Returns the segmenter's parameters, under that name, if there is one."""
+        return {} if segmenter_params is None else {"segmenter": segmenter_params}
+
+    def inference_params(self, params: dict) -> dict:
+        """Returns the generator's parameters; the discriminator has no part in synthesis."""
+        return params["generator"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -234,6 +294,9 @@ class SegmenterExperiment(Training):
     """A named experiment: a segmenter, trained on photographs, to judge synthesized images by."""
 
     trains = "segmenter"
+    measured_by = "mIoU"
+    vgg: ClassVar[None] = None
+    generator: ClassVar[None] = None
 
     segmenter: SegmenterConfig
 
@@ -247,31 +310,48 @@ class SegmenterExperiment(Training):
         """Height and width of the photographs, in pixels."""
         return self.segmenter.size
 
-    def objective(self, steps_per_epoch: int) -> SegmenterObjective:
-        """The static part of the training step."""
+    def objective(self, steps_per_epoch: int, segmenter: None = None) -> SegmenterObjective:
+        """Returns the static part of the training step."""
         return SegmenterObjective(self.segmenter, self.optimizer, steps_per_epoch)
 
 
 AnyExperiment = Experiment | BaselineExperiment | GANExperiment | SegmenterExperiment
 
+Kind = TypeVar("Kind", bound=Training)
+
+
+def require_kind(experiment: Training, kind: type[Kind], whose: str) -> Kind:
+    """Returns the experiment, which has to be of a kind; `whose` it is, the message says first.
+
+    Raises:
+      UserError: if it trains something else.
+    """
+    if not isinstance(experiment, kind):
+        raise UserError(f"{whose} trains a {experiment.trains}; here one that trains a {kind.trains} is needed.")
+    return experiment
+
+
 _converter = cattrs.Converter(forbid_extra_keys=True)
+configure_tagged_union(AnyExperiment, _converter, tag_generator=lambda kind: kind.trains, tag_name="kind")
 
 
 def to_json(experiment: Training) -> dict[str, Any]:
-    """An experiment as plain dicts, lists, numbers and strings."""
-    return _converter.unstructure(experiment)
+    """Returns an experiment as plain dicts, lists, numbers and strings; `kind` says which class it is of."""
+    return _converter.unstructure(experiment, unstructure_as=AnyExperiment)
 
 
 def from_json(fields: dict[str, Any]) -> AnyExperiment:
-    """The inverse of `to_json`.
+    """Returns the experiment that `to_json` was given.
 
     Raises:
       UserError: naming each field that is unknown, missing or of a wrong type.
     """
+    if "kind" not in fields:  # stored before there was that key; a GAN may have a segmenter, but no segmenter has a GAN
+        fields = {**fields, "kind": next((kind for kind in ("baseline", "gan", "segmenter") if kind in fields), "cascade")}
     try:
-        kinds = BaselineExperiment, GANExperiment, SegmenterExperiment  # a GAN may have a segmenter, but no segmenter a GAN
-        kind = next((kind for kind in kinds if kind.trains in fields), Experiment)
-        return _converter.structure(fields, kind)
+        return _converter.structure(fields, AnyExperiment)
+    except KeyError as error:
+        raise UserError(f"the stored experiment is of a kind that this version of crn_jax does not know: {error}.") from error
     except cattrs.BaseValidationError as error:
         problems = "; ".join(cattrs.transform_error(error, "experiment", _describe_problem))
         raise UserError(f"the stored experiment does not fit this version of crn_jax: {problems}") from error
@@ -284,6 +364,7 @@ def _describe_problem(error: BaseException, type_: type | None) -> str:
 
 _MAY_CHANGE = (
     "name",
+    "about",
     "epochs",
     "steps",
     "sharding.",

@@ -42,29 +42,39 @@ class LossConfig:
             raise ValueError(f"mean_share must lie between 0 and 1, got {self.mean_share}.")
 
 
+@dataclasses.dataclass(frozen=True)
+class Perception:
+    """How images are compared by VGG-19."""
+
+    pooling: Pooling = "average"
+    """average as the released program, or max as VGG-19 was trained with."""
+    dtype: str = "float32"
+    """The dtype of the convolutions; differences are taken in float32."""
+    remat: Remat = "none"
+    """What the backward pass keeps. But for `none`, the images of a layout are compared one after the other."""
+
+
 def layer_terms(
     vgg_params: dict,
     photograph: jax.Array,
     images: jax.Array,
     masks: jax.Array | None = None,
-    pooling: Pooling = "average",
-    dtype: jnp.dtype = jnp.float32,
-    remat: Remat = "none",
+    perception: Perception = Perception(),
 ) -> jax.Array:
     """Mean absolute difference of every layer in `TAPS`, for each synthesized image and region.
 
     Args:
-      vgg_params: the perception network's parameters.
+      vgg_params: VGG-19's parameters.
       photograph: the reference I, `[B, H, W, 3]`; no gradient flows to it.
       images: g(L), `[B, k, H, W, 3]`.
       masks: each region's share of each pixel, `[B, H, W, P]`, such as the one-hot layout; None: one region, the image.
-      pooling: of the perception network.
-      dtype: of its convolutions; differences are taken in float32.
-      remat: what the backward pass keeps. But for `none`, the images are compared one after the other.
+      perception: how they are compared.
 
     Returns:
       float32 `[B, k, P, 6]`; an image's terms are their sum over the regions.
     """
+    pooling, dtype, remat = perception.pooling, jnp.dtype(perception.dtype), perception.remat
+    photograph = photograph.astype(jnp.promote_types(photograph.dtype, jnp.float32))
     references = [less_mean(vgg_params, jax.lax.stop_gradient(photograph))]
     scaled = [masks]
     for tap in TAPS[1:]:

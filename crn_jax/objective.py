@@ -6,19 +6,18 @@ A batch is `{"layout": uint8 or uint16 [B, H, W] class ids, "photograph": uint8 
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 
 from crn_jax.generator import Generator, init_params, one_hot
 from crn_jax.kernels.remat import Remat
 from crn_jax.lambdas import LambdaConfig, LambdaState, init_lambdas, update_lambdas
-from crn_jax.losses import LossConfig, layer_terms, perceptual_loss
+from crn_jax.losses import LossConfig, Perception, layer_terms, perceptual_loss
 from crn_jax.train import OptimizerConfig, Trainable
 from crn_jax.vgg import Pooling
 
 
 @dataclasses.dataclass(frozen=True)
 class Objective(Trainable):
-    """The static part of a generator's training step (its network is VGG-19)."""
+    """The static part of a generator's training step; its frozen parameters are VGG-19's."""
 
     generator: Generator
     lambdas: LambdaConfig
@@ -33,6 +32,11 @@ class Objective(Trainable):
         """Of the convolutions."""
         return self.generator.dtype
 
+    @property
+    def perception(self) -> Perception:
+        """How the loss compares images."""
+        return Perception(self.pooling, self.dtype, self.remat)
+
     def init_params(self, key: jax.Array) -> dict:
         """The generator's, fresh."""
         return init_params(self.generator, key)
@@ -41,15 +45,13 @@ class Objective(Trainable):
         """λ before the first step."""
         return init_lambdas(self.lambdas)
 
-    def loss_of(
-        self, params: dict, lambdas: LambdaState, vgg_params: dict, batch: dict, step: jax.Array
-    ) -> tuple[jax.Array, dict]:
+    def loss_of(self, params: dict, lambdas: LambdaState, frozen: dict, batch: dict, step: jax.Array) -> tuple[jax.Array, dict]:
         """The loss [] of a batch.
 
         Metrics are means over the batch: the `terms` [6] that the loss weights, `all_terms` `[k, P, 6]` of every image and
         region (see `synthesis_terms`); and the `weights` [6], the λ in force; layers in the order of `TAPS`.
         """
-        all_terms, _ = synthesis_terms(self, params, vgg_params, batch)
+        all_terms, _ = synthesis_terms(self, params, frozen, batch)
         loss, terms = perceptual_loss(all_terms, lambdas.weights, self.loss.mean_share)
         return loss, {"terms": terms, "all_terms": all_terms.mean(0), "weights": lambdas.weights}
 
@@ -66,12 +68,4 @@ def synthesis_terms(objective: Objective, params: dict, vgg_params: dict, batch:
     layout = one_hot(objective.generator, batch["layout"])
     images = objective.generator.network(objective.remat).apply({"params": params}, layout)
     masks = layout if objective.loss.best_per == "class" and objective.generator.num_images > 1 else None
-    return compare(objective, vgg_params, batch["photograph"], images, masks), images
-
-
-def compare(
-    objective: Objective, vgg_params: dict, photograph: jax.Array, images: jax.Array, masks: jax.Array | None = None
-) -> jax.Array:
-    """`losses.layer_terms` of a uint8 photograph, as the objective says."""
-    dtype = jnp.dtype(objective.generator.dtype)
-    return layer_terms(vgg_params, photograph.astype(jnp.float32), images, masks, objective.pooling, dtype, objective.remat)
+    return layer_terms(vgg_params, batch["photograph"], images, masks, objective.perception), images

@@ -12,7 +12,7 @@ from crn_jax.checkpoint import Checkpoints
 from crn_jax.data.geometry import view
 from crn_jax.data.labels.label_space import LabelSpace
 from crn_jax.errors import UserError
-from crn_jax.experiment import AnyExperiment, Synthesis, Training, from_json, to_json
+from crn_jax.experiment import AnyExperiment, Synthesis, Training, from_json, require_kind, to_json
 from crn_jax.train import abstract_state
 
 
@@ -103,8 +103,7 @@ def load_run(
       UserError: if the folder, the checkpoint or what is in it does not fit.
     """
     experiment, label_space, description = read_description(folder)
-    if not isinstance(experiment, kind):
-        raise UserError(f"{folder} is the run of a {experiment.trains}; here a {kind.trains}'s is needed.")
+    require_kind(experiment, kind, f"The run {folder}")
     if not (Path(folder) / "checkpoints").is_dir():  # Orbax would make it
         raise _no_checkpoint(folder, checkpoint, [])
     checkpoints = Checkpoints(Path(folder) / "checkpoints")
@@ -118,8 +117,7 @@ def load_run(
         if moments:
             state = checkpoints.load_fields(step, abstract, "params", "opt_state")
             return Run(experiment, label_space, state.params, step, description["vgg19"], state.opt_state)
-        params = checkpoints.load_params(step, abstract)
-        params = experiment.generator_params(params) if isinstance(experiment, Synthesis) else params
+        params = experiment.inference_params(checkpoints.load_params(step, abstract))
         return Run(experiment, label_space, params, step, description["vgg19"])
     finally:
         checkpoints.close()

@@ -1,4 +1,4 @@
-"""The training step: a pure function of (state, network, batch), jitted, its state donated.
+"""The training step: a pure function of (state, frozen parameters, batch), jitted, its state donated.
 
 A batch is `{"layout": uint8 or uint16 [B, H, W] class ids, "photograph": uint8 [B, H, W, 3]}`. What is trained on it, and for
 what, a `Trainable` says: the cascade (objective.py) or a segmenter (segmenter.py).
@@ -103,9 +103,9 @@ class Trainable(Protocol):
         return None
 
     def loss_of(
-        self, params: dict, lambdas: LambdaState | None, network: dict, batch: dict, step: jax.Array
+        self, params: dict, lambdas: LambdaState | None, frozen: dict, batch: dict, step: jax.Array
     ) -> tuple[jax.Array, dict]:
-        """The loss [] of a batch, and a dict of metrics; `network` are parameters that stay as they are, and `step` (counted
+        """The loss [] of a batch, and a dict of metrics; `frozen` are parameters that stay as they are, and `step` (counted
         from 0) is what anything random follows from."""
 
     def update_lambdas(self, lambdas: LambdaState | None, metrics: dict, step: jax.Array) -> LambdaState | None:
@@ -151,7 +151,7 @@ def init_state(objective: Trainable, seed: int | jax.Array, abstract: TrainState
 def make_train_step(
     objective: Trainable, abstract: TrainState | None = None
 ) -> Callable[[TrainState, dict, dict], tuple[TrainState, dict]]:
-    """Makes `step(state, network, batch) -> (state, metrics)`, jitted; the state passed in is used up.
+    """Makes `step(state, frozen, batch) -> (state, metrics)`, jitted; the state passed in is used up.
 
     On a mesh, give `abstract` from `abstract_state`, so that the state stays where it was, and call the step within
     `jax.set_mesh(mesh)`, with a batch from `sharding.put_batch`. On CPUs the step sets compiler options, which JAX takes
@@ -162,13 +162,13 @@ def make_train_step(
     optimizer = objective.optimizer
     shared = any(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(abstract and abstract.params))
 
-    def step(state: TrainState, network: dict, batch: dict) -> tuple[TrainState, dict]:
+    def step(state: TrainState, frozen: dict, batch: dict) -> tuple[TrainState, dict]:
         trained = {part: state.params[part] for part in state.opt_state}
 
         def loss_of(trained: dict) -> tuple[jax.Array, dict]:
             params = {**state.params, **trained}
             params = gathered(params, objective.dtype) if shared else params
-            return objective.loss_of(params, state.lambdas, network, batch, state.step)
+            return objective.loss_of(params, state.lambdas, frozen, batch, state.step)
 
         (loss, metrics), gradient = jax.value_and_grad(loss_of, has_aux=True)(trained)
         rate = optimizer.rate(state.step, objective.steps_per_epoch)

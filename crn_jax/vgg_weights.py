@@ -32,7 +32,7 @@ _TORCHVISION_STD = np.array([0.229, 0.224, 0.225], np.float32)
 
 @dataclasses.dataclass(frozen=True)
 class VGGConfig:
-    """The perception network of the loss."""
+    """The VGG-19 that images are compared by."""
 
     weights: str | None = None
     """File of ImageNet weights (.h5, .mat, .safetensors). Default: $CRN_JAX_VGG19, else the cache, else a download."""
@@ -44,13 +44,17 @@ class VGGConfig:
     """Train with seeded random weights, an ablation; held-out distances stay those of the ImageNet weights."""
 
 
-def perception_network(config: VGGConfig, progressbar: bool = True) -> tuple[dict, dict[str, str]]:
-    """The parameters of Φ, and where they come from: `{"weights": "file", "file": ..., "sha256": ...}` or, if there are
-    none and the config allows it, `{"weights": "random", "because": ...}`.
+def obtain_vgg19(config: VGGConfig | None, progressbar: bool = True) -> tuple[dict, dict[str, str]]:
+    """Returns the parameters of Φ, and where they come from: `{"weights": "file", "file": ..., "sha256": ...}`.
+
+    If there are none and the config allows it, they are random: `{"weights": "random", "because": ...}`. For a training that
+    compares no images, whose config is None, there are none: `{"weights": "none"}`.
 
     Raises:
       UserError: if there are no ImageNet weights and the config does not allow random ones.
     """
+    if config is None:
+        return {}, {"weights": "none"}
     try:
         path = find_vgg19(config.weights) or download_vgg19(progressbar=progressbar)
     except UserError as error:

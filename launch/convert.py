@@ -113,10 +113,11 @@ def from_authors(asked: Authors) -> None:
 
 def released_experiment(config: CascadeConfig, source: str) -> Experiment:
     """What a released cascade was trained for; its step is not in the file."""
-    height, _ = config.size
+    height, width = config.size
     weights = "gta_256p" if source == "gta5" else "cityscapes_256p" if height <= 256 else "cityscapes_512p"
     return Experiment(
         name=f"released_{source}_{height}p",
+        about=f"The cascade for {source} at {height}x{width} that the authors released.",
         data=DataConfig(source),
         cascade=config,
         lambdas=LambdaConfig(initial=RELEASED_WEIGHTS[weights], rescale_epoch=None),

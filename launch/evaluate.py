@@ -27,7 +27,7 @@ from crn_jax.run import Run
 from crn_jax.scores.inception import PUBLISHED_SHA256, load_inception
 from crn_jax.scores.lpips import load_lpips, network_name
 from crn_jax.synthesize import synthesize
-from crn_jax.vgg_weights import perception_network
+from crn_jax.vgg_weights import obtain_vgg19
 from launch.common.output import staged, write_json
 from launch.common.terminal import command, console
 from launch.evaluation.comparison import Subject, open_subject
@@ -101,7 +101,7 @@ def main(arguments: list[str] | None = None) -> None:
 def evaluate(asked: Arguments, subject: Subject, command_line: str) -> None:
     """Scores every contender, and writes the results at the end, all or nothing."""
     vgg = dataclasses.replace(subject.experiment.vgg, weights=asked.vgg or subject.experiment.vgg.weights)
-    vgg_params, vgg19 = perception_network(vgg)
+    vgg_params, vgg19 = obtain_vgg19(vgg)
     vgg_params = jax.device_put(vgg_params)
     contenders = contenders_of(subject, vgg_params)
     judges, notes = judges_of(asked, subject, contenders, vgg_params, vgg19)

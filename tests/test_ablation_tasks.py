@@ -47,7 +47,7 @@ def test_every_variant_can_be_trained_and_compared_with_the_first(suite):
     assert len(set(experiments)) == len(experiments)  # none is there twice
     assert len({slug(variant.name) for variant in ablation.variants}) == len(experiments)
     if ablation.segmenter:
-        _, segmenter = EXPERIMENTS[ablation.segmenter]
+        segmenter = EXPERIMENTS[ablation.segmenter]
         assert isinstance(segmenter, SegmenterExperiment) and (segmenter.size, segmenter.data.source) == (
             first.size,
             first.data.source,

@@ -226,13 +226,13 @@ def parameters(config) -> int:
 @pytest.mark.parametrize("name", ["camvid", "cityscapes"])
 def test_parameters_by_hand(name, k):
     """Kernels; a scale and a bias per map of each norm, two convolutions a block; and the projection to k colours."""
-    network = dataclasses.replace(EXPERIMENTS[f"{name}_encoder_decoder"][1].baseline, num_images=k)
+    network = dataclasses.replace(EXPERIMENTS[f"{name}_encoder_decoder"].baseline, num_images=k)
     c, widths = {"camvid": 12, "cityscapes": 20}[name], network.widths
     blocks = [(c, widths[0]), *zip(widths, widths[1:]), *((deep + maps, maps) for maps, deep in zip(widths, widths[1:]))]
     expected = sum(9 * before * maps + 9 * maps * maps + 4 * maps for before, maps in blocks)
     assert parameters(network) == expected + (widths[0] + 1) * 3 * k
 
-    network = dataclasses.replace(EXPERIMENTS[f"{name}_full_resolution"][1].baseline, num_images=k)
+    network = dataclasses.replace(EXPERIMENTS[f"{name}_full_resolution"].baseline, num_images=k)
     maps = {"camvid": 64, "cityscapes": 256}[name]
     assert parameters(network) == 9 * (c * maps + 9 * maps * maps) + 10 * 2 * maps + (maps + 1) * 3 * k
 

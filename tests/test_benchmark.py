@@ -93,7 +93,7 @@ def test_every_combination_is_measured():
     cases = benchmark.cases_of(benchmark.Arguments(names, ("float32", "bfloat16"), ("none", "full"), (1, 9), (1, 4, 8)))
     assert len({str(case) for case in cases}) == 48 and {case.cascade.size for case in cases} == {(64, 128), (1024, 2048)}
     on_one = {"sharding": ShardingConfig((1, 1))}
-    assert benchmark.cases_of(benchmark.Arguments(names)) == [replace(EXPERIMENTS[n][1], **on_one) for n in names]
+    assert benchmark.cases_of(benchmark.Arguments(names)) == [replace(EXPERIMENTS[n], **on_one) for n in names]
 
 
 def test_a_case_that_failed_hides_no_other(capsys):

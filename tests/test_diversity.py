@@ -13,6 +13,7 @@ from crn_jax.diversity import assemble, pairwise_terms
 from crn_jax.errors import UserError
 from crn_jax.evaluation import DISTANCE_WEIGHTS, Collection, make_eval_step
 from crn_jax.lambdas import LambdaConfig
+from crn_jax.losses import Perception
 from crn_jax.objective import Objective
 from crn_jax.train import OptimizerConfig, init_state
 from crn_jax.vgg import TAPS
@@ -39,7 +40,7 @@ def test_distances_within_a_collection():
     params = vgg_weights.random_vgg19(2)
     images = np.random.default_rng(0).uniform(0, 255, (2, 3, 16, 16, 3))
     images[1] = images[1, :1]  # has collapsed
-    got = np.asarray(jax.jit(pairwise_terms)(params, images.astype(np.float32)))
+    got = np.asarray(jax.jit(pairwise_terms, static_argnums=2)(params, images.astype(np.float32), Perception()))
     features = reference.vgg19(params, images[0])
     pairs = [(0, 1), (0, 2), (1, 2)]
     expected = [np.mean([np.abs(features[tap][u] - features[tap][v]).mean() for u, v in pairs]) for tap in TAPS]
@@ -58,7 +59,7 @@ def test_an_evaluation_fits_together():
     }
     params, vgg = init_state(objective, 0).params, vgg_weights.random_vgg19(0)
     params["to_rgb"]["bias"] += np.repeat(np.array([[0, 0.2, 0.4]], np.float32), 3, 0).reshape(-1)
-    terms, images, collection = make_eval_step(objective)(params, vgg, batch)
+    terms, images, collection = make_eval_step(config, objective.perception)(params, vgg, batch)
     assert collection.present.tolist() == [[True, True, True, False]] * 2
     by_class = np.asarray(collection.class_terms) @ DISTANCE_WEIGHTS
     np.testing.assert_array_equal(collection.choice, by_class.argmin(1))

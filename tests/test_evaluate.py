@@ -1,6 +1,5 @@
 """The command launch.evaluate, from run folders to its files; the scores' definitions are tested in files of their own."""
 
-import dataclasses
 import functools
 import json
 import shutil
@@ -11,13 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from configs import demo
 from crn_jax.cascade import CascadeConfig
 from crn_jax.data.labels.label_space import CITYSCAPES
 from crn_jax.data.sources import DataConfig, open_source
 from crn_jax.errors import UserError
 from crn_jax.evaluation import DISTANCE_WEIGHTS
 from crn_jax.generator import count_parameters
+from crn_jax.losses import Perception
 from crn_jax.run import load_run
 from crn_jax.scores.metrics import confusion, psnr, segmentation_scores
 from crn_jax.synthesize import synthesize
@@ -75,9 +74,10 @@ def test_judges_compute_in_float32_on_every_device(monkeypatch):
 
 
 def test_collections_are_compared_in_float32_whatever_they_are_made_in():
-    half = dataclasses.replace(demo.comparison(), generator=CascadeConfig(20, (4, 4, 4), num_images=2, dtype="bfloat16"))
+    cascade, half = CascadeConfig(20, (4, 4, 4), num_images=2, dtype="bfloat16"), Perception(dtype="bfloat16")
     batch = {"layout": np.zeros((1, 16, 32), np.uint8), "photograph": np.zeros((1, 16, 32, 3), np.uint8)}
-    traced = jax.jit(functools.partial(compared, half)).trace(abstract_vgg19(), batch, np.zeros((1, 2, 16, 32, 3), np.uint8))
+    images = np.zeros((1, 2, 16, 32, 3), np.uint8)
+    traced = jax.jit(functools.partial(compared, cascade, half)).trace(abstract_vgg19(), batch, images)
     text = traced.lower(lowering_platforms=("cuda",)).as_text()
     convolutions = [line for line in text.splitlines() if "stablehlo.convolution" in line]
     assert len(convolutions) > 14 and all(line.count("HIGHEST") == 2 for line in convolutions) and "bf16" not in text

@@ -9,16 +9,69 @@ from configs import EXPERIMENTS, camvid_96x128, cityscapes_256p, cityscapes_1024
 from crn_jax.cascade import PAPER_WIDTHS
 from crn_jax.data.sources import label_space_of
 from crn_jax.errors import UserError
-from crn_jax.experiment import RunConfig, differences, from_json, to_json
+from crn_jax.experiment import RunConfig, Start, differences, from_json, to_json
+from crn_jax.losses import Perception
 from crn_jax.vgg_weights import VGGConfig, random_vgg19
-from launch.train import objective_of
+from launch.training.frozen import objective_and_frozen
+from launch.training.loop import VALIDATORS
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_json_round_trip(name):
-    experiment = EXPERIMENTS[name][1]
+    experiment = EXPERIMENTS[name]
     assert experiment.name == name
-    assert from_json(json.loads(json.dumps(to_json(experiment)))) == experiment
+    stored = from_json(json.loads(json.dumps(to_json(experiment))))
+    assert stored == experiment and type(stored) is type(experiment)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_runs_stored_before_json_named_the_kind(name):
+    """Nor had they a description."""
+    experiment = EXPERIMENTS[name]
+    fields = json.loads(json.dumps(to_json(experiment)))
+    assert fields.pop("kind") == experiment.trains and fields.pop("about") == experiment.about
+    stored = from_json(fields)
+    assert stored == dataclasses.replace(experiment, about="") and type(stored) is type(experiment)
+    assert "kind" not in fields  # the caller's dict is left alone
+    assert differences(stored, experiment) == []
+
+
+def test_a_kind_that_is_not_known_is_named():
+    with pytest.raises(UserError, match="of a kind that this version of crn_jax does not know: 'video'"):
+        from_json(to_json(demo) | {"kind": "video"})
+
+
+def test_a_run_of_another_kind_differs():
+    asked = dataclasses.replace(EXPERIMENTS["camvid_encoder_decoder"], name=camvid_96x128.name)
+    assert "kind: cascade, now baseline" in differences(camvid_96x128, asked)
+
+
+def test_every_experiment_has_a_description_of_its_own():
+    descriptions = [experiment.about for experiment in EXPERIMENTS.values()]
+    assert len(set(descriptions)) == len(EXPERIMENTS)
+    for about in descriptions:
+        assert len(about.split()) > 5 and about.endswith(".") and "\n" not in about
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_what_a_kind_needs(name):
+    experiment = EXPERIMENTS[name]
+    assert (experiment.generator is None) == (experiment.vgg is None) == (experiment.trains == "segmenter")
+    assert (experiment.segmenter_run is not None) == name.endswith("gan_segmentation")
+    assert experiment.measured_by in VALIDATORS and experiment.start is None
+    vgg, segmenter = {"conv1_1": 1}, {"level_0": 2}
+    frozen = experiment.frozen(vgg, segmenter if experiment.segmenter_run else None)
+    assert frozen == {"cascade": vgg, "baseline": vgg, "segmenter": {}}.get(
+        experiment.trains, {"segmenter": segmenter} if experiment.segmenter_run else {}
+    )
+    both = {"generator": 1, "discriminator": 2}
+    assert experiment.inference_params(both) == (1 if experiment.trains == "gan" else both)
+
+
+def test_where_a_training_starts():
+    from_run = dataclasses.replace(demo, init_from="runs/a")
+    assert from_run.start == Start("runs/a", keeps_moments=False)
+    assert dataclasses.replace(from_run, init_moments="kept").start == Start("runs/a", keeps_moments=True)
 
 
 def test_stored_experiments_that_do_not_fit_name_the_field():
@@ -61,6 +114,7 @@ def test_what_may_change_between_restarts():
         data=dataclasses.replace(camvid_96x128.data, root="/data", threads=7),
     )
     assert differences(camvid_96x128, moved) == []
+    assert differences(camvid_96x128, dataclasses.replace(camvid_96x128, about="Another description.")) == []
     assert differences(camvid_96x128, dataclasses.replace(camvid_96x128, batch_size=2)) == ["batch_size: 1, now 2"]
 
 
@@ -79,15 +133,16 @@ def test_contradictions_are_refused(change, message):
 
 def test_images_are_compared_alike_whatever_they_are_trained_by():
     by_max = dataclasses.replace(demo, vgg=VGGConfig(pooling="max", allow_random=True))
-    assert by_max.objective(1).pooling == "max" and by_max.comparison() == demo.comparison()
+    assert by_max.objective(1).perception == Perception("max")
+    assert by_max.perception == demo.perception == demo.objective(1).perception == Perception("average")
 
 
 def test_an_untrained_vgg_is_trained_with_but_does_not_judge():
     judge = {"the": "judge"}
     untrained = dataclasses.replace(demo, vgg=VGGConfig(untrained=True))
-    _, network = objective_of(untrained, 1, judge)
-    jax.tree.map(np.testing.assert_array_equal, network, random_vgg19(seed=0))
-    assert objective_of(demo, 1, judge)[1] is judge
+    _, frozen = objective_and_frozen(untrained, 1, judge)
+    jax.tree.map(np.testing.assert_array_equal, frozen, random_vgg19(seed=0))
+    assert objective_and_frozen(demo, 1, judge)[1] is judge
 
 
 def test_steps_in_place_of_epochs():

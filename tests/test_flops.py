@@ -100,7 +100,7 @@ def test_of_the_best_image_of_each_class_the_shares_count_and_what_is_computed_a
 )
 def test_figures_that_the_documents_give(name, forward, step):
     """docs/performance.md: TFLOP."""
-    experiment = EXPERIMENTS[name][1]
+    experiment = EXPERIMENTS[name]
     cascade = experiment.cascade
     counts = forward_flops(cascade), step_flops(experiment.objective(1))
     layers = cascade_layers(cascade)
@@ -326,12 +326,12 @@ def test_the_patch_discriminator_as_published():
 @pytest.mark.parametrize("name", ["camvid_full_resolution", "camvid_pix2pix"])
 def test_the_step_agrees_with_the_compilers_count(name):
     """Before it optimizes. The compiler leaves out the padding, 3% to 8% at this size, and adds what is no convolution."""
-    experiment = EXPERIMENTS[name][1]
+    experiment = EXPERIMENTS[name]
     objective, size = experiment.objective(1), experiment.size
     batch = {"layout": shape(1, *size, dtype="uint8"), "photograph": shape(1, *size, 3, dtype="uint8")}
     vgg = {key: {"kernel": shape(3, 3, *maps), "bias": shape(maps[1])} for key, maps in LAYERS.items()} | {"mean": shape(3)}
-    network = vgg if isinstance(objective, Objective) else {}
-    traced = make_train_step(objective).trace(abstract_state(objective), network, batch)
+    frozen = vgg if isinstance(objective, Objective) else {}
+    traced = make_train_step(objective).trace(abstract_state(objective), frozen, batch)
     counted = traced.lower(lowering_platforms=("tpu",)).cost_analysis()["flops"]
     assert 1.03 < step_flops(objective) / counted < 1.09
 

@@ -37,7 +37,7 @@ def problem() -> tuple[dict, dict, dict]:
     return init_state(OBJECTIVE, 0).params, {"segmenter": segmenter}, batch
 
 
-def parts(generator, discriminator, network, batch, step):
+def parts(generator, discriminator, frozen, batch, step):
     """Both networks' losses, as pix2pix defines them, written one after the other."""
     layout = np.eye(CLASSES, dtype=np.float32)[batch["layout"]]
     photograph = batch["photograph"].astype(np.float32)
@@ -47,7 +47,7 @@ def parts(generator, discriminator, network, batch, step):
     def logits(image):
         return GAN.discriminator().apply({"params": discriminator}, layout, image)
 
-    scores = SEGMENTER.network().apply({"params": network["segmenter"]}, scaled(image))
+    scores = SEGMENTER.network().apply({"params": frozen["segmenter"]}, scaled(image))
     log = jax.nn.log_softmax(scores)
     known = batch["layout"] < CLASSES - 1
     right = jax.numpy.take_along_axis(log, np.where(known, batch["layout"], 0)[..., None].astype(int), -1)[..., 0]
@@ -58,14 +58,14 @@ def parts(generator, discriminator, network, batch, step):
 
 
 def test_each_gradient_is_that_of_its_own_networks_loss(problem):
-    params, network, batch = problem
+    params, frozen, batch = problem
     differentiated = jax.jit(jax.value_and_grad(OBJECTIVE.loss_of, has_aux=True), static_argnums=1)
-    (loss, metrics), gradient = differentiated(params, None, network, batch, 2)
+    (loss, metrics), gradient = differentiated(params, None, frozen, batch, 2)
     total = 0
     for which, name in enumerate(("generator", "discriminator")):
 
         def alone(generator, discriminator, which=which):
-            return parts(generator, discriminator, network, batch, 2)[which]
+            return parts(generator, discriminator, frozen, batch, 2)[which]
 
         value, expected = jax.jit(jax.value_and_grad(alone, which))(params["generator"], params["discriminator"])
         total += value
@@ -76,9 +76,9 @@ def test_each_gradient_is_that_of_its_own_networks_loss(problem):
 
 
 def test_noise_follows_from_the_step_and_synthesis_has_always_the_same(problem):
-    params, network, batch = problem
+    params, frozen, batch = problem
     loss = jax.jit(OBJECTIVE.loss_of, static_argnums=1)
-    losses = [float(loss(params, None, network, batch, step)[0]) for step in (0, 0, 1)]
+    losses = [float(loss(params, None, frozen, batch, step)[0]) for step in (0, 0, 1)]
     assert losses[0] == losses[1] != losses[2]
     a, b = (np.asarray(synthesize(GAN, params["generator"], batch["layout"])) for _ in range(2))
     assert a.shape == (1, 1, *SIZE, 3)
@@ -86,9 +86,9 @@ def test_noise_follows_from_the_step_and_synthesis_has_always_the_same(problem):
 
 
 def test_a_step_moves_both_networks(problem):
-    params, network, batch = problem
+    params, frozen, batch = problem
     state = init_state(OBJECTIVE, 0)
-    state, metrics = make_train_step(OBJECTIVE)(state, network, batch)
+    state, metrics = make_train_step(OBJECTIVE)(state, frozen, batch)
     for name in ("generator", "discriminator"):
         moved = [np.abs(np.asarray(a) - b).max() for a, b in zip(*map(jax.tree.leaves, (state.params[name], params[name])))]
         assert max(moved) == pytest.approx(1e-3, rel=0.01)  # Adam's first step

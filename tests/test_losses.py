@@ -8,7 +8,7 @@ import pytest
 from hypothesis.extra.numpy import arrays
 
 from crn_jax import vgg_weights
-from crn_jax.losses import RELEASED_WEIGHTS, LossConfig, layer_terms, perceptual_loss
+from crn_jax.losses import RELEASED_WEIGHTS, LossConfig, Perception, layer_terms, perceptual_loss
 from crn_jax.vgg import TAPS
 from tests.support import reference
 
@@ -37,7 +37,7 @@ def test_terms_by_class_and_their_gradient_whatever_is_kept():
 
     def terms_and_gradient(remat):
         def function(images):
-            return layer_terms(params, arguments[0], images, arguments[2], remat=remat)
+            return layer_terms(params, arguments[0], images, arguments[2], Perception(remat=remat))
 
         def both(images):
             terms, pull = jax.vjp(function, images)

@@ -138,11 +138,11 @@ def test_a_segmenter_is_resumed_and_is_no_cascade(tiny_segmenter, trained, tmp_p
     with console.capture() as capture:
         train.main([*tiny_segmenter[0], "--run.folder", str(tmp_path / "copy"), "--epochs", "41"])
     assert "Resuming" in capture.get() and "Trained to step 123" in capture.get()
-    with pytest.raises(UserError, match="is the run of a segmenter; here a cascade's is needed"):
+    with pytest.raises(UserError, match="trains a segmenter; here one that trains a cascade is needed"):
         load_run(trained)
     with console.capture() as capture, pytest.raises(SystemExit):
         synthesize.main([str(trained), str(tmp_path)])
-    assert "run of a segmenter" in capture.get()
+    assert "trains a segmenter" in capture.get()
     with console.capture() as capture, pytest.raises(SystemExit):
         train.main(["segmenter_camvid", "--dry_run"])
-    assert "--dry_run is for experiments that train a cascade" in capture.get()
+    assert "--dry_run: 'segmenter_camvid' trains a segmenter; here one that trains a cascade is needed" in capture.get()

@@ -164,7 +164,7 @@ def test_only_rows_are_exchanged():
     """What the compiler makes of a step at 256x512 with the height split over four devices."""
     narrow = CascadeConfig(20, tuple(width // 16 for width in PAPER_WIDTHS[:7]))
     experiment = dataclasses.replace(
-        EXPERIMENTS["cityscapes_256p"][1], cascade=narrow, sharding=ShardingConfig((1, 4), shard_state=False)
+        EXPERIMENTS["cityscapes_256p"], cascade=narrow, sharding=ShardingConfig((1, 4), shard_state=False)
     )
     lowered = lower_step(experiment, make_mesh(experiment.sharding, 1, 256))
     found = collectives(lowered.compile({"xla_backend_optimization_level": 0}).as_text())
@@ -185,7 +185,7 @@ def test_only_rows_are_exchanged():
 
 def test_memory_falls_with_the_mesh(xlas_convolution):
     """The whole step at 1024x2048, all nine modules at full width, by the compiler's analysis; nothing is allocated."""
-    experiment = dataclasses.replace(EXPERIMENTS["cityscapes_1024p"][1], remat="none")  # is compiled soonest
+    experiment = dataclasses.replace(EXPERIMENTS["cityscapes_1024p"], remat="none")  # is compiled soonest
     sizes = []
     for shape in [(1, 1), (1, 4)]:
         mesh = make_mesh(ShardingConfig(shape), 1, 1024)
@@ -234,7 +234,7 @@ def test_images_of_heights_that_do_not_divide_on_the_way_down(imagenet_vgg19):
         mesh = make_mesh(ShardingConfig(shape), 2, 48)
         with jax.set_mesh(mesh):
             arguments = put(mesh, params), put(mesh, imagenet_vgg19), put_batch(mesh, 2, batch)
-            evaluate = make_eval_step(objective, abstract_state(objective, mesh))
+            evaluate = make_eval_step(config, objective.perception, abstract_state(objective, mesh))
             evaluations.append(jax.tree.map(np.asarray, evaluate(*arguments)))
     one, several = (e.collection for e in evaluations)
     np.testing.assert_allclose(evaluations[0].terms, evaluations[1].terms, rtol=1e-5)

@@ -57,7 +57,7 @@ def test_a_step_lowers_the_loss_and_counts(four_steps):
 
 def test_the_loss_is_that_of_the_best_images(four_steps, problem):
     states, history, _ = four_steps
-    terms, images, _ = make_eval_step(objective())(states[0].params, *problem)
+    terms, images, _ = make_eval_step(CASCADE, objective().perception)(states[0].params, *problem)
     assert images.shape == (2, 2, *CASCADE.size, 3)
     totals = np.asarray(terms).sum(-1)
     assert history[0]["loss"] == pytest.approx(totals.min(1).mean(), rel=1e-5)

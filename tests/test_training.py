@@ -258,7 +258,7 @@ def test_lambda_is_rescaled_and_contributions_are_equal_when_measured_again(tiny
 
     experiment, *_ = read_description(tmp_path)
     source = open_source(experiment.data, "train", experiment.cascade.size)
-    evaluate, vgg = make_eval_step(experiment.objective(6)), vgg_weights.load_vgg19(experiment.vgg.weights)
+    evaluate, vgg = make_eval_step(experiment.generator, experiment.perception), vgg_weights.load_vgg19(experiment.vgg.weights)
     terms = [evaluate(state.params, vgg, batch)[0][0, 0] for batch in validation_batches(source, 1, range(6))]
     contributions = np.mean(terms, 0) * after
     assert len(terms) == 6 and contributions.max() / contributions.min() < 1.01

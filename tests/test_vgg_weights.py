@@ -163,12 +163,12 @@ def test_only_an_experiment_that_allows_it_goes_on_with_random_weights(monkeypat
 
     monkeypatch.setattr(vgg_weights, "download_vgg19", offline)
     with pytest.raises(UserError, match="no network"):
-        vgg_weights.perception_network(vgg_weights.VGGConfig())
-    params, source = vgg_weights.perception_network(vgg_weights.VGGConfig(allow_random=True))
+        vgg_weights.obtain_vgg19(vgg_weights.VGGConfig())
+    params, source = vgg_weights.obtain_vgg19(vgg_weights.VGGConfig(allow_random=True))
     assert source == {"weights": "random", "because": "no network"} and params["conv5_2"]["kernel"].shape == (3, 3, 512, 512)
 
 
 def test_where_the_weights_come_from_is_recorded(keras_file):
-    _, source = vgg_weights.perception_network(vgg_weights.VGGConfig(weights=str(keras_file)))
+    _, source = vgg_weights.obtain_vgg19(vgg_weights.VGGConfig(weights=str(keras_file)))
     digest = hashlib.sha256(keras_file.read_bytes()).hexdigest()
     assert source == {"weights": "file", "file": keras_file.name, "sha256": digest}

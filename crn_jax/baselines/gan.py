@@ -83,7 +83,7 @@ class GANLossConfig:
 
 @dataclasses.dataclass(frozen=True)
 class GANObjective(Trainable):
-    """The static part of a GAN's training step (its network holds the `segmenter`, if there is one).
+    """The static part of a GAN's training step; its frozen parameters are the `segmenter`'s, under that name, if there is one.
 
     Parameters are `{"generator": ..., "discriminator": ...}`.
     """
@@ -106,7 +106,7 @@ class GANObjective(Trainable):
         discriminator = jax.jit(self.gan.discriminator().init)(other, layout, layout[..., :3])["params"]
         return {"generator": init_params(self.gan, one), "discriminator": discriminator}
 
-    def loss_of(self, params: dict, lambdas: None, network: dict, batch: dict, step: jax.Array) -> tuple[jax.Array, dict]:
+    def loss_of(self, params: dict, lambdas: None, frozen: dict, batch: dict, step: jax.Array) -> tuple[jax.Array, dict]:
         """The sum [] of both networks' losses. Metrics: `deceived` (the generator's cross-entropy), `l1`, `segmentation` and
         `discriminator` (its cross-entropy, real and synthesized images by half)."""
         layout = jax.nn.one_hot(batch["layout"].astype(jnp.int32), self.gan.num_classes)
@@ -124,7 +124,7 @@ class GANObjective(Trainable):
             "segmentation": jnp.zeros(()),
         }
         if self.segmenter is not None:
-            scores = self.segmenter.network().apply({"params": network["segmenter"]}, scaled(images))
+            scores = self.segmenter.network().apply({"params": frozen["segmenter"]}, scaled(images))
             metrics["segmentation"] = cross_entropy(scores, batch["layout"].astype(jnp.int32))
         real, false = judged(params["discriminator"], photograph), judged(params["discriminator"], constant(images))
         metrics["discriminator"] = (_binary(real, 1) + _binary(false, 0)) / 2

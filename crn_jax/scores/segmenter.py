@@ -60,7 +60,7 @@ class SegmenterObjective(Trainable):
         scale = 2 ** (len(self.segmenter.widths) - 1)
         return jax.jit(self.segmenter.network().init)(key, jnp.zeros((1, scale, scale, 3)))["params"]
 
-    def loss_of(self, params: dict, lambdas: None, network: dict, batch: dict, step: jax.Array) -> tuple[jax.Array, dict]:
+    def loss_of(self, params: dict, lambdas: None, frozen: dict, batch: dict, step: jax.Array) -> tuple[jax.Array, dict]:
         """The loss [] of a batch; the metric is the `accuracy` [], the share of pixels that are right."""
         layout = batch["layout"].astype(jnp.int32)
         scores = self.segmenter.network().apply({"params": params}, scaled(batch["photograph"]))

@@ -18,7 +18,7 @@ import numpy as np
 from crn_jax.ablation import Variant
 from crn_jax.data.pipeline import spread
 from crn_jax.data.sources import open_photograph, open_source
-from crn_jax.experiment import GANExperiment, differences
+from crn_jax.experiment import differences
 from crn_jax.run import read_description
 from crn_jax.scores.metrics import bootstrap
 from launch.ablation.tasks import Task, shown
@@ -215,10 +215,9 @@ def figures(group: Sequence[Entry], evaluations: dict[Path, dict[str, Any] | Non
 @functools.cache
 def operations(task: Task) -> dict[str, float]:
     """Floating-point operations of synthesizing from one layout, and of a training step."""
-    experiment, segmenter = task.experiment, ()
-    if isinstance(experiment, GANExperiment) and experiment.segmenter is not None:
-        segmenter = (read_description(experiment.segmenter)[0].segmenter,)
-    step = step_flops(experiment.objective(1, *segmenter), experiment.batch_size)
+    experiment = task.experiment
+    segmenter = read_description(experiment.segmenter_run)[0].segmenter if experiment.segmenter_run else None
+    step = step_flops(experiment.objective(1, segmenter), experiment.batch_size)
     return {"synthesis_flop": forward_flops(experiment.generator), "step_flop": step}
 
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from crn_jax.errors import UserError
-from crn_jax.experiment import AnyExperiment, GANExperiment, differences
+from crn_jax.experiment import AnyExperiment, differences
 from crn_jax.run import read_description
 from launch.common.command_line import parse
 from launch.common.output import write_json
@@ -162,8 +162,7 @@ def shown(command: list[str]) -> str:
 
 def trains_with_segmenter(arguments: tuple[str, ...]) -> bool:
     """Whether arguments of launch.train are those of a training that needs one."""
-    experiment = parse(list(arguments)).experiment
-    return isinstance(experiment, GANExperiment) and experiment.segmenter is not None
+    return parse(list(arguments)).experiment.segmenter_run is not None
 
 
 def with_segmenter(arguments: tuple[str, ...], segmenter: Path | None) -> tuple[str, ...]:

@@ -3,20 +3,18 @@
 import dataclasses
 import shlex
 import threading
-from typing import Annotated, Generic, TypeVar
+from typing import Annotated, Generic
 
 import rich.table
 import tyro
 
 from configs import EXPERIMENTS, RECIPES
 from crn_jax.errors import UserError, did_you_mean
-from crn_jax.experiment import AnyExperiment, Experiment, Training
+from crn_jax.experiment import AnyExperiment, Experiment, Kind, require_kind
 from crn_jax.growth import grow
 from crn_jax.train import abstract_state
 from launch.common.processes import Processes
 from launch.common.terminal import console
-
-Kind = TypeVar("Kind", bound=Training)
 
 _PARSING = threading.Lock()  # tyro empties its caches when it has parsed, whoever parses beside it: launch.ablate's workers do
 
@@ -36,17 +34,22 @@ class Command(Generic[Kind]):
     as v5e:2x2, which is slow."""
 
 
-def parse(arguments: list[str], prog: str = "", description: str = "") -> Command:
-    """An experiment's name and overrides; `prog` and `description` are what its help says instead of its own."""
+def parse(arguments: list[str]) -> Command:
+    """Returns what an experiment's name and overrides ask for."""
     name, *overrides = arguments
-    about, experiment = named_experiment(name)
+    experiment = named_experiment(name)
+    return _overridden(experiment, overrides, name, experiment.about)
+
+
+def _overridden(experiment: AnyExperiment, overrides: list[str], name: str, description: str) -> Command:
+    """An experiment with overrides; help calls it by this name and description."""
     with _PARSING:
         return tyro.cli(
             Command[type(experiment)],
             default=Command(experiment),
             args=overrides,
-            prog=prog or f"python -m launch.train {name}",
-            description=description or about,
+            prog=f"python -m launch.train {name}",
+            description=description,
             use_underscores=True,
             config=(tyro.conf.AvoidSubcommands,),
         )
@@ -66,7 +69,9 @@ def parse_stages(arguments: list[str]) -> list[Command]:
     recipe, commands, before = RECIPES[name], [], None
     description = f"{recipe.about} Stages: {', '.join(recipe.stages)}. What is set here is set for each of them."
     for stage, words in recipe.stages.items():
-        command = parse([*shlex.split(words), *overrides], f"python -m launch.train {name}", description)
+        base, *settings = shlex.split(words)
+        experiment = dataclasses.replace(named_experiment(base), about=f"{recipe.about} Stage {stage}.")
+        command = _overridden(experiment, [*settings, *overrides], name, description)
         experiment = command.experiment
         run = dataclasses.replace(experiment.run, folder=f"{experiment.run.folder or f'runs/{name}'}/{stage}")
         start = before.folder if before else experiment.init_from
@@ -91,16 +96,16 @@ def list_experiments(about: str) -> None:
     """Prints what there is to train."""
     console.print(about, markup=False)
     table = rich.table.Table(box=None, show_header=False)
-    for name, (description, _) in EXPERIMENTS.items():
-        table.add_row(name, description)
+    for name, experiment in EXPERIMENTS.items():
+        table.add_row(name, experiment.about)
     for name, recipe in RECIPES.items():
         table.add_row(name, f"{recipe.about} Stages: {', '.join(recipe.stages)}.")
     console.print(table)
     console.print("Fields and defaults of one: python -m launch.train EXPERIMENT --help", markup=False)
 
 
-def named_experiment(name: str) -> tuple[str, AnyExperiment]:
-    """An experiment of configs.py, behind its description.
+def named_experiment(name: str) -> AnyExperiment:
+    """Returns an experiment of configs.py.
 
     Raises:
       UserError: if there is none of that name.
@@ -112,12 +117,9 @@ def named_experiment(name: str) -> tuple[str, AnyExperiment]:
 
 
 def named(name: str, kind: type[Kind]) -> Kind:
-    """Likewise, one of a kind.
+    """Returns an experiment of configs.py that has to be of a kind.
 
     Raises:
       UserError: if there is none of that name, or if it trains something else.
     """
-    _, experiment = named_experiment(name)
-    if not isinstance(experiment, kind):
-        raise UserError(f"'{name}' trains a {experiment.trains}; name an experiment that trains a {kind.trains}.")
-    return experiment
+    return require_kind(named_experiment(name), kind, f"'{name}'")

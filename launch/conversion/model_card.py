@@ -22,7 +22,8 @@ def model_card(run: Run, folder: Path, about: dict[str, Any]) -> str:
     """Markdown; `folder` is the run's, `about` what artifact.json says."""
     experiment, (height, width), k = run.experiment, about["size"], about["num_images"]
     steps = f"{run.step:,} steps" if run.step else "Converted, so that the number of steps is not known"
-    return f"""# {experiment.name}
+    title = f"# {experiment.name}\n\n{experiment.about}".strip()
+    return f"""{title}
 
 From semantic layouts of {height}x{width} to photographs, {k} for each layout: a {experiment.trains} trained by crn_jax
 (Cascaded Refinement Networks, [Chen & Koltun, ICCV 2017](https://arxiv.org/abs/1707.09405)). `synthesize.bin` was exported by

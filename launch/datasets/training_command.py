@@ -13,7 +13,6 @@ from crn_jax.data.geometry import alike, sizes_that_fit
 from crn_jax.data.labels.label_space import LabelSpace
 from crn_jax.data.sources import DataConfig, Split, label_space_of, open_source
 from crn_jax.errors import UserError
-from crn_jax.experiment import Experiment
 from launch.common.command_line import parse
 from launch.datasets.survey import Look, Pair, Problem
 
@@ -32,8 +31,8 @@ def training_arguments(
       UserError: if no cascade makes images of `size`.
     """
     sizes = Counter(look.size for look in looks if look.size)
-    for name, (_, experiment) in EXPERIMENTS.items():
-        same = isinstance(experiment, Experiment) and experiment.data.source == data.source
+    for name, experiment in EXPERIMENTS.items():
+        same = experiment.trains == "cascade" and experiment.data.source == data.source
         same = same and label_space_of(experiment.data) == label_space and size in (None, experiment.size)
         if same and all(alike(found, experiment.size) for found in sizes):
             return [name, "--data.root", data.root]
@@ -41,12 +40,13 @@ def training_arguments(
     height, width = (side * 2 ** (modules - 1) for side in base)
     narrow = (256,) * (modules - 2) + (128, 64)
     widths = narrow if height * width <= math.prod(_SMALL) else PAPER_WIDTHS[:modules]
-    start = EXPERIMENTS[_START][1]
+    start = EXPERIMENTS[_START]
     examples = max(1, sum(pair.split == "train" for pair in pairs))
     epochs = max(2, round(start.epochs * _START_EXAMPLES / examples))
     name = re.sub(r"[^\w.-]+", "_", Path(data.root).resolve().name)
     options = {
         "--name": [f"{name}_{height}x{width}"],
+        "--about": [f"The photographs of {name} at {height}x{width}."],
         "--data.source": [data.source],
         "--data.root": [data.root],
         "--data.labels": [data.labels] if data.labels else [],

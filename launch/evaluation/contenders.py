@@ -20,8 +20,8 @@ from crn_jax.data.examples import Source
 from crn_jax.data.sources import open_photograph
 from crn_jax.errors import UserError
 from crn_jax.evaluation import DISTANCE_WEIGHTS, Evaluation, evaluation_of
-from crn_jax.generator import count_parameters
-from crn_jax.objective import Objective
+from crn_jax.generator import Generator, count_parameters
+from crn_jax.losses import Perception
 from crn_jax.run import Run
 from crn_jax.synthesize import synthesize
 from launch.cost.dry_run import total_bytes
@@ -158,7 +158,8 @@ def run_of(name: str, run: Run, vgg_params: dict) -> Contender:
     def several(batch: Batch) -> dict[str, Made]:
         images = np.asarray(synthesize(config, run.params, batch.layout))
         arrays = {"layout": batch.layout, "photograph": batch.photograph}
-        terms, _, collection = jax.tree.map(np.asarray, compared(run.experiment.comparison(), vgg_params, arrays, images))
+        evaluation = compared(config, run.experiment.perception, vgg_params, arrays, images)
+        terms, _, collection = jax.tree.map(np.asarray, evaluation)
         best = images[np.arange(len(images)), (terms @ DISTANCE_WEIGHTS).argmin(1)]
         between = np.float64(collection.pairwise_terms)
         numbers = {"between": between @ DISTANCE_WEIGHTS, "between_pixels": between[:, 0]}
@@ -171,11 +172,11 @@ def run_of(name: str, run: Run, vgg_params: dict) -> Contender:
 
 
 @jax.default_matmul_precision("highest")  # by default GPUs round to 10 bits, TPUs to 7
-@functools.partial(jax.jit, static_argnums=0)
-def compared(objective: Objective, vgg_params: dict, batch: dict, images: jax.Array) -> Evaluation:
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def compared(generator: Generator, perception: Perception, vgg_params: dict, batch: dict, images: jax.Array) -> Evaluation:
     """Collections uint8 `[B, k, H, W, 3]` and the photographs, in float32 whatever a run computes in: as single images are."""
-    exact = dataclasses.replace(objective, generator=dataclasses.replace(objective.generator, dtype="float32"))
-    return evaluation_of(exact, vgg_params, batch, images.astype(jax.numpy.float32))
+    exact = dataclasses.replace(perception, dtype="float32")
+    return evaluation_of(generator, exact, vgg_params, batch, images.astype(jax.numpy.float32))
 
 
 def resources_of(run: Run, batch: Batch, repeats: int = 5) -> dict[str, float]:

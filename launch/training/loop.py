@@ -12,7 +12,7 @@ from PIL import Image
 from crn_jax.checkpoint import Checkpoints
 from crn_jax.data.examples import Source
 from crn_jax.errors import UserError
-from crn_jax.experiment import AnyExperiment, Synthesis
+from crn_jax.experiment import AnyExperiment
 from crn_jax.sharding import put_batch
 from crn_jax.train import TrainState
 from crn_jax.vgg import TAPS, by_layer
@@ -21,21 +21,22 @@ from launch.common.processes import Stop, is_first
 from launch.common.terminal import console, describe_devices
 from launch.training.async_steps import Steps
 from launch.training.metrics_log import MetricsLog, NoLog, Window
-from launch.training.progress import Progress
+from launch.training.progress import RANDOM_WARNING, Progress
 from launch.training.segmenter_validation import Segmentation, SegmenterValidator
 from launch.training.validation import Validation, Validator
 
-RANDOM_WARNING = "VGG-19 has seeded RANDOM weights, not ImageNet's: expect worse images."
+VALIDATORS = {"distance": Validator, "mIoU": SegmenterValidator}
+"""Who measures held-out examples, by the score that an experiment is `measured_by`."""
 
 
 @dataclasses.dataclass
 class Session:
-    """One process's part of a run; `epoch` is the number of steps in one, `network` what stays as it is (VGG-19)."""
+    """One process's part of a run; `epoch` is the number of steps in one, `frozen` what the step takes beside the state."""
 
     experiment: AnyExperiment
     description: dict
     mesh: Mesh
-    network: dict
+    frozen: dict
     val_source: Source
     log: MetricsLog | NoLog
     checkpoints: Checkpoints
@@ -58,7 +59,7 @@ class Session:
             steps = Steps(batches, self.experiment.batch_size, functools.partial(self.look_at, progress))
             for step in range(first_step + 1, last_step + 1):
                 batch = self.next_batch(steps, step, state)
-                state, metrics = train_step(state, self.network, self.put(batch))
+                state, metrics = train_step(state, self.frozen, self.put(batch))
                 steps.add(step, metrics)
                 stopping = stop.requested_at(step)
                 validated = step == last_step or step % every.validate_every == 0
@@ -129,7 +130,7 @@ class Session:
         return validation
 
     def show(self, step: int, validation: Validation | Segmentation) -> None:
-        """Writes a validation's line and its contact sheet; at the start also a cascade's layouts, to try on later."""
+        """Writes a validation's line and its contact sheet; at the start also a generator's layouts, to try on later."""
         self.log.write(step, validation.line())
         warning = RANDOM_WARNING if self.description["vgg19"]["weights"] == "random" else ""
         title = f"{self.experiment.name}, step {step}, {validation.headline()}"
@@ -140,7 +141,7 @@ class Session:
         path.parent.mkdir(exist_ok=True)
         stacked(*pictures.values()).save(path)
         console.print(f"step {step}: {validation.headline()}, {path}", markup=False)
-        if step == 0 and isinstance(self.experiment, Synthesis):
+        if step == 0 and self.experiment.generator:
             folder = Path(self.experiment.folder) / "layouts"
             folder.mkdir(exist_ok=True)
             for i, index in enumerate(validation.images):

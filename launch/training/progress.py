@@ -1,15 +1,40 @@
-"""What a person sees while a run trains: a bar with the time left; loss, terms, λ and speed beneath it."""
+"""What a person sees of a training: what is to be trained; then a bar with the time left, and loss, terms, λ and speed."""
 
 from typing import Any
 
 import rich.live
 import rich.progress
 import rich.table
+from jax.sharding import Mesh
 from rich.console import Console, Group
 
+from crn_jax.experiment import AnyExperiment
+from crn_jax.generator import count_parameters
+from crn_jax.train import TrainState
 from crn_jax.vgg import TAPS
+from launch.common.terminal import console, describe_devices
+
+RANDOM_WARNING = "VGG-19 has seeded RANDOM weights, not ImageNet's: expect worse images."
 
 _COMMON = ("epoch", "loss", "grad_norm", "images_per_second", "seconds_per_step", "waiting_for_data")
+
+
+def announce(experiment: AnyExperiment, mesh: Mesh, state: TrainState, first_step: int, epoch: int, vgg19: dict) -> None:
+    """Says what is about to be trained; `epoch` is the number of steps in one, `vgg19` where VGG-19's weights come from."""
+    height, width = experiment.size
+    images = f"k = {experiment.generator.num_images}, " if experiment.generator else ""
+    console.print(
+        f"[bold]{experiment.name}[/]: {height}x{width}, {images}"
+        f"{count_parameters(state.params):,} parameters, {epoch} steps an epoch, {experiment.last_step(epoch):,} steps, "
+        f"on {describe_devices(mesh)}"
+    )
+    if experiment.about:
+        console.print(experiment.about, markup=False, style="dim")
+    if first_step:
+        console.print(f"Resuming {experiment.folder} at step {first_step}.")
+    if vgg19["weights"] == "random":
+        console.print(f"[bold yellow]{RANDOM_WARNING}[/]")
+        console.print(vgg19["because"], markup=False, style="dim")
 
 
 def _own(line: dict[str, Any]) -> dict[str, float]:

@@ -42,9 +42,9 @@ def prepare_folder(experiment: AnyExperiment, description: dict) -> Path:
     file, vgg19 = folder / "run.json", description["vgg19"]
     own = {f"experiment.{field}" for field in ("data.root", "data.threads", "data.cache", "vgg.weights")}  # a process's
     common = flat({part: description[part] for part in ("experiment", "data", "versions")})
-    network = {f"vgg19.{key}": vgg19.get(key) for key in ("weights", "sha256")}
-    network["label_space"] = description["label_space"]
-    agree(network | {key: value for key, value in common.items() if key not in own})
+    common = {key: value for key, value in common.items() if key not in own}
+    weights = {f"vgg19.{key}": vgg19.get(key) for key in ("weights", "sha256")}
+    agree({**weights, "label_space": description["label_space"], **common})
     if is_first():
         write_description(folder, experiment, description)
     wait_for_all("run folder")

@@ -52,11 +52,11 @@ class Segmentation(NamedTuple):
 
 
 class SegmenterValidator:
-    """Measures parameters on a fixed selection of the validation split; arguments as of `launch.validation.Validator`."""
+    """Measures parameters on a fixed selection of the validation split; arguments as of `validation.Validator`."""
 
     floor_name = "most frequent class"
 
-    def __init__(self, experiment: SegmenterExperiment, source: Source, mesh: Mesh, abstract: TrainState, network: dict):
+    def __init__(self, experiment: SegmenterExperiment, source: Source, mesh: Mesh, abstract: TrainState, vgg_params: dict):
         self._mesh, self._batch_size, self._config = mesh, experiment.batch_size, experiment.segmenter
         self._indices = spread(source, experiment.run.validation_examples)
         self._source = source

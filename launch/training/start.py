@@ -1,26 +1,49 @@
-"""A training that starts from another run: `--init_from RUN`."""
+"""The state that a training goes on from: its last checkpoint's, another run's (`--init_from RUN`), or a fresh one."""
+
+from pathlib import Path
 
 import jax
 import numpy as np
 
+from crn_jax.checkpoint import Checkpoints
+from crn_jax.data.labels.label_space import LabelSpace
 from crn_jax.data.sources import label_space_of
 from crn_jax.errors import UserError
-from crn_jax.experiment import Experiment
+from crn_jax.experiment import AnyExperiment, Experiment, Start
 from crn_jax.growth import grow_state
 from crn_jax.run import load_run
-from crn_jax.train import TrainState
+from crn_jax.sharding import formats_of
+from crn_jax.train import Trainable, TrainState, init_state
 from launch.common.terminal import console
+from launch.training.run_folder import check_room
 
 
-def started_from(experiment: Experiment, state: TrainState) -> TrainState:
-    """The initial state with the modules of the run that the experiment names; step and λ start anew.
+def first_state(
+    experiment: AnyExperiment, objective: Trainable, abstract: TrainState, checkpoints: Checkpoints, first_step: int
+) -> TrainState:
+    """Returns the state after `first_step`, which is 0 or that of the last checkpoint, placed as `abstract` says.
+
+    Raises:
+      UserError: if the run that the experiment starts from does not fit, or there is no room for checkpoints.
+    """
+    if first_step:
+        state = checkpoints.load(first_step, abstract)
+    else:
+        check_room(Path(experiment.folder), abstract)
+        state = init_state(objective, experiment.seed, abstract)
+        if experiment.start:
+            state = started_from(experiment.start, label_space_of(experiment.data), state)
+    return jax.device_put(state, formats_of(abstract))  # of orders in memory neither Orbax nor growth knows
+
+
+def started_from(start: Start, label_space: LabelSpace, state: TrainState) -> TrainState:
+    """Returns the fresh state with the modules of the run to start from taken over; step and λ start anew.
 
     Raises:
       UserError: if that run's classes, or the shapes of its modules, are others.
     """
-    folder = experiment.init_from
-    run = load_run(folder, kind=Experiment, moments=experiment.init_moments == "kept")
-    label_space = label_space_of(experiment.data)
+    folder = start.folder
+    run = load_run(folder, kind=Experiment, moments=start.keeps_moments)
     if run.label_space.classes != label_space.classes:
         raise UserError(f"--init_from {folder}: that run's classes are others: {', '.join(run.label_space.classes)}.")
     try:
@@ -28,7 +51,7 @@ def started_from(experiment: Experiment, state: TrainState) -> TrainState:
     except ValueError as error:
         raise UserError(f"--init_from {folder}: its cascade does not fit into this one ({error}).") from error
     taken_over = [part for part in state.params if part not in fresh]
-    moments = f" Adam's moments are kept of {', '.join(kept) or 'nothing'}." * (experiment.init_moments == "kept")
+    moments = f" Adam's moments are kept of {', '.join(kept) or 'nothing'}." * start.keeps_moments
     console.print(
         f"Started from {folder}, step {run.step}: {', '.join(taken_over)}. Fresh: {', '.join(fresh) or 'nothing'}.{moments}",
         markup=False,

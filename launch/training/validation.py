@@ -12,7 +12,7 @@ from crn_jax.data.examples import Source
 from crn_jax.data.pipeline import spread, validation_batches
 from crn_jax.evaluation import DISTANCE_WEIGHTS, Collection, make_eval_step
 from crn_jax.experiment import Synthesis
-from crn_jax.objective import compare
+from crn_jax.losses import layer_terms
 from crn_jax.sharding import local_rows, put, put_batch
 from crn_jax.train import TrainState
 from crn_jax.vgg import by_layer
@@ -92,22 +92,22 @@ class Validator:
       source: the validation split.
       mesh: the devices; each process decodes its share of the examples.
       abstract: the state's shapes and places on the mesh.
-      vgg_params: the perception network, on the mesh.
+      vgg_params: VGG-19's parameters, on the mesh.
     """
 
     def __init__(self, experiment: Synthesis, source: Source, mesh: Mesh, abstract: TrainState, vgg_params: dict):
-        self._experiment, self._objective = experiment, experiment.comparison()
+        self._experiment = experiment
         self._mesh, self._batch_size, self._vgg_params = mesh, experiment.batch_size, vgg_params
         self._rows = local_rows(mesh, self._batch_size)
         self._indices = spread(source, experiment.run.validation_examples)
         self._batches = list(validation_batches(source, self._batch_size, self._indices, self._rows))
-        self._evaluate = make_eval_step(self._objective, abstract)
+        self._evaluate = make_eval_step(experiment.generator, experiment.perception, abstract)
         self._everywhere = abstract.step.sharding
         self._shown = set(spread(self._indices, experiment.run.sheet_examples))
 
     def __call__(self, params: dict) -> Validation:
         """Validates one set of parameters."""
-        params = self._experiment.generator_params(params)
+        params = self._experiment.inference_params(params)
         numbers, images, assembled = [], {}, {}
         for start, local in zip(range(0, len(self._indices), self._batch_size), self._batches):
             batch = put_batch(self._mesh, self._batch_size, local)
@@ -128,11 +128,11 @@ class Validator:
         for index in indices[jax.process_index() :: jax.process_count()]:
             total += train_source[index]["photograph"]
         mean = np.float32(sum_over_processes(total) / len(indices))
-        shape = (self._batch_size, 1, *mean.shape)
+        shape, perception = (self._batch_size, 1, *mean.shape), self._experiment.perception
 
         def measure(vgg_params, photograph, mean):
             images = jnp.broadcast_to(mean[None, None], shape)
-            return compare(self._objective, vgg_params, photograph, images)[:, 0, 0]
+            return layer_terms(vgg_params, photograph, images, None, perception)[:, 0, 0]
 
         measure, mean = jax.jit(measure, out_shardings=self._everywhere), put(self._mesh, mean)
         terms = []

@@ -1,0 +1,25 @@
+"""What a training fails by that a person can mend: a full disk, or too little memory on the devices."""
+
+import contextlib
+from collections.abc import Iterator
+
+import jax
+
+from crn_jax.checkpoint import Checkpoints
+from crn_jax.errors import UserError
+
+
+@contextlib.contextmanager
+def explained(checkpoints: Checkpoints) -> Iterator[None]:
+    """Turns such failures into a UserError that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise checkpoints.write_error(error) from error
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise UserError(
+            f"The devices' memory does not suffice ({str(error).splitlines()[0]}). --dry_run says what a step needs. Less: "
+            f"--cascade.dtype bfloat16, --remat full, a smaller --batch_size, more devices along spatial (--sharding.mesh)."
+        ) from error
