@@ -203,11 +203,11 @@ class Regression(Synthesis):
         """At the end of which epoch λ is rescaled; 0 if never."""
         return self.lambdas.rescale_epoch or 0
 
-    def objective(self, steps_per_epoch: int, segmenter: None = None) -> Objective:
+    def objective(self, steps_per_epoch: int, segmenter: SegmenterConfig | None = None) -> Objective:
         """Returns the static part of the training step."""
         return Objective(self.generator, self.lambdas, self.optimizer, self.vgg.pooling, steps_per_epoch, self.remat, self.loss)
 
-    def frozen(self, vgg_params: dict, segmenter_params: None = None) -> dict:
+    def frozen(self, vgg_params: dict, segmenter_params: dict | None = None) -> dict:
         """Returns VGG-19's parameters: the given ones, or random ones if the loss takes an untrained VGG-19."""
         return random_vgg19(seed=0) if self.vgg.untrained else vgg_params
 
@@ -310,7 +310,7 @@ class SegmenterExperiment(Training):
         """Height and width of the photographs, in pixels."""
         return self.segmenter.size
 
-    def objective(self, steps_per_epoch: int, segmenter: None = None) -> SegmenterObjective:
+    def objective(self, steps_per_epoch: int, segmenter: SegmenterConfig | None = None) -> SegmenterObjective:
         """Returns the static part of the training step."""
         return SegmenterObjective(self.segmenter, self.optimizer, steps_per_epoch)
 
@@ -337,7 +337,8 @@ configure_tagged_union(AnyExperiment, _converter, tag_generator=lambda kind: kin
 
 def to_json(experiment: Training) -> dict[str, Any]:
     """Returns an experiment as plain dicts, lists, numbers and strings; `kind` says which class it is of."""
-    return _converter.unstructure(experiment, unstructure_as=AnyExperiment)
+    fields = _converter.unstructure(experiment, unstructure_as=AnyExperiment)
+    return {"kind": fields.pop("kind"), **fields}  # first, as a person reads it
 
 
 def from_json(fields: dict[str, Any]) -> AnyExperiment:

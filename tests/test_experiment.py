@@ -59,11 +59,10 @@ def test_what_a_kind_needs(name):
     assert (experiment.generator is None) == (experiment.vgg is None) == (experiment.trains == "segmenter")
     assert (experiment.segmenter_run is not None) == name.endswith("gan_segmentation")
     assert experiment.measured_by in VALIDATORS and experiment.start is None
-    vgg, segmenter = {"conv1_1": 1}, {"level_0": 2}
-    frozen = experiment.frozen(vgg, segmenter if experiment.segmenter_run else None)
-    assert frozen == {"cascade": vgg, "baseline": vgg, "segmenter": {}}.get(
-        experiment.trains, {"segmenter": segmenter} if experiment.segmenter_run else {}
-    )
+    vgg, segmenter = {"conv1_1": 1}, {"level_0": 2} if experiment.segmenter_run else None
+    adversarial = {"segmenter": segmenter} if segmenter else {}
+    expected = {"cascade": vgg, "baseline": vgg, "gan": adversarial, "segmenter": {}}
+    assert experiment.frozen(vgg, segmenter) == expected[experiment.trains]
     both = {"generator": 1, "discriminator": 2}
     assert experiment.inference_params(both) == (1 if experiment.trains == "gan" else both)
 

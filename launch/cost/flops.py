@@ -39,14 +39,14 @@ def step_flops(objective: Trainable, batch_size: int = 1) -> int:
     objective = dataclasses.replace(objective, **{name: _exact(of) for name, of in fields.items() if hasattr(of, "dtype")})
     if isinstance(objective, Objective):
         objective = dataclasses.replace(objective, remat="none")
-    size, network = _given(objective)
+    size, frozen = _given(objective)
     batch = {
         "layout": jax.ShapeDtypeStruct((batch_size, *size), jnp.uint8),
         "photograph": jax.ShapeDtypeStruct((batch_size, *size, 3), jnp.uint8),
     }
     params, lambdas = _params(objective), jax.eval_shape(objective.init_lambdas)
     step = jax.ShapeDtypeStruct((), jnp.int32)
-    return operations(jax.value_and_grad(objective.loss_of, has_aux=True), params, lambdas, network, batch, step)
+    return operations(jax.value_and_grad(objective.loss_of, has_aux=True), params, lambdas, frozen, batch, step)
 
 
 def _exact(config: Any) -> Any:
@@ -55,7 +55,7 @@ def _exact(config: Any) -> Any:
 
 
 def _given(objective: Trainable) -> tuple[tuple[int, int], dict]:
-    """The size of the images, and the shapes of what is not trained but takes part in the loss."""
+    """The size of the images, and the shapes of the frozen parameters that take part in the loss."""
     if isinstance(objective, Objective):
         return objective.generator.size, abstract_vgg19()
     if isinstance(objective, SegmenterObjective):
