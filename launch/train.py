@@ -32,7 +32,7 @@ from launch.common.command_line import Command, list_experiments, parse_stages
 from launch.common.processes import TRY_AGAIN, Stop, agree, is_first, join
 from launch.common.terminal import command, console, describe_devices, opened, share_compiled
 from launch.cost.dry_run import dry_run
-from launch.training.loop import RANDOM_WARNING, Session
+from launch.training.loop import RANDOM_WARNING, TrainingLoop
 from launch.training.metrics_log import MetricsLog, NoLog
 from launch.training.run_folder import check_room, describe_data, prepare_folder, refuse_going_back
 from launch.training.segmenter_validation import SegmenterValidator
@@ -119,13 +119,13 @@ def train(experiment: AnyExperiment) -> bool:
         try:
             log = stack.enter_context(contextlib.closing(MetricsLog(folder, first_step) if is_first() else NoLog()))
             validator = make_validator(experiment, val_source, mesh, abstract, judge)
-            session = Session(experiment, description, mesh, network, val_source, log, checkpoints, validator, epoch)
+            loop = TrainingLoop(experiment, description, mesh, network, val_source, log, checkpoints, validator, epoch)
             if not first_step:
-                session.measure_floor(train_source)
-                session.validate(0, state)
+                loop.measure_floor(train_source)
+                loop.validate(0, state)
             data, rows = experiment.data, local_rows(mesh, batch_size)
             batches = training_batches(train_source, batch_size, experiment.seed, first_step, data.threads, rows, data.flip)
-            return session.run(make_train_step(objective, abstract), state, batches, first_step)
+            return loop.run(make_train_step(objective, abstract), state, batches, first_step)
         except OSError as error:
             raise checkpoints.write_error(error) from error
         except jax.errors.JaxRuntimeError as error:

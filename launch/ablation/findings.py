@@ -31,7 +31,7 @@ CHOSEN = (
     ("best of ", "best_distance", "distance, best of k", "Of the image of k that is nearest to the photograph"),
     ("assembled", "assembled_distance", "distance, assembled", "Of the image made of the best for each class"),
 )
-"""Scores of collections: what launch.evaluate calls the contender, and what its perceptual distance is here."""
+"""Scores of collections: what launch.evaluate calls the method, and what its perceptual distance is here."""
 
 
 class Entry(NamedTuple):

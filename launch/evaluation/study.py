@@ -1,7 +1,7 @@
 """The paper's perceptual study: a page that shows pairs of images to people, blind.
 
 `write_study` makes one HTML file that needs no network. Whoever opens it chooses the more realistic image of each pair, and
-saves the answers as a file; study_results.py reads such files. Unlimited (the paper's Table 1): the first method against each
+saves the answers as a file; study_answers.py reads such files. Unlimited (the paper's Table 1): the first method against each
 other, on the same layout, without haste. Timed (its Figure 4): the photograph against a method, masked after 1/8 to 8 s.
 Sentinels, the photograph against a method that anyone tells apart, are spread among the pairs and show who pays attention.
 """
@@ -28,7 +28,7 @@ RESULT_FORMAT = "crn_jax study result 1"
 _HEIGHT = 200  # of the images on the screen, as in the paper
 
 
-class Method(NamedTuple):
+class StudyMethod(NamedTuple):
     """What is compared: a name, and its image uint8 `[H, W, 3]` of an example, by the example's index."""
 
     name: str
@@ -37,9 +37,9 @@ class Method(NamedTuple):
 
 def write_study(
     path: Path,
-    methods: Sequence[Method],
+    methods: Sequence[StudyMethod],
     photographs: Callable[[int], np.ndarray],
-    bad: Method,
+    bad: StudyMethod,
     examples: Sequence[int],
     *,
     title: str,
@@ -77,7 +77,7 @@ def write_study(
     if min(len(examples), pairs) < 1 or sentinels < 0:
         raise UserError(f"A study needs examples and pairs; got {len(examples)}, {pairs}, and {sentinels} sentinels.")
 
-    photograph = Method(PHOTOGRAPH, photographs)
+    photograph = StudyMethod(PHOTOGRAPH, photographs)
     if timed:
         compared = [(photograph, method, seconds) for seconds in DURATIONS for method in methods]
     else:
@@ -96,8 +96,8 @@ def write_study(
 
 
 class _Pair(NamedTuple):
-    first: Method
-    second: Method
+    first: StudyMethod
+    second: StudyMethod
     seconds: float | None
     example: int
     sentinel: bool = False

@@ -19,7 +19,7 @@ from crn_jax.vgg import TAPS, by_layer
 from launch.common.contact_sheet import stacked
 from launch.common.processes import Stop, is_first
 from launch.common.terminal import console, describe_devices
-from launch.training.async_steps import Steps
+from launch.training.async_steps import AsyncSteps
 from launch.training.metrics_log import MetricsLog, NoLog, Window
 from launch.training.progress import Progress
 from launch.training.segmenter_validation import Segmentation, SegmenterValidator
@@ -29,8 +29,8 @@ RANDOM_WARNING = "VGG-19 has seeded RANDOM weights, not ImageNet's: expect worse
 
 
 @dataclasses.dataclass
-class Session:
-    """One process's part of a run; `epoch` is the number of steps in one, `network` what stays as it is (VGG-19)."""
+class TrainingLoop:
+    """One process's part of a training; `epoch` is the number of steps in one, `network` what stays as it is (VGG-19)."""
 
     experiment: AnyExperiment
     description: dict
@@ -55,7 +55,7 @@ class Session:
         last_step, every, rescaled = self.last_step, self.experiment.run, self.experiment.rescale_epoch * self.epoch
         step, stopping = first_step, False
         with Progress(console, step, last_step, describe_devices(self.mesh)) as progress, Stop() as stop:
-            steps = Steps(batches, self.experiment.batch_size, functools.partial(self.look_at, progress))
+            steps = AsyncSteps(batches, self.experiment.batch_size, functools.partial(self.look_at, progress))
             for step in range(first_step + 1, last_step + 1):
                 batch = self.next_batch(steps, step, state)
                 state, metrics = train_step(state, self.network, self.put(batch))
@@ -89,7 +89,7 @@ class Session:
         """This process's part of a batch, on the mesh."""
         return put_batch(self.mesh, self.experiment.batch_size, local)
 
-    def next_batch(self, steps: Steps, step: int, state: TrainState) -> dict[str, np.ndarray]:
+    def next_batch(self, steps: AsyncSteps, step: int, state: TrainState) -> dict[str, np.ndarray]:
         """This process's part of a step's batch; if its files are bad, what was trained before is saved first.
 
         Not with several processes: the others, whose files are good, would not take part.
