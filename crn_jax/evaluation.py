@@ -12,7 +12,7 @@ from crn_jax.generator import one_hot
 from crn_jax.images import to_uint8
 from crn_jax.losses import RELEASED_WEIGHTS, best_images
 from crn_jax.objective import Objective, compare
-from crn_jax.sharding import gathered
+from crn_jax.sharding import all_gathered
 from crn_jax.train import TrainState
 
 DISTANCE_WEIGHTS = np.array(RELEASED_WEIGHTS["cityscapes_256p"])
@@ -46,7 +46,7 @@ def make_eval_step(objective: Objective, abstract: TrainState | None = None) -> 
 
     def evaluate(params: dict, vgg_params: dict, batch: dict) -> Evaluation:
         layout = one_hot(objective.generator, batch["layout"])
-        params = gathered(params, objective.dtype)
+        params = all_gathered(params, objective.dtype)
         images = objective.generator.network().apply({"params": params}, layout)
         return evaluation_of(objective, vgg_params, batch, images)
 

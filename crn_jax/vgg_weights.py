@@ -107,8 +107,8 @@ def cache_folder() -> Path:
 
 def find_vgg19(path: str | Path | None = None) -> Path | None:
     """The weight file that `path`, else the environment variable, names; None if neither does."""
-    named = path or os.environ.get(ENVIRONMENT_VARIABLE)
-    return Path(named) if named else None
+    chosen = path or os.environ.get(ENVIRONMENT_VARIABLE)
+    return Path(chosen) if chosen else None
 
 
 def download_vgg19(

@@ -93,7 +93,7 @@ def ablate(asked: Arguments, command_line: str) -> int:
     ablation = suite(asked)
     out, budget = asked.out or Path("runs/ablations") / asked.suite, Budget.parse(asked.budget)
     segmenter, entries = plan(asked, ablation, budget, out)
-    chosen = share([entry.task for entry in entries if not asked.only or entry.variant.name in asked.only])
+    chosen = tasks_of_this_job([entry.task for entry in entries if not asked.only or entry.variant.name in asked.only])
     if asked.dry_run:
         for task in (*segmenter, *chosen):
             for line in itertools.islice(task.commands(), None if budget.minutes is None else 1):
@@ -197,8 +197,8 @@ def scoring(asked: Arguments, judge: str | Path | None) -> list[str]:
     return score + (["--examples", str(asked.examples)] if asked.examples else [])
 
 
-def share(tasks: list[Task]) -> list[Task]:
-    """Those that this task of a SLURM array has to do; all, where it is none."""
+def tasks_of_this_job(tasks: list[Task]) -> list[Task]:
+    """The tasks that this job of a SLURM array has to do; all tasks, outside such an array."""
     environment = os.environ
     if "SLURM_ARRAY_TASK_ID" not in environment:
         return tasks

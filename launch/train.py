@@ -30,7 +30,7 @@ from crn_jax.train import Trainable, TrainState, abstract_state, init_state, mak
 from crn_jax.vgg_weights import perception_network, random_vgg19
 from launch.common.command_line import Command, list_experiments, parse_stages
 from launch.common.processes import TRY_AGAIN, Stop, agree, is_first, join
-from launch.common.terminal import command, console, describe_devices, opened, share_compiled
+from launch.common.terminal import command, console, describe_devices, keep_compiled_in, opened
 from launch.cost.dry_run import dry_run
 from launch.training.loop import RANDOM_WARNING, TrainingLoop
 from launch.training.metrics_log import MetricsLog, NoLog
@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
         if stages[0].cache_only:
             return build_caches(stages)
         join(stages[0].processes)
-        share_compiled(Path(stages[0].experiment.folder))
+        keep_compiled_in(Path(stages[0].experiment.folder))
         console.quiet = not is_first()
         for stage in stages:
             if not train(stage.experiment):

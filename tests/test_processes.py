@@ -163,7 +163,7 @@ def test_several_processes_keep_what_they_compile_with_the_run(tmp_path, monkeyp
         monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", given)
     before = jax.config.jax_compilation_cache_dir
     try:
-        terminal.share_compiled(tmp_path)
+        terminal.keep_compiled_in(tmp_path)
         assert jax.config.jax_compilation_cache_dir == (str(tmp_path / "compiled") if kept else before)
     finally:
         jax.config.update("jax_compilation_cache_dir", before)

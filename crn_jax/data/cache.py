@@ -176,8 +176,8 @@ def _remedy(place: Path) -> str:
         with contextlib.suppress(FileNotFoundError):  # it is being deleted
             others[file.parent] = 512 * sum(part.stat().st_blocks for part in file.parent.iterdir())
     others.pop(place, None)
-    named = [f"{folder} ({others[folder]:,} bytes)" for folder in sorted(others, key=others.get, reverse=True)]
-    used = f", or delete what is not used of {', '.join(named)}" if named else ""
+    listed = [f"{folder} ({others[folder]:,} bytes)" for folder in sorted(others, key=others.get, reverse=True)]
+    used = f", or delete what is not used of {', '.join(listed)}" if listed else ""
     return f"Make space, choose another folder, or go without a cache{used}."
 
 

@@ -111,8 +111,8 @@ def named_experiment(name: str) -> tuple[str, AnyExperiment]:
     return EXPERIMENTS[name]
 
 
-def named(name: str, kind: type[Kind]) -> Kind:
-    """Likewise, one of a kind.
+def experiment_of_kind(name: str, kind: type[Kind]) -> Kind:
+    """An experiment of configs.py that is of one kind, such as one that trains a cascade.
 
     Raises:
       UserError: if there is none of that name, or if it trains something else.

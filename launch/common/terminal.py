@@ -64,7 +64,7 @@ def command() -> Iterator[None]:
         _leave(1)
 
 
-def share_compiled(folder: Path) -> None:
+def keep_compiled_in(folder: Path) -> None:
     """From now on, several processes keep what they compile in a run's folder, unless the user has said where.
 
     Only the first of them writes it down. Were it to find something that another one does not, that one would compile alone,

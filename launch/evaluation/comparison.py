@@ -11,7 +11,7 @@ from crn_jax.data.sources import Split, label_space_of
 from crn_jax.errors import UserError
 from crn_jax.experiment import Synthesis
 from crn_jax.run import Run, load_run
-from launch.common.command_line import named
+from launch.common.command_line import experiment_of_kind
 from launch.common.terminal import opened
 from launch.evaluation.methods import PHOTOGRAPHS, Examples
 
@@ -61,7 +61,7 @@ def common_ground(paths: Sequence[Path], runs: dict[Path, Run], name: str | None
     if not runs:
         if not name:
             raise UserError(f"{paths[0]} is no run folder. To score images alone, name their data and size with --experiment.")
-        experiment = named(name, Synthesis)
+        experiment = experiment_of_kind(name, Synthesis)
         return experiment, label_space_of(experiment.data)
     (first, one), *_ = runs.items()
     if name:
