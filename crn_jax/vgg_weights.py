@@ -8,7 +8,6 @@
 """
 
 import dataclasses
-import hashlib
 import os
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import numpy as np
 import pooch
 
 from crn_jax.errors import UserError
+from crn_jax.files import sha256_of
 from crn_jax.vgg import LAYERS, Pooling
 
 MEAN_COLOR = np.array([123.68, 116.779, 103.939], np.float32)
@@ -57,10 +57,7 @@ def perception_network(config: VGGConfig, progressbar: bool = True) -> tuple[dic
         if not config.allow_random:
             raise
         return random_vgg19(seed=0), {"weights": "random", "because": str(error)}
-    params = load_vgg19(path)
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return params, {"weights": "file", "file": path.name, "sha256": digest}
+    return load_vgg19(path), {"weights": "file", "file": path.name, "sha256": sha256_of(path)}
 
 
 def load_vgg19(path: str | Path) -> dict:

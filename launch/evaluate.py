@@ -5,7 +5,6 @@ Writes a table, evaluation.json and report.html. With --study_page or --study: t
 
 import dataclasses
 import functools
-import hashlib
 import shlex
 import sys
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from rich.markup import escape
 from crn_jax.data.pipeline import spread
 from crn_jax.data.sources import Split
 from crn_jax.errors import UserError
+from crn_jax.files import sha256_of
 from crn_jax.generator import init_params
 from crn_jax.run import Run
 from crn_jax.scores.inception import PUBLISHED_SHA256, load_inception
@@ -188,7 +188,7 @@ def judges_of(
 def frechet_notes(inception: Path | None, count: int) -> list[str]:
     """What has to be known of FID and KID, or of what stands in their place, with so many images."""
     notes, features = [], 2048 if inception else 512
-    if inception and hashlib.sha256(inception.read_bytes()).hexdigest() != PUBLISHED_SHA256:
+    if inception and sha256_of(inception) != PUBLISHED_SHA256:
         notes.append(f"FID and KID: {inception.name} is not the published file; compare them with nothing else.")
     if inception:
         notes.append(

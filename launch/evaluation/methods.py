@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 import jax
 import numpy as np
 
-from crn_jax.data.examples import Source
+from crn_jax.data.examples import Source, full_batches
 from crn_jax.data.sources import open_photograph
 from crn_jax.errors import UserError
 from crn_jax.evaluation import DISTANCE_WEIGHTS, Evaluation, evaluation_of
@@ -60,10 +60,9 @@ class Examples:
         return Batch(numbers, [self.source.names[self.indices[n]] for n in numbers], *arrays)
 
     def batches(self, numbers: Sequence[int], size: int) -> Iterator[tuple[Batch, int]]:
-        """Full batches, the last filled up with its last example, and how many of each are no filling."""
-        for start in range(0, len(numbers), size):
-            part = list(numbers[start : start + size])
-            yield self.batch(part + part[-1:] * (size - len(part))), len(part)
+        """Decodes all of `numbers` as `full_batches`, each with the number of its examples that are not copies."""
+        for batch, count in full_batches(numbers, size):
+            yield self.batch(batch), count
 
 
 class Made(NamedTuple):
