@@ -29,7 +29,9 @@ from crn_jax.sharding import formats_of, local_rows, make_mesh, put
 from crn_jax.train import Trainable, TrainState, abstract_state, init_state, make_train_step
 from crn_jax.vgg_weights import perception_network, random_vgg19
 from launch.common.command_line import Command, list_experiments, parse_stages
-from launch.common.processes import TRY_AGAIN, Stop, agree, is_first, join
+from launch.common.exit_status import TRY_AGAIN, USER_ERROR
+from launch.common.processes import agree, is_first, join
+from launch.common.stop_signals import Stop
 from launch.common.terminal import command, console, describe_devices, keep_compiled_in, opened
 from launch.cost.dry_run import dry_run
 from launch.training.loop import RANDOM_WARNING, TrainingLoop
@@ -46,7 +48,7 @@ def main(arguments: list[str] | None = None) -> None:
         arguments = sys.argv[1:] if arguments is None else arguments
         if not arguments or arguments[0] in ("-h", "--help"):
             list_experiments(__doc__)
-            sys.exit(0 if arguments else 2)
+            sys.exit(0 if arguments else USER_ERROR)
         stages = parse_stages(arguments)
         if stages[0].dry_run or stages[0].topology:
             return estimate(stages)

@@ -32,7 +32,7 @@ from crn_jax.train import TrainState, abstract_state, make_train_step
 from launch import hidden_choices, synthesize, train
 from launch.common.command_line import parse, parse_stages
 from launch.common.contact_sheet import grid
-from launch.common.processes import TRY_AGAIN
+from launch.common.exit_status import TRY_AGAIN
 from launch.common.terminal import console
 from launch.training.metrics_log import read_metrics
 

@@ -17,7 +17,8 @@ from crn_jax.sharding import put_batch
 from crn_jax.train import TrainState
 from crn_jax.vgg import TAPS, by_layer
 from launch.common.contact_sheet import stacked
-from launch.common.processes import Stop, is_first
+from launch.common.processes import is_first
+from launch.common.stop_signals import Stop
 from launch.common.terminal import console, describe_devices
 from launch.training.async_steps import AsyncSteps
 from launch.training.metrics_log import MetricsLog, NoLog, Window
