@@ -6,9 +6,7 @@ other, on the same layout, without haste. Timed (its Figure 4): the photograph a
 Sentinels, the photograph against a method that anyone tells apart, are spread among the pairs and show who pays attention.
 """
 
-import base64
 import hashlib
-import io
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -19,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from crn_jax.errors import UserError
-from launch.common.page import write_page
+from launch.common.page import data_url, write_page
 
 PHOTOGRAPH = "photograph"
 DURATIONS = (1 / 8, 1 / 4, 1 / 2, 1.0, 2.0, 4.0, 8.0)
@@ -111,7 +109,7 @@ def _drawn(asked: Sequence[_Pair]) -> dict[str, Any]:
     if len(widths) > 1:
         shown = "; ".join(f"{width} ({whose})" for width, whose in widths.items())
         raise UserError(f"A study's images need the same proportions; {_HEIGHT} pixels high, they are as wide as: {shown}.")
-    uris = {key: _data_uri(image) for key, image in screen.items()}
+    uris = {key: data_url(np.asarray(image), lossless=False, quality=90) for key, image in screen.items()}
     positions = {uri: position for position, uri in enumerate(dict.fromkeys(uris.values()))}
     pairs = []
     for first, second, seconds, example, sentinel in asked:
@@ -124,9 +122,3 @@ def _drawn(asked: Sequence[_Pair]) -> dict[str, Any]:
 def _on_screen(image: np.ndarray) -> Image.Image:
     height, width = image.shape[:2]
     return Image.fromarray(image).resize((round(_HEIGHT * width / height), _HEIGHT), Image.Resampling.BICUBIC)
-
-
-def _data_uri(image: Image.Image) -> str:
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=90, subsampling=0)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
