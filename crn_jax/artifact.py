@@ -9,7 +9,6 @@
 | flatbuffers.zip  | the Python package (Apache 2.0) by which jax reads the function; jax does not install it       |
 """
 
-import hashlib
 import importlib.metadata
 import json
 import os
@@ -25,6 +24,7 @@ import numpy as np
 from crn_jax import load_artifact
 from crn_jax.errors import UserError
 from crn_jax.experiment import to_json
+from crn_jax.files import sha256_of
 from crn_jax.generator import Generator
 from crn_jax.run import Run
 from crn_jax.synthesize import synthesize
@@ -64,7 +64,7 @@ def write_artifact(folder: Path, run: Run, size: tuple[int, int] | None = None) 
         np.savez(folder / "weights.npz", **params)
         (folder / "load.py").write_text(Path(load_artifact.__file__).read_text())
         _zip_flatbuffers(folder / "flatbuffers.zip")
-        about = _describe(run, size) | {"sha256": {name: _sha256(folder / name) for name in FILES}}
+        about = _describe(run, size) | {"sha256": {name: sha256_of(folder / name) for name in FILES}}
         (folder / "artifact.json").write_text(json.dumps(about, indent=1))
     except ValueError as error:
         raise UserError(str(error)) from error
@@ -102,8 +102,3 @@ def _zip_flatbuffers(path: Path) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         for file in files:
             archive.writestr(zipfile.ZipInfo(str(file)), file.read_binary(), zipfile.ZIP_DEFLATED)
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -11,7 +11,7 @@ from crn_jax.diversity import assemble, pairwise_terms
 from crn_jax.generator import Generator, one_hot
 from crn_jax.images import to_uint8
 from crn_jax.losses import RELEASED_WEIGHTS, Perception, best_images, layer_terms
-from crn_jax.sharding import gathered
+from crn_jax.sharding import all_gathered
 from crn_jax.train import TrainState
 
 DISTANCE_WEIGHTS = np.array(RELEASED_WEIGHTS["cityscapes_256p"])
@@ -47,7 +47,7 @@ def make_eval_step(
 
     def evaluate(params: dict, vgg_params: dict, batch: dict) -> Evaluation:
         layout = one_hot(generator, batch["layout"])
-        params = gathered(params, generator.dtype)
+        params = all_gathered(params, generator.dtype)
         images = generator.network().apply({"params": params}, layout)
         return evaluation_of(generator, perception, vgg_params, batch, images)
 

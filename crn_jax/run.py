@@ -109,8 +109,8 @@ def load_run(
     checkpoints = Checkpoints(Path(folder) / "checkpoints")
     try:
         available, asked = checkpoints.steps(), str(checkpoint)
-        named = {"latest": checkpoints.latest_step(), "best": checkpoints.best_step()}
-        step = named[asked] if asked in named else int(asked) if asked.isdecimal() else None
+        steps = {"latest": checkpoints.latest_step(), "best": checkpoints.best_step()}
+        step = steps[asked] if asked in steps else int(asked) if asked.isdecimal() else None
         if step not in available:
             raise _no_checkpoint(folder, checkpoint, available)
         abstract = abstract_state(experiment.objective(steps_per_epoch=1))

@@ -30,11 +30,11 @@ class ShardingConfig:
     """How training is split over devices. All of it may change when a run is resumed."""
 
     mesh: tuple[int, int] = (-1, -1)
-    """Devices along data (they share out the batch) and along spatial (each image's height). -1: the rest; -1 -1: along
-    data as many as the batch can be shared out to, along spatial the rest."""
+    """Devices along data (which splits the batch) and along spatial (which splits each image's height). -1: the rest; -1 -1:
+    along data as many as divide the batch, along spatial the rest."""
     shard_state: bool = True
-    """Shares out parameters, Adam's moments and the moving average over all devices, instead of a copy on each. A step then
-    gathers the parameters, and each device updates its share."""
+    """Splits parameters, Adam's moments and the moving average into shards, one a device, instead of a copy on each. A step
+    then gathers the parameters, and each device updates its shard."""
 
 
 def make_mesh(config: ShardingConfig, batch_size: int, height: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -59,7 +59,7 @@ def make_mesh(config: ShardingConfig, batch_size: int, height: int, devices: Seq
     elif data * spatial < count and several:
         problem = f"it leaves {count - data * spatial} of the {count} devices idle, which cannot be done with several processes"
     elif batch_size % data:
-        problem = f"a batch of {batch_size} cannot be shared out to {data} (--batch_size)"
+        problem = f"a batch of {batch_size} cannot be split into {data} equal parts (--batch_size)"
     elif height % spatial:
         problem = f"{height} rows cannot be split into {spatial} equal parts"
     if problem:
@@ -100,7 +100,7 @@ def constrain(x: jax.Array, min_rows: int = 1) -> jax.Array:
 
 
 def rows_are_split(x: jax.Array, min_rows: int) -> bool:
-    """Whether several devices share the rows of an activation `[B, H, ...]`, as `constrain` splits it."""
+    """Whether the rows of an activation `[B, H, ...]` lie on several devices, as `constrain` splits it."""
     mesh = jax.sharding.get_abstract_mesh()
     split = DATA in mesh.axis_names and mesh.shape[SPATIAL] > 1
     return split and activation_spec(mesh, x.shape, min_rows)[1] is not None
@@ -126,7 +126,7 @@ def by_device(function: Callable, *split: jax.Array, whole: tuple = (), summed: 
 
 
 def place_in_height() -> tuple[jax.Array, int]:
-    """Within `by_device`: which of the devices that share an image's rows this is, counted from the top, and of how many."""
+    """Within `by_device`: which of the devices along an image's height this is, counted from the top, and of how many."""
     return jax.lax.axis_index(SPATIAL), jax.lax.axis_size(SPATIAL)
 
 
@@ -138,7 +138,7 @@ def from_neighbours(last: jax.Array, first: jax.Array) -> tuple[jax.Array, jax.A
 
 
 def is_split() -> bool:
-    """Whether several devices share the images; compilers have to see convolutions then, to split them."""
+    """Whether the images are split over several devices; compilers have to see convolutions then, to split them."""
     return math.prod(jax.sharding.get_abstract_mesh().axis_sizes) > 1
 
 
@@ -148,58 +148,54 @@ def replicated(mesh: Mesh, tree: Any) -> Any:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), tree)
 
 
-def shared_out(mesh: Mesh, tree: Any) -> Any:
-    """Likewise, but each leaf split over all devices (`as_share`)."""
+def sharded(mesh: Mesh, tree: Any) -> Any:
+    """The shapes and dtypes of a tree, with each leaf split into shards, one on every device."""
 
     def place(leaf) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, _share_spec(mesh, leaf.shape)))
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, _shard_spec(mesh, leaf.shape)))
 
     return jax.tree.map(place, tree)
 
 
-def _share_spec(mesh: Mesh | AbstractMesh, shape: Sequence[int]) -> PartitionSpec:
+def _shard_spec(mesh: Mesh | AbstractMesh, shape: Sequence[int]) -> PartitionSpec:
     """A leaf is split along its last axis that divides; one that has none is replicated."""
     dividing = [axis for axis, n in enumerate(shape) if n % mesh.size == 0]
     return PartitionSpec(*[None] * dividing[-1], (DATA, SPATIAL)) if dividing else PartitionSpec()
 
 
-def gathered(params: Any, dtype: Any) -> Any:
-    """Parameters that are `shared_out`, whole on every device of the mesh in force; their gradients come back as shares.
+def all_gathered(params: Any, dtype: Any) -> Any:
+    """Parameters that are `sharded`, whole on every device of the mesh in force; their gradients come back as shards.
 
-    3x3 kernels become `dtype`, to which their layers would bring them: so half as much is exchanged in bfloat16.
+    3x3 kernels become `dtype`, as their layers would convert them anyway: in bfloat16 half as much is exchanged.
     """
     if DATA not in jax.sharding.get_abstract_mesh().axis_names:
         return params
     cast = jax.tree.map(lambda leaf: leaf.astype(dtype) if leaf.shape[:2] == (3, 3) else leaf, params)
-    return jax.tree.map(_gathered, cast)
+    return jax.tree.map(_all_gathered, cast)
 
 
 @jax.custom_vjp
-def _gathered(share: jax.Array) -> jax.Array:
-    return _whole(_share(share))
+def _all_gathered(shard: jax.Array) -> jax.Array:
+    return _constrain_replicated(_constrain_sharded(shard))
 
 
-_gathered.defvjp(lambda share: (_gathered(share), None), lambda _, gradient: (as_share(gradient),))
+_all_gathered.defvjp(lambda shard: (_all_gathered(shard), None), lambda _, gradient: (reduce_scattered(gradient),))
 
 
-def as_share(gradient: jax.Array) -> jax.Array:
-    """A gradient that every device has a part of, as the shares of its sum that they update (`shared_out`)."""
+def reduce_scattered(gradient: jax.Array) -> jax.Array:
+    """A gradient to which every device adds a summand, as the shards of its sum, one on the device that updates it."""
     if DATA not in jax.sharding.get_abstract_mesh().axis_names:
         return gradient
-    return _share(_whole(gradient))  # whole at first, else convolutions would be split by channels, too
+    # Replicated at first, else convolutions would be split by channels, too.
+    return _constrain_sharded(_constrain_replicated(gradient))
 
 
-def _share(x: jax.Array) -> jax.Array:
-    return jax.lax.with_sharding_constraint(x, _share_spec(jax.sharding.get_abstract_mesh(), x.shape))
+def _constrain_sharded(x: jax.Array) -> jax.Array:
+    return jax.lax.with_sharding_constraint(x, _shard_spec(jax.sharding.get_abstract_mesh(), x.shape))
 
 
-def _whole(x: jax.Array) -> jax.Array:
+def _constrain_replicated(x: jax.Array) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, PartitionSpec())
-
-
-def shardings_of(abstract: Any) -> Any:
-    """The shardings in a tree of placed `ShapeDtypeStruct`s."""
-    return jax.tree.map(lambda leaf: leaf.sharding, abstract)
 
 
 def laid_out(mesh: Mesh, tree: Any) -> Any:

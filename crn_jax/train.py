@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 
 from crn_jax.errors import UserError
 from crn_jax.lambdas import LambdaState
-from crn_jax.sharding import formats_of, gathered, laid_out, replicated, shared_out
+from crn_jax.sharding import all_gathered, formats_of, laid_out, replicated, sharded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,7 +131,7 @@ def abstract_state(objective: Trainable, mesh: Mesh | None = None, shard_state: 
         return state
     placed = replicated(mesh, state)
     if shard_state:
-        large = {name: shared_out(mesh, getattr(state, name)) for name in ("params", "opt_state", "ema")}
+        large = {name: sharded(mesh, getattr(state, name)) for name in ("params", "opt_state", "ema")}
         placed = placed._replace(**large)  # what is left is looked at
     return laid_out(mesh, placed)
 
@@ -160,14 +160,14 @@ def make_train_step(
     Metrics are the objective's (see its `loss_of`), the `loss` [] and the `grad_norm` [].
     """
     optimizer = objective.optimizer
-    shared = any(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(abstract and abstract.params))
+    state_is_sharded = any(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(abstract and abstract.params))
 
     def step(state: TrainState, frozen: dict, batch: dict) -> tuple[TrainState, dict]:
         trained = {part: state.params[part] for part in state.opt_state}
 
         def loss_of(trained: dict) -> tuple[jax.Array, dict]:
             params = {**state.params, **trained}
-            params = gathered(params, objective.dtype) if shared else params
+            params = all_gathered(params, objective.dtype) if state_is_sharded else params
             return objective.loss_of(params, state.lambdas, frozen, batch, state.step)
 
         (loss, metrics), gradient = jax.value_and_grad(loss_of, has_aux=True)(trained)
@@ -189,7 +189,7 @@ def _compiler_options(abstract: TrainState | None) -> dict[str, Any] | None:
     """What to ask of XLA's compiler.
 
     For CPUs, by default it orders a program for concurrency, which costs a quarter more memory and gains no time. For GPUs, it
-    puts off sums of gradients until each device's share of them is 30 MB, which is the end of the backward pass; 30 MB in all
+    puts off sums of gradients until each device's shard of them is 30 MB, which is the end of the backward pass; 30 MB in all
     are on their way while the rest is computed.
     """
     if abstract is None:

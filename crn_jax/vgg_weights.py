@@ -8,7 +8,6 @@
 """
 
 import dataclasses
-import hashlib
 import os
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import numpy as np
 import pooch
 
 from crn_jax.errors import UserError
+from crn_jax.files import sha256_of
 from crn_jax.vgg import LAYERS, Pooling
 
 MEAN_COLOR = np.array([123.68, 116.779, 103.939], np.float32)
@@ -61,10 +61,7 @@ def obtain_vgg19(config: VGGConfig | None, progressbar: bool = True) -> tuple[di
         if not config.allow_random:
             raise
         return random_vgg19(seed=0), {"weights": "random", "because": str(error)}
-    params = load_vgg19(path)
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return params, {"weights": "file", "file": path.name, "sha256": digest}
+    return load_vgg19(path), {"weights": "file", "file": path.name, "sha256": sha256_of(path)}
 
 
 def load_vgg19(path: str | Path) -> dict:
@@ -111,8 +108,8 @@ def cache_folder() -> Path:
 
 def find_vgg19(path: str | Path | None = None) -> Path | None:
     """The weight file that `path`, else the environment variable, names; None if neither does."""
-    named = path or os.environ.get(ENVIRONMENT_VARIABLE)
-    return Path(named) if named else None
+    chosen = path or os.environ.get(ENVIRONMENT_VARIABLE)
+    return Path(chosen) if chosen else None
 
 
 def download_vgg19(

@@ -24,9 +24,9 @@ from launch.ablation.findings import Entry, collect
 from launch.ablation.summary import conclusions, figures_table, markdown
 from launch.ablation.tasks import Budget, Task, shown, slug, trains_with_segmenter, with_segmenter
 from launch.ablation.workers import Workers, check_jobs
+from launch.common.exit_status import FAILED, TRY_AGAIN
 from launch.common.output import staged, write_json
 from launch.common.page import write_page
-from launch.common.processes import TRY_AGAIN
 from launch.common.terminal import command, console
 
 
@@ -89,11 +89,11 @@ def list_suites() -> None:
 
 
 def ablate(asked: Arguments, command_line: str) -> int:
-    """Works through the suite; the exit status: 0, 1 if a training failed, or 75 if it was stopped."""
+    """Works through the suite, and returns the exit status: 0, `FAILED` if a training failed, or `TRY_AGAIN` if stopped."""
     ablation = suite(asked)
     out, budget = asked.out or Path("runs/ablations") / asked.suite, Budget.parse(asked.budget)
     segmenter, entries = plan(asked, ablation, budget, out)
-    chosen = share([entry.task for entry in entries if not asked.only or entry.variant.name in asked.only])
+    chosen = tasks_of_this_job([entry.task for entry in entries if not asked.only or entry.variant.name in asked.only])
     if asked.dry_run:
         for task in (*segmenter, *chosen):
             for line in itertools.islice(task.commands(), None if budget.minutes is None else 1):
@@ -113,7 +113,7 @@ def ablate(asked: Arguments, command_line: str) -> int:
             tell(report(), out)
     if workers.stopped.is_set() or "stopped" in workers.outcomes.values():
         return TRY_AGAIN
-    return int("failed" in workers.outcomes.values())
+    return FAILED if "failed" in workers.outcomes.values() else 0
 
 
 def write_results(out: Path, results: dict[str, Any]) -> dict[str, Any]:
@@ -197,8 +197,8 @@ def scoring(asked: Arguments, judge: str | Path | None) -> list[str]:
     return score + (["--examples", str(asked.examples)] if asked.examples else [])
 
 
-def share(tasks: list[Task]) -> list[Task]:
-    """Those that this task of a SLURM array has to do; all, where it is none."""
+def tasks_of_this_job(tasks: list[Task]) -> list[Task]:
+    """The tasks that this job of a SLURM array has to do; all tasks, outside such an array."""
     environment = os.environ
     if "SLURM_ARRAY_TASK_ID" not in environment:
         return tasks

@@ -45,7 +45,7 @@ from crn_jax.sharding import ShardingConfig, make_mesh, put, put_batch
 from crn_jax.synthesize import synthesize
 from crn_jax.train import abstract_state, init_state, make_train_step
 from crn_jax.vgg_weights import random_vgg19
-from launch.common.command_line import named
+from launch.common.command_line import experiment_of_kind
 from launch.common.terminal import command, console, show_error
 from launch.cost.dry_run import lower_step, total_bytes
 from launch.cost.flops import forward_flops, step_flops
@@ -124,7 +124,7 @@ def cases_of(asked: Arguments) -> list[Experiment]:
     if asked.against and set(asked.meshes) != {(1, 1)}:
         raise UserError(f"--against {asked.against} is measured on one device; leave out --meshes.")
     cases = []
-    for experiment in (named(name, Experiment) for name in asked.experiments):
+    for experiment in (experiment_of_kind(name, Experiment) for name in asked.experiments):
         cascade = dataclasses.replace(experiment.cascade, widths=asked.widths or experiment.cascade.widths)
         axes = itertools.product(
             asked.num_images or (cascade.num_images,),

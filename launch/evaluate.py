@@ -5,7 +5,6 @@ Writes a table, evaluation.json and report.html. With --study_page or --study: t
 
 import dataclasses
 import functools
-import hashlib
 import shlex
 import sys
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from rich.markup import escape
 from crn_jax.data.pipeline import spread
 from crn_jax.data.sources import Split
 from crn_jax.errors import UserError
+from crn_jax.files import sha256_of
 from crn_jax.generator import init_params
 from crn_jax.run import Run
 from crn_jax.scores.inception import PUBLISHED_SHA256, load_inception
@@ -30,13 +30,13 @@ from crn_jax.synthesize import synthesize
 from crn_jax.vgg_weights import obtain_vgg19
 from launch.common.output import staged, write_json
 from launch.common.terminal import command, console
-from launch.evaluation.comparison import Subject, open_subject
-from launch.evaluation.contenders import PHOTOGRAPHS, Contender, images_of_folder, photographs, run_of
-from launch.evaluation.judges import open_segmenter
+from launch.evaluation.comparison import Comparison, open_comparison
+from launch.evaluation.methods import PHOTOGRAPHS, Method, images_of_folder, photographs, run_of
+from launch.evaluation.open_segmenter import open_segmenter
 from launch.evaluation.report import Example, write_report
 from launch.evaluation.score_tables import layers_table, scores_table
 from launch.evaluation.scoring import SCORES, Judges, Tally, summary
-from launch.evaluation.study import Method, write_study
+from launch.evaluation.study import StudyMethod, write_study
 from launch.evaluation.study_answers import analyse, study_table, to_json
 
 
@@ -44,7 +44,7 @@ from launch.evaluation.study_answers import analyse, study_table, to_json
 class Arguments:
     """Scores trained runs, and folders of images, on held-out layouts and photographs."""
 
-    contenders: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
+    methods: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
     """Run folders of launch.train, or folders of images of the data's size, named after the held-out photographs."""
     data: Annotated[str | None, tyro.conf.arg(aliases=["--data.root"])] = None
     """Folder of the data set. Default: the one that the first run was trained on."""
@@ -58,7 +58,7 @@ class Arguments:
     """Of the runs: latest, best (smallest held-out distance), or a number of steps."""
     segmenter: str | None = None
     """For mIoU and pixel accuracy: a run of launch.train segmenter_*; package.module:factory, where factory() gives a function
-    from images uint8 [B, H, W, 3] to class ids [B, H, W]; or a folder of label PNGs, CONTENDER/EXAMPLE.png, in the ids or
+    from images uint8 [B, H, W, 3] to class ids [B, H, W]; or a folder of label PNGs, METHOD/EXAMPLE.png, in the ids or
     colours of the data set's own layouts (of Cityscapes labelIds, not train ids)."""
     inception: Path | None = None
     """For FID and KID: pt_inception-2015-12-05-6726825d.pth, as pytorch-fid publishes it."""
@@ -71,7 +71,7 @@ class Arguments:
     out: Path | None = None
     """Folder for the results. Default: evaluation in the first run's folder."""
     save_images: bool = False
-    """Also write every image, to OUT/images/CONTENDER/EXAMPLE.png, for other tools."""
+    """Also write every image, to OUT/images/METHOD/EXAMPLE.png, for other tools."""
     study_page: Path | None = None
     """Write the page of a study with people to this HTML file, and score nothing: the first run against the others."""
     study_kind: Literal["unlimited", "timed"] = "unlimited"
@@ -92,39 +92,39 @@ def main(arguments: list[str] | None = None) -> None:
             raise UserError(f"--batch_size and --examples must be at least 1, got {asked.batch_size} and {asked.examples}.")
         if asked.study is not None:
             return tell_study(asked)
-        subject = open_subject(asked.contenders, asked.checkpoint, asked.experiment, asked.data, asked.split, asked.examples)
+        comparison = open_comparison(asked.methods, asked.checkpoint, asked.experiment, asked.data, asked.split, asked.examples)
         if asked.study_page:
-            return make_study(asked, subject)
-        evaluate(asked, subject, shlex.join(["python", "-m", "launch.evaluate", *(arguments or sys.argv[1:])]))
+            return make_study(asked, comparison)
+        evaluate(asked, comparison, shlex.join(["python", "-m", "launch.evaluate", *(arguments or sys.argv[1:])]))
 
 
-def evaluate(asked: Arguments, subject: Subject, command_line: str) -> None:
-    """Scores every contender, and writes the results at the end, all or nothing."""
-    vgg = dataclasses.replace(subject.experiment.vgg, weights=asked.vgg or subject.experiment.vgg.weights)
+def evaluate(asked: Arguments, comparison: Comparison, command_line: str) -> None:
+    """Scores every method, and writes the results at the end, all or nothing."""
+    vgg = dataclasses.replace(comparison.experiment.vgg, weights=asked.vgg or comparison.experiment.vgg.weights)
     vgg_params, vgg19 = obtain_vgg19(vgg)
     vgg_params = jax.device_put(vgg_params)
-    contenders = contenders_of(subject, vgg_params)
-    judges, notes = judges_of(asked, subject, contenders, vgg_params, vgg19)
+    methods = methods_of(comparison, vgg_params)
+    judges, notes = judges_of(asked, comparison, methods, vgg_params, vgg19)
     with staged(out_folder(asked)) as folder:
-        tallies, resources = measure(asked, subject, contenders, judges, folder / "images" if asked.save_images else None)
-        results = results_of(contenders, tallies, resources, judges.inception_params is not None)
-        height, width = subject.experiment.size
-        count = len(subject.examples.indices)
+        tallies, resources = measure(asked, comparison, methods, judges, folder / "images" if asked.save_images else None)
+        results = results_of(methods, tallies, resources, judges.inception_params is not None)
+        height, width = comparison.experiment.size
+        count = len(comparison.examples.indices)
         evaluation = {
-            "title": f"{subject.experiment.data.source} {asked.split}, {count} examples at {height}x{width}",
+            "title": f"{comparison.experiment.data.source} {asked.split}, {count} examples at {height}x{width}",
             "command": command_line,
             "versions": {"jax": jax.__version__, "numpy": np.__version__},
             "device": jax.devices()[0].device_kind,
             "vgg19": vgg19,
             "notes": notes,
-            "classes": subject.examples.source.label_space.classes,
-            "names": subject.examples.names,
+            "classes": comparison.examples.source.label_space.classes,
+            "names": comparison.examples.names,
             "scores": [score._asdict() for score in SCORES if any(score.key in result["scores"] for result in results)],
             "candidates": results,
         }
         write_json(folder / "evaluation.json", evaluation)
-        shown = examples_to_show(asked, subject, contenders, judges, evaluation)
-        write_report(evaluation, shown, subject.examples.source.label_space, folder / "report.html")
+        shown = examples_to_show(asked, comparison, methods, judges, evaluation)
+        write_report(evaluation, shown, comparison.examples.source.label_space, folder / "report.html")
     console.print(scores_table(evaluation))
     console.print(layers_table(evaluation))
     for note in notes:
@@ -135,46 +135,47 @@ def evaluate(asked: Arguments, subject: Subject, command_line: str) -> None:
 
 def out_folder(asked: Arguments) -> Path:
     """Where the results go."""
-    run = next((path for path in asked.contenders if (path / "run.json").exists()), None)
+    run = next((path for path in asked.methods if (path / "run.json").exists()), None)
     return asked.out or (run / "evaluation" if run else Path("evaluation"))
 
 
-def contenders_of(subject: Subject, vgg_params: dict) -> list[Contender]:
+def methods_of(comparison: Comparison, vgg_params: dict) -> list[Method]:
     """The photographs first, then what was given, in order.
 
     Raises:
       UserError: if names meet, such as a folder's and that of what is made of a collection.
     """
-    contenders = [photographs()]
-    for name, given in subject.given.items():
+    methods = [photographs()]
+    for name, given in comparison.given.items():
         is_run = isinstance(given, Run)
-        contenders.append(run_of(name, given, vgg_params) if is_run else images_of_folder(name, given, subject.examples))
-    names = [name for contender in contenders for name in contender.names]
+        methods.append(run_of(name, given, vgg_params) if is_run else images_of_folder(name, given, comparison.examples))
+    names = [name for method in methods for name in method.names]
     if doubled := {name for name in names if names.count(name) > 1}:
-        raise UserError(f"Two contenders would be called '{doubled.pop()}': rename a folder.")
-    return contenders
+        raise UserError(f"Two methods would be called '{doubled.pop()}': rename a folder.")
+    return methods
 
 
 def judges_of(
-    asked: Arguments, subject: Subject, contenders: Sequence[Contender], vgg_params: dict, vgg19: dict[str, str]
+    asked: Arguments, comparison: Comparison, methods: Sequence[Method], vgg_params: dict, vgg19: dict[str, str]
 ) -> tuple[Judges, list[str]]:
     """The networks that are asked for, and what has to be known before their figures are compared with others."""
-    source, notes = subject.examples.source, ["Intervals: 95%, bootstrap over images."]
+    source, notes = comparison.examples.source, ["Intervals: 95%, bootstrap over images."]
     inception = segmenter = lpips_params = None
     if asked.segmenter:
-        names = [name for contender in contenders for name in contender.names]
-        segmenter, described = open_segmenter(asked.segmenter, source.label_space, source.size, names, subject.examples.names)
+        names = [name for method in methods for name in method.names]
+        examples = comparison.examples.names
+        segmenter, described = open_segmenter(asked.segmenter, source.label_space, source.size, names, examples)
         cityscapes = " Published mIoU of Cityscapes is by a DRN-D-105." if source.label_space.name == "cityscapes" else ""
         notes.append(f"Segmenter: {described}.{cityscapes}")
     if asked.inception:
         inception = jax.device_put(load_inception(asked.inception))
-    notes += frechet_notes(asked.inception, len(subject.examples.indices))
+    notes += frechet_notes(asked.inception, len(comparison.examples.indices))
     if asked.lpips:
         lpips_params = jax.device_put(load_lpips(*asked.lpips))
         notes.append(f"LPIPS: {network_name(lpips_params)}.")
     if vgg19["weights"] == "random":
         notes.append("VGG-19 has seeded RANDOM weights: perceptual distances compare with nothing else.")
-    if any("chosen" in contender.names.values() for contender in contenders):
+    if any("chosen" in method.names.values() for method in methods):
         notes.append(
             "Of a collection of k images, the one scored for layout i is image i mod k. 'best of k' and 'assembled' choose by "
             "the photograph, and so are not marked as best."
@@ -187,7 +188,7 @@ def judges_of(
 def frechet_notes(inception: Path | None, count: int) -> list[str]:
     """What has to be known of FID and KID, or of what stands in their place, with so many images."""
     notes, features = [], 2048 if inception else 512
-    if inception and hashlib.sha256(inception.read_bytes()).hexdigest() != PUBLISHED_SHA256:
+    if inception and sha256_of(inception) != PUBLISHED_SHA256:
         notes.append(f"FID and KID: {inception.name} is not the published file; compare them with nothing else.")
     if inception:
         notes.append(
@@ -199,24 +200,24 @@ def frechet_notes(inception: Path | None, count: int) -> list[str]:
 
 
 def measure(
-    asked: Arguments, subject: Subject, contenders: Sequence[Contender], judges: Judges, images_folder: Path | None
+    asked: Arguments, comparison: Comparison, methods: Sequence[Method], judges: Judges, images_folder: Path | None
 ) -> tuple[dict[str, Tally], dict[str, dict[str, float]]]:
-    """Goes through all examples once for each contender: what was measured, and what it took, by the contenders' names."""
-    tallies, resources, examples = {}, {}, subject.examples
+    """Goes through all examples once for each method: what was measured, and what it took, by the methods' names."""
+    tallies, resources, examples = {}, {}, comparison.examples
     num_classes, numbers = examples.source.label_space.num_classes, range(len(examples.indices))
     with rich.progress.Progress(*rich.progress.Progress.get_default_columns(), console=console, transient=True) as progress:
-        for contender in contenders:
-            first, *_ = contender.names
+        for method in methods:
+            first, *_ = method.names
             task = progress.add_task(escape(first), total=len(numbers))
-            tallies |= {name: Tally() for name in contender.names}
+            tallies |= {name: Tally() for name in method.names}
             for batch, count in examples.batches(numbers, asked.batch_size):
-                for name, made in contender.make(batch).items():
+                for name, made in method.make(batch).items():
                     images = made.scored(batch)
                     tallies[name].add(judges.measure(name, batch, images, num_classes) | made.numbers, count)
                     if images_folder:
                         save_images(images_folder / name, batch.names[:count], images)
                 progress.advance(task, count)
-            resources[first] = contender.resources(examples.batch([0] * asked.batch_size))
+            resources[first] = method.resources(examples.batch([0] * asked.batch_size))
     return tallies, resources
 
 
@@ -228,20 +229,20 @@ def save_images(folder: Path, names: Sequence[str], images: np.ndarray) -> None:
 
 
 def results_of(
-    contenders: Sequence[Contender], tallies: dict[str, Tally], resources: dict[str, dict[str, float]], inception: bool
+    methods: Sequence[Method], tallies: dict[str, Tally], resources: dict[str, dict[str, float]], inception: bool
 ) -> list[dict[str, Any]]:
-    """Each contender's part of evaluation.json."""
+    """Each method's part of evaluation.json."""
     real = tallies[PHOTOGRAPHS].arrays()["features"]
     return [
-        {"name": name, "kind": kind, "about": contender.about, "resources": resources.get(name, {})}
+        {"name": name, "kind": kind, "about": method.about, "resources": resources.get(name, {})}
         | summary(tallies[name].arrays(), real, inception)
-        for contender in contenders
-        for name, kind in contender.names.items()
+        for method in methods
+        for name, kind in method.names.items()
     ]
 
 
 def chosen_examples(evaluation: dict[str, Any], each: int = 3, evenly: int = 6) -> dict[int, str]:
-    """The numbers of examples to look at, and why: the first contender's best and worst, and some others."""
+    """The numbers of examples to look at, and why: the first method's best and worst, and some others."""
     first = evaluation["candidates"][1]  # behind the photographs
     order = np.argsort(first["per_image"]["distance"]).tolist()
     each = min(each, len(order) // 2)
@@ -252,15 +253,15 @@ def chosen_examples(evaluation: dict[str, Any], each: int = 3, evenly: int = 6) 
 
 
 def examples_to_show(
-    asked: Arguments, subject: Subject, contenders: Sequence[Contender], judges: Judges, evaluation: dict[str, Any]
+    asked: Arguments, comparison: Comparison, methods: Sequence[Method], judges: Judges, evaluation: dict[str, Any]
 ) -> list[Example]:
-    """The chosen examples, with all that the contenders make of them and what the segmenter sees there."""
+    """The chosen examples, with all that the methods make of them and what the segmenter sees there."""
     why, examples = chosen_examples(evaluation), {}
-    for batch, count in subject.examples.batches(list(why), asked.batch_size):
+    for batch, count in comparison.examples.batches(list(why), asked.batch_size):
         for row, n in enumerate(batch.numbers[:count]):
             examples[n] = Example(n, why[n], batch.layout[row], batch.photograph[row], {}, {}, {})
-        for contender in contenders:
-            for name, made in contender.make(batch).items():
+        for method in methods:
+            for name, made in method.make(batch).items():
                 answers = judges.segmented(name, batch.names, made.scored(batch))
                 for row, n in enumerate(batch.numbers[:count]):
                     if name != PHOTOGRAPHS:
@@ -282,37 +283,37 @@ def check_study(asked: Arguments) -> None:
         raise UserError(f"--study_pairs must be at least 1, and --study_seed not negative, got {pairs} and {seed}.")
 
 
-def make_study(asked: Arguments, subject: Subject) -> None:
+def make_study(asked: Arguments, comparison: Comparison) -> None:
     """Writes the page of a study with people.
 
     Its sentinels show the photograph beside an untrained cascade's image; the authors' beside a baseline's, which is harder.
     """
     check_study(asked)
-    page, examples = asked.study_page, subject.examples
+    page, examples = asked.study_page, comparison.examples
 
     def synthesized(run: Run, n: int) -> np.ndarray:
         layout = examples.batch([n]).layout
         images = np.asarray(synthesize(run.experiment.generator, run.params, layout))[0]
         return images[n % len(images)]
 
-    def read(name: str, contender: Contender, n: int) -> np.ndarray:
-        return contender.make(examples.batch([n]))[name].images[0, 0]
+    def read(name: str, method: Method, n: int) -> np.ndarray:
+        return method.make(examples.batch([n]))[name].images[0, 0]
 
     methods = []
-    for name, given in subject.given.items():
+    for name, given in comparison.given.items():
         if isinstance(given, Run):
-            methods.append(Method(name, functools.partial(synthesized, given)))
+            methods.append(StudyMethod(name, functools.partial(synthesized, given)))
         else:
-            methods.append(Method(name, functools.partial(read, name, images_of_folder(name, given, examples))))
-    config = subject.experiment.generator
-    untrained = Run(subject.experiment, examples.source.label_space, init_params(config, jax.random.key(0)), 0, {})
+            methods.append(StudyMethod(name, functools.partial(read, name, images_of_folder(name, given, examples))))
+    config = comparison.experiment.generator
+    untrained = Run(comparison.experiment, examples.source.label_space, init_params(config, jax.random.key(0)), 0, {})
     write_study(
         page,
         methods,
         lambda n: examples.batch([n]).photograph[0],
-        Method("(an untrained cascade)", functools.partial(synthesized, untrained)),
+        StudyMethod("(an untrained cascade)", functools.partial(synthesized, untrained)),
         range(len(examples.indices)),
-        title=f"{subject.experiment.data.source}: which image is more realistic?",
+        title=f"{comparison.experiment.data.source}: which image is more realistic?",
         kind=asked.study_kind,
         pairs=asked.study_pairs,
         seed=asked.study_seed,
@@ -323,7 +324,7 @@ def make_study(asked: Arguments, subject: Subject) -> None:
 
 def tell_study(asked: Arguments) -> None:
     """Prints what people preferred."""
-    if asked.contenders:
+    if asked.methods:
         raise UserError("--study reads result files; runs and images are not looked at then: leave them out.")
     analysis = analyse(asked.study)
     console.print(study_table(analysis))

@@ -1,8 +1,8 @@
 """Checks data sets before the first step: `python -m launch.inspect DIR [DIR ...]`.
 
 Decodes every photograph and layout, says what is there, what is wrong and how to mend it, and prints the command that trains
-on it; writes inspection.html, with a contact sheet, and inspection.json. Exit status: 0 if all can be trained on, 1 if one
-cannot, 2 if the command line is wrong, or does not say enough for a look at the data.
+on it; writes inspection.html, with a contact sheet, and inspection.json. Its exit status is 0 if all data sets can be trained
+on, 1 if one cannot, and 2 if the command line is wrong or does not say enough for a look at the data.
 """
 
 import dataclasses
@@ -27,6 +27,7 @@ from crn_jax.data.labels.published import LABEL_SPACES, find_label_space
 from crn_jax.data.pipeline import spread
 from crn_jax.data.sources import DataConfig, Split, label_space_of
 from crn_jax.errors import UserError
+from launch.common.exit_status import FAILED
 from launch.common.output import staged, write_json
 from launch.common.page import data_url, write_page
 from launch.common.terminal import command, console
@@ -87,7 +88,7 @@ def main(arguments: list[str] | None = None) -> None:
         check(asked)
         command_line = shlex.join(["python", "-m", "launch.inspect", *(arguments or sys.argv[1:])])
         if not all([inspect(asked, root, command_line) for root in asked.roots]):
-            sys.exit(1)
+            sys.exit(FAILED)
 
 
 def check(asked: Arguments) -> None:

@@ -20,12 +20,14 @@ from crn_jax.sharding import local_rows, make_mesh, put
 from crn_jax.train import abstract_state, make_train_step
 from crn_jax.vgg_weights import obtain_vgg19
 from launch.common.command_line import Command, list_experiments, parse_stages
-from launch.common.processes import TRY_AGAIN, Stop, agree, is_first, join
-from launch.common.terminal import command, console, opened, share_compiled
+from launch.common.exit_status import TRY_AGAIN, USER_ERROR
+from launch.common.processes import agree, is_first, join
+from launch.common.stop_signals import Stop
+from launch.common.terminal import command, console, keep_compiled_in, opened
 from launch.cost.dry_run import dry_run
 from launch.training.failures import explained
 from launch.training.frozen import objective_and_frozen
-from launch.training.loop import VALIDATORS, Session
+from launch.training.loop import VALIDATORS, TrainingLoop
 from launch.training.metrics_log import MetricsLog, NoLog
 from launch.training.progress import announce
 from launch.training.run_folder import describe_data, prepare_folder, refuse_going_back
@@ -38,14 +40,14 @@ def main(arguments: list[str] | None = None) -> None:
         arguments = sys.argv[1:] if arguments is None else arguments
         if not arguments or arguments[0] in ("-h", "--help"):
             list_experiments(__doc__)
-            sys.exit(0 if arguments else 2)
+            sys.exit(0 if arguments else USER_ERROR)
         stages = parse_stages(arguments)
         if stages[0].dry_run or stages[0].topology:
             return estimate(stages)
         if stages[0].cache_only:
             return build_caches(stages)
         join(stages[0].processes)
-        share_compiled(Path(stages[0].experiment.folder))
+        keep_compiled_in(Path(stages[0].experiment.folder))
         console.quiet = not is_first()
         for stage in stages:
             if not train(stage.experiment):
@@ -99,13 +101,13 @@ def train(experiment: AnyExperiment) -> bool:
         with explained(checkpoints):
             log = stack.enter_context(contextlib.closing(MetricsLog(folder, first_step) if is_first() else NoLog()))
             validator = VALIDATORS[experiment.measured_by](experiment, val_source, mesh, abstract, vgg_params)
-            session = Session(experiment, description, mesh, frozen, val_source, log, checkpoints, validator, epoch)
+            loop = TrainingLoop(experiment, description, mesh, frozen, val_source, log, checkpoints, validator, epoch)
             if not first_step:
-                session.measure_floor(train_source)
-                session.validate(0, state)
+                loop.measure_floor(train_source)
+                loop.validate(0, state)
             rows = local_rows(mesh, batch_size)
             batches = training_batches(train_source, batch_size, experiment.seed, first_step, data.threads, rows, data.flip)
-            return session.run(make_train_step(objective, abstract), state, batches, first_step)
+            return loop.run(make_train_step(objective, abstract), state, batches, first_step)
 
 
 if __name__ == "__main__":

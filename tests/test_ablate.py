@@ -15,7 +15,7 @@ from PIL import Image
 import configs
 from crn_jax.ablation import Ablation, Variant
 from launch import ablate
-from launch.common.processes import TRY_AGAIN
+from launch.common.exit_status import TRY_AGAIN
 from launch.training.metrics_log import read_metrics
 
 ROOT = Path(__file__).resolve().parents[1]

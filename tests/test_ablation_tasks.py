@@ -184,16 +184,16 @@ def test_those_who_train_with_a_segmenter_get_it():
 
 def test_a_slurm_array_shares_the_tasks(monkeypatch):
     tasks = list(range(7))
-    assert ablate.share(tasks) == tasks
+    assert ablate.tasks_of_this_job(tasks) == tasks
     for first, step in ((0, 1), (1, 2)):
         monkeypatch.setenv("SLURM_ARRAY_TASK_MIN", str(first))
         monkeypatch.setenv("SLURM_ARRAY_TASK_STEP", str(step))
         monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "3")
-        shares = []
+        parts = []
         for i in range(first, first + 3 * step, step):
             monkeypatch.setenv("SLURM_ARRAY_TASK_ID", str(i))
-            shares.append(ablate.share(tasks))
-        assert shares == [[0, 3, 6], [1, 4], [2, 5]]
+            parts.append(ablate.tasks_of_this_job(tasks))
+        assert parts == [[0, 3, 6], [1, 4], [2, 5]]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from launch.training import async_steps, metrics_log
-from launch.training.async_steps import Steps
+from launch.training.async_steps import AsyncSteps
 
 
 class Computed:
@@ -44,7 +44,7 @@ def metrics(loss: float, ready: bool = True) -> dict[str, Computed]:
 
 def test_a_step_is_looked_at_when_the_next_one_is_under_way_or_must_be_waited_for():
     seen = []
-    run = Steps(itertools.repeat({}), 1, lambda step, metrics, window: seen.append((step, float(metrics["loss"]))))
+    run = AsyncSteps(itertools.repeat({}), 1, lambda step, metrics, window: seen.append((step, float(metrics["loss"]))))
     for step in (1, 2, 3):
         run.next_batch()
         run.add(step, metrics(10.0 * step))
@@ -62,7 +62,7 @@ def test_time_counts_from_step_to_step_and_waiting_only_while_the_devices_are_id
             clock.now += seconds
             yield {}
 
-    run = Steps(batches(), 3, lambda step, metrics, window: step in (3, 4) and lines.append(window.line()))
+    run = AsyncSteps(batches(), 3, lambda step, metrics, window: step in (3, 4) and lines.append(window.line()))
     clock.now = 100.0  # what came before
     for step, ready in ((1, False), (2, True), (3, True)):  # the second batch comes while the first step is computed
         run.next_batch()

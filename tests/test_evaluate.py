@@ -27,7 +27,7 @@ from launch.common.output import staged, write_json
 from launch.common.terminal import console
 from launch.evaluation import scoring
 from launch.evaluation.comparison import names_of
-from launch.evaluation.contenders import PHOTOGRAPHS, Batch, compared, files_of
+from launch.evaluation.methods import PHOTOGRAPHS, Batch, compared, files_of
 from launch.evaluation.score_tables import _text
 from tests.support import reference
 from tests.test_study import embedded

@@ -250,7 +250,7 @@ def test_usage_errors(camvid, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     assert "--source" in refused(capsys, tmp_path / "empty")
     assert "48 112 is near" in refused(capsys, camvid, "--size", "50", "111")
-    assert "Did you mean camvid?" in refused(capsys, camvid, "--labels", "camvit")
+    assert "Did you mean 'camvid'?" in refused(capsys, camvid, "--labels", "camvit")
     assert "--source" in refused(capsys, camvid, "--source", "pascal")
     for part in ("photographs", "layouts"):
         save(photograph(0), tmp_path / "lossy" / part / "0.jpg")

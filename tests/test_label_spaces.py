@@ -218,7 +218,7 @@ def test_generated_colours_can_be_told_apart():
 
 def test_an_unknown_name_is_answered_with_the_nearest(tmp_path):
     with pytest.raises(
-        UserError, match=r"citiscapes: no label space has this name, .* Did you mean cityscapes\? .*nyu894, nyu40"
+        UserError, match=r"citiscapes: no label space has this name, .* Did you mean 'cityscapes'\? .*nyu894, nyu40"
     ):
         find_label_space("citiscapes")
     with pytest.raises(UserError, match=r"none\.json: the label space cannot be read \(No such file"):
@@ -281,7 +281,7 @@ def test_generated_colours_are_none_of_voids(tmp_path):
         ({"classes": ["void", "lawn"]}, r"classes: \"void\" has to be \"void\", and the last"),
         ({"classes": ["lawn", "Void"]}, r"classes: \"Void\" has to be \"void\", and the last"),
         ({"classes": ["a"], "name": 3}, r"name: a name in quotes is needed, got 3"),
-        ({"classes": ["a"], "color": []}, r"color: there is no such field\. Did you mean colors\? The fields: name, classes"),
+        ({"classes": ["a"], "color": []}, r"color: there is no such field\. Did you mean 'colors'\? The fields: name, classes"),
         ('{"classes": ["a"], "classes": ["b"]}', r"\"classes\" is there twice"),
         ('{"classes": ["a", "b"], "ids": {"3": "a", "3": "b"}}', r"\"3\" is there twice"),
         ({"classes": ["a"], "colors": "red"}, r"colors: a list of colours is needed, .* got \"red\""),
@@ -303,7 +303,7 @@ def test_generated_colours_are_none_of_voids(tmp_path):
         ({"classes": ["a", "b"], "ids": [1]}, r"ids: 2 are needed, one for each of classes, got 1"),
         ({"classes": ["a", "b"], "ids": [1, 1]}, r"ids: 1 is the id of a and of b"),
         ({"classes": ["a"], "ids": {"1": "b"}}, r"ids: 1 is to be \"b\", which is none of the classes"),
-        ({"classes": ["lawn"], "ids": {"1": "lawm"}}, r"ids: 1 is to be \"lawm\", .* Did you mean lawn\?"),
+        ({"classes": ["lawn"], "ids": {"1": "lawm"}}, r"ids: 1 is to be \"lawm\", .* Did you mean 'lawn'\?"),
         ({"classes": ["a"], "ids": {"1": ["a"]}}, r"ids: 1 is to be \[\"a\"\], which is none of the classes"),
         ({"classes": ["a", "b"], "ids": {"1": "a"}}, r"ids: b has none"),
         ({"classes": ["a"], "ids": {"one": "a"}}, r"ids: an id is a whole number of -1 to 65535, got \"one\""),

@@ -16,7 +16,9 @@ import pytest
 from crn_jax.errors import UserError
 from launch import train
 from launch.common import processes, terminal
-from launch.common.processes import LOST, LOST_SECONDS, TRY_AGAIN, Processes
+from launch.common.exit_status import LOST, TRY_AGAIN
+from launch.common.processes import LOST_SECONDS, Processes
+from launch.common.stop_signals import Stop
 from launch.common.terminal import console
 from launch.training.metrics_log import read_metrics
 from tests.test_sharding import assert_same_training
@@ -137,7 +139,8 @@ def test_a_signal_before_the_first_step_counts():
     """Of a resumed run, or of one behind another."""
     program = """
 import os, signal, socket, time
-from launch.common.processes import Processes, Stop, join
+from launch.common.processes import Processes, join
+from launch.common.stop_signals import Stop
 with socket.socket() as free:
     free.bind(("127.0.0.1", 0))
     port = free.getsockname()[1]
@@ -163,7 +166,7 @@ def test_several_processes_keep_what_they_compile_with_the_run(tmp_path, monkeyp
         monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", given)
     before = jax.config.jax_compilation_cache_dir
     try:
-        terminal.share_compiled(tmp_path)
+        terminal.keep_compiled_in(tmp_path)
         assert jax.config.jax_compilation_cache_dir == (str(tmp_path / "compiled") if kept else before)
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
@@ -175,7 +178,7 @@ def test_a_terminal_that_is_closed_ends_a_run_between_two_steps(monkeypatch):
     before = signal.getsignal(signal.SIGHUP)
     for handler, stops in ((signal.SIG_DFL, True), (signal.SIG_IGN, False)):
         signal.signal(signal.SIGHUP, handler)
-        with processes.Stop() as stop:
+        with Stop() as stop:
             assert not stop.requested_at(1)
             os.kill(os.getpid(), signal.SIGHUP)
             assert stop.requested_at(2) == stops

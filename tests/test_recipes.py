@@ -17,7 +17,7 @@ from crn_jax.run import load_run
 from launch import train
 from launch.common import command_line
 from launch.common.command_line import parse_stages
-from launch.common.processes import TRY_AGAIN
+from launch.common.exit_status import TRY_AGAIN
 from launch.common.terminal import console
 from tests.test_training import assert_identical, final_state, refused, run
 

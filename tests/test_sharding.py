@@ -103,7 +103,7 @@ def run_steps(objective: Objective, initial, mesh_shape: tuple[int, int], steps:
     mesh, (vgg, batch), losses = mesh_of(*mesh_shape), problem(), []
     abstract = abstract_state(objective, mesh)
     with jax.set_mesh(mesh):
-        state = jax.device_put(initial, sharding.shardings_of(abstract))
+        state = jax.device_put(initial, sharding.formats_of(abstract))
         arguments = put(mesh, vgg), put_batch(mesh, BATCH, batch)
         step = compile_fast(make_train_step(objective, abstract), state, *arguments)
         for _ in range(steps):
@@ -122,7 +122,7 @@ def assert_same_training(state: TrainState, expected: TrainState) -> None:
 
 
 def test_twenty_steps_equal_those_of_one_device(xlas_convolution):
-    """In float32, with λ rescaled on the way, the state shared out."""
+    """In float32, with λ rescaled on the way, the state sharded."""
     objective = Objective(cascade(2), LambdaConfig(rescale_epoch=1), OptimizerConfig(ema_decay=0.9), "average", 8)
     initial = jax.tree.map(np.asarray, init_state(objective, 0))
     expected_losses, expected = run_steps(objective, initial, (1, 1), 20)
@@ -136,18 +136,18 @@ def test_twenty_steps_equal_those_of_one_device(xlas_convolution):
         assert kernels["module_1"].sharding.is_fully_replicated  # [3, 3, 12, 6]: no axis divides by 8
 
 
-def test_shares_are_gathered_and_gradients_come_back_as_shares():
+def test_shards_are_gathered_and_gradients_come_back_as_shards():
     mesh, rng = mesh_of(2, 4), np.random.default_rng(0)
     params = {"bias": np.ones(5), "conv": rng.uniform(-1, 1, (3, 3, 2, 8)), "to_rgb": rng.uniform(-1, 1, (1, 1, 8, 3))}
     params = jax.tree.map(np.float32, params)
-    shares = sharding.shardings_of(sharding.shared_out(mesh, jax.eval_shape(lambda: params)))
+    shards = sharding.formats_of(sharding.sharded(mesh, jax.eval_shape(lambda: params)))
 
     def loss(params: dict) -> tuple[jax.Array, dict]:
-        whole = sharding.gathered(params, "bfloat16")
+        whole = sharding.all_gathered(params, "bfloat16")
         return sum(jnp.square(leaf.astype(jnp.float32)).sum() for leaf in whole.values()), whole
 
     with jax.set_mesh(mesh):
-        (_, whole), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(jax.device_put(params, shares))
+        (_, whole), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(jax.device_put(params, shards))
     assert [whole[name].dtype for name in params] == ["float32", "bfloat16", "float32"]
     assert [gradients[name].sharding.shard_shape(leaf.shape) for name, leaf in params.items()] == [
         (5,),
@@ -155,7 +155,7 @@ def test_shares_are_gathered_and_gradients_come_back_as_shares():
         (1, 1, 1, 3),
     ]
     for name, leaf in whole.items():
-        assert leaf.sharding.is_fully_replicated and gradients[name].sharding.is_equivalent_to(shares[name], leaf.ndim)
+        assert leaf.sharding.is_fully_replicated and gradients[name].sharding.is_equivalent_to(shards[name], leaf.ndim)
         np.testing.assert_array_equal(leaf, params[name].astype(leaf.dtype))
         np.testing.assert_array_equal(gradients[name], np.float32((2 * np.float32(leaf)).astype(leaf.dtype)))
 
@@ -283,8 +283,8 @@ def test_a_mesh_may_split_an_axis_of_a_tpus_network():
 @pytest.mark.parametrize(
     ("mesh", "batch", "height", "problem"),
     [
-        ((4, 1), 2, 256, "a batch of 2 cannot be shared out to 4"),
-        ((-1, 1), 1, 256, "a batch of 1 cannot be shared out to 8"),
+        ((4, 1), 2, 256, "a batch of 2 cannot be split into 4 equal parts"),
+        ((-1, 1), 1, 256, "a batch of 1 cannot be split into 8 equal parts"),
         ((1, 8), 1, 100, "100 rows cannot be split into 8 equal parts"),
         ((4, 4), 4, 256, "does not fit the 8 devices"),
         ((0, 1), 4, 256, "does not fit the 8 devices"),

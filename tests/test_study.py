@@ -16,7 +16,7 @@ from rich.console import Console
 
 from crn_jax.errors import UserError
 from launch.evaluation import study
-from launch.evaluation.study import PHOTOGRAPH, Method, write_study
+from launch.evaluation.study import PHOTOGRAPH, StudyMethod, write_study
 from launch.evaluation.study_answers import Analysis, analyse, study_table, to_json
 
 pytest_plugins = "tests.support.browser"
@@ -24,14 +24,14 @@ pytest_plugins = "tests.support.browser"
 GREY = {PHOTOGRAPH: 230, "ours": 180, "pix2pix": 130, "encoder": 100, "bad": 20}
 
 
-def plain(name: str, size: tuple[int, int] = (8, 16)) -> Method:
+def plain(name: str, size: tuple[int, int] = (8, 16)) -> StudyMethod:
     """A method of grey images; of odd examples, 'pix2pix' makes the brightest."""
 
     def image(example: int) -> np.ndarray:
         grey = 200 if name == "pix2pix" and example % 2 else GREY[name]
         return np.full((*size, 3), grey + example % 4, np.uint8)
 
-    return Method(name, image)
+    return StudyMethod(name, image)
 
 
 def write(path, names=("ours", "pix2pix", "encoder"), examples=range(4), kind="unlimited", **options):

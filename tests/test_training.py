@@ -32,7 +32,7 @@ from crn_jax.train import TrainState, abstract_state, make_train_step
 from launch import hidden_choices, synthesize, train
 from launch.common.command_line import parse, parse_stages
 from launch.common.contact_sheet import grid
-from launch.common.processes import TRY_AGAIN
+from launch.common.exit_status import TRY_AGAIN
 from launch.common.terminal import console
 from launch.training.metrics_log import read_metrics
 
@@ -233,7 +233,7 @@ def test_too_little_memory_is_said_with_what_needs_less(tiny, tmp_path, monkeypa
     def full(*_):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nA dump of the allocator")
 
-    monkeypatch.setattr(train.Session, "run", full)
+    monkeypatch.setattr(train.TrainingLoop, "run", full)
     said = refused(tiny, tmp_path)
     assert "allocating 9 bytes" in said and "--cascade.dtype bfloat16, --remat full" in said and "dump" not in said
 

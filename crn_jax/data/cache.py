@@ -29,6 +29,7 @@ import PIL
 
 from crn_jax.data.examples import Source
 from crn_jax.errors import UserError
+from crn_jax.files import replace_text
 
 _FORMAT = 1
 """Raise it when the files here change, or when sources come to give other pixels for the same files."""
@@ -123,10 +124,8 @@ def _allocate(place: Path, source: Source, fingerprint: str) -> None:
     for key, (shape, dtype) in _forms(source).items():
         np.lib.format.open_memmap(place / f"{key}.npy", "w+", dtype, (len(source), *shape))
     (place / "done").write_bytes(bytes(len(source)))
-    (place / "cache.part").write_text(
-        json.dumps({"fingerprint": fingerprint, "label_space": source.label_space.name}, indent=1)
-    )
-    os.replace(place / "cache.part", place / "cache.json")
+    facts = {"fingerprint": fingerprint, "label_space": source.label_space.name}
+    replace_text(place / "cache.json", json.dumps(facts, indent=1))
 
 
 def _done(place: Path, source: Source) -> np.ndarray:
@@ -176,8 +175,8 @@ def _remedy(place: Path) -> str:
         with contextlib.suppress(FileNotFoundError):  # it is being deleted
             others[file.parent] = 512 * sum(part.stat().st_blocks for part in file.parent.iterdir())
     others.pop(place, None)
-    named = [f"{folder} ({others[folder]:,} bytes)" for folder in sorted(others, key=others.get, reverse=True)]
-    used = f", or delete what is not used of {', '.join(named)}" if named else ""
+    listed = [f"{folder} ({others[folder]:,} bytes)" for folder in sorted(others, key=others.get, reverse=True)]
+    used = f", or delete what is not used of {', '.join(listed)}" if listed else ""
     return f"Make space, choose another folder, or go without a cache{used}."
 
 

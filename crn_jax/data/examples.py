@@ -5,6 +5,9 @@ past 256 classes.)
 """
 
 import dataclasses
+import itertools
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 import numpy as np
 
@@ -12,6 +15,7 @@ from crn_jax.data.geometry import Place
 from crn_jax.data.labels.label_space import LabelSpace
 
 Example = dict[str, np.ndarray]
+Item = TypeVar("Item")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,3 +38,13 @@ class Source:
     def __getitem__(self, index: int) -> Example:
         """An example."""
         raise NotImplementedError
+
+
+def full_batches(items: Iterable[Item], size: int) -> Iterator[tuple[list[Item], int]]:
+    """Batches of `size` items in order, so that one shape is compiled; the last batch is filled up with its last item.
+
+    Yields each batch with the number of its items that are not such copies.
+    """
+    items = iter(items)
+    while batch := list(itertools.islice(items, size)):
+        yield batch + batch[-1:] * (size - len(batch)), len(batch)

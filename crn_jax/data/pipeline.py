@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence, Sized
 import grain
 import numpy as np
 
-from crn_jax.data.examples import Source
+from crn_jax.data.examples import Source, full_batches
 from crn_jax.errors import UserError
 
 
@@ -57,14 +57,10 @@ def spread(over: Sized, limit: int) -> list[int]:
 def validation_batches(
     source: Source, batch_size: int, indices: Sequence[int], rows: Sequence[int] | None = None
 ) -> Iterator[dict[str, np.ndarray]]:
-    """The examples `indices` in order, as full batches, so that one shape is compiled: the last example is repeated.
-
-    `rows` as in `training_batches`.
-    """
+    """The examples `indices` in order, as `full_batches`; `rows` as in `training_batches`."""
     rows = range(batch_size) if rows is None else rows
-    for start in range(0, len(indices), batch_size):
-        batch = [indices[min(start + row, len(indices) - 1)] for row in rows]
-        yield _decode(source, batch)
+    for batch, _ in full_batches(indices, batch_size):
+        yield _decode(source, [batch[row] for row in rows])
 
 
 def _decode(

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from crn_jax.kernels.cpu_convolution import col2im, im2col, im2col_by_kernel, winograd, winograd_by_input, winograd_by_kernel
 from crn_jax.kernels.halo import Haloed, haloed
 from crn_jax.kernels.remat import added
-from crn_jax.sharding import MIN_ROWS, as_share, by_device, constrain, is_split, rows_are_split
+from crn_jax.sharding import MIN_ROWS, by_device, constrain, is_split, reduce_scattered, rows_are_split
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")  # of images, kernels and results
 _SMALL = 16 * 32  # pixels; below, transforming the kernel would cost more than Winograd saves
@@ -237,8 +237,8 @@ def _cuda_by_kernel(x: jax.Array, y: jax.Array, margin: int = 1) -> jax.Array:
 
 
 def _without_padding(by_kernel: jax.Array, channels: int) -> jax.Array:
-    """Shared out before it is cut: else the compiler sums all of it on every device."""
+    """The kernel's gradient without the padded channels; scattered before it is cut, else every device would sum all of it."""
     if by_kernel.shape[2] == channels:
         return by_kernel
     # As one, both cuts are more than XLA for TPUs can take: "the shape doesn't match" (libtpu 0.0.42).
-    return jax.lax.optimization_barrier(as_share(by_kernel))[:, :, :channels]
+    return jax.lax.optimization_barrier(reduce_scattered(by_kernel))[:, :, :channels]

@@ -35,7 +35,7 @@ def double_bilinear(x: jax.Array, upsampling: Upsampling = "align_corners") -> j
     pixels, `jax.image.resize` and what other libraries do by default. Of x whose rows are split over devices, GPUs would gather
     all: use `upsampled`.
     """
-    return _doubled(x, *(_shares(n, upsampling, _exact(x)) for n in x.shape[1:3]))
+    return _doubled(x, *(_weights(n, upsampling, _exact(x)) for n in x.shape[1:3]))
 
 
 def upsampled(x: jax.Array, upsampling: Upsampling) -> jax.Array | Haloed:
@@ -47,11 +47,11 @@ def upsampled(x: jax.Array, upsampling: Upsampling) -> jax.Array | Haloed:
         return constrain(_of_whole(x, upsampling), MIN_ROWS)
 
     def of_its_own(x: jax.Array) -> jax.Array:
-        # Rows outside the image are zero, and have no share in those inside; so those outside yield zero.
+        # Rows outside the image are zero, and have no weight in those inside; so those outside yield zero.
         place, devices = place_in_height()
         h = x.shape[1]
-        rows, columns = (_shares(n, upsampling, _exact(x)) for n in (devices * h, x.shape[2]))
-        rows = tuple(jax.lax.dynamic_slice_in_dim(jnp.pad(share, 1), place * h, h + 2) for share in rows)
+        rows, columns = (_weights(n, upsampling, _exact(x)) for n in (devices * h, x.shape[2]))
+        rows = tuple(jax.lax.dynamic_slice_in_dim(jnp.pad(weights, 1), place * h, h + 2) for weights in rows)
         return _doubled(with_halo(x, 1), rows, columns)[:, 1:-1]
 
     return Haloed(by_device(of_its_own, x))
@@ -66,18 +66,18 @@ def _of_whole(x: jax.Array, upsampling: Upsampling) -> jax.Array:
     doubled = jax.ShapeDtypeStruct((b, 2 * h, 2 * w, c), x.dtype)
     if not rows_are_split(doubled, MIN_ROWS):
         return double_bilinear(x, upsampling)
-    return _interleaved(x, *(_shares(n, upsampling, _exact(x)) for n in (h, w)))
+    return _interleaved(x, *(_weights(n, upsampling, _exact(x)) for n in (h, w)))
 
 
 def _exact(x: jax.Array) -> jnp.dtype:
     return jnp.promote_types(x.dtype, jnp.float32)
 
 
-Shares = tuple[jax.Array | np.ndarray, jax.Array | np.ndarray]
-"""Of neighbour k - 1 in output 2k, and of neighbour k + 1 in output 2k + 1; the rest is k's. Each `[n]`."""
+Weights = tuple[jax.Array | np.ndarray, jax.Array | np.ndarray]
+"""The weight of neighbour k - 1 in output 2k, and that of neighbour k + 1 in output 2k + 1; the rest is k's. Each `[n]`."""
 
 
-def _shares(n: int, upsampling: Upsampling, dtype: jnp.dtype) -> Shares:
+def _weights(n: int, upsampling: Upsampling, dtype: jnp.dtype) -> Weights:
     """With aligned corners, output r samples the input at r (n-1)/(2n-1). For r = 2k that lies k/(2n-1) before k, for r = 2k+1
     it lies (n-1-k)/(2n-1) behind it. With half pixels, at r/2 - 1/4: always a quarter, but not past the edges.
 
@@ -90,47 +90,47 @@ def _shares(n: int, upsampling: Upsampling, dtype: jnp.dtype) -> Shares:
 
 
 @jax.custom_vjp
-def _doubled(x: jax.Array, rows: Shares, columns: Shares) -> jax.Array:
-    """`double_bilinear`, with the shares given.
+def _doubled(x: jax.Array, rows: Weights, columns: Weights) -> jax.Array:
+    """`double_bilinear`, with the weights given.
 
     Each pixel as the weighted mean of its four neighbours in x, not one axis behind the other: so on a GPU this is part of
     the kernel that puts the layout beside it, and its derivative is one kernel.
     """
-    return jax.lax.platform_dependent(x, rows, columns, cuda=_gathered, default=_interleaved)
+    return jax.lax.platform_dependent(x, rows, columns, cuda=_with_indices, default=_interleaved)
 
 
 @jax.custom_vjp
-def _by_input(y: jax.Array, rows: Shares, columns: Shares) -> jax.Array:
+def _by_input(y: jax.Array, rows: Weights, columns: Weights) -> jax.Array:
     """The derivative of `_doubled`: its transpose, `[B, 2H, 2W, C] -> [B, H, W, C]`."""
 
-    def of_interleaved(y: jax.Array, rows: Shares, columns: Shares) -> jax.Array:
+    def of_interleaved(y: jax.Array, rows: Weights, columns: Weights) -> jax.Array:
         like = y[:, ::2, ::2]
         return jax.linear_transpose(lambda x: _interleaved(x, rows, columns), like)(y)[0]
 
-    return jax.lax.platform_dependent(y, rows, columns, cuda=_gathered_by_input, default=of_interleaved)
+    return jax.lax.platform_dependent(y, rows, columns, cuda=_by_input_with_indices, default=of_interleaved)
 
 
 _doubled.defvjp(
-    lambda x, *shares: (_doubled(x, *shares), shares),
-    lambda shares, y: (_by_input(y, *shares), None, None),
+    lambda x, *weights: (_doubled(x, *weights), weights),
+    lambda weights, y: (_by_input(y, *weights), None, None),
 )
 _by_input.defvjp(
-    lambda y, *shares: (_by_input(y, *shares), shares),
-    lambda shares, x: (_doubled(x, *shares), None, None),
+    lambda y, *weights: (_by_input(y, *weights), weights),
+    lambda weights, x: (_doubled(x, *weights), None, None),
 )
 
 
 # With slices and pads, which CPUs vectorize and the compiler for TPUs splits over devices
 
 
-def _interleaved(x: jax.Array, shares_of_rows: Shares, shares_of_columns: Shares) -> jax.Array:
+def _interleaved(x: jax.Array, weights_of_rows: Weights, weights_of_columns: Weights) -> jax.Array:
     """Even and odd rows, even and odd columns apart, joined at the end."""
     b, h, w, c = x.shape
     rows = []
-    for step_h, s in zip((-1, 1), shares_of_rows):
+    for step_h, s in zip((-1, 1), weights_of_rows):
         vertical, s = _neighbour(x, 1, step_h), s[None, :, None, None]
         columns = []
-        for step_w, t in zip((-1, 1), shares_of_columns):
+        for step_w, t in zip((-1, 1), weights_of_columns):
             horizontal, diagonal, t = _neighbour(x, 2, step_w), _neighbour(vertical, 2, step_w), t[None, None, :, None]
             columns.append((1 - s) * ((1 - t) * x + t * horizontal) + s * ((1 - t) * vertical + t * diagonal))
         rows.append(jnp.stack(columns, 3))
@@ -138,7 +138,7 @@ def _interleaved(x: jax.Array, shares_of_rows: Shares, shares_of_columns: Shares
 
 
 def _neighbour(x: jax.Array, axis: int, step: Literal[-1, 1]) -> jax.Array:
-    """x's neighbours before (-1) or behind (1) along an axis; those outside, whose share is zero, are zero."""
+    """x's neighbours before (-1) or behind (1) along an axis; those outside, whose weight is zero, are zero."""
     # Where the axis is split over devices, this order (slice, then pad) exchanges one row with each neighbour; pad, then
     # slice exchanges more rows the more devices there are. And no negative pad: XLA miscompiles that when a replicated operand
     # meets a sharded result (seen in jax 0.10.2 to 0.12.0).
@@ -154,27 +154,28 @@ Tap = tuple[np.ndarray, jax.Array]
 """For each output along an axis, which input it takes, and with which weight."""
 
 
-def _gathered(x: jax.Array, rows: Shares, columns: Shares) -> jax.Array:
-    """`_interleaved`, but for the outermost outputs where neighbours outside x have shares, which is at the edges of a device's
-    rows: those `upsampled` cuts off.
+def _with_indices(x: jax.Array, rows: Weights, columns: Weights) -> jax.Array:
+    """`_interleaved`, but for the outermost outputs where neighbours outside x have weights.
+
+    That is so at the edges of a device's rows, and `upsampled` cuts those outputs off.
     """
 
-    def taps(shares: Shares) -> list[Tap]:
-        r = np.arange(2 * shares[0].size)
-        neighbour, share = r // 2 + np.where(r % 2, 1, -1), jnp.stack(shares, 1).reshape(-1)
-        return [(r // 2, 1 - share), (neighbour.clip(0, r.size // 2 - 1), share)]
+    def taps(weights: Weights) -> list[Tap]:
+        r = np.arange(2 * weights[0].size)
+        neighbour, weight = r // 2 + np.where(r % 2, 1, -1), jnp.stack(weights, 1).reshape(-1)
+        return [(r // 2, 1 - weight), (neighbour.clip(0, r.size // 2 - 1), weight)]
 
     return _weighted(x, taps(rows), taps(columns))
 
 
-def _gathered_by_input(y: jax.Array, rows: Shares, columns: Shares) -> jax.Array:
+def _by_input_with_indices(y: jax.Array, rows: Weights, columns: Weights) -> jax.Array:
     """`_by_input`: each pixel of x counts in four rows and four columns."""
 
-    def taps(shares: Shares) -> list[Tap]:
-        even, odd = shares
+    def taps(weights: Weights) -> list[Tap]:
+        even, odd = weights
         k = np.arange(even.size)
-        weights = jnp.pad(odd[:-1], (1, 0)), 1 - even, 1 - odd, jnp.pad(even[1:], (0, 1))
-        return [((2 * k + step).clip(0, 2 * k.size - 1), weight) for step, weight in zip((-1, 0, 1, 2), weights)]
+        transposed = jnp.pad(odd[:-1], (1, 0)), 1 - even, 1 - odd, jnp.pad(even[1:], (0, 1))
+        return [((2 * k + step).clip(0, 2 * k.size - 1), weight) for step, weight in zip((-1, 0, 1, 2), transposed)]
 
     return _weighted(y, taps(rows), taps(columns))
 

@@ -20,8 +20,8 @@ def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:
     """
     x, y = _features(x, y)
     r_x, r_y = _root(x), _root(y)
-    shared = scipy.linalg.svdvals(r_x @ r_y.T).sum()
-    distance = np.sum((x.mean(0) - y.mean(0)) ** 2) + np.sum(r_x**2) + np.sum(r_y**2) - 2 * shared
+    root_trace = scipy.linalg.svdvals(r_x @ r_y.T).sum()
+    distance = np.sum((x.mean(0) - y.mean(0)) ** 2) + np.sum(r_x**2) + np.sum(r_y**2) - 2 * root_trace
     return max(0.0, float(distance))
 
 

@@ -31,7 +31,7 @@ CHOSEN = (
     ("best of ", "best_distance", "distance, best of k", "Of the image of k that is nearest to the photograph"),
     ("assembled", "assembled_distance", "distance, assembled", "Of the image made of the best for each class"),
 )
-"""Scores of collections: what launch.evaluate calls the contender, and what its perceptual distance is here."""
+"""Scores of collections: what launch.evaluate calls the method, and what its perceptual distance is here."""
 
 
 class Entry(NamedTuple):
@@ -146,8 +146,8 @@ def run_results(entry: Entry, evaluation: dict[str, Any] | None) -> dict[str, An
 def chosen_from(evaluation: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The candidates of CHOSEN, by the keys there; of a run with one image a layout all are that."""
     _, run, *chosen = evaluation["candidates"]
-    named = {candidate["name"].removeprefix(run["name"]): candidate for candidate in chosen}
-    return {key: next((named[name] for name in named if mark in name), run) for mark, key, *_ in CHOSEN}
+    by_mark = {candidate["name"].removeprefix(run["name"]): candidate for candidate in chosen}
+    return {key: next((by_mark[name] for name in by_mark if mark in name), run) for mark, key, *_ in CHOSEN}
 
 
 def scores_of(evaluation: dict[str, Any]) -> dict[str, dict[str, float]]:

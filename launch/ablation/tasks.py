@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import functools
 import json
-import os
 import re
 import shlex
 from collections.abc import Iterator
@@ -113,9 +112,7 @@ class Task:
 
     def done(self, command: list[str]) -> None:
         """Notes that the next command is finished."""
-        temporary = self.folder / "task.json.tmp"
-        write_json(temporary, {"finished": [*self._reached()[0], command]})
-        os.replace(temporary, self.folder / "task.json")
+        write_json(self.folder / "task.json", {"finished": [*self._reached()[0], command]})
 
     def _reached(self) -> tuple[list[list[str]], list[str] | None]:
         """The commands that need not be run again, and the next one."""

@@ -19,7 +19,7 @@ from rich.markup import escape
 
 from crn_jax.errors import UserError
 from launch.ablation.tasks import Task, shown
-from launch.common.processes import TRY_AGAIN
+from launch.common.exit_status import TRY_AGAIN
 from launch.common.terminal import console
 
 POLL_SECONDS = 1.0

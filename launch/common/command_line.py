@@ -116,7 +116,7 @@ def named_experiment(name: str) -> AnyExperiment:
     return EXPERIMENTS[name]
 
 
-def named(name: str, kind: type[Kind]) -> Kind:
+def experiment_of_kind(name: str, kind: type[Kind]) -> Kind:
     """Returns an experiment of configs.py that has to be of a kind.
 
     Raises:

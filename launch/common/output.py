@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from crn_jax.errors import UserError
+from crn_jax.files import replace_text
 
 
 @contextlib.contextmanager
@@ -46,8 +47,8 @@ def replace(source: Path, folder: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes JSON, see `finite`."""
-    path.write_text(json.dumps(finite(value), indent=1), "utf-8")
+    """Writes JSON, as a whole or not at all, see `finite`."""
+    replace_text(path, json.dumps(finite(value), indent=1))
 
 
 def finite(value: Any) -> Any:

@@ -1,12 +1,12 @@
-"""Several processes on one run: how they join, agree, stop together, and end when one of them is lost.
+"""Several processes on one run: how they join, agree, and end when one of them is lost.
 
-JAX's distributed runtime does the work. The first process alone writes; all of them run the same steps.
+JAX's distributed runtime does the work. The first process alone writes; all of them run the same steps. stop_signals.py stops
+them together, and exit_status.py says what they end with.
 """
 
 import dataclasses
 import json
 import os
-import signal
 import threading
 from typing import Any
 
@@ -21,12 +21,6 @@ JOIN_SECONDS = 300
 
 LOST_SECONDS = 60
 """A process that has not been heard of for this long is lost, and the others end."""
-
-TRY_AGAIN = 75
-"""Exit status (EX_TEMPFAIL of sysexits.h) of a run that was stopped, and saved: the same command goes on."""
-
-LOST = 76
-"""Exit status of a process that has lost another one: the same command goes on from the last checkpoint."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,59 +137,3 @@ def _gather(text: str) -> list[str]:
 def sum_over_processes(values: np.ndarray) -> np.ndarray:
     """The sum of an int32 array over all processes."""
     return multihost_utils.process_allgather(values).sum(0)
-
-
-def silence(descriptor: int) -> None:
-    """From now on, what is written to it goes nowhere."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, descriptor)
-    os.close(nowhere)
-
-
-class Stop:
-    """Notes a SIGTERM, SIGINT or SIGHUP, so that the run can end between two steps, the same two on every process.
-
-    JAX's preemption service, where it runs, catches SIGTERM, tells all processes of one to any, and names the step: the one
-    behind the latest that it has been told of. So it is told of `first_step` before the first step is done (else it could
-    name one that a resumed run has passed), and of ever larger numbers, also where one process trains several runs in turn.
-    """
-
-    _told = 0
-
-    @classmethod
-    def listen_from(cls, first_step: int) -> None:
-        """Makes a SIGTERM count from here on, before the step behind this one; the same number on all processes."""
-        cls._offset = max(0, cls._told - first_step)
-        cls._reached(first_step)
-
-    @classmethod
-    def _reached(cls, step: int) -> bool:
-        cls._told = step + cls._offset
-        return jax.distributed.is_initialized() and multihost_utils.reached_preemption_sync_point(cls._told)
-
-    def __enter__(self):
-        self._noted, self._by_jax = False, jax.distributed.is_initialized()
-        self._terminals = [number for number in (1, 2) if os.isatty(number)]
-        numbers = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP} - ({signal.SIGTERM} if self._by_jax else set())
-        if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # by nohup
-            numbers.remove(signal.SIGHUP)
-        self._before = {number: signal.signal(number, self._note) for number in numbers}
-        return self
-
-    def __exit__(self, *_):
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def requested_at(self, step: int) -> bool:
-        """Whether to stop behind this step; to be asked at every step."""
-        return self._reached(step) if self._by_jax else self._noted
-
-    def _note(self, number, _frame) -> None:
-        """A second signal ends at once. Where the terminal is gone, nothing can be written to it any more."""
-        self._noted = True
-        if number == signal.SIGHUP:
-            for terminal in self._terminals:
-                silence(terminal)
-        signal.signal(number, signal.SIG_DFL)
-        if self._by_jax:
-            os.kill(os.getpid(), signal.SIGTERM)

@@ -20,7 +20,15 @@ from crn_jax.data.examples import Source
 from crn_jax.data.labels.label_space import LabelSpace
 from crn_jax.data.sources import DataConfig, Split, open_source
 from crn_jax.errors import UserError
-from launch.common.processes import LOST, several_processes, silence
+from launch.common.exit_status import FAILED, LOST, USER_ERROR
+from launch.common.processes import several_processes
+
+
+def silence(descriptor: int) -> None:
+    """From now on, what is written to it goes nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)
 
 
 class _Console(Console):
@@ -34,10 +42,9 @@ console = _Console(highlight=False, soft_wrap=True)
 
 @contextlib.contextmanager
 def command() -> Iterator[None]:
-    """Sets up a command's process, and turns a `UserError`, or a file that may not be read, into a message and exit status 2.
+    """Sets up a command's process, and turns a `UserError`, or a file that may not be read, into a message and an exit status.
 
-    One of several processes leaves at once, without waiting for the others, who then notice: it exits with status 76 where
-    another was lost.
+    The statuses are those of exit_status.py. One of several processes leaves at once; the others notice that it is gone.
     """
     absl.logging.set_verbosity(absl.logging.FATAL)  # Orbax logs each failure many times over before it raises it
     logging.getLogger("jax").setLevel(logging.ERROR)
@@ -57,14 +64,14 @@ def command() -> Iterator[None]:
             _leave(LOST)
         if isinstance(error, UserError | PermissionError):
             show_error(str(error))
-            _leave(2)
+            _leave(USER_ERROR)
         if not several_processes():
             raise
         traceback.print_exc()
-        _leave(1)
+        _leave(FAILED)
 
 
-def share_compiled(folder: Path) -> None:
+def keep_compiled_in(folder: Path) -> None:
     """From now on, several processes keep what they compile in a run's folder, unless the user has said where.
 
     Only the first of them writes it down. Were it to find something that another one does not, that one would compile alone,

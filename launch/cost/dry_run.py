@@ -98,8 +98,8 @@ def memory_table(experiment: Experiment, mesh: Mesh, analysis) -> rich.table.Tab
     """Bytes on each device: what the step is given, by kind, and what it needs besides."""
     state = abstract_state(experiment.objective(1000), mesh, experiment.sharding.shard_state)
     table = rich.table.Table("memory per device", "GB", box=None, header_style="dim")
-    named = {"parameters": state.params, "Adam's moments": state.opt_state, "moving average": state.ema}
-    for name, tree in {**named, "VGG-19": replicated(mesh, abstract_vgg19())}.items():
+    trees = {"parameters": state.params, "Adam's moments": state.opt_state, "moving average": state.ema}
+    for name, tree in {**trees, "VGG-19": replicated(mesh, abstract_vgg19())}.items():
         if tree is not None:
             table.add_row(name, f"{bytes_per_device(tree) / 1e9:.2f}")
     table.add_row("arguments, in all", f"{analysis.argument_size_in_bytes / 1e9:.2f}")

@@ -143,8 +143,8 @@ def unpaired(parts: Collection[Part]) -> str:
         "layout": [path for part in parts for path in part.lonely_photographs],
         "photograph": [path for part in parts for path in part.lonely_layouts],
     }
-    named = " and ".join(f"{min(paths)} has no {partner}" for partner, paths in lonely.items() if paths)
-    return named and f"{named}. Pairs are matched by file name, which a photograph and its layout must share."
+    listed = " and ".join(f"{min(paths)} has no {partner}" for partner, paths in lonely.items() if paths)
+    return listed and f"{listed}. Pairs are matched by file name, which a photograph and its layout must share."
 
 
 def readable(pairs: Sequence[Pair], label_space: LabelSpace) -> list[tuple[np.ndarray, dict[Value, int]]]:
@@ -201,8 +201,8 @@ def drafted_labels(pairs: Sequence[Pair], name: str) -> dict[str, Any]:
     if colors:
         return {"name": name, "classes": [f"class {n}" for n in range(len(colors))], "colors": colors}
     refuse_changing_palettes(pairs)
-    named = [value for value in ids if value != _VOID_ID]
-    return {"name": name, "classes": [f"class {i}" for i in named], "ids": named, "void_ids": [_VOID_ID]}
+    class_ids = [value for value in ids if value != _VOID_ID]
+    return {"name": name, "classes": [f"class {i}" for i in class_ids], "ids": class_ids, "void_ids": [_VOID_ID]}
 
 
 def refuse_changing_palettes(pairs: Sequence[Pair]) -> None:

@@ -1,4 +1,4 @@
-"""What launch.evaluate is asked to look at: opened, and found to go together, before anything is computed."""
+"""What launch.evaluate compares: runs, folders of images and held-out examples, opened and checked before any computation."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,15 +11,15 @@ from crn_jax.data.sources import Split, label_space_of
 from crn_jax.errors import UserError
 from crn_jax.experiment import Synthesis
 from crn_jax.run import Run, load_run
-from launch.common.command_line import named
+from launch.common.command_line import experiment_of_kind
 from launch.common.terminal import opened
-from launch.evaluation.contenders import PHOTOGRAPHS, Examples
+from launch.evaluation.methods import PHOTOGRAPHS, Examples
 
 
-class Subject(NamedTuple):
+class Comparison(NamedTuple):
     """Held-out examples, and what is compared on them, by name: runs, and folders of images.
 
-    The `experiment` is the first run's, or the one that was named; its data and size are all contenders'.
+    The `experiment` is the first run's, or the one that was named; all methods use its data and size.
     """
 
     experiment: Synthesis
@@ -27,9 +27,9 @@ class Subject(NamedTuple):
     given: dict[str, Run | Path]
 
 
-def open_subject(
+def open_comparison(
     paths: Sequence[Path], checkpoint: str, experiment: str | None, root: str | None, split: Split, limit: int | None
-) -> Subject:
+) -> Comparison:
     """Loads runs and lists examples; arguments as those of the command line.
 
     Raises:
@@ -47,7 +47,7 @@ def open_subject(
     data = dataclasses.replace(common.data, root=root or common.data.root, cache=cache)
     source = opened(data, split, common.size, label_space)
     indices = spread(source, len(source) if limit is None else limit)
-    return Subject(common, Examples(source, indices), {name: runs.get(path, path) for name, path in names_of(paths).items()})
+    return Comparison(common, Examples(source, indices), {name: runs.get(path, path) for name, path in names_of(paths).items()})
 
 
 def common_ground(paths: Sequence[Path], runs: dict[Path, Run], name: str | None) -> tuple[Synthesis, LabelSpace]:
@@ -61,7 +61,7 @@ def common_ground(paths: Sequence[Path], runs: dict[Path, Run], name: str | None
     if not runs:
         if not name:
             raise UserError(f"{paths[0]} is no run folder. To score images alone, name their data and size with --experiment.")
-        experiment = named(name, Synthesis)
+        experiment = experiment_of_kind(name, Synthesis)
         return experiment, label_space_of(experiment.data)
     (first, one), *_ = runs.items()
     if name:

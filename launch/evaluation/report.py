@@ -1,7 +1,7 @@
 """The page of launch.evaluate: scores and images in one HTML file that opens from disk and asks for nothing else.
 
-`pages/report.html` is the whole page, style and script included, but for its data. Names are arbitrary; the script writes them
-as text, never as HTML.
+`pages/report.html` is the page but for its data and what pages have in common (launch/common/page.py). Names are arbitrary; the
+script writes them as text, never as HTML.
 """
 
 from collections.abc import Sequence

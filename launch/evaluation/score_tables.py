@@ -11,7 +11,7 @@ from crn_jax.vgg import TAPS
 
 
 def scores_table(evaluation: dict[str, Any]) -> rich.table.Table:
-    """A row a score, a column a contender; the best of those that have not seen the photograph in bold."""
+    """A row a score, a column a method; the best of those that have not seen the photograph in bold."""
     candidates = evaluation["candidates"]
     names = [escape(candidate["name"]) for candidate in candidates]
     table = rich.table.Table("", *names, title=escape(evaluation["title"]), title_justify="left", box=None, header_style="dim")

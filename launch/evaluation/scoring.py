@@ -16,7 +16,7 @@ from crn_jax.scores.inception import inception_features
 from crn_jax.scores.lpips import lpips
 from crn_jax.scores.metrics import bootstrap, class_iou, confusion, psnr, segmentation_scores, ssim
 from crn_jax.vgg import TAPS, vgg19_features
-from launch.evaluation.contenders import Batch
+from launch.evaluation.methods import Batch
 
 
 class Score(NamedTuple):
@@ -57,10 +57,10 @@ class Judges:
     inception_params: dict | None = None
     lpips_params: dict | None = None
     segmenter: Callable[[str, Sequence[str], np.ndarray], np.ndarray] | None = None
-    """(contender, names of the examples, images) -> class ids `[B, H, W]`, see launch/evaluation/judges.py."""
+    """(method, names of the examples, images) -> class ids `[B, H, W]`, see launch/evaluation/open_segmenter.py."""
 
     @jax.default_matmul_precision("highest")  # by default GPUs round to 10 bits, TPUs to 7
-    def measure(self, contender: str, batch: Batch, images: np.ndarray, num_classes: int) -> dict[str, np.ndarray]:
+    def measure(self, method: str, batch: Batch, images: np.ndarray, num_classes: int) -> dict[str, np.ndarray]:
         """Compares images uint8 `[B, H, W, 3]` with a batch's photographs and layouts; every array has B rows.
 
         `terms` [6] of the perceptual distance, `features` (Inception's, else VGG-19's), `psnr`, `ssim`; and, if there are the
@@ -74,15 +74,15 @@ class Judges:
             measured["features"] = np.asarray(_inception(self.inception_params, images))
         if self.lpips_params is not None:
             measured["lpips"] = np.float64(_lpips(self.lpips_params, images, batch.photograph))
-        answers = self.segmented(contender, batch.names, images)
+        answers = self.segmented(method, batch.names, images)
         if answers is not None:
             measured["confusion"] = np.array([confusion(*pair, num_classes) for pair in zip(batch.layout, answers)])
         return measured
 
     @jax.default_matmul_precision("highest")
-    def segmented(self, contender: str, names: Sequence[str], images: np.ndarray) -> np.ndarray | None:
+    def segmented(self, method: str, names: Sequence[str], images: np.ndarray) -> np.ndarray | None:
         """The segmenter's class ids `[B, H, W]`, if there is one."""
-        return self.segmenter(contender, names, images) if self.segmenter else None
+        return self.segmenter(method, names, images) if self.segmenter else None
 
     def check(self, size: tuple[int, int]) -> None:
         """Raises UserError for images too small for one of the scores."""
@@ -114,7 +114,7 @@ def _lpips(params: dict, images: jax.Array, photograph: jax.Array) -> jax.Array:
 
 
 class Tally:
-    """What was measured of one contender, image by image. Of an image about 10 kB are kept, not the image."""
+    """What was measured of one method, image by image. Of an image about 10 kB are kept, not the image."""
 
     def __init__(self):
         self._parts: list[dict[str, np.ndarray]] = []
@@ -130,7 +130,7 @@ class Tally:
 
 
 def summary(arrays: dict[str, np.ndarray], real_features: np.ndarray, inception: bool) -> dict[str, Any]:
-    """Of a contender, for evaluation.json: `scores` by key, in the unit of `SCORES` (value; low and high, its 95% bootstrap
+    """Of a method, for evaluation.json: `scores` by key, in the unit of `SCORES` (value; low and high, its 95% bootstrap
     interval over images; or std); `terms` by layer; `class_iou`, shares of 1; `confusion`; and `per_image` scores.
 
     The Fréchet distance has no interval: it is biased by the number of images, and a resample has fewer different ones.

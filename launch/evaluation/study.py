@@ -1,14 +1,12 @@
 """The paper's perceptual study: a page that shows pairs of images to people, blind.
 
 `write_study` makes one HTML file that needs no network. Whoever opens it chooses the more realistic image of each pair, and
-saves the answers as a file; study_results.py reads such files. Unlimited (the paper's Table 1): the first method against each
+saves the answers as a file; study_answers.py reads such files. Unlimited (the paper's Table 1): the first method against each
 other, on the same layout, without haste. Timed (its Figure 4): the photograph against a method, masked after 1/8 to 8 s.
 Sentinels, the photograph against a method that anyone tells apart, are spread among the pairs and show who pays attention.
 """
 
-import base64
 import hashlib
-import io
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -19,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from crn_jax.errors import UserError
-from launch.common.page import write_page
+from launch.common.page import data_url, write_page
 
 PHOTOGRAPH = "photograph"
 DURATIONS = (1 / 8, 1 / 4, 1 / 2, 1.0, 2.0, 4.0, 8.0)
@@ -28,7 +26,7 @@ RESULT_FORMAT = "crn_jax study result 1"
 _HEIGHT = 200  # of the images on the screen, as in the paper
 
 
-class Method(NamedTuple):
+class StudyMethod(NamedTuple):
     """What is compared: a name, and its image uint8 `[H, W, 3]` of an example, by the example's index."""
 
     name: str
@@ -37,9 +35,9 @@ class Method(NamedTuple):
 
 def write_study(
     path: Path,
-    methods: Sequence[Method],
+    methods: Sequence[StudyMethod],
     photographs: Callable[[int], np.ndarray],
-    bad: Method,
+    bad: StudyMethod,
     examples: Sequence[int],
     *,
     title: str,
@@ -77,7 +75,7 @@ def write_study(
     if min(len(examples), pairs) < 1 or sentinels < 0:
         raise UserError(f"A study needs examples and pairs; got {len(examples)}, {pairs}, and {sentinels} sentinels.")
 
-    photograph = Method(PHOTOGRAPH, photographs)
+    photograph = StudyMethod(PHOTOGRAPH, photographs)
     if timed:
         compared = [(photograph, method, seconds) for seconds in DURATIONS for method in methods]
     else:
@@ -96,8 +94,8 @@ def write_study(
 
 
 class _Pair(NamedTuple):
-    first: Method
-    second: Method
+    first: StudyMethod
+    second: StudyMethod
     seconds: float | None
     example: int
     sentinel: bool = False
@@ -111,7 +109,7 @@ def _drawn(asked: Sequence[_Pair]) -> dict[str, Any]:
     if len(widths) > 1:
         shown = "; ".join(f"{width} ({whose})" for width, whose in widths.items())
         raise UserError(f"A study's images need the same proportions; {_HEIGHT} pixels high, they are as wide as: {shown}.")
-    uris = {key: _data_uri(image) for key, image in screen.items()}
+    uris = {key: data_url(np.asarray(image), lossless=False, quality=90) for key, image in screen.items()}
     positions = {uri: position for position, uri in enumerate(dict.fromkeys(uris.values()))}
     pairs = []
     for first, second, seconds, example, sentinel in asked:
@@ -124,9 +122,3 @@ def _drawn(asked: Sequence[_Pair]) -> dict[str, Any]:
 def _on_screen(image: np.ndarray) -> Image.Image:
     height, width = image.shape[:2]
     return Image.fromarray(image).resize((round(_HEIGHT * width / height), _HEIGHT), Image.Resampling.BICUBIC)
-
-
-def _data_uri(image: Image.Image) -> str:
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=90, subsampling=0)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()

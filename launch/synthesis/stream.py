@@ -1,7 +1,6 @@
 """Many layouts into many images: while one batch is synthesized, the next is read and the one before it is written."""
 
 import collections
-import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -12,8 +11,10 @@ import jax
 import numpy as np
 from PIL import Image, PngImagePlugin
 
+from crn_jax.data.examples import full_batches
 from crn_jax.data.labels.label_space import open_image
 from crn_jax.errors import UserError
+from crn_jax.files import replacing
 from crn_jax.run import Run
 from crn_jax.synthesize import compile_synthesize
 from launch.cost.dry_run import total_bytes
@@ -80,11 +81,9 @@ def synthesize_all(
 def _batches(
     run: Run, function: jax.stages.Compiled, count: int, layouts: Iterator[tuple[Job, np.ndarray]]
 ) -> Iterator[Synthesized]:
-    """Batches of `count`; the last is filled up with copies, as another size of it would have to be compiled."""
-    while batch := list(itertools.islice(layouts, count)):
-        ids = [layout for _, layout in batch]
-        images = function(run.params, np.stack(ids + ids[-1:] * (count - len(ids))))
-        yield from (Synthesized(job, layout, images, i) for i, (job, layout) in enumerate(batch))
+    for batch, filled in full_batches(layouts, count):  # a last one of another size would have to be compiled
+        images = function(run.params, np.stack([layout for _, layout in batch]))
+        yield from (Synthesized(job, layout, images, i) for i, (job, layout) in enumerate(batch[:filled]))
 
 
 def _default_batch(size: tuple[int, int]) -> int:
@@ -130,9 +129,8 @@ def write_png(image: np.ndarray, path: Path, made: str) -> None:
     """Writes an image uint8 `[H, W, 3]` that says how it was made; a file of that name is there as a whole or not at all."""
     info = PngImagePlugin.PngInfo()
     info.add_text(_MADE, made)
-    temporary = path.with_name(f".{path.name}.tmp")
-    Image.fromarray(image).save(temporary, "png", pnginfo=info)
-    os.replace(temporary, path)
+    with replacing(path) as file:
+        Image.fromarray(image).save(file, "png", pnginfo=info)
 
 
 def is_foreign(path: Path) -> bool:

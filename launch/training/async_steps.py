@@ -9,7 +9,7 @@ import numpy as np
 from launch.training.metrics_log import Window
 
 
-class Steps:
+class AsyncSteps:
     """Looks at what each step yields while the devices compute the next one.
 
     Args:

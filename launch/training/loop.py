@@ -17,9 +17,10 @@ from crn_jax.sharding import put_batch
 from crn_jax.train import TrainState
 from crn_jax.vgg import TAPS, by_layer
 from launch.common.contact_sheet import stacked
-from launch.common.processes import Stop, is_first
+from launch.common.processes import is_first
+from launch.common.stop_signals import Stop
 from launch.common.terminal import console, describe_devices
-from launch.training.async_steps import Steps
+from launch.training.async_steps import AsyncSteps
 from launch.training.metrics_log import MetricsLog, NoLog, Window
 from launch.training.progress import RANDOM_WARNING, Progress
 from launch.training.segmenter_validation import Segmentation, SegmenterValidator
@@ -30,8 +31,8 @@ VALIDATORS = {"distance": Validator, "mIoU": SegmenterValidator}
 
 
 @dataclasses.dataclass
-class Session:
-    """One process's part of a run; `epoch` is the number of steps in one, `frozen` what the step takes beside the state."""
+class TrainingLoop:
+    """One process's part of a training; `epoch` is the number of steps in an epoch, `frozen` what a step leaves as it is."""
 
     experiment: AnyExperiment
     description: dict
@@ -56,7 +57,7 @@ class Session:
         last_step, every, rescaled = self.last_step, self.experiment.run, self.experiment.rescale_epoch * self.epoch
         step, stopping = first_step, False
         with Progress(console, step, last_step, describe_devices(self.mesh)) as progress, Stop() as stop:
-            steps = Steps(batches, self.experiment.batch_size, functools.partial(self.look_at, progress))
+            steps = AsyncSteps(batches, self.experiment.batch_size, functools.partial(self.look_at, progress))
             for step in range(first_step + 1, last_step + 1):
                 batch = self.next_batch(steps, step, state)
                 state, metrics = train_step(state, self.frozen, self.put(batch))
@@ -90,7 +91,7 @@ class Session:
         """This process's part of a batch, on the mesh."""
         return put_batch(self.mesh, self.experiment.batch_size, local)
 
-    def next_batch(self, steps: Steps, step: int, state: TrainState) -> dict[str, np.ndarray]:
+    def next_batch(self, steps: AsyncSteps, step: int, state: TrainState) -> dict[str, np.ndarray]:
         """This process's part of a step's batch; if its files are bad, what was trained before is saved first.
 
         Not with several processes: the others, whose files are good, would not take part.

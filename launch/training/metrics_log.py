@@ -1,7 +1,6 @@
 """What a run tells while it trains: metrics.jsonl, TensorBoard, and the progress display."""
 
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
+from crn_jax.files import replace_text
 from crn_jax.vgg import by_layer
 
 
@@ -20,9 +20,7 @@ class MetricsLog:
     def __init__(self, folder: Path, first_step: int):
         self.path = folder / "metrics.jsonl"
         kept = [line for line in read_metrics(self.path) if first_step and line["step"] <= first_step]
-        replacement = self.path.with_suffix(".tmp")
-        replacement.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        os.replace(replacement, self.path)
+        replace_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = open(self.path, "a")
         # Not SummaryWriter: its thread dies of a full disk, and the next call but a few then blocks for ever.
         (folder / "tensorboard").mkdir(exist_ok=True)

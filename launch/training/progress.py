@@ -96,8 +96,8 @@ class Progress:
             table = rich.table.Table("", *TAPS, "sum", box=None, header_style="dim")
             table.add_row("term", *(f"{v:.4g}" for v in line["terms"].values()), "")
             table.add_row("λ x elements", *(f"{v:.4g}" for v in line["lambda"].values()), "")
-            shares = [line["terms"][name] * line["lambda"][name] for name in TAPS]
-            table.add_row("loss", *(f"{v:.4g}" for v in shares), f"[bold]{line['loss']:.4g}[/]")
+            contributions = [line["terms"][name] * line["lambda"][name] for name in TAPS]
+            table.add_row("loss", *(f"{v:.4g}" for v in contributions), f"[bold]{line['loss']:.4g}[/]")
         else:
             table = rich.table.Table("loss", *_own(line), box=None, header_style="dim")
             table.add_row(f"{line['loss']:.4g}", *(f"{value:.4g}" for value in _own(line).values()))

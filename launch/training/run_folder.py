@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import jax
 from crn_jax.data.examples import Source
 from crn_jax.errors import UserError
 from crn_jax.experiment import AnyExperiment, differences, flat
+from crn_jax.files import replace_text, sha256_of
 from crn_jax.run import read_description
 from crn_jax.train import TrainState
 from launch.common.processes import agree, is_first, wait_for_all
@@ -48,7 +48,7 @@ def prepare_folder(experiment: AnyExperiment, description: dict) -> Path:
     if is_first():
         write_description(folder, experiment, description)
     wait_for_all("run folder")
-    agree({"run folder": hashlib.sha256(file.read_bytes()).hexdigest() if file.exists() else "has no run.json"})
+    agree({"run folder": sha256_of(file) if file.exists() else "has no run.json"})
     return folder
 
 
@@ -73,9 +73,7 @@ def write_description(folder: Path, experiment: AnyExperiment, description: dict
             )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / "run.json.tmp"
-        temporary.write_text(json.dumps(description, indent=1))
-        os.replace(temporary, folder / "run.json")
+        replace_text(folder / "run.json", json.dumps(description, indent=1))
     except OSError as error:
         raise UserError(f"The run folder {folder} cannot be written ({error}); choose another with --run.folder.") from error
 

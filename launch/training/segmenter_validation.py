@@ -12,7 +12,7 @@ from crn_jax.data.pipeline import spread, validation_batches
 from crn_jax.experiment import SegmenterExperiment
 from crn_jax.scores.metrics import confusion, segmentation_scores
 from crn_jax.scores.segmenter import segment
-from crn_jax.sharding import gathered, local_rows, put_batch
+from crn_jax.sharding import all_gathered, local_rows, put_batch
 from crn_jax.train import TrainState
 from launch.common.contact_sheet import Row, contact_sheet
 from launch.common.processes import sum_over_processes
@@ -64,7 +64,7 @@ class SegmenterValidator:
         self._shown = set(spread(self._indices, experiment.run.sheet_examples))
 
         def answers(params: dict, batch: dict) -> tuple[jax.Array, jax.Array]:
-            params = gathered(params, experiment.segmenter.dtype)
+            params = all_gathered(params, experiment.segmenter.dtype)
             return segment(experiment.segmenter, params, batch["photograph"]), batch["layout"]
 
         self._answers = jax.jit(answers, out_shardings=self._everywhere)

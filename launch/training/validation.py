@@ -25,7 +25,7 @@ class Diversity(NamedTuple):
 
     `assembled_distance` is that of the virtual images made of the best for each class, `class_distance` the sum over classes
     of their best image's part (Eq. 3), `pairwise_distance` and `pairwise_pixels` (0..255) that between a collection's images.
-    `wins` `[k, c]`: in which share of the layouts that have a class each image was the best for it; NaN if none has it.
+    `wins` `[k, c]`: in which fraction of the layouts that have a class each image was the best for it; NaN if none has it.
     `assembled` has the virtual images, uint8 `[H, W, 3]`, that a contact sheet shows, by their example's index.
     """
 
@@ -90,7 +90,7 @@ class Validator:
     Args:
       experiment: what is trained.
       source: the validation split.
-      mesh: the devices; each process decodes its share of the examples.
+      mesh: the devices; each process decodes its part of the examples.
       abstract: the state's shapes and places on the mesh.
       vgg_params: VGG-19's parameters, on the mesh.
     """

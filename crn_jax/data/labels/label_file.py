@@ -20,17 +20,16 @@ is read, so whatever is to be ignored has to be declared.
 """
 
 import collections
-import difflib
 import functools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from crn_jax.data.labels.label_space import Color, LabelSpace
-from crn_jax.errors import UserError
+from crn_jax.errors import UserError, did_you_mean
 
 _BLACK = (0, 0, 0)
 _FIELDS = ("name", "classes", "colors", "ids", "void_ids", "void_colors")
@@ -94,7 +93,7 @@ def _from_fields(fields: Any, default_name: str) -> LabelSpace:
     for field in fields:
         if field not in _FIELDS:
             raise ValueError(
-                f"{field}: there is no such field.{nearest_name(field, _FIELDS)} The fields: {', '.join(_FIELDS)}."
+                f"{field}: there is no such field.{did_you_mean(field, _FIELDS)} The fields: {', '.join(_FIELDS)}."
             )
     name = fields.get("name", default_name)
     if not isinstance(name, str) or not name.strip():
@@ -179,15 +178,9 @@ def _id(field: str, value: Any) -> int:
 
 def _class_index(key: str, name: Any, classes: Sequence[str]) -> int:
     if name not in classes:
-        hint = nearest_name(name, classes) if isinstance(name, str) else ""
+        hint = did_you_mean(name, classes) if isinstance(name, str) else ""
         raise ValueError(f"ids: {key} is to be {_shown(name)}, which is none of the classes.{hint}")
     return classes.index(name)
-
-
-def nearest_name(word: str, words: Iterable[str]) -> str:
-    """ " Did you mean ...?", or nothing."""
-    found = difflib.get_close_matches(word, words, 1, 0.5)
-    return f" Did you mean {found[0]}?" if found else ""
 
 
 def _shown(value: Any) -> str:

@@ -8,9 +8,9 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from crn_jax.data.labels.label_file import nearest_name, palette, read_label_file
+from crn_jax.data.labels.label_file import palette, read_label_file
 from crn_jax.data.labels.label_space import CAMVID, CITYSCAPES, Color, LabelSpace
-from crn_jax.errors import UserError
+from crn_jax.errors import UserError, did_you_mean
 
 
 def find_label_space(name_or_file: str) -> LabelSpace:
@@ -25,7 +25,7 @@ def find_label_space(name_or_file: str) -> LabelSpace:
     if path.suffix == ".json" or path.is_file():
         return read_label_file(path)
     raise UserError(
-        f"{name_or_file}: no label space has this name, and no file.{nearest_name(name_or_file, LABEL_SPACES)} The names: "
+        f"{name_or_file}: no label space has this name, and no file.{did_you_mean(name_or_file, LABEL_SPACES)} The names: "
         f'{", ".join(LABEL_SPACES)}. Your own is a JSON file: {{"classes": ["lawn", "path"]}}, which ends in .json.'
     )
 

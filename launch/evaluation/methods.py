@@ -1,8 +1,8 @@
-"""What launch.evaluate scores: the photographs themselves, what runs synthesize, and folders of images.
+"""The methods that launch.evaluate compares: the photographs themselves, what runs synthesize, and folders of images.
 
-Each contender makes images of a batch of held-out examples. Scored is one image an example: of a collection of k images the one
-at (example's number) mod k, so that no choice has seen the photograph; the best of k and the assembled image, which have,
-are scored as contenders of their own.
+Each method makes images of a batch of held-out examples, and one image an example is scored. A collection of k images is
+scored by the image at (example's number) mod k, a choice that does not depend on the photograph. The best of k and the
+assembled image do depend on it, so they are scored under names of their own.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 import jax
 import numpy as np
 
-from crn_jax.data.examples import Source
+from crn_jax.data.examples import Source, full_batches
 from crn_jax.data.sources import open_photograph
 from crn_jax.errors import UserError
 from crn_jax.evaluation import DISTANCE_WEIGHTS, Evaluation, evaluation_of
@@ -43,14 +43,14 @@ class Batch(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
-    """Those of a source that are scored, numbered from 0."""
+    """The examples of a source that are scored, numbered from 0."""
 
     source: Source
     indices: Sequence[int]
 
     @property
     def names(self) -> list[str]:
-        """Of all."""
+        """The names of all examples."""
         return [self.source.names[i] for i in self.indices]
 
     def batch(self, numbers: Sequence[int]) -> Batch:
@@ -60,14 +60,13 @@ class Examples:
         return Batch(numbers, [self.source.names[self.indices[n]] for n in numbers], *arrays)
 
     def batches(self, numbers: Sequence[int], size: int) -> Iterator[tuple[Batch, int]]:
-        """Full batches, the last filled up with its last example, and how many of each are no filling."""
-        for start in range(0, len(numbers), size):
-            part = list(numbers[start : start + size])
-            yield self.batch(part + part[-1:] * (size - len(part))), len(part)
+        """Decodes all of `numbers` as `full_batches`, each with the number of its examples that are not copies."""
+        for batch, count in full_batches(numbers, size):
+            yield self.batch(batch), count
 
 
 class Made(NamedTuple):
-    """What a contender makes of a batch: images uint8 `[B, n, H, W, 3]`, and further numbers `[B]` by their score's key."""
+    """What a method makes of a batch: images uint8 `[B, n, H, W, 3]`, and further numbers `[B]` by their score's key."""
 
     images: np.ndarray
     numbers: dict[str, np.ndarray] = {}
@@ -78,8 +77,8 @@ class Made(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Contender:
-    """Who makes images; `make` gives those of each name, `resources` what it takes (see `resources_of`)."""
+class Method:
+    """What makes images of layouts; `make` gives those of each name, `resources` what it takes (see `resources_of`)."""
 
     names: dict[str, Kind]
     about: str
@@ -87,14 +86,12 @@ class Contender:
     resources: Callable[[Batch], dict[str, float]] = lambda batch: {}
 
 
-def photographs() -> Contender:
+def photographs() -> Method:
     """The held-out photographs: the ceiling of every score."""
-    return Contender(
-        {PHOTOGRAPHS: "photographs"}, "the real ones", lambda batch: {PHOTOGRAPHS: Made(batch.photograph[:, None])}
-    )
+    return Method({PHOTOGRAPHS: "photographs"}, "the real ones", lambda batch: {PHOTOGRAPHS: Made(batch.photograph[:, None])})
 
 
-def images_of_folder(name: str, folder: Path, examples: Examples) -> Contender:
+def images_of_folder(name: str, folder: Path, examples: Examples) -> Method:
     """Images from anywhere, in files named after the examples: NAME.png, or NAME_ and anything behind it.
 
     Raises:
@@ -114,7 +111,7 @@ def images_of_folder(name: str, folder: Path, examples: Examples) -> Contender:
             images.append(image)
         return {name: Made(np.stack(images)[:, None])}
 
-    return Contender({name: "images"}, str(folder), make)
+    return Method({name: "images"}, str(folder), make)
 
 
 def files_of(folder: Path, examples: Sequence[str], suffixes: Sequence[str]) -> dict[str, Path]:
@@ -148,7 +145,7 @@ def files_of(folder: Path, examples: Sequence[str], suffixes: Sequence[str]) -> 
     return files
 
 
-def run_of(name: str, run: Run, vgg_params: dict) -> Contender:
+def run_of(name: str, run: Run, vgg_params: dict) -> Method:
     """What a trained run synthesizes. With k > 1, also the best of k and the assembled image, as the photograph tells them."""
     config, k = run.experiment.generator, run.experiment.generator.num_images
 
@@ -168,7 +165,7 @@ def run_of(name: str, run: Run, vgg_params: dict) -> Contender:
 
     names: dict[str, Kind] = {name: "run"}
     names |= {f"{name}, best of {k}": "chosen", f"{name}, assembled": "chosen"} if k > 1 else {}
-    return Contender(names, f"step {run.step:,}, k = {k}", several if k > 1 else one, lambda batch: resources_of(run, batch))
+    return Method(names, f"step {run.step:,}, k = {k}", several if k > 1 else one, lambda batch: resources_of(run, batch))
 
 
 @jax.default_matmul_precision("highest")  # by default GPUs round to 10 bits, TPUs to 7
