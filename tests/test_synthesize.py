@@ -92,11 +92,12 @@ def test_the_command_takes_a_run_and_layouts_and_nothing_else(trained):
         np.testing.assert_array_equal(read(out / f"{name}.png"), expected)
 
 
-def test_the_example_of_the_readme(trained):
+@pytest.mark.parametrize("page", ["README.md", "docs/synthesis.md"])
+def test_the_example_of_the_readme(trained, page):
     """As it stands there, from a layout of another size than the run's; and `assemble` with what it leaves behind."""
     folder, layouts = trained
-    readme = (Path(__file__).resolve().parents[1] / "README.md").read_text()
-    (program,) = re.findall(r"```python\n(from crn_jax\.synthesize .*?)```", readme, re.DOTALL)
+    root = Path(__file__).resolve().parents[1]
+    (program,) = re.findall(r"```python\n(from crn_jax import .*?)```", (root / page).read_text(), re.DOTALL)
     for example, here in (("runs/camvid_96x128", folder), ("LAYOUT.png", layouts / "large.png")):
         assert example in program
         program = program.replace(example, str(here))
@@ -105,7 +106,7 @@ def test_the_example_of_the_readme(trained):
     expected = synthesized_by_hand(folder, render_street(3, (48, 64)).layout)
     np.testing.assert_array_equal(names["images"][0, 0], expected)
     np.testing.assert_array_equal(names["assembled"], expected)
-    assert "`crn_jax.diversity.assemble(images[0], layout, choice)`" in readme
+    assert "`crn_jax.diversity.assemble(images[0], layout, choice)`" in (root / "docs" / "diversity.md").read_text()
 
 
 def test_a_run_brings_layouts_to_try(trained, tmp_path):
