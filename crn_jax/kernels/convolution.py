@@ -97,7 +97,7 @@ def _choice(
 
 
 def _beside(parts: tuple[jax.Array, ...]) -> jax.Array:
-    """In bfloat16 with zeros, up to a multiple of 32 channels: with 160 cuDNN is faster than with 152 (docs/performance_log.md).
+    """In bfloat16 with zeros, up to a multiple of 32 channels: cuDNN prefers 160 to 152 (docs/performance_log.md).
     They cost nothing in a kernel that writes all parts. For one array they would be a copy, so there it is a multiple of 8.
 
     The zeros belong to the last part: behind all parts they would keep GPUs from writing several channels at once. They are
