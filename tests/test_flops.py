@@ -99,7 +99,7 @@ def test_of_the_best_image_of_each_class_the_shares_count_and_what_is_computed_a
     [("demo", "0.00244", "0.0253"), ("cityscapes_256p_diverse", "2.15", "8.26"), ("cityscapes_1024p", "3.16", "14.1")],
 )
 def test_figures_that_the_documents_give(name, forward, step):
-    """docs/performance.md: TFLOP."""
+    """TFLOP, in docs/performance.md, docs/performance_log.md and the comments of configs.py."""
     experiment = EXPERIMENTS[name]
     cascade = experiment.cascade
     counts = forward_flops(cascade), step_flops(experiment.objective(1))

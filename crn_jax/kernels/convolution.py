@@ -97,7 +97,7 @@ def _choice(
 
 
 def _beside(parts: tuple[jax.Array, ...]) -> jax.Array:
-    """In bfloat16 with zeros, up to a multiple of 32 channels: with 160 cuDNN is faster than with 152 (docs/performance.md).
+    """In bfloat16 with zeros, up to a multiple of 32 channels: cuDNN prefers 160 to 152 (docs/performance_log.md).
     They cost nothing in a kernel that writes all parts. For one array they would be a copy, so there it is a multiple of 8.
 
     The zeros belong to the last part: behind all parts they would keep GPUs from writing several channels at once. They are
@@ -186,7 +186,7 @@ def _xla_by_kernel(x: jax.Array, y: jax.Array, margin: int = 1) -> jax.Array:
     return jax.lax.conv_general_dilated(x, y, (1, 1), (rows, (1, 1)), dimension_numbers=("CHWN", "IHWO", "HWNC"))
 
 
-# Likewise, as NVIDIA's tensor cores want it in bfloat16 (docs/performance.md, "On a GPU").
+# Likewise, as NVIDIA's tensor cores want it in bfloat16 (docs/performance_log.md, "On a GPU").
 
 
 def _align(x: jax.Array, axis: int) -> jax.Array:

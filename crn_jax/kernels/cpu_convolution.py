@@ -1,4 +1,4 @@
-"""The three derivatives of convolution.py's trilinear form as matrix products, for CPUs (measured in `docs/performance.md`).
+"""The three derivatives of convolution.py's trilinear form as matrix products, for CPUs (docs/performance_log.md).
 
 - For small images one product, of the nine shifted inputs side by side ("im2col").
 - For larger ones Winograd's F(2x2, 3x3), Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks" (2016): each 2x2
