@@ -7,8 +7,8 @@ keep shapes, so rescaling recompiles nothing.
 import dataclasses
 from typing import Literal, NamedTuple
 
-import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
 
 from crn_jax.vgg import TAPS
 
@@ -40,10 +40,10 @@ class LambdaConfig:
 
 
 class LambdaState(NamedTuple):
-    """`weights` [6] in force, and `sums` [6] of the terms seen so far in this epoch; both float32."""
+    """The weights in force, and the sums of the terms seen so far in this epoch, layers in the order of `TAPS`."""
 
-    weights: jax.Array
-    sums: jax.Array
+    weights: Float[Array, "6"]
+    sums: Float[Array, "6"]
 
 
 def init_lambdas(config: LambdaConfig) -> LambdaState:
@@ -52,9 +52,9 @@ def init_lambdas(config: LambdaConfig) -> LambdaState:
 
 
 def update_lambdas(
-    config: LambdaConfig, state: LambdaState, terms: jax.Array, step: jax.Array, steps_per_epoch: int
+    config: LambdaConfig, state: LambdaState, terms: Float[Array, "6"], step: Int[Array, ""], steps_per_epoch: int
 ) -> LambdaState:
-    """Takes in the terms [6] of step `step` (counted from 0) and rescales if it ends the epoch `rescale_epoch`.
+    """Takes in the terms of step `step` (counted from 0) and rescales if it ends the epoch `rescale_epoch`.
 
     The moment follows from the step alone, so a restart can neither skip nor repeat it.
     """
@@ -66,8 +66,8 @@ def update_lambdas(
     return LambdaState(jnp.where(due, rescaled, state.weights), sums)
 
 
-def rescale(config: LambdaConfig, weights: jax.Array, means: jax.Array) -> jax.Array:
-    """Weights [6] under which the terms with these means [6] contribute equally: w_l = contribution / mean_l.
+def rescale(config: LambdaConfig, weights: Float[Array, "6"], means: Float[Array, "6"]) -> Float[Array, "6"]:
+    """Returns weights under which the terms with these means contribute equally: w_l = contribution / mean_l.
 
     A term that is zero, such as one between identical images, keeps its weight, as does one that is left out, 0.
     """

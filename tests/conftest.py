@@ -18,6 +18,16 @@ os.environ["JAX_NUM_CPU_DEVICES"] = "8"  # also for the commands that tests star
 for name in ("CRN_JAX_VGG19", "JAX_COMPILATION_CACHE_DIR"):
     os.environ.pop(name, None)
 
+from jaxtyping import install_import_hook  # noqa: E402
+
+import tests.support.typecheck  # noqa: E402, F401  # the hook finds it by its name
+
+# Shapes and dtypes in the signatures of these modules are checked whenever a test calls, or traces, one of their functions.
+_CHECKED = [
+    "crn_jax.lambdas",
+]
+install_import_hook(_CHECKED, "tests.support.typecheck.checked")
+
 import h5py  # noqa: E402
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
