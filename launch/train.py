@@ -29,6 +29,7 @@ from crn_jax.sharding import formats_of, local_rows, make_mesh, put
 from crn_jax.train import Trainable, TrainState, abstract_state, init_state, make_train_step
 from crn_jax.vgg_weights import perception_network, random_vgg19
 from launch.common.command_line import Command, list_experiments, parse_stages
+from launch.common.experiments import take_configs
 from launch.common.processes import TRY_AGAIN, Stop, agree, is_first, join
 from launch.common.terminal import command, console, describe_devices, opened, share_compiled
 from launch.cost.dry_run import dry_run
@@ -43,7 +44,7 @@ from launch.training.validation import Validator
 def main(arguments: list[str] | None = None) -> None:
     """Reads the command line and trains."""
     with command():
-        arguments = sys.argv[1:] if arguments is None else arguments
+        arguments = take_configs(sys.argv[1:] if arguments is None else arguments)
         if not arguments or arguments[0] in ("-h", "--help"):
             list_experiments(__doc__)
             sys.exit(0 if arguments else 2)

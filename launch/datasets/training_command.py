@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from configs import EXPERIMENTS
 from crn_jax.cascade import PAPER_WIDTHS
 from crn_jax.data.geometry import alike, sizes_that_fit
 from crn_jax.data.labels.label_space import LabelSpace
@@ -15,6 +14,7 @@ from crn_jax.data.sources import DataConfig, Split, label_space_of, open_source
 from crn_jax.errors import UserError
 from crn_jax.experiment import Experiment
 from launch.common.command_line import parse
+from launch.common.experiments import experiments
 from launch.datasets.survey import Look, Pair, Problem
 
 _START = "camvid_96x128"  # the experiment whose schedule is taken over for data that have none of their own
@@ -32,7 +32,7 @@ def training_arguments(
       UserError: if no cascade makes images of `size`.
     """
     sizes = Counter(look.size for look in looks if look.size)
-    for name, (_, experiment) in EXPERIMENTS.items():
+    for name, (_, experiment) in experiments().items():
         same = isinstance(experiment, Experiment) and experiment.data.source == data.source
         same = same and label_space_of(experiment.data) == label_space and size in (None, experiment.size)
         if same and all(alike(found, experiment.size) for found in sizes):
@@ -41,7 +41,7 @@ def training_arguments(
     height, width = (side * 2 ** (modules - 1) for side in base)
     narrow = (256,) * (modules - 2) + (128, 64)
     widths = narrow if height * width <= math.prod(_SMALL) else PAPER_WIDTHS[:modules]
-    start = EXPERIMENTS[_START][1]
+    start = experiments()[_START][1]
     examples = max(1, sum(pair.split == "train" for pair in pairs))
     epochs = max(2, round(start.epochs * _START_EXAMPLES / examples))
     name = re.sub(r"[^\w.-]+", "_", Path(data.root).resolve().name)
