@@ -4,6 +4,7 @@ Versions, devices, memory, the compilation cache, VGG-19's weights, and whether 
 status: 0 if it does, 1 if not. Paste all of it into a report.
 """
 
+import collections
 import dataclasses
 import hashlib
 import importlib.metadata
@@ -113,9 +114,9 @@ def hardware() -> Iterator[str]:
     yield f"memory: {memory / 2**30:.1f} GiB, {len(os.sched_getaffinity(0))} processor cores"
     platform_version = jax.extend.backend.get_backend().platform_version
     yield f"backend: {jax.default_backend()} ({' '.join(platform_version.split()) or 'no version'})"
-    for device in jax.local_devices():
-        limit = (device.memory_stats() or {}).get("bytes_limit")
-        yield f"device {device.id}: {device.device_kind}" + (f", {limit / 2**30:.1f} GiB for JAX" if limit else "")
+    limits = [(device.device_kind, (device.memory_stats() or {}).get("bytes_limit")) for device in jax.local_devices()]
+    for (kind, limit), count in collections.Counter(limits).items():
+        yield f"devices: {count} x {kind}" + (f", {limit / 2**30:.1f} GiB each for JAX" if limit else "")
 
 
 def cache_line() -> Iterator[str]:
