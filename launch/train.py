@@ -1,8 +1,8 @@
 """Trains a cascade, or a segmenter to judge its images: `python -m launch.train EXPERIMENT [--field value ...]`.
 
-A recipe in place of an experiment grows a cascade in stages. The same command resumes a run that was stopped. A run folder
-(default runs/EXPERIMENT; of a recipe, one for each stage in it) receives checkpoints, run.json, metrics.jsonl, TensorBoard
-files and contact sheets.
+A recipe in place of an experiment grows a cascade in stages. The same command resumes a run that was stopped, and so does the
+run's folder in place of the experiment. A run folder (default runs/EXPERIMENT; of a recipe, one for each stage in it) receives
+checkpoints, run.json, metrics.jsonl, TensorBoard files and contact sheets.
 """
 
 import contextlib
