@@ -91,9 +91,8 @@ def test_lists_and_commands_of_an_ablation_show_the_file(written):
     assert "mine_grown" in capture.get()
     with console.capture() as capture, pytest.raises(SystemExit):
         ablate.main(["question", "--configs", file, "--dry_run", "--budget", "5"])
-    lines = capture.get().splitlines()
-    assert len(lines) == 2 and all(line.startswith("python -m launch.train mine ") for line in lines)
-    assert all(line.endswith(f"--configs {file}") for line in lines)
+    trainings = [line for line in capture.get().splitlines() if line.startswith("python -m launch.train mine ")]
+    assert len(trainings) == 2 and all(line.endswith(f"--configs {file}") for line in trainings)
 
 
 def test_a_run_does_not_need_the_file_again(written, tiny, tmp_path, monkeypatch):
