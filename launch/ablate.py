@@ -17,7 +17,6 @@ import rich.progress
 import rich.table
 import tyro
 
-from configs import ABLATIONS
 from crn_jax.ablation import Ablation
 from crn_jax.errors import UserError, did_you_mean
 from launch.ablation.findings import Entry, collect
@@ -25,6 +24,8 @@ from launch.ablation.summary import conclusions, figures_table, markdown
 from launch.ablation.tasks import Budget, Task, shown, slug, trains_with_segmenter, with_segmenter
 from launch.ablation.workers import Workers, check_jobs
 from launch.common.exit_status import FAILED, TRY_AGAIN
+from launch.common.experiments import ablations, take_configs
+from launch.common.names import as_typed
 from launch.common.output import staged, write_json
 from launch.common.page import write_page
 from launch.common.terminal import command, console
@@ -64,6 +65,8 @@ class Arguments:
     """VGG-19 weights. Default: as launch.train finds them."""
     examples: int | None = None
     """Score at most so many. Default: all."""
+    configs: Path | None = None
+    """A file of experiments, recipes and ablations of your own. Default: $CRN_JAX_CONFIGS."""
     dry_run: bool = False
     """Print the commands, run none."""
 
@@ -72,18 +75,19 @@ def main(arguments: list[str] | None = None) -> None:
     """Reads the command line and works through the suite."""
     with command():
         given = sys.argv[1:] if arguments is None else arguments
-        if not given or given[0] in ("-h", "--help"):
+        rest = take_configs(given)
+        if not rest or rest[0] in ("-h", "--help"):
             list_suites()
-        asked = tyro.cli(Arguments, prog="python -m launch.ablate", args=given, use_underscores=True)
+        asked = tyro.cli(Arguments, prog=as_typed("python -m launch.ablate"), args=rest, use_underscores=True)
         jax.config.update("jax_platforms", "cpu")  # accelerators are the trainings'; here only shapes are looked at
-        status = ablate(asked, shlex.join(["python", "-m", "launch.ablate", *given]))
+        status = ablate(asked, as_typed(shlex.join(["python", "-m", "launch.ablate", *given])))
         sys.exit(status)
 
 
 def list_suites() -> None:
     """Prints their names and questions."""
     table = rich.table.Table(box=None, show_header=False)
-    for name, ablation in ABLATIONS.items():
+    for name, ablation in ablations().items():
         table.add_row(name, f"{ablation.question} {len(ablation.variants)} variants.")
     console.print(table)
 
@@ -140,11 +144,10 @@ def suite(asked: Arguments) -> Ablation:
     Raises:
       UserError: if there is none of that name, or no variant of one of the names.
     """
-    if asked.suite not in ABLATIONS:
-        raise UserError(
-            f"There is no suite '{asked.suite}'.{did_you_mean(asked.suite, ABLATIONS)} Known: {', '.join(ABLATIONS)}."
-        )
-    ablation = ABLATIONS[asked.suite]
+    known = ablations()
+    if asked.suite not in known:
+        raise UserError(f"There is no suite '{asked.suite}'.{did_you_mean(asked.suite, known)} Known: {', '.join(known)}.")
+    ablation = known[asked.suite]
     names = [variant.name for variant in ablation.variants]
     for name in asked.only:
         if name not in names:

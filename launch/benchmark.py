@@ -32,7 +32,6 @@ import tyro
 from jax.sharding import Mesh
 from PIL import Image
 
-from configs import EXPERIMENTS
 from crn_jax.data.cache import cached
 from crn_jax.data.pipeline import training_batches, validation_batches
 from crn_jax.data.sources import DataConfig, open_source
@@ -46,6 +45,8 @@ from crn_jax.synthesize import synthesize
 from crn_jax.train import abstract_state, init_state, make_train_step
 from crn_jax.vgg_weights import random_vgg19
 from launch.common.command_line import experiment_of_kind
+from launch.common.experiments import experiments, take_configs
+from launch.common.names import as_typed
 from launch.common.terminal import command, console, show_error
 from launch.cost.dry_run import lower_step, total_bytes
 from launch.cost.flops import forward_flops, step_flops
@@ -79,13 +80,17 @@ class Arguments:
     """Also measure how fast pairs of each size are read from 1024x2048 PNGs, from PNGs of that size, and from a cache."""
     json: Path | None = None
     """File for the results."""
+    configs: Path | None = None
+    """A file of experiments of your own. Default: $CRN_JAX_CONFIGS."""
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Reads the command line, measures case by case, and prints a table."""
     with command():
-        asked = tyro.cli(Arguments, prog="python -m launch.benchmark", args=arguments, use_underscores=True)
-        report = {"command": " ".join(["python -m launch.benchmark", *map(shlex.quote, arguments or sys.argv[1:])])}
+        given = sys.argv[1:] if arguments is None else arguments
+        prog = as_typed("python -m launch.benchmark")
+        asked = tyro.cli(Arguments, prog=prog, args=take_configs(given), use_underscores=True)
+        report = {"command": as_typed(shlex.join(["python", "-m", "launch.benchmark", *given]))}
         report |= {"machine": describe_machine(), "cases": [], "input": []}
         for case in cases_of(asked):
             setting = identity(case)
@@ -118,7 +123,7 @@ def cases_of(asked: Arguments) -> list[Experiment]:
       UserError: without an experiment, or for one that is not known.
     """
     if not asked.experiments:
-        raise UserError(f"Name at least one experiment of: {', '.join(EXPERIMENTS)}.")
+        raise UserError(f"Name at least one experiment of: {', '.join(experiments())}.")
     if asked.steps < 1:
         raise UserError(f"--steps must be at least 1, got {asked.steps}.")
     if asked.against and set(asked.meshes) != {(1, 1)}:

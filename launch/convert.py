@@ -23,6 +23,7 @@ from crn_jax.lambdas import LambdaConfig
 from crn_jax.losses import RELEASED_WEIGHTS, LossConfig
 from crn_jax.run import describe_run, load_run, parse_description, read_description
 from crn_jax.train import abstract_state, init_state
+from launch.common.names import as_typed
 from launch.common.output import staged, write_json
 from launch.common.terminal import command, console
 from launch.conversion.model_card import model_card
@@ -87,7 +88,8 @@ Asked = (
 def main(arguments: list[str] | None = None) -> None:
     """Reads the command line and converts."""
     with command():
-        asked = tyro.cli(Asked, prog="python -m launch.convert", description=__doc__, args=arguments, use_underscores=True)
+        prog = as_typed("python -m launch.convert")
+        asked = tyro.cli(Asked, prog=prog, description=as_typed(__doc__ or ""), args=arguments, use_underscores=True)
         if asked.out.exists() and (asked.out.is_file() or any(asked.out.iterdir())):
             raise UserError(f"{asked.out} exists already; name something new.")
         convert = {Authors: from_authors, Safetensors: to_safetensors, FromSafetensors: from_safetensors, Export: export}

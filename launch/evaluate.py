@@ -28,6 +28,8 @@ from crn_jax.scores.inception import PUBLISHED_SHA256, load_inception
 from crn_jax.scores.lpips import load_lpips, network_name
 from crn_jax.synthesize import synthesize
 from crn_jax.vgg_weights import obtain_vgg19
+from launch.common.experiments import take_configs
+from launch.common.names import as_typed
 from launch.common.output import staged, write_json
 from launch.common.terminal import command, console
 from launch.evaluation.comparison import Comparison, open_comparison
@@ -52,6 +54,8 @@ class Arguments:
     """Which part of it."""
     experiment: str | None = None
     """Where no run is given: the experiment whose data set and size are meant."""
+    configs: Path | None = None
+    """A file of experiments of your own, to name one in --experiment. Default: $CRN_JAX_CONFIGS."""
     examples: int | None = None
     """Score at most so many, spread evenly over the split. Default: all."""
     checkpoint: str = "latest"
@@ -87,7 +91,8 @@ class Arguments:
 def main(arguments: list[str] | None = None) -> None:
     """Reads the command line and scores."""
     with command():
-        asked = tyro.cli(Arguments, prog="python -m launch.evaluate", args=arguments, use_underscores=True)
+        given = sys.argv[1:] if arguments is None else arguments
+        asked = tyro.cli(Arguments, prog=as_typed("python -m launch.evaluate"), args=take_configs(given), use_underscores=True)
         if asked.batch_size < 1 or (asked.examples is not None and asked.examples < 1):
             raise UserError(f"--batch_size and --examples must be at least 1, got {asked.batch_size} and {asked.examples}.")
         if asked.study is not None:
@@ -95,7 +100,7 @@ def main(arguments: list[str] | None = None) -> None:
         comparison = open_comparison(asked.methods, asked.checkpoint, asked.experiment, asked.data, asked.split, asked.examples)
         if asked.study_page:
             return make_study(asked, comparison)
-        evaluate(asked, comparison, shlex.join(["python", "-m", "launch.evaluate", *(arguments or sys.argv[1:])]))
+        evaluate(asked, comparison, as_typed(shlex.join(["python", "-m", "launch.evaluate", *given])))
 
 
 def evaluate(asked: Arguments, comparison: Comparison, command_line: str) -> None:

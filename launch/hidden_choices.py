@@ -1,4 +1,4 @@
-"""What collections cover: `python -m launch.hidden_choices RUN [RUN ...]`, for runs trained on streets.
+"""Measures what collections cover: `python -m launch.hidden_choices RUN [RUN ...]`, for runs trained on streets.
 
 A street's layout tells neither the hour nor the colours of its cars. Which of them do a run's images of held-out layouts show,
 and are the photograph's among them? The hour is read off an image by comparing it with the scene drawn at each; the
@@ -20,6 +20,7 @@ from crn_jax.data.streets import CAR_COLORS, CLASS, LIGHT, TIMES, Street, render
 from crn_jax.errors import UserError
 from crn_jax.run import Run, load_run
 from crn_jax.synthesize import synthesize
+from launch.common.names import as_typed
 from launch.common.terminal import command, console
 from launch.training.metrics_log import read_metrics
 
@@ -44,7 +45,7 @@ class Shown(NamedTuple):
 def main(arguments: list[str] | None = None) -> None:
     """Reads the command line, and prints a table."""
     with command():
-        asked = tyro.cli(Arguments, prog="python -m launch.hidden_choices", args=arguments, use_underscores=True)
+        asked = tyro.cli(Arguments, prog=as_typed("python -m launch.hidden_choices"), args=arguments, use_underscores=True)
         run_name = rich.table.Column("run", no_wrap=True)
         headers = "k", "distance", "assembled", "hours shown", "right one", "car colours", "right one"
         table = rich.table.Table(run_name, *headers, box=None)

@@ -28,6 +28,7 @@ from crn_jax.data.pipeline import spread
 from crn_jax.data.sources import DataConfig, Split, label_space_of
 from crn_jax.errors import UserError
 from launch.common.exit_status import FAILED
+from launch.common.names import as_typed
 from launch.common.output import staged, write_json
 from launch.common.page import data_url, write_page
 from launch.common.terminal import command, console
@@ -84,9 +85,9 @@ class Arguments:
 def main(arguments: list[str] | None = None) -> None:
     """Reads the command line and inspects."""
     with command():
-        asked = tyro.cli(Arguments, prog="python -m launch.inspect", args=arguments, use_underscores=True)
+        asked = tyro.cli(Arguments, prog=as_typed("python -m launch.inspect"), args=arguments, use_underscores=True)
         check(asked)
-        command_line = shlex.join(["python", "-m", "launch.inspect", *(arguments or sys.argv[1:])])
+        command_line = as_typed(shlex.join(["python", "-m", "launch.inspect", *(arguments or sys.argv[1:])]))
         if not all([inspect(asked, root, command_line) for root in asked.roots]):
             sys.exit(FAILED)
 
@@ -124,7 +125,7 @@ def inspect(asked: Arguments, root: Path, command_line: str) -> bool:
         "command": command_line,
         "notes": notes,
         "can_train": not any(problem.blocks for problem in problems),
-        "train": shlex.join(["python", "-m", "launch.train", *training]),
+        "train": as_typed(shlex.join(["python", "-m", "launch.train", *training])),
         "problems": [problem._asdict() for problem in problems],
         "splits": [split_summary(split, part, pairs, looks) for split, part in parts.items()],
         "label_space": label_space.name,

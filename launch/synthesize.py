@@ -16,6 +16,7 @@ from crn_jax.diversity import assemble
 from crn_jax.errors import UserError, did_you_mean
 from crn_jax.run import Run, load_run
 from launch.common.contact_sheet import Row, contact_sheet, grid
+from launch.common.names import as_typed
 from launch.common.terminal import command, console
 from launch.synthesis.layouts import Sizing, find_layouts, fitted
 from launch.synthesis.stream import Job, Synthesized, is_foreign, synthesize_all, write_png
@@ -62,7 +63,7 @@ class Arguments:
 def main(arguments: list[str] | None = None) -> None:
     """Reads the command line and synthesizes."""
     with command():
-        run_command(tyro.cli(Arguments, prog="python -m launch.synthesize", args=arguments, use_underscores=True))
+        run_command(tyro.cli(Arguments, prog=as_typed("python -m launch.synthesize"), args=arguments, use_underscores=True))
 
 
 def run_command(arguments: Arguments) -> None:

@@ -1,8 +1,8 @@
 """Trains a cascade, or a segmenter to judge its images: `python -m launch.train EXPERIMENT [--field value ...]`.
 
-A recipe in place of an experiment grows a cascade in stages. The same command resumes a run that was stopped. A run folder
-(default runs/EXPERIMENT; of a recipe, one for each stage in it) receives checkpoints, run.json, metrics.jsonl, TensorBoard
-files and contact sheets.
+A recipe in place of an experiment grows a cascade in stages. The same command resumes a run that was stopped, and so does the
+run's folder in place of the experiment. A run folder (default runs/EXPERIMENT; of a recipe, one for each stage in it) receives
+checkpoints, run.json, metrics.jsonl, TensorBoard files and contact sheets.
 """
 
 import contextlib
@@ -21,6 +21,7 @@ from crn_jax.train import abstract_state, make_train_step
 from crn_jax.vgg_weights import obtain_vgg19
 from launch.common.command_line import Command, list_experiments, parse_stages
 from launch.common.exit_status import TRY_AGAIN, USER_ERROR
+from launch.common.experiments import take_configs
 from launch.common.processes import agree, is_first, join
 from launch.common.stop_signals import Stop
 from launch.common.terminal import command, console, keep_compiled_in, opened
@@ -37,7 +38,7 @@ from launch.training.start import first_state
 def main(arguments: list[str] | None = None) -> None:
     """Reads the command line and trains."""
     with command():
-        arguments = sys.argv[1:] if arguments is None else arguments
+        arguments = take_configs(sys.argv[1:] if arguments is None else arguments)
         if not arguments or arguments[0] in ("-h", "--help"):
             list_experiments(__doc__)
             sys.exit(0 if arguments else USER_ERROR)

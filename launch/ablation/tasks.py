@@ -18,6 +18,8 @@ from crn_jax.errors import UserError
 from crn_jax.experiment import AnyExperiment, differences
 from crn_jax.run import read_description
 from launch.common.command_line import parse
+from launch.common.experiments import configs_arguments
+from launch.common.names import as_typed
 from launch.common.output import write_json
 from launch.training.metrics_log import last_step, read_metrics
 
@@ -154,7 +156,8 @@ def slug(name: str) -> str:
 
 def shown(command: list[str]) -> str:
     """A command as one would type it."""
-    return shlex.join(["python", "-m", *command])
+    own = configs_arguments() if command[0] == "launch.train" else []
+    return as_typed(shlex.join(["python", "-m", *command, *own]))
 
 
 def trains_with_segmenter(arguments: tuple[str, ...]) -> bool:

@@ -176,7 +176,7 @@ class Workers:
                 output.write(f"\n$ {shown(command)}\n")
                 output.flush()
                 process = subprocess.Popen(
-                    [sys.executable, "-m", *command],
+                    [sys.executable, "-m", "crn_jax", command[0].removeprefix("launch."), *command[1:]],
                     stdout=output,
                     stderr=subprocess.STDOUT,
                     stdin=subprocess.DEVNULL,

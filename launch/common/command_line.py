@@ -1,18 +1,21 @@
-"""What the command line of launch.train asks for: an experiment of configs.py and overrides, or a recipe's stages."""
+"""What the command line of launch.train asks for: an experiment's name and overrides, or a recipe's stages."""
 
 import dataclasses
 import shlex
 import threading
+from pathlib import Path
 from typing import Annotated, Generic
 
 import rich.table
 import tyro
 
-from configs import EXPERIMENTS, RECIPES
 from crn_jax.errors import UserError, did_you_mean
 from crn_jax.experiment import AnyExperiment, Experiment, Kind, require_kind
 from crn_jax.growth import grow
+from crn_jax.run import read_description
 from crn_jax.train import abstract_state
+from launch.common.experiments import experiments, recipes
+from launch.common.names import as_typed
 from launch.common.processes import Processes
 from launch.common.terminal import console
 
@@ -32,6 +35,8 @@ class Command(Generic[Kind]):
     topology: str | None = None
     """With --dry_run: compile for these devices, which need not be there: h100, h200:8, a100:4x8 (4 hosts), or a TPU slice such
     as v5e:2x2, which is slow."""
+    configs: Path | None = None
+    """A file of experiments, recipes and ablations of your own, see launch/common/experiments.py. Default: $CRN_JAX_CONFIGS."""
 
 
 def parse(arguments: list[str]) -> Command:
@@ -48,7 +53,7 @@ def _overridden(experiment: AnyExperiment, overrides: list[str], name: str, desc
             Command[type(experiment)],
             default=Command(experiment),
             args=overrides,
-            prog=f"python -m launch.train {name}",
+            prog=as_typed(f"python -m launch.train {name}"),
             description=description,
             use_underscores=True,
             config=(tyro.conf.AvoidSubcommands,),
@@ -64,9 +69,9 @@ def parse_stages(arguments: list[str]) -> list[Command]:
       UserError: also if a stage does not fit behind the one before it, or freezes what it has not.
     """
     name, *overrides = arguments
-    if name not in RECIPES:
+    if name not in recipes():
         return [parse(arguments)]
-    recipe, commands, before = RECIPES[name], [], None
+    recipe, commands, before = recipes()[name], [], None
     description = f"{recipe.about} Stages: {', '.join(recipe.stages)}. What is set here is set for each of them."
     for stage, words in recipe.stages.items():
         base, *settings = shlex.split(words)
@@ -96,24 +101,31 @@ def list_experiments(about: str) -> None:
     """Prints what there is to train."""
     console.print(about, markup=False)
     table = rich.table.Table(box=None, show_header=False)
-    for name, experiment in EXPERIMENTS.items():
+    for name, experiment in experiments().items():
         table.add_row(name, experiment.about)
-    for name, recipe in RECIPES.items():
+    for name, recipe in recipes().items():
         table.add_row(name, f"{recipe.about} Stages: {', '.join(recipe.stages)}.")
     console.print(table)
     console.print("Fields and defaults of one: python -m launch.train EXPERIMENT --help", markup=False)
+    console.print("Experiments of your own: --configs FILE.py, or the variable CRN_JAX_CONFIGS.", markup=False)
 
 
 def named_experiment(name: str) -> AnyExperiment:
-    """Returns an experiment of configs.py.
+    """Returns the experiment of that name, or the one of that run folder.
+
+    A run folder goes on with what it stores, also where the file that named its experiment is gone.
 
     Raises:
       UserError: if there is none of that name.
     """
-    if name not in EXPERIMENTS:
-        known = [*EXPERIMENTS, *RECIPES]
-        raise UserError(f"There is no experiment '{name}'.{did_you_mean(name, known)} Known: {', '.join(known)}.")
-    return EXPERIMENTS[name]
+    if name in experiments():
+        return experiments()[name]
+    if (Path(name) / "run.json").is_file():
+        experiment, _, _ = read_description(name)
+        run = dataclasses.replace(experiment.run, folder=name)
+        return dataclasses.replace(experiment, run=run)
+    known = [*experiments(), *recipes()]
+    raise UserError(f"There is no experiment '{name}'.{did_you_mean(name, known)} Known: {', '.join(known)}.")
 
 
 def experiment_of_kind(name: str, kind: type[Kind]) -> Kind:

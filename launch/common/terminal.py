@@ -8,6 +8,7 @@ import traceback
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import absl.logging
 import jax
@@ -21,6 +22,7 @@ from crn_jax.data.labels.label_space import LabelSpace
 from crn_jax.data.sources import DataConfig, Split, open_source
 from crn_jax.errors import UserError
 from launch.common.exit_status import FAILED, LOST, USER_ERROR
+from launch.common.names import as_typed
 from launch.common.processes import several_processes
 
 
@@ -32,6 +34,10 @@ def silence(descriptor: int) -> None:
 
 
 class _Console(Console):
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Prints; commands that a text mentions have the names by which a person types them here."""
+        super().print(*(as_typed(text) if isinstance(text, str) else text for text in objects), **options)
+
     def on_broken_pipe(self) -> None:
         """Whoever read the output is gone; that is no reason to end a training, as rich would."""
         silence(sys.stdout.fileno())

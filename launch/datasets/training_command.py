@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from configs import EXPERIMENTS
 from crn_jax.cascade import PAPER_WIDTHS
 from crn_jax.data.geometry import alike, sizes_that_fit
 from crn_jax.data.labels.label_space import LabelSpace
 from crn_jax.data.sources import DataConfig, Split, label_space_of, open_source
 from crn_jax.errors import UserError
 from launch.common.command_line import parse
+from launch.common.experiments import experiments
 from launch.datasets.survey import Look, Pair, Problem
 
 _START = "camvid_96x128"  # the experiment whose schedule is taken over for data that have none of their own
@@ -31,7 +31,7 @@ def training_arguments(
       UserError: if no cascade makes images of `size`.
     """
     sizes = Counter(look.size for look in looks if look.size)
-    for name, experiment in EXPERIMENTS.items():
+    for name, experiment in experiments().items():
         same = experiment.trains == "cascade" and experiment.data.source == data.source
         same = same and label_space_of(experiment.data) == label_space and size in (None, experiment.size)
         if same and all(alike(found, experiment.size) for found in sizes):
@@ -40,7 +40,7 @@ def training_arguments(
     height, width = (side * 2 ** (modules - 1) for side in base)
     narrow = (256,) * (modules - 2) + (128, 64)
     widths = narrow if height * width <= math.prod(_SMALL) else PAPER_WIDTHS[:modules]
-    start = EXPERIMENTS[_START]
+    start = experiments()[_START]
     examples = max(1, sum(pair.split == "train" for pair in pairs))
     epochs = max(2, round(start.epochs * _START_EXAMPLES / examples))
     name = re.sub(r"[^\w.-]+", "_", Path(data.root).resolve().name)

@@ -1,0 +1,61 @@
+"""What a shell completes behind `crn`: commands, experiments, and the options of each, as a script that tyro writes."""
+
+import dataclasses
+import importlib
+from pathlib import Path
+from typing import Annotated, Any, Union
+
+import tyro
+
+from crn_jax.errors import UserError
+from launch.common.command_line import Command
+from launch.common.experiments import experiments, recipes
+from launch.common.names import COMMANDS, summary
+from launch.common.terminal import command
+
+SHELLS = ("bash", "zsh", "fish")
+
+
+def write_completion(arguments: list[str]) -> None:
+    """Writes the script for a shell into a file; `arguments` are the shell and the file. Ends the process."""
+    with command():
+        if len(arguments) != 2 or arguments[0] not in SHELLS:
+            raise UserError(f"--tyro-write-completion: name a shell of {', '.join(SHELLS)}, and a file.")
+        shell, file = arguments[0], Path(arguments[1]).expanduser()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        tyro.cli(every_command(), prog="crn", args=["--tyro-write-completion", shell, str(file)], use_underscores=True)
+
+
+def every_command() -> Any:
+    """The command lines of all commands as one type, of which tyro makes subcommands."""
+    modules = {name: importlib.import_module(f"launch.{name}") for name in COMMANDS}
+    asked = {
+        name: module.Asked if name == "convert" else module.Arguments for name, module in modules.items() if name != "train"
+    }
+    return _union(
+        *(Annotated[type_, tyro.conf.subcommand(name, description=summary(name))] for name, type_ in asked.items()),
+        Annotated[_training(), tyro.conf.subcommand("train", description=summary("train"))],
+    )
+
+
+def _training() -> type:
+    """The command line of launch.train: the options of each experiment, and for a recipe those of its first stage's."""
+    known = experiments()
+    first = {name: known[next(iter(recipe.stages.values())).split()[0]][1] for name, recipe in recipes().items()}
+    about = {name: description for name, (description, _) in known.items()}
+    about |= {name: recipe.about for name, recipe in recipes().items()}
+    named = {**{name: experiment for name, (_, experiment) in known.items()}, **first}
+    choice = _union(
+        *(
+            Annotated[
+                Command[type(experiment)],
+                tyro.conf.subcommand(name, default=Command(experiment), description=about[name]),
+            ]
+            for name, experiment in named.items()
+        )
+    )
+    return dataclasses.make_dataclass("Train", [("experiment", Annotated[choice, tyro.conf.arg(name="")])])
+
+
+def _union(*types: Any) -> Any:
+    return Union[types]  # noqa: UP007 (there is no other way to write one of a number that is not known)

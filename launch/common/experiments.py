@@ -1,0 +1,130 @@
+"""What commands know by name: the experiments, recipes and ablations of configs.py, and those of a file of one's own.
+
+Such a file is Python, named by `--configs FILE.py` or by the variable CRN_JAX_CONFIGS, with one or more of EXPERIMENTS, RECIPES
+and ABLATIONS, as in configs.py. The processes that a command starts read it, too.
+"""
+
+import dataclasses
+import functools
+import linecache
+import os
+import runpy
+import traceback
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import configs
+from crn_jax.ablation import Ablation
+from crn_jax.errors import UserError
+from crn_jax.experiment import AnyExperiment, Training
+from crn_jax.growth import Recipe
+
+VARIABLE = "CRN_JAX_CONFIGS"
+
+_KINDS = {"EXPERIMENTS": Training, "RECIPES": Recipe, "ABLATIONS": Ablation}
+
+
+def experiments() -> dict[str, AnyExperiment]:
+    """Returns every experiment by its name.
+
+    Raises:
+      UserError: if one's own file has an error, or a name that is taken; also of the two functions below.
+    """
+    return {**configs.EXPERIMENTS, **_own()["EXPERIMENTS"]}
+
+
+def recipes() -> dict[str, Recipe]:
+    """Every recipe, by name."""
+    return {**configs.RECIPES, **_own()["RECIPES"]}
+
+
+def ablations() -> dict[str, Ablation]:
+    """Every ablation, by name."""
+    return {**configs.ABLATIONS, **_own()["ABLATIONS"]}
+
+
+def take_configs(arguments: Sequence[str]) -> list[str]:
+    """The arguments without `--configs FILE.py`, which is read from now on, by this process and by those that it starts.
+
+    Raises:
+      UserError: if no file is named behind it.
+    """
+    rest, remaining = [], iter(arguments)
+    for argument in remaining:
+        option, equals, file = argument.partition("=")
+        if option != "--configs":
+            rest.append(argument)
+            continue
+        file = file if equals else next(remaining, "")
+        if not file:
+            raise UserError("--configs: name a file of experiments, --configs FILE.py.")
+        os.environ[VARIABLE] = os.path.abspath(os.path.expanduser(file))
+    return rest
+
+
+def configs_arguments() -> list[str]:
+    """The arguments that make a command know one's own file, where there is one."""
+    return [] if _own_file() is None else ["--configs", str(_own_file())]
+
+
+def _own_file() -> Path | None:
+    named = os.environ.get(VARIABLE)
+    return Path(named).expanduser() if named else None
+
+
+def _own() -> Mapping[str, Mapping[str, Any]]:
+    file = _own_file()
+    return dict.fromkeys(_KINDS, {}) if file is None else _read(file.absolute())
+
+
+@functools.cache
+def _read(file: Path) -> dict[str, dict[str, Any]]:
+    """EXPERIMENTS, RECIPES and ABLATIONS of a file, checked; an experiment's name is that in EXPERIMENTS."""
+    if not file.is_file():
+        raise UserError(f"{file}: there is no such file; --configs and the variable {VARIABLE} name a file of experiments.")
+    defined = _run(file)
+    found = {kind: defined.get(kind, {}) for kind in _KINDS}
+    if not any(kind in defined for kind in _KINDS):
+        raise UserError(f"{file}: the file defines none of {', '.join(_KINDS)}; define one, as configs.py does.")
+    for kind, type_ in _KINDS.items():
+        if not isinstance(found[kind], dict):
+            raise UserError(f"{file}: {kind} is a {type(found[kind]).__name__}; make it a dict from names, as in configs.py.")
+        for name, value in found[kind].items():
+            if not isinstance(value, type_):
+                raise UserError(f"{file}: {kind}['{name}'] is a {type(value).__name__}, not {_a(type_)}.")
+    trained = ("EXPERIMENTS", "RECIPES")  # launch.train takes a name of either
+    _refuse_twice(file, found, trained)
+    _refuse_twice(file, found, ("ABLATIONS",))
+    named = {name: dataclasses.replace(experiment, name=name) for name, experiment in found["EXPERIMENTS"].items()}
+    return {**found, "EXPERIMENTS": named}
+
+
+def _run(file: Path) -> dict[str, Any]:
+    """What a Python file defines.
+
+    Raises:
+      UserError: with the file's name and line, if it ends in an error.
+    """
+    linecache.checkcache(str(file))
+    try:
+        return runpy.run_path(str(file))
+    except SyntaxError as error:
+        raise UserError(f"{error.filename}, line {error.lineno}: {error.msg}.") from error
+    except Exception as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
+        raise UserError(f"{file}, line {lines[-1] if lines else '?'}: {type(error).__name__}: {error}") from error
+
+
+def _refuse_twice(file: Path, found: Mapping[str, Mapping[str, Any]], kinds: Iterable[str]) -> None:
+    """Raises UserError for a name that stands for two things."""
+    places = {name: f"{kind} of {configs.__file__}" for kind in kinds for name in getattr(configs, kind)}
+    for kind in kinds:
+        for name in found[kind]:
+            if name in places:
+                raise UserError(f"'{name}' in {kind} of {file} is also in {places[name]}; give yours another name.")
+            places[name] = f"{kind} of {file}"
+
+
+def _a(type_: type) -> str:
+    return "an experiment" if type_ is Training else f"{'an' if type_.__name__[0] in 'AEIOU' else 'a'} {type_.__name__}"

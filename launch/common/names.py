@@ -1,0 +1,37 @@
+"""The commands' names, what each does, and how a person types them: `crn train`, or `python -m launch.train` in a clone."""
+
+import ast
+import importlib.metadata
+import re
+import sys
+from pathlib import Path
+
+_FOLDER = Path(__file__).resolve().parents[1]
+
+COMMANDS = tuple(sorted(file.stem for file in _FOLDER.glob("[a-z]*.py")))
+
+_MENTIONED = re.compile(rf"(?<![\w./])(?:python -m )?launch\.({'|'.join(COMMANDS)})\b")
+
+
+def typed_as_crn() -> bool:
+    """Whether commands are typed as `crn NAME` here: in an environment that a wheel was installed in, or under that command."""
+    return _FOLDER.parent.name == "_commands" or Path(sys.argv[0]).stem == "crn"
+
+
+def as_typed(text: str) -> str:
+    """A text that mentions commands, with their names as a person types them here."""
+    return _MENTIONED.sub(r"crn \1", text) if typed_as_crn() else text
+
+
+def version() -> str:
+    """The version of crn_jax, if it is installed, also from a clone."""
+    try:
+        return importlib.metadata.version("crn_jax")
+    except importlib.metadata.PackageNotFoundError:
+        return "(not installed)"
+
+
+def summary(name: str) -> str:
+    """What a command does, in a line: the first of its file, without the usage in it."""
+    docstring = ast.get_docstring(ast.parse((_FOLDER / f"{name}.py").read_text("utf-8"))) or ""
+    return docstring.partition("\n")[0].partition(": `")[0].rstrip(".") + "."

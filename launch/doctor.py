@@ -1,0 +1,184 @@
+"""Says what a bug report should say: `python -m launch.doctor`.
+
+Versions, devices, memory, the compilation cache, VGG-19's weights, and whether a tiny cascade compiles and trains here. Exit
+status: 0 if it does, 1 if not. Paste all of it into a report.
+"""
+
+import collections
+import dataclasses
+import hashlib
+import importlib.metadata
+import os
+import platform
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import jax
+import jax.extend
+import numpy as np
+import tyro
+
+from crn_jax.cascade import CascadeConfig
+from crn_jax.errors import UserError
+from crn_jax.lambdas import LambdaConfig
+from crn_jax.objective import Objective
+from crn_jax.train import OptimizerConfig, init_state, make_train_step
+from crn_jax.vgg_weights import (
+    ENVIRONMENT_VARIABLE,
+    PUBLISHED_HASH,
+    PUBLISHED_NAME,
+    cache_folder,
+    find_vgg19,
+    load_vgg19,
+    random_vgg19,
+)
+from launch.common.names import as_typed, version
+from launch.common.terminal import command, console
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+
+ACCELERATOR_PACKAGES = (
+    *(f"jax-cuda{major}-{part}" for major in (12, 13) for part in ("plugin", "pjrt")),
+    *(f"nvidia-cudnn-cu{major}" for major in (12, 13)),
+    "libtpu",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Says what a bug report should say, and tries a training step of a tiny cascade."""
+
+    vgg: Annotated[str | None, tyro.conf.arg(aliases=["--vgg.weights"])] = None
+    """VGG-19 weights. Default: as launch.train finds them, but nothing is downloaded."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Prints one line for each fact; ends with status 1 if the training step fails."""
+    with command():
+        asked = tyro.cli(Arguments, prog=as_typed("python -m launch.doctor"), args=arguments, use_underscores=True)
+        for lines in (software(), environment(), cache_line(), [f"VGG-19: {vgg19_state(asked.vgg)}"]):
+            for line in lines:
+                console.print(line, markup=False)
+        try:
+            for line in hardware():
+                console.print(line, markup=False)
+            with console.status("compiling and running a training step, which takes up to a minute"):
+                done = training_step()
+            console.print(done, markup=False)
+        except Exception as error:  # of any kind: it is what is to be reported
+            console.print(f"training step: failed, {type(error).__name__}: {error}", markup=False)
+            console.print(traceback.format_exc(), markup=False)
+            sys.exit(1)
+
+
+def software() -> Iterator[str]:
+    """Versions of crn_jax, Python and packages, and the operating system."""
+    yield f"crn_jax: {version()}"
+    yield f"Python: {platform.python_version()} ({sys.executable})"
+    yield f"platform: {platform.platform()}"
+    for package in PACKAGES:
+        yield f"{package}: {installed_version(package) or 'not installed'}"
+    for package in ACCELERATOR_PACKAGES:
+        if found := installed_version(package):
+            yield f"{package}: {found}"
+
+
+def installed_version(package: str) -> str | None:
+    """A package's version, or None if it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def environment() -> Iterator[str]:
+    """The variables that JAX, XLA and the commands read."""
+    prefixes = ("JAX_", "XLA_", "CRN_JAX_", "CUDA_VISIBLE_DEVICES", "TPU_", "LIBTPU_")
+    for name in sorted(os.environ):
+        if name.startswith(prefixes):
+            yield f"{name}={os.environ[name]}"
+
+
+def hardware() -> Iterator[str]:
+    """Processor cores, memory and devices.
+
+    Raises:
+      RuntimeError: by JAX, if the platform that it is told to use is not there.
+    """
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    yield f"memory: {memory / 2**30:.1f} GiB, {len(os.sched_getaffinity(0))} processor cores"
+    platform_version = jax.extend.backend.get_backend().platform_version
+    yield f"backend: {jax.default_backend()} ({' '.join(platform_version.split()) or 'no version'})"
+    limits = [(device.device_kind, (device.memory_stats() or {}).get("bytes_limit")) for device in jax.local_devices()]
+    for (kind, limit), count in collections.Counter(limits).items():
+        yield f"devices: {count} x {kind}" + (f", {limit / 2**30:.1f} GiB each for JAX" if limit else "")
+
+
+def cache_line() -> Iterator[str]:
+    """The folder of compiled programs, and whether it can be written."""
+    folder = jax.config.jax_compilation_cache_dir
+    if not folder:
+        yield "compilation cache: none"
+    elif "://" in folder:
+        yield f"compilation cache: {folder}"
+    else:
+        yield f"compilation cache: {folder}, {writable(Path(folder))}"
+
+
+def writable(folder: Path) -> str:
+    """Whether a folder, or the one that it would be made in, can be written: tried with a file that leaves no trace."""
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            return "writable" if folder == existing else "to be made, writable"
+    except OSError as error:
+        return f"not writable ({error})"
+
+
+def vgg19_state(named: str | None) -> str:
+    """Where VGG-19's weights are, and whether the file can be read and is the published one."""
+    downloaded = cache_folder() / PUBLISHED_NAME
+    path, origin = find_vgg19(named), "--vgg.weights" if named else ENVIRONMENT_VARIABLE
+    if path is None:
+        if not downloaded.is_file():
+            return f"not found, and would be downloaded to {downloaded}"
+        path, origin = downloaded, "downloaded"
+    try:
+        load_vgg19(path)
+    except UserError as error:
+        return f"not usable ({origin}): {error}"
+    with open(path, "rb") as file:
+        published = f"md5:{hashlib.file_digest(file, 'md5').hexdigest()}" == PUBLISHED_HASH
+    return f"{path} ({origin}), read, {'verified: the published file' if published else 'not the published Keras file'}"
+
+
+def training_step() -> str:
+    """Compiles a training step of a cascade of 16x32 pixels, takes two steps, and says how long that took.
+
+    Raises:
+      ValueError: if the loss is not finite, beside whatever JAX raises.
+    """
+    config = CascadeConfig(num_classes=3, widths=(8, 8, 8))
+    objective = Objective(config, LambdaConfig(), OptimizerConfig(), "average", steps_per_epoch=1)
+    height, width = config.size
+    layout = np.arange(height * width, dtype=np.uint8).reshape(1, height, width) % 3
+    batch = {"layout": layout, "photograph": np.repeat(layout[..., None] * 100, 3, axis=-1)}
+    state, network, step = init_state(objective, 0), jax.device_put(random_vgg19(0)), make_train_step(objective)
+    seconds = []
+    for _ in range(2):
+        start = time.perf_counter()
+        state, metrics = jax.block_until_ready(step(state, network, batch))
+        seconds.append(time.perf_counter() - start)
+    loss = float(metrics["loss"])
+    if not np.isfinite(loss):
+        raise ValueError(f"the loss is {loss}")
+    return f"training step: {height}x{width}, {seconds[0]:.1f} s with compiling, then {seconds[1]:.3f} s; loss {loss:.1f}"
+
+
+if __name__ == "__main__":
+    main()
