@@ -81,7 +81,7 @@ def test_a_relative_file_is_that_of_the_folder_where_it_was_named(written, tmp_p
 
 def test_a_file_called_as_ours_imports_ours(written):
     take_configs(["--configs", written(name="configs.py")])
-    assert experiments()["mine"][1].data == configs.demo.data
+    assert experiments()["mine"].data == configs.demo.data
 
 
 def test_lists_and_commands_of_an_ablation_show_the_file(written):

@@ -41,10 +41,9 @@ def every_command() -> Any:
 def _training() -> type:
     """The command line of launch.train: the options of each experiment, and for a recipe those of its first stage's."""
     known = experiments()
-    first = {name: known[next(iter(recipe.stages.values())).split()[0]][1] for name, recipe in recipes().items()}
-    about = {name: description for name, (description, _) in known.items()}
-    about |= {name: recipe.about for name, recipe in recipes().items()}
-    named = {**{name: experiment for name, (_, experiment) in known.items()}, **first}
+    first = {name: known[next(iter(recipe.stages.values())).split()[0]] for name, recipe in recipes().items()}
+    about = {name: each.about for name, each in (known | recipes()).items()}
+    named = known | first
     choice = _union(
         *(
             Annotated[
