@@ -1,5 +1,6 @@
 """README.md, CONTRIBUTING.md and the guides: commands can be given, links lead somewhere, names exist, words are plain."""
 
+import ast
 import contextlib
 import functools
 import importlib
@@ -217,3 +218,24 @@ def test_no_sentence_of_a_page_leans_on_the_one_before(page):
 
 def test_the_readme_can_be_read_in_five_minutes():
     assert len((ROOT / "README.md").read_text("utf-8").split()) <= 1000
+
+
+def docstrings(path: Path) -> Iterator[tuple[str, str]]:
+    """Every docstring of a file, of its module, classes, functions and fields, behind the place where it begins."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        body = getattr(node, "body", None)
+        for statement in body if isinstance(body, list) else []:
+            match statement:
+                case ast.Expr(value=ast.Constant(value=str(text))):
+                    yield f"{path.relative_to(ROOT)}:{statement.lineno}", text
+
+
+@pytest.mark.parametrize("room", ["crn_jax", "launch"])
+def test_no_docstring_leans_on_the_one_before(room):
+    weak = [
+        f"{where}: {text.splitlines()[0]}"
+        for path in sorted((ROOT / room).rglob("*.py"))
+        for where, text in docstrings(path)
+        if text.startswith(WEAK_OPENINGS)
+    ]
+    assert weak == []
