@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import os
+import tempfile
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -15,8 +16,14 @@ if importlib.metadata.version("jaxlib").startswith("0.10."):  # it halves the ti
     _FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 os.environ["XLA_FLAGS"] = " ".join(_FLAGS)
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"  # also for the commands that tests start: sums depend on it in the last bit
-for name in ("CRN_JAX_VGG19", "JAX_COMPILATION_CACHE_DIR"):
-    os.environ.pop(name, None)
+os.environ.pop("CRN_JAX_VGG19", None)
+
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    # All that is compiled, however small, is compiled once: for the workers of this session, and for the commands they start.
+    _COMPILED = tempfile.TemporaryDirectory(prefix="crn_jax_compiled_", ignore_cleanup_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ.get("TESTCACHE", _COMPILED.name)
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import h5py  # noqa: E402
 import jax  # noqa: E402
@@ -100,18 +107,9 @@ def random_vgg_file(tmp_path_factory) -> Path:
     return path
 
 
-def keep_compiled(tmp_path_factory) -> None:
-    """Commands of this session, in all of its workers, share what they compile; with no other session."""
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        worker = tmp_path_factory.getbasetemp()
-        session = worker.parent if "PYTEST_XDIST_WORKER" in os.environ else worker
-        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(session / "compiled")
-
-
 @pytest.fixture(scope="session")
-def tiny(random_vgg_file, tmp_path_factory) -> list[str]:
+def tiny(random_vgg_file) -> list[str]:
     """Arguments of launch.train for a run of a few seconds: 48x64 streets, six steps an epoch, one device."""
-    keep_compiled(tmp_path_factory)
     return (
         "demo --cascade.base 6 8 --cascade.widths 8 8 8 8 --data.num_scenes 6 --run.validation_examples 2 "
         f"--run.sheet_examples 2 --optimizer.learning_rate 1e-3 --optimizer.ema_decay 0.9 --vgg.weights {random_vgg_file} "
@@ -122,7 +120,6 @@ def tiny(random_vgg_file, tmp_path_factory) -> list[str]:
 @pytest.fixture(scope="session")
 def tiny_segmenter(tmp_path_factory) -> tuple[list[str], Path]:
     """Arguments of launch.train for a segmenter of 48x64 streets, and the folder of its run, three steps an epoch."""
-    keep_compiled(tmp_path_factory)
     folder = tmp_path_factory.mktemp("segmenter")
     arguments = (
         "segmenter_camvid --data.source streets --data.num_scenes 6 --data.clear_days --segmenter.num_classes 20 "

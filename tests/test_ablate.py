@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -17,8 +16,8 @@ from crn_jax.ablation import Ablation, Variant
 from launch import ablate
 from launch.common.processes import TRY_AGAIN
 from launch.training.metrics_log import read_metrics
+from tests.support.commands import PATIENCE, ROOT, wait_for
 
-ROOT = Path(__file__).resolve().parents[1]
 STEPS = 40  # not whole epochs, which have six
 COMMANDS = ["launch.train", "launch.evaluate", "launch.synthesize"]
 
@@ -68,15 +67,6 @@ def whole(suite, tmp_path_factory) -> tuple[Path, int]:
 def ran(folder: Path) -> list[str]:
     """The modules of the commands that were begun in a run folder, by its log."""
     return re.findall(r"^\$ python -m (\S+)", (folder / "log.txt").read_text(), re.MULTILINE)
-
-
-def wait_for(condition, process: subprocess.Popen) -> None:
-    for _ in range(4800):  # four minutes, on a busy machine
-        if condition():
-            return
-        assert process.poll() is None
-        time.sleep(0.05)
-    raise AssertionError("it did not come so far")
 
 
 def trained(folder: Path) -> int:
@@ -139,13 +129,15 @@ def test_stopped_and_killed_it_repeats_nothing_and_ends_with_the_same_table(suit
     out = tmp_path / "disturbed"
     first, second = out / "as_it_is" / "seed_0", out / "two_images" / "seed_0"
     process = start(suite, out)
-    wait_for(lambda: trained(first), process)
+    wait_for(process, lambda: trained(first))
+    assert process.poll() is None
     os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(timeout=300) == TRY_AGAIN
+    assert process.wait(timeout=PATIENCE) == TRY_AGAIN
     assert ran(first) == ["launch.train"] and not second.exists()
     assert "Stopped and saved" in (first / "log.txt").read_text()
     process = start(suite, out)
-    wait_for(lambda: trained(second), process)
+    wait_for(process, lambda: trained(second))
+    assert process.poll() is None
     process.kill()
     process.wait()
     before = {path: path.stat().st_mtime_ns for path in first.rglob("*") if path.is_file() and path.name != "lock"}

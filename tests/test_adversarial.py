@@ -27,7 +27,7 @@ from crn_jax.baselines.adversarial import (
 from crn_jax.generator import count_parameters
 from crn_jax.sharding import ShardingConfig, make_mesh, put, put_batch
 from tests.support import reference
-from tests.test_baselines import check, params_of, random, sensitivity, shapes_of
+from tests.support.networks import check, params_of, random, sensitivity, shapes_of
 
 NOISE = {"dropout": jax.random.key(7)}
 

@@ -15,6 +15,7 @@ import yaml
 from launch import ablate, evaluate
 from launch.ablation.tasks import Budget
 from launch.common.command_line import parse_stages
+from tests.support.commands import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[1]
 MANIFESTS = sorted((ROOT / "launch").glob("*.yaml"))
@@ -108,7 +109,7 @@ def test_a_job_that_is_told_to_stop_is_requeued_if_it_was_saved(tmp_path, ended,
             assert job.poll() is None
             time.sleep(0.02)
         job.terminate()
-        assert job.wait(timeout=30) == (0 if requeued else ended)
+        assert job.wait(timeout=PATIENCE) == (0 if requeued else ended)
     assert (tmp_path / "saved").exists()
     assert (tmp_path / "asked").exists() == requeued
     assert not requeued or (tmp_path / "asked").read_text().split() == ["requeue", "17"]

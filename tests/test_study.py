@@ -18,6 +18,7 @@ from crn_jax.errors import UserError
 from launch.evaluation import study
 from launch.evaluation.study import PHOTOGRAPH, Method, write_study
 from launch.evaluation.study_answers import Analysis, analyse, study_table, to_json
+from tests.support.browser import embedded
 
 pytest_plugins = "tests.support.browser"
 
@@ -40,11 +41,6 @@ def write(path, names=("ours", "pix2pix", "encoder"), examples=range(4), kind="u
         path / "study.html", methods, plain(PHOTOGRAPH).images, plain("bad"), examples, title="Streets", kind=kind, **options
     )
     return path / "study.html"
-
-
-def embedded(page) -> dict:
-    """What the page's script gets."""
-    return json.loads(re.search('<script type="application/json" id="study">(.*?)</script>', page.read_text(), re.S)[1])
 
 
 def grey_of(uri: str) -> int:

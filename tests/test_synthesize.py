@@ -17,12 +17,14 @@ from crn_jax.diversity import assemble
 from crn_jax.errors import UserError
 from crn_jax.generator import init_params
 from crn_jax.run import load_run
-from crn_jax.synthesize import _synthesize, synthesize
+from crn_jax.synthesize import synthesize
 from launch import synthesize as command
 from launch import train
 from launch.common.terminal import console
 from launch.synthesis import stream
 from launch.synthesis.layouts import fitted
+from tests.support.compiling import compiled
+from tests.support.rounding import assert_same_images
 
 CONFIG = CascadeConfig(num_classes=5, widths=(6, 4), base=(2, 3), num_images=3)
 
@@ -40,10 +42,10 @@ def test_images_are_rounded_and_clipped():
 
 def test_it_compiles_once_per_shape():
     params = init_params(CONFIG, jax.random.key(0))
-    before = _synthesize._cache_size()
-    for fill in (0, 1, 2):
-        synthesize(CONFIG, params, np.full((1, *CONFIG.size), fill, np.uint8))
-    assert _synthesize._cache_size() == before + 1
+    with compiled() as programs:
+        for fill in (0, 1, 2):
+            synthesize(CONFIG, params, np.full((1, *CONFIG.size), fill, np.uint8))
+    assert programs == ["jit(_synthesize)"]
 
 
 @pytest.mark.parametrize("index", [np.uint8(255), np.int64(-1), np.int32(5)])
@@ -219,7 +221,7 @@ def test_a_folder_goes_in_batches_and_goes_on(trained, tmp_path, monkeypatch):
     names, said = written()
     assert names == {"d"} and "5 images in" in said and "4 were there already" in said
     for name, layout in ids.items():  # copies of the last layout fill a batch
-        np.testing.assert_array_equal(read(out / f"{name}.png"), synthesized_by_hand(folder, layout))
+        assert_same_images(read(out / f"{name}.png"), synthesized_by_hand(folder, layout))
 
     assert written()[0] == set()
     ids["b"] = save_layout(layouts / "b.png", shapes["b"], 9)

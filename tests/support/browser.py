@@ -1,8 +1,10 @@
-"""Pages in a real browser. A test module gets the fixture `open_page` by `pytest_plugins = "tests.browser"`.
+"""Pages in a real browser. A test module gets the fixture `open_page` by `pytest_plugins = "tests.support.browser"`.
 
 Pages have to be silent: an error on the console, an exception, or a request to anywhere but the file fails the test.
 """
 
+import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +17,11 @@ _ARGUMENTS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync"
 ).split()
+
+
+def embedded(page: Path) -> dict:
+    """Returns what the script of a study's page gets."""
+    return json.loads(re.search('<script type="application/json" id="study">(.*?)</script>', page.read_text(), re.S)[1])
 
 
 # Playwright keeps an event loop running in this thread: no longer than a module needs it.
@@ -39,7 +46,7 @@ def open_page(browser) -> Iterator[Callable[..., Page]]:
         context = browser.new_context(**settings)
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(600_000)  # a busy machine may need minutes
         page.on("pageerror", lambda error: problems.append(f"exception: {error}"))
         page.on("console", lambda message: message.type == "error" and problems.append(f"console: {message.text}"))
         page.on("request", lambda r: r.url.startswith(("file:", "data:", "blob:")) or problems.append(f"request: {r.url}"))
