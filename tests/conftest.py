@@ -31,7 +31,9 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 from crn_jax import authors, vgg_weights  # noqa: E402
+from crn_jax.evaluation import make_eval_step  # noqa: E402
 from crn_jax.kernels import convolution  # noqa: E402
+from crn_jax.train import make_train_step  # noqa: E402
 from launch import train  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -45,6 +47,49 @@ def alone():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("launch.train.join", lambda processes: None)
         yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def traced_once():
+    """Trainings in this process that are of one objective on one mesh share its jitted functions, and trace them once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("launch.train.make_train_step", shared(make_train_step))
+        patch.setattr("launch.training.validation.make_eval_step", shared(make_eval_step))
+        yield
+
+
+def shared(make):
+    """`make(objective, abstract)`, which is called once for all that are equal."""
+    made = {}
+
+    def shared_make(objective, abstract):
+        leaves, structure = jax.tree.flatten(abstract)
+        key = objective, structure, tuple((leaf.shape, leaf.dtype, leaf.format) for leaf in leaves), settings()
+        if key not in made:
+            made[key] = make(objective, abstract)
+        return made[key]
+
+    def settings():  # which tests change, and which are looked at while a function is traced
+        return convolution._SMALL, convolution._NARROW, convolution._NARROW_KERNEL
+
+    return shared_make
+
+
+LONG = ("test_ablate", "test_training", "test_processes", "test_evaluate", "test_sharding", "test_recipes", "test_benchmark")
+TOGETHER = {"test_evaluate": "judged", "test_segmenter": "judged", "test_gan": "judged"}
+"""Files whose tests share a trained segmenter, which takes a minute to train."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file's tests go to one worker, for the sake of the file's fixtures; long files come first, so that no worker waits."""
+
+    def place(item: pytest.Item) -> int:
+        names = [item.path.stem, *(name for name in TOGETHER if TOGETHER[name] == TOGETHER.get(item.path.stem))]
+        return min(LONG.index(name) if name in LONG else len(LONG) for name in names)
+
+    items.sort(key=place)
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(TOGETHER.get(item.path.stem, item.path.stem)))
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ COMMANDS = ["launch.train", "launch.evaluate", "launch.synthesize"]
 @pytest.fixture(scope="module")
 def suite(tiny) -> Ablation:
     """Two trainings of seconds, one of them of collections, and one that cannot begin."""
-    arguments = " ".join([*tiny, "--run.checkpoint_every", "10"])
+    arguments = " ".join([*tiny, "--cascade.base 2 4", "--run.checkpoint_every", "10"])
     return Ablation(
         "Which?",
         (
@@ -119,7 +119,7 @@ def test_the_same_layouts_side_by_side(whole):
         for folder in ("as_it_is", "two_images"):
             with Image.open(out / folder / "seed_0" / "synthesized" / f"{n}.png") as image:
                 sizes.append(image.size)
-        assert sizes[0] == (64, 48) and sizes[1][0] > 2 * 64  # the collection's is one picture of both images
+        assert sizes[0] == (32, 16) and sizes[1][0] > 2 * 32  # the collection's is one picture of both images
     assert "<second>" not in (out / "ablation.html").read_text()
 
 

@@ -22,7 +22,7 @@ from launch.training.metrics_log import read_metrics
 from tests.support.commands import PATIENCE, ROOT, final_state, start, trained_lines, wait_for
 from tests.support.rounding import assert_same_training
 
-RUN = "--batch_size 2 --data.num_scenes 12 --optimizer.learning_rate 1e-4 --epochs 3 --run.checkpoint_every 2 --run.log_every 3"
+RUN = "--cascade.base 6 2 --batch_size 2 --data.num_scenes 12 --optimizer.learning_rate 1e-4 --epochs 3 --run.checkpoint_every 2 --run.log_every 3"
 STEPS = 18
 
 
