@@ -23,9 +23,9 @@ COMMANDS = ["launch.train", "launch.evaluate", "launch.synthesize"]
 
 
 @pytest.fixture(scope="module")
-def suite(tiny) -> Ablation:
+def suite(tiny_wide) -> Ablation:
     """Two trainings of seconds, one of them of collections, and one that cannot begin."""
-    arguments = " ".join([*tiny, "--cascade.base 2 4", "--run.checkpoint_every", "10"])
+    arguments = " ".join([*tiny_wide, "--cascade.base 2 4", "--run.checkpoint_every", "10"])
     return Ablation(
         "Which?",
         (

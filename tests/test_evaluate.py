@@ -84,10 +84,10 @@ def test_collections_are_compared_in_float32_whatever_they_are_made_in():
 
 
 @pytest.fixture(scope="module")
-def runs(tiny, tmp_path_factory):
+def runs(tiny, trained_streets, tmp_path_factory):
     """A run of one image a layout, and one of two; the photographs as files."""
     folder = tmp_path_factory.mktemp("runs")
-    train.main([*tiny, "--epochs", "2", "--run.folder", str(folder / "one")])
+    shutil.copytree(trained_streets, folder / "one")
     train.main([*tiny, "--epochs", "1", "--cascade.num_images", "2", "--run.folder", str(folder / "two")])
     source = open_source(load_run(folder / "one").experiment.data, "val", (48, 64))
     (folder / "same").mkdir()
@@ -346,7 +346,7 @@ def test_a_study_is_made_and_its_results_are_read(runs, tmp_path):
     assert "bad.json" in refused("--study", tmp_path / "bad.json", "--out", tmp_path / "out")
 
 
-def test_on_camvid_every_score_falls_with_the_image(shared_data, keras_file, tmp_path):
+def test_on_camvid_every_score_falls_with_the_image(published_vgg19, shared_data, keras_file, tmp_path):
     """The photograph, blurred a little, blurred a lot, and noise, by the real VGG-19."""
     source = open_source(DataConfig("camvid", str(shared_data / "camvid")), "val", (96, 128))
     folders = [tmp_path / name for name in ("little", "much", "noise")]

@@ -12,6 +12,8 @@ from crn_jax.losses import RELEASED_WEIGHTS, LossConfig, layer_terms, perceptual
 from crn_jax.vgg import TAPS
 from tests.support import reference
 
+pytestmark = pytest.mark.usefixtures("narrow_vgg19")
+
 
 def test_terms_are_mean_absolute_differences_of_each_layer():
     params = vgg_weights.random_vgg19(2)

@@ -22,7 +22,10 @@ from launch.training.metrics_log import read_metrics
 from tests.support.commands import PATIENCE, ROOT, final_state, start, trained_lines, wait_for
 from tests.support.rounding import assert_same_training
 
-RUN = "--cascade.base 6 2 --batch_size 2 --data.num_scenes 12 --optimizer.learning_rate 1e-4 --epochs 3 --run.checkpoint_every 2 --run.log_every 3"
+RUN = (
+    "--cascade.base 24 8 --cascade.widths 8 8 --batch_size 2 --data.num_scenes 12 --optimizer.learning_rate 1e-4 --epochs 3 "
+    "--run.checkpoint_every 2 --run.log_every 3"
+)
 STEPS = 18
 
 
@@ -33,7 +36,7 @@ def started(each: list[list[str]], folder: Path):
         free.bind(("127.0.0.1", 0))
         meeting = ["--coordinator", f"127.0.0.1:{free.getsockname()[1]}", "--num-processes", str(len(each))]
     together = [
-        start([*arguments, *meeting, "--process-id", str(i)], folder, "export JAX_NUM_CPU_DEVICES=1")
+        start([*arguments, *meeting, "--process-id", str(i)], folder, "export JAX_NUM_CPU_DEVICES=1", pause=0.2)
         for i, arguments in enumerate(each)
     ]
     try:

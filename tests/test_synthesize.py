@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import jax
@@ -19,7 +20,6 @@ from crn_jax.generator import init_params
 from crn_jax.run import load_run
 from crn_jax.synthesize import synthesize
 from launch import synthesize as command
-from launch import train
 from launch.common.terminal import console
 from launch.synthesis import stream
 from launch.synthesis.layouts import fitted
@@ -62,10 +62,9 @@ def test_indices_that_are_no_integers_are_refused(kind):
 
 
 @pytest.fixture(scope="module")
-def trained(tiny, tmp_path_factory):
+def trained(trained_streets, tmp_path_factory):
     """A run folder, and a folder with layouts of ids, of colours, and at twice the size."""
-    folder = tmp_path_factory.mktemp("run")
-    train.main([*tiny, "--epochs", "2", "--run.checkpoint_every", "4", "--run.folder", str(folder)])
+    folder = shutil.copytree(trained_streets, tmp_path_factory.mktemp("run") / "streets")
     layouts = tmp_path_factory.mktemp("layouts")
     ids = render_street(3, (48, 64)).layout
     raw = np.array([0, 7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33])

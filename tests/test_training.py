@@ -165,7 +165,7 @@ def test_killed_at_any_moment_and_resumed_it_ends_bit_identical(tiny, uninterrup
     folder, moments = tmp_path / "killed", random.Random(0)
     kills = {"any moment": 0, "saving": 0}
     for kind in list(kills) * (KILLS // 2):
-        process, lines = start([*tiny, *LONG], folder), trained_lines(folder)
+        process, lines = start([*tiny, *LONG], folder, pause=0.2), trained_lines(folder)
         wait_for(process, lambda before=lines: trained_lines(folder) > before)
         if kind == "saving":
             wait_for(process, lambda: list((folder / "checkpoints").glob("*tmp*")), poll=0.0005)
@@ -185,7 +185,7 @@ def test_killed_at_any_moment_and_resumed_it_ends_bit_identical(tiny, uninterrup
 
 def test_sigterm_saves_and_exits_cleanly(tiny, uninterrupted, tmp_path):
     folder = tmp_path / "stopped"
-    process = start([*tiny, *LONG, "--run.checkpoint_every", "1000"], folder)
+    process = start([*tiny, *LONG, "--run.checkpoint_every", "1000"], folder, pause=0.2)
     wait_for(process, lambda: trained_lines(folder))
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate()

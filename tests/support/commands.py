@@ -40,9 +40,13 @@ def refused_run(arguments: list[str], folder: Path) -> str:
     return refused(train.main, *arguments, "--run.folder", folder)
 
 
-def start(arguments: list[str], folder: Path, before: str = "true") -> subprocess.Popen:
-    """Starts a training in a process of its own. `before` is a shell command that sets the process up."""
-    command = [sys.executable, "-m", "launch.train", *arguments, "--run.folder", str(folder)]
+def start(arguments: list[str], folder: Path, before: str = "true", pause: float = 0.0) -> subprocess.Popen:
+    """Starts a training against the narrow VGG-19, in a process of its own.
+
+    `before` is a shell command that sets the process up. The training pauses so many seconds before each step: then it is not
+    over before a test can disturb it, however fast the machine is.
+    """
+    command = [sys.executable, "-m", "tests.support.narrow", str(pause), *arguments, "--run.folder", str(folder)]
     command = ["bash", "-c", f'{before}; exec "$@"', "bash", *command]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
