@@ -14,6 +14,7 @@ from crn_jax.train import abstract_state, make_train_step
 from crn_jax.vgg import abstract_vgg19
 from launch import benchmark
 from launch.cost.flops import forward_flops, step_flops
+from tests.support.narrow import narrow_vgg19
 
 
 @pytest.mark.parametrize("name, k", [("cityscapes_1024p", 9)])
@@ -31,10 +32,12 @@ def test_operations_agree_with_the_compilers_count(name, k):
 
 @pytest.fixture
 def in_this_process(monkeypatch):
-    """And not in processes of its own: starting JAX takes its time."""
+    """And not in processes of its own: starting JAX takes its time. With a narrow VGG-19."""
     monkeypatch.setattr(benchmark, "in_own_process", lambda function, *arguments: function(*arguments))
     monkeypatch.setattr(benchmark, "use_cache", lambda folder: None)
     monkeypatch.setattr(benchmark, "first_step", lambda case, cache: time.time() + 1)
+    with narrow_vgg19():
+        yield
 
 
 def test_a_run_writes_all_it_measured(tmp_path, capsys, in_this_process):

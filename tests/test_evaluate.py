@@ -31,7 +31,7 @@ from launch.evaluation.comparison import names_of
 from launch.evaluation.contenders import PHOTOGRAPHS, Batch, compared, files_of
 from launch.evaluation.score_tables import _text
 from tests.support import reference
-from tests.support.browser import embedded
+from tests.support.pages import embedded
 
 pytest_plugins = "tests.support.browser"
 

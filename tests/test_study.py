@@ -18,7 +18,7 @@ from crn_jax.errors import UserError
 from launch.evaluation import study
 from launch.evaluation.study import PHOTOGRAPH, Method, write_study
 from launch.evaluation.study_answers import Analysis, analyse, study_table, to_json
-from tests.support.browser import embedded
+from tests.support.pages import embedded
 
 pytest_plugins = "tests.support.browser"
 

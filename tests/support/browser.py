@@ -3,8 +3,6 @@
 Pages have to be silent: an error on the console, an exception, or a request to anywhere but the file fails the test.
 """
 
-import json
-import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,11 +15,6 @@ _ARGUMENTS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync"
 ).split()
-
-
-def embedded(page: Path) -> dict:
-    """Returns what the script of a study's page gets."""
-    return json.loads(re.search('<script type="application/json" id="study">(.*?)</script>', page.read_text(), re.S)[1])
 
 
 # Playwright keeps an event loop running in this thread: no longer than a module needs it.
