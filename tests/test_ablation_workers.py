@@ -10,6 +10,8 @@ from launch.ablation.tasks import Budget, Task
 from launch.ablation.workers import Workers, accelerator, check_jobs, claimed, own
 from tests.support.commands import PATIENCE
 
+pytestmark = pytest.mark.quick
+
 MODULES = ("launch.train", "launch.evaluate", "launch.synthesize")
 
 

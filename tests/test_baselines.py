@@ -84,10 +84,12 @@ def test_a_dilated_convolutions_gradients_are_xlas(dilation):
             np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.quick
 def test_its_dilations_at_the_papers_size():
     assert dilations(256, 512, 10) == (256, 128, 64, 32, 16, 8, 4, 2, 1, 1)
 
 
+@pytest.mark.quick
 @hypothesis.given(height=st.integers(1, 1024), width=st.integers(1, 1024))
 def test_dilations_are_halved_and_reach_from_edge_to_edge(height, width):
     got, side = dilations(height, width, 10), max(height, width)

@@ -91,6 +91,7 @@ def test_compile_only_runs_nothing(tmp_path):
     assert case["total_bytes"] > case["temporary_bytes"] > 0
 
 
+@pytest.mark.quick
 def test_every_combination_is_measured():
     names = "demo", "cityscapes_1024p"
     cases = benchmark.cases_of(benchmark.Arguments(names, ("float32", "bfloat16"), ("none", "full"), (1, 9), (1, 4, 8)))
@@ -108,6 +109,7 @@ def test_a_case_that_failed_hides_no_other(capsys):
     assert "7.25" in printed and "of that rate" not in printed
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     "arguments, message",
     [([], "at least one experiment"), (["demos"], "Did you mean 'demo'"), (["segmenter_camvid"], "trains a segmenter")],

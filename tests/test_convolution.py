@@ -60,6 +60,7 @@ def test_value_and_gradients_equal_xlas(shape, monkeypatch):
                 assert a.dtype == arrays[0].dtype and relative(a, b) < tolerance
 
 
+@pytest.mark.quick
 def test_it_is_a_cross_correlation():
     x, k, _ = random((2, 32, 34, 90, 800), "float32")
     assert relative(run(conv3x3, x, k), conv_same(np.float64(x), np.float64(k))) < 1e-5

@@ -13,6 +13,8 @@ from crn_jax.experiment import RunConfig, differences, from_json, to_json
 from crn_jax.vgg_weights import VGGConfig, random_vgg19
 from launch.train import objective_of
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_json_round_trip(name):

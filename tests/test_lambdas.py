@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 from crn_jax.lambdas import LambdaConfig, init_lambdas, rescale, update_lambdas
 from tests.support.compiling import compiled
 
+pytestmark = pytest.mark.quick
+
 MEANS = np.array([40, 60, 80, 70, 110, 3], np.float32)
 
 

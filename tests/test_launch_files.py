@@ -39,6 +39,7 @@ def containers(path: Path) -> list[dict]:
     return [c for job in jobs for c in job["template"]["spec"]["template"]["spec"]["containers"]]
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
 def test_scripts_are_shell(path):
     subprocess.run(["bash", "-n", path], check=True)
@@ -93,6 +94,7 @@ def test_the_ablations_that_are_shown_can_be_asked_for(name):
         Budget.parse(asked.budget)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(("ended", "requeued"), [(75, True), (0, False), (1, False)])
 def test_a_job_that_is_told_to_stop_is_requeued_if_it_was_saved(tmp_path, ended, requeued):
     """With a training that takes its time to save, and a SLURM that notes what it is asked."""

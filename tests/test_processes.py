@@ -95,6 +95,7 @@ def test_processes_that_do_not_agree_say_on_what(tiny, tmp_path):
     assert not (tmp_path / "run.json").exists()
 
 
+@pytest.mark.quick
 def test_half_an_address_is_refused():
     with pytest.raises(UserError, match="--coordinator HOST:PORT, --num_processes N and --process_id I go together"):
         processes.join(Processes(coordinator="here:1"))
@@ -108,6 +109,7 @@ def asked_of_jax(monkeypatch) -> list[dict]:
     return calls
 
 
+@pytest.mark.quick
 def test_the_only_task_of_slurm_has_all_devices(asked_of_jax, monkeypatch):
     monkeypatch.setenv("SLURM_NTASKS", "1")
     processes.join(Processes())
@@ -172,6 +174,7 @@ def test_several_processes_keep_what_they_compile_with_the_run(tmp_path, monkeyp
         jax.config.update("jax_compilation_cache_dir", before)
 
 
+@pytest.mark.quick
 def test_a_terminal_that_is_closed_ends_a_run_between_two_steps(monkeypatch):
     """Unless it was started with nohup, by which the signal is ignored."""
     monkeypatch.setattr(os, "isatty", lambda _: False)

@@ -85,6 +85,7 @@ def test_a_study_is_known_by_its_pairs_and_images(tmp_path):
     assert len({first, *(identity(**options) for options in others)}) == 5
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -102,6 +103,7 @@ def test_studies_that_make_no_sense_are_refused(tmp_path, options, message):
         write(tmp_path, **options)
 
 
+@pytest.mark.quick
 def test_images_of_different_proportions_are_refused(tmp_path):
     methods = [plain("ours"), plain("pix2pix", (8, 8))]
     message = r"200 pixels high, they are as wide as: 400 \(.*, example \d\); 200 \(pix2pix, example \d\)"

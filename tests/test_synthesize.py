@@ -29,6 +29,7 @@ from tests.support.rounding import assert_same_images
 CONFIG = CascadeConfig(num_classes=5, widths=(6, 4), base=(2, 3), num_images=3)
 
 
+@pytest.mark.quick
 def test_images_are_rounded_and_clipped():
     params = init_params(CONFIG, jax.random.key(0))
     params["to_rgb"]["bias"] += np.repeat(np.array([0, 5, -5], np.float32), 3)  # greens too large, blues too small
@@ -48,6 +49,7 @@ def test_it_compiles_once_per_shape():
     assert programs == ["jit(_synthesize)"]
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("index", [np.uint8(255), np.int64(-1), np.int32(5)])
 def test_an_index_out_of_range_is_refused(index):
     with pytest.raises(ValueError, match=rf"index {index} is out of range: this generator knows 0\.\.4"):
