@@ -1,8 +1,12 @@
 """Strict settings, and the fixtures that several files share. Nothing here is timed, and nothing is downloaded."""
 
+import fcntl
 import importlib.metadata
 import os
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 _FLAGS = [
@@ -15,8 +19,14 @@ if importlib.metadata.version("jaxlib").startswith("0.10."):  # it halves the ti
     _FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 os.environ["XLA_FLAGS"] = " ".join(_FLAGS)
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"  # also for the commands that tests start: sums depend on it in the last bit
-for name in ("CRN_JAX_VGG19", "JAX_COMPILATION_CACHE_DIR"):
-    os.environ.pop(name, None)
+os.environ.pop("CRN_JAX_VGG19", None)
+
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    # All that is compiled, however small, is compiled once: for the workers of this session, and for the commands they start.
+    _COMPILED = tempfile.TemporaryDirectory(prefix="crn_jax_compiled_", ignore_cleanup_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ.get("TESTCACHE", _COMPILED.name)
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 from jaxtyping import install_import_hook  # noqa: E402
 
@@ -28,17 +38,22 @@ _CHECKED = [
 ]
 install_import_hook(_CHECKED, "tests.support.typecheck.checked")
 
-import h5py  # noqa: E402
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 from crn_jax import authors, vgg_weights  # noqa: E402
+from crn_jax.evaluation import make_eval_step  # noqa: E402
 from crn_jax.kernels import convolution  # noqa: E402
+from crn_jax.train import make_train_step  # noqa: E402
+from crn_jax.vgg import LAYERS  # noqa: E402
 from launch import train  # noqa: E402
+from tests.support import narrow  # noqa: E402
+from tests.support.narrow import write_random_vgg19  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+PUBLISHED = dict(LAYERS)
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
@@ -48,6 +63,57 @@ def alone():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("launch.train.join", lambda processes: None)
         yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def traced_once():
+    """Trainings in this process that are of one objective on one mesh share its jitted functions, and trace them once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("launch.train.make_train_step", shared(make_train_step))
+        patch.setattr("launch.training.validation.make_eval_step", shared(make_eval_step))
+        yield
+
+
+def shared(make):
+    """`make(objective, abstract)`, which is called once for all that are equal."""
+    made = {}
+
+    def shared_make(objective, abstract):
+        leaves, structure = jax.tree.flatten(abstract)
+        key = objective, structure, tuple((leaf.shape, leaf.dtype, leaf.format) for leaf in leaves), settings()
+        if key not in made:
+            made[key] = make(objective, abstract)
+        return made[key]
+
+    def settings():  # which tests change, and which are looked at while a function is traced
+        return convolution._SMALL, convolution._NARROW, convolution._NARROW_KERNEL, *LAYERS.values()
+
+    return shared_make
+
+
+LONG = ("test_ablate", "test_training", "test_processes", "test_evaluate", "test_sharding", "test_recipes", "test_benchmark")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files come first, so that no worker waits at the end."""
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """`once(name, make)` is a folder that `make(folder)` has filled, once for all workers of this session; do not change it."""
+    worker = tmp_path_factory.getbasetemp()
+    session = worker.parent if "PYTEST_XDIST_WORKER" in os.environ else worker
+
+    def folder_of(name: str, make: Callable[[Path], None]) -> Path:
+        with open(session / f"{name}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # the others wait here
+            if not (session / name).exists():
+                make(session / f"{name}.unfinished")
+                (session / f"{name}.unfinished").rename(session / name)
+        return session / name
+
+    return folder_of
 
 
 @pytest.fixture
@@ -99,45 +165,68 @@ def diversity_run(shared_data) -> ReferenceRun:
 
 
 @pytest.fixture(scope="session")
-def random_vgg_file(tmp_path_factory) -> Path:
-    """A weight file in Keras' layout with random values, for runs whose images do not matter."""
-    path = tmp_path_factory.mktemp("vgg19") / "random.h5"
-    with h5py.File(path, "w") as file:
-        for name, layer in vgg_weights.random_vgg19(3).items():
-            if name != "mean":
-                keras = f"block{name[4]}_conv{name[6]}"
-                file[f"{keras}/kernel:0"], file[f"{keras}/bias:0"] = layer["kernel"], layer["bias"]
-    return path
+def wide_vgg_file(tmp_path_factory) -> Path:
+    """A weight file of VGG-19 as it is, with random values."""
+    return write_random_vgg19(tmp_path_factory.mktemp("vgg19") / "wide.h5")
 
 
-def keep_compiled(tmp_path_factory) -> None:
-    """Commands of this session, in all of its workers, share what they compile; with no other session."""
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        worker = tmp_path_factory.getbasetemp()
-        session = worker.parent if "PYTEST_XDIST_WORKER" in os.environ else worker
-        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(session / "compiled")
+@pytest.fixture(scope="module")
+def narrow_vgg19():
+    """An eighth of VGG-19's channels until the file's tests are done, for runs whose images do not matter."""
+    with narrow.narrow_vgg19():
+        yield
 
 
-@pytest.fixture(scope="session")
-def tiny(random_vgg_file, tmp_path_factory) -> list[str]:
+@pytest.fixture
+def published_vgg19():
+    """VGG-19 as it is, in a file whose other tests have a narrow one."""
+    with mock.patch.dict(LAYERS, PUBLISHED):
+        yield
+
+
+@pytest.fixture(scope="module")
+def random_vgg_file(narrow_vgg19, tmp_path_factory) -> Path:
+    """A weight file of the narrow VGG-19 with random values."""
+    return write_random_vgg19(tmp_path_factory.mktemp("vgg19") / "random.h5")
+
+
+def tiny_run(vgg_file: Path) -> list[str]:
     """Arguments of launch.train for a run of a few seconds: 48x64 streets, six steps an epoch, one device."""
-    keep_compiled(tmp_path_factory)
     return (
         "demo --cascade.base 6 8 --cascade.widths 8 8 8 8 --data.num_scenes 6 --run.validation_examples 2 "
-        f"--run.sheet_examples 2 --optimizer.learning_rate 1e-3 --optimizer.ema_decay 0.9 --vgg.weights {random_vgg_file} "
+        f"--run.sheet_examples 2 --optimizer.learning_rate 1e-3 --optimizer.ema_decay 0.9 --vgg.weights {vgg_file} "
         "--sharding.mesh 1 1"
     ).split()
 
 
+@pytest.fixture(scope="module")
+def tiny(random_vgg_file) -> list[str]:
+    """Arguments of `tiny_run`, for the narrow VGG-19."""
+    return tiny_run(random_vgg_file)
+
+
 @pytest.fixture(scope="session")
-def tiny_segmenter(tmp_path_factory) -> tuple[list[str], Path]:
+def tiny_wide(wide_vgg_file) -> list[str]:
+    """Arguments of `tiny_run`, for VGG-19 as it is."""
+    return tiny_run(wide_vgg_file)
+
+
+@pytest.fixture(scope="module")
+def trained_streets(tiny, once) -> Path:
+    """The folder of a run of `tiny`: two epochs, twelve steps, with checkpoints at 8 and 12."""
+
+    def make(folder: Path) -> None:
+        train.main([*tiny, "--epochs", "2", "--run.checkpoint_every", "4", "--run.folder", str(folder)])
+
+    return once("trained_streets", make)
+
+
+@pytest.fixture(scope="session")
+def tiny_segmenter(once) -> tuple[list[str], Path]:
     """Arguments of launch.train for a segmenter of 48x64 streets, and the folder of its run, three steps an epoch."""
-    keep_compiled(tmp_path_factory)
-    folder = tmp_path_factory.mktemp("segmenter")
     arguments = (
         "segmenter_camvid --data.source streets --data.num_scenes 6 --data.clear_days --segmenter.num_classes 20 "
         "--segmenter.size 48 64 --segmenter.widths 8 12 16 --batch_size 2 --run.validation_examples 4 --run.sheet_examples 2 "
-        f"--run.validate_every 60 --sharding.mesh 1 1 --run.folder {folder}"
+        "--run.validate_every 60 --sharding.mesh 1 1"
     ).split()
-    train.main([*arguments, "--epochs", "40"])
-    return arguments, folder
+    return arguments, once("segmenter", lambda folder: train.main([*arguments, "--run.folder", str(folder), "--epochs", "40"]))

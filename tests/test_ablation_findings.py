@@ -18,6 +18,8 @@ from launch.ablation.tasks import Budget, Task
 from launch.common.terminal import console
 from launch.evaluation.scoring import SCORES
 
+pytestmark = pytest.mark.quick
+
 DISTANCES = {"a": [10, 20, 30, 40], "b": [12, 22, 32, 42], "c": [9, 21, 31, 39], "d": [5, 15, 25, 35]}
 
 

@@ -63,6 +63,7 @@ def test_the_papers_suites_have_its_preferences():
         assert [variant.preferred["NYU"] for variant in others] == [65.8, 71.2, 77.2, 82.3, 91.4]
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("text", "budget", "words"),
     [
@@ -96,6 +97,7 @@ def test_a_task_is_trained_scored_and_shown(tmp_path):
     assert "250" in list(task(tmp_path, Budget(steps=10**6)).commands())[0]  # no fewer validations than the demo's own
 
 
+@pytest.mark.quick
 def test_nothing_finished_is_run_again(tmp_path):
     assert finish(task(tmp_path), 2) == ["launch.train", "launch.evaluate"]
     assert finish(task(tmp_path)) == ["launch.synthesize"]

@@ -8,6 +8,9 @@ import pytest
 from crn_jax.errors import UserError
 from launch.ablation.tasks import Budget, Task
 from launch.ablation.workers import Workers, accelerator, check_jobs, claimed, own
+from tests.support.commands import PATIENCE
+
+pytestmark = pytest.mark.quick
 
 MODULES = ("launch.train", "launch.evaluate", "launch.synthesize")
 
@@ -18,7 +21,7 @@ class Pretended(Workers):
     def __init__(self, folder: Path, jobs: int = 1, fails: str = "", stops: str = "", status: int = 75):
         super().__init__(jobs, folder / "accelerators")
         self.ran, self.fails, self.stops, self.status = [], fails, stops, status
-        self._meet = threading.Barrier(jobs, timeout=30)
+        self._meet = threading.Barrier(jobs, timeout=PATIENCE)
 
     def _run(self, command, log, locks, environment):
         self.ran.append((log.parent.name, command[0], environment.get("CUDA_VISIBLE_DEVICES")))

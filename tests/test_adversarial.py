@@ -27,7 +27,7 @@ from crn_jax.baselines.adversarial import (
 from crn_jax.generator import count_parameters
 from crn_jax.sharding import ShardingConfig, make_mesh, put, put_batch
 from tests.support import reference
-from tests.test_baselines import check, params_of, random, sensitivity, shapes_of
+from tests.support.networks import check, params_of, random, sensitivity, shapes_of
 
 NOISE = {"dropout": jax.random.key(7)}
 
@@ -196,6 +196,7 @@ def test_sizes_follow_from_the_images(size, bottleneck, patches, left):
     assert (h >> depth, w >> depth) == left
 
 
+@pytest.mark.quick
 @hypothesis.given(st.integers(0, 4), st.integers(1, 40), st.integers(1, 40), st.integers(1, 3), st.integers(2, 6))
 def test_layers_are_as_many_as_sides_can_be_halved(power, height, width, smallest, most):
     height, width, widths = height << power, width << power, tuple(range(most))
@@ -243,6 +244,7 @@ def test_a_patch_is_of_70x70_pixels(without_norms):
         np.testing.assert_array_equal(sees(0, row, column), expected)
 
 
+@pytest.mark.quick
 def test_a_patch_by_the_sizes_of_its_kernels():
     field = 1
     for stride in (1, 1, 2, 2, 2):
@@ -276,6 +278,7 @@ def test_the_discriminator_of_dcgan_sees_the_whole_image(without_norms):
 # All of them.
 
 
+@pytest.mark.quick
 def test_initial_values():
     down = Conv4x4(64, jnp.float32).init(jax.random.key(0), jnp.zeros((1, 4, 4, 32)))["params"]
     up = TransposedConv4x4(32, jnp.float32, norm=False).init(jax.random.key(0), jnp.zeros((1, 2, 2, 64)))["params"]

@@ -1,5 +1,6 @@
 """What travels: the exported function with its weights, loaded where there is nothing but jax and numpy; one-file runs."""
 
+import functools
 import importlib.metadata
 import json
 import re
@@ -22,7 +23,9 @@ from crn_jax.run import describe_run, load_run, read_description
 from crn_jax.synthesize import synthesize
 from launch import convert
 from launch.common.command_line import parse
-from launch.common.terminal import console
+from tests.support import commands
+
+refused = functools.partial(commands.refused, convert.main)
 
 
 @pytest.fixture(scope="module")
@@ -34,13 +37,6 @@ def trained(tiny, tmp_path_factory) -> Path:
     convert.write_run(folder, experiment, description, init_params(experiment.cascade, jax.random.key(0)), 7)
     (folder / "metrics.jsonl").write_text(json.dumps({"step": 7, "validation": {"distance": 171.84}}) + "\n")
     return folder
-
-
-def refused(*arguments) -> str:
-    with console.capture() as capture, pytest.raises(SystemExit) as exit_:
-        convert.main([*map(str, arguments)])
-    assert exit_.value.code == 2
-    return capture.get()
 
 
 # The artifact

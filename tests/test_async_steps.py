@@ -8,6 +8,8 @@ import pytest
 from launch.training import async_steps, metrics_log
 from launch.training.async_steps import AsyncSteps
 
+pytestmark = pytest.mark.quick
+
 
 class Computed:
     """A metric as the devices deliver it."""

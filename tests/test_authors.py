@@ -104,6 +104,7 @@ def test_every_variable_of_the_releases_is_mapped(shared_data, release):
 RECORDED = Path(__file__).parent / "data" / "released.ckpt"
 
 
+@pytest.mark.quick
 def test_moments_go_on_as_tensorflows():
     """Of the two parts that TensorFlow trained towards 0 for five steps; three more are the same there and here."""
     with np.load(RECORDED.with_suffix(".npz")) as arrays:

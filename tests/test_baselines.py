@@ -31,6 +31,7 @@ from crn_jax.unet import EncoderDecoder, EncoderDecoderConfig
 from launch import synthesize, train
 from launch.common.terminal import console
 from tests.support import reference
+from tests.support.networks import check, params_of, random, sensitivity, shapes_of
 
 
 def dilated3x3(x, kernel, dilation):
@@ -43,41 +44,10 @@ def dilated3x3(x, kernel, dilation):
     return y
 
 
-def random(*shape):
-    return np.random.default_rng(sum(shape)).uniform(-1, 1, shape).astype(np.float32)
-
-
-def shapes_of(network, *inputs) -> dict:
-    return jax.eval_shape(network.init, jax.random.key(0), *(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in inputs))
-
-
-def params_of(network, *inputs, spread=0.3) -> dict:
-    """Random ones, larger than the initial ones, so that every part matters and a swapped pair shows."""
-    rng = np.random.default_rng(2)
-    shapes = shapes_of(network, *(x.shape for x in inputs))["params"]
-    return jax.tree.map(lambda leaf: rng.uniform(-spread, spread, leaf.shape).astype(np.float32), shapes)
-
-
-def check(got, expected, scale=1.0):
-    assert got.dtype == jnp.float32
-    np.testing.assert_allclose(got, expected, rtol=0, atol=2e-5 * scale)
-
-
 @pytest.fixture
 def without_norms(monkeypatch):
     """A norm makes every pixel depend on all; without them, a gradient shows what the convolutions reach."""
     monkeypatch.setattr(LayerNorm, "__call__", lambda self, x: x)
-
-
-def sensitivity(network, *inputs):
-    """Which pixels of the last input an output depends on, as a function of the output's place; kernels of ones add up."""
-    params = jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), shapes_of(network, *(x.shape for x in inputs)))
-
-    def output(x, place):
-        return network.apply(params, *inputs[:-1], x)[place].sum()
-
-    gradient = jax.jit(jax.grad(output))
-    return lambda *place: np.asarray(gradient(inputs[-1], place)).sum((0, -1)) > 0
 
 
 # The full-resolution network.
@@ -114,10 +84,12 @@ def test_a_dilated_convolutions_gradients_are_xlas(dilation):
             np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.quick
 def test_its_dilations_at_the_papers_size():
     assert dilations(256, 512, 10) == (256, 128, 64, 32, 16, 8, 4, 2, 1, 1)
 
 
+@pytest.mark.quick
 @hypothesis.given(height=st.integers(1, 1024), width=st.integers(1, 1024))
 def test_dilations_are_halved_and_reach_from_edge_to_edge(height, width):
     got, side = dilations(height, width, 10), max(height, width)

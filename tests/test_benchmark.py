@@ -14,6 +14,7 @@ from crn_jax.train import abstract_state, make_train_step
 from crn_jax.vgg import abstract_vgg19
 from launch import benchmark
 from launch.cost.flops import forward_flops, step_flops
+from tests.support.narrow import narrow_vgg19
 
 
 @pytest.mark.parametrize("name, k", [("cityscapes_1024p", 9)])
@@ -31,10 +32,12 @@ def test_operations_agree_with_the_compilers_count(name, k):
 
 @pytest.fixture
 def in_this_process(monkeypatch):
-    """And not in processes of its own: starting JAX takes its time."""
+    """And not in processes of its own: starting JAX takes its time. With a narrow VGG-19."""
     monkeypatch.setattr(benchmark, "in_own_process", lambda function, *arguments: function(*arguments))
     monkeypatch.setattr(benchmark, "use_cache", lambda folder: None)
     monkeypatch.setattr(benchmark, "first_step", lambda case, cache: time.time() + 1)
+    with narrow_vgg19():
+        yield
 
 
 def test_a_run_writes_all_it_measured(tmp_path, capsys, in_this_process):
@@ -88,6 +91,7 @@ def test_compile_only_runs_nothing(tmp_path):
     assert case["total_bytes"] > case["temporary_bytes"] > 0
 
 
+@pytest.mark.quick
 def test_every_combination_is_measured():
     names = "demo", "cityscapes_1024p"
     cases = benchmark.cases_of(benchmark.Arguments(names, ("float32", "bfloat16"), ("none", "full"), (1, 9), (1, 4, 8)))
@@ -105,6 +109,7 @@ def test_a_case_that_failed_hides_no_other(capsys):
     assert "7.25" in printed and "of that rate" not in printed
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     "arguments, message",
     [([], "at least one experiment"), (["demos"], "Did you mean 'demo'"), (["segmenter_camvid"], "trains a segmenter")],

@@ -88,7 +88,8 @@ def test_samples_of_a_batch_do_not_touch():
     params = init_params(TINY, jax.random.key(0))
     layouts = np.eye(4, dtype=np.float32)[np.random.default_rng(2).integers(0, 4, (2, *TINY.size))]
     together = apply(TINY, params, layouts)
-    np.testing.assert_allclose(apply(TINY, params, layouts[1:]), together[1:], atol=1e-4)
+    # Rounding is some 1e-5 of 255 levels; another sample in the statistics of a norm would show in whole levels.
+    np.testing.assert_allclose(apply(TINY, params, layouts[1:]), together[1:], atol=1e-3)
 
 
 def test_bfloat16_keeps_parameters_statistics_and_colours_in_float32():

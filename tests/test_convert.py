@@ -1,6 +1,7 @@
 """The authors' TensorFlow checkpoints as runs, through the command line."""
 
 import dataclasses
+import functools
 import json
 import shutil
 from pathlib import Path
@@ -21,9 +22,10 @@ from crn_jax.run import describe_run, load_run
 from crn_jax.train import init_state
 from launch import convert, synthesize, train
 from launch.common.terminal import console
-from tests.test_artifact import refused
+from tests.support import commands
 
 RECORDED = Path(__file__).parent / "data" / "released.ckpt"
+refused = functools.partial(commands.refused, convert.main)
 
 
 @pytest.mark.parametrize("which", ["simple", "diversity"])

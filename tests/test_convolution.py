@@ -60,6 +60,7 @@ def test_value_and_gradients_equal_xlas(shape, monkeypatch):
                 assert a.dtype == arrays[0].dtype and relative(a, b) < tolerance
 
 
+@pytest.mark.quick
 def test_it_is_a_cross_correlation():
     x, k, _ = random((2, 32, 34, 90, 800), "float32")
     assert relative(run(conv3x3, x, k), conv_same(np.float64(x), np.float64(k))) < 1e-5
@@ -108,14 +109,14 @@ def test_a_frozen_kernel_beside_a_trained_one():
 @pytest.mark.parametrize("mesh_shape", [(2, 4), (1, 1)])
 def test_split_over_devices(mesh_shape):
     mesh = make_mesh(ShardingConfig(mesh_shape), 2, 32)
-    x, k, y = random((2, 32, 33, 164, 160), "float32")
-    expected = run(functools.partial(value_and_gradients, plain), x, k, y)
-    with jax.set_mesh(mesh):
+    x, k, y = random((2, 32, 33, 164, 160), "float64")
+    with jax.enable_x64(True), jax.set_mesh(mesh):
+        expected = run(functools.partial(value_and_gradients, plain), x, k, y)
         rows = PartitionSpec(DATA, SPATIAL)
         placed = [jax.device_put(a, jax.NamedSharding(mesh, s)) for a, s in [(x, rows), (k, PartitionSpec()), (y, rows)]]
         got = run(functools.partial(value_and_gradients, conv3x3), *placed)
     for a, b in zip(got, expected):
-        assert relative(a, b) < 1e-5
+        assert relative(a, b) < 1e-12
 
 
 def test_frozen_kernels_cost_nothing():

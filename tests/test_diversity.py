@@ -22,6 +22,8 @@ from launch.synthesize import Arguments, choice_of
 from launch.training.validation import diversity_of
 from tests.support import reference
 
+pytestmark = pytest.mark.usefixtures("narrow_vgg19")
+
 
 @hypothesis.settings(deadline=None, max_examples=30)
 @hypothesis.given(seed=st.integers(0, 1 << 30), k=st.integers(1, 4))

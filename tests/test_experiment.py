@@ -15,6 +15,8 @@ from crn_jax.vgg_weights import VGGConfig, random_vgg19
 from launch.training.frozen import objective_and_frozen
 from launch.training.loop import VALIDATORS
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_json_round_trip(name):

@@ -131,6 +131,7 @@ def gradient_of(function, by):
     return gradient
 
 
+@pytest.mark.quick
 def test_a_strided_convolution():
     strided, x, k, y = conv(2, padding=1), shape(2, 12, 8, 3), shape(4, 4, 3, 5), shape(2, 6, 4, 5)
     each = 2 * (2 * 6 * 4) * (4 * 4) * 3 * 5
@@ -163,6 +164,7 @@ def test_groups():
     assert operations(conv(batches=2), shape(4, 4, 4, 6), shape(1, 1, 6, 8)) == 2 * (2 * 4 * 4) * 6 * 8
 
 
+@pytest.mark.quick
 def test_matrix_products():
     assert operations(jnp.matmul, shape(7, 3), shape(3, 5)) == 2 * 7 * 3 * 5
     assert operations(lambda a, b: jnp.einsum("nij,njk->nik", a, b), shape(4, 7, 3), shape(4, 3, 5)) == 2 * 4 * 7 * 3 * 5

@@ -6,6 +6,8 @@ import scipy.linalg
 
 from crn_jax.scores.frechet import frechet_distance, kernel_distance
 
+pytestmark = pytest.mark.quick
+
 
 def features(n, d, seed=0, scale=1.0):
     """Correlated, with condition numbers of about 1e4."""

@@ -95,6 +95,7 @@ def test_a_step_moves_both_networks(problem):
     assert state.lambdas is None and np.isfinite(metrics["loss"])
 
 
+@pytest.mark.quick
 def test_a_segmenter_and_its_weight_belong_together():
     with pytest.raises(UserError, match="belong together; got None and 1"):
         GANExperiment(name="x", data=camvid_gan_segmentation.data, gan=camvid_gan_segmentation.gan, loss=GANLossConfig(0, 1))

@@ -11,6 +11,8 @@ from PIL import Image
 from crn_jax.data.geometry import MIDDLE, sizes_that_fit, view
 from crn_jax.errors import UserError
 
+pytestmark = pytest.mark.quick
+
 VOID = 9
 lengths = st.integers(1, 40)
 shapes = st.tuples(lengths, lengths)

@@ -28,6 +28,7 @@ def assert_same(a: dict, b: dict) -> None:
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("fields", [{"widths": (4, 5, 6)}, {"num_images": 3}, {"widths": (4, 5, 6), "num_images": 3}])
 def test_modules_are_taken_over_and_what_is_new_stays_fresh(fields):
     trained, fresh = params_of(0), params_of(1, **fields)

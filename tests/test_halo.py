@@ -58,6 +58,7 @@ def test_rows_of_both_neighbours(mesh, rows):
     np.testing.assert_array_equal(blocks, np.concatenate(expected, 1))
 
 
+@pytest.mark.quick
 def test_rows_outside_the_image_become_zero():
     x = np.float32(random(2, HEIGHT, 3, 4))
     got = on_mesh(mesh_of(2, 4), lambda x: by_device(without_outside, x), x)

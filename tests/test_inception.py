@@ -11,6 +11,8 @@ from crn_jax.errors import UserError
 from crn_jax.scores import inception
 from tests.support.named_weights import image, named_weights
 
+pytestmark = pytest.mark.quick
+
 SIZES = (96, 128), (299, 299), (320, 400)
 NORM = "weight", "bias", "running_mean", "running_var"
 trunk = jax.jit(inception.inception_trunk)  # compiled once

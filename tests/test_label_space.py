@@ -13,6 +13,8 @@ from crn_jax.data.labels.label_space import CAMVID, CITYSCAPES, LabelSpace, open
 from crn_jax.data.labels.published import LABEL_SPACES
 from crn_jax.errors import UserError
 
+pytestmark = pytest.mark.quick
+
 IDS = np.random.default_rng(0).integers(0, 12, (6, 8)).astype(np.uint8)
 
 

@@ -16,6 +16,8 @@ from crn_jax.data.labels.label_space import CAMVID, CITYSCAPES, LabelSpace, open
 from crn_jax.data.labels.published import LABEL_SPACES, find_label_space
 from crn_jax.errors import UserError
 
+pytestmark = pytest.mark.quick
+
 # cityscapesScripts, helpers/labels.py: id, trainId, colour.
 OFFICIAL = (
     (0, 255, (0, 0, 0)), (1, 255, (0, 0, 0)), (2, 255, (0, 0, 0)), (3, 255, (0, 0, 0)), (4, 255, (0, 0, 0)),

@@ -5,6 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crn_jax.lambdas import LambdaConfig, init_lambdas, rescale, update_lambdas
+from tests.support.compiling import compiled
+
+pytestmark = pytest.mark.quick
 
 MEANS = np.array([40, 60, 80, 70, 110, 3], np.float32)
 
@@ -13,10 +16,11 @@ def run_epochs(config, terms_of_step, steps, steps_per_epoch):
     """Weights in force before each step."""
     update = jax.jit(lambda state, terms, step: update_lambdas(config, state, terms, step, steps_per_epoch))
     state, history = init_lambdas(config), []
-    for step in range(steps):
-        history.append(np.asarray(state.weights))
-        state = update(state, terms_of_step(step).astype(np.float32), step)
-    assert update._cache_size() == 1  # rescaling recompiled nothing
+    with compiled() as programs:
+        for step in range(steps):
+            history.append(np.asarray(state.weights))
+            state = update(state, terms_of_step(step).astype(np.float32), step)
+    assert len(programs) == 1  # rescaling recompiled nothing
     return np.array([*history, state.weights]), state
 
 

@@ -15,6 +15,7 @@ import yaml
 from launch import ablate
 from launch.ablation.tasks import Budget
 from launch.common.command_line import parse_stages
+from tests.support.commands import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[1]
 MANIFESTS = sorted((ROOT / "launch").glob("*.yaml"))
@@ -38,6 +39,7 @@ def containers(path: Path) -> list[dict]:
     return [c for job in jobs for c in job["template"]["spec"]["template"]["spec"]["containers"]]
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
 def test_scripts_are_shell(path):
     subprocess.run(["bash", "-n", path], check=True)
@@ -85,6 +87,7 @@ def test_the_ablations_that_are_shown_can_be_asked_for(name):
         Budget.parse(asked.budget)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(("ended", "requeued"), [(75, True), (0, False), (1, False)])
 def test_a_job_that_is_told_to_stop_is_requeued_if_it_was_saved(tmp_path, ended, requeued):
     """With a training that takes its time to save, and a SLURM that notes what it is asked."""
@@ -101,7 +104,7 @@ def test_a_job_that_is_told_to_stop_is_requeued_if_it_was_saved(tmp_path, ended,
             assert job.poll() is None
             time.sleep(0.02)
         job.terminate()
-        assert job.wait(timeout=30) == (0 if requeued else ended)
+        assert job.wait(timeout=PATIENCE) == (0 if requeued else ended)
     assert (tmp_path / "saved").exists()
     assert (tmp_path / "asked").exists() == requeued
     assert not requeued or (tmp_path / "asked").read_text().split() == ["requeue", "17"]

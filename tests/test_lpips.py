@@ -11,6 +11,8 @@ from crn_jax.errors import UserError
 from crn_jax.scores.lpips import NETWORKS, load_lpips, lpips
 from tests.support.named_weights import image, named_weights
 
+pytestmark = pytest.mark.quick
+
 CHANNELS = {"alex": (64, 192, 384, 256, 256), "vgg": (64, 128, 256, 512, 512)}
 
 

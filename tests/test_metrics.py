@@ -10,6 +10,8 @@ from sklearn.metrics import accuracy_score, confusion_matrix, jaccard_score
 from crn_jax.scores import metrics
 from crn_jax.scores.metrics import bootstrap, class_iou, confusion, psnr, segmentation_scores, ssim
 
+pytestmark = pytest.mark.quick
+
 
 def image_pair(height, width, noise, seed=0):
     rng = np.random.default_rng(seed)

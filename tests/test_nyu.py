@@ -10,6 +10,8 @@ from crn_jax.data import nyu
 from crn_jax.data.sources import DataConfig, open_source
 from crn_jax.errors import UserError
 
+pytestmark = pytest.mark.quick
+
 HEIGHT, WIDTH, FRAMES = 6, 8, 1449
 
 

@@ -19,7 +19,8 @@ from launch.common import command_line
 from launch.common.command_line import parse_stages
 from launch.common.exit_status import TRY_AGAIN
 from launch.common.terminal import console
-from tests.test_training import assert_identical, final_state, refused, run
+from tests.support.commands import final_state, refused_run, run
+from tests.support.rounding import assert_identical
 
 STAGES = {"small": "--cascade.widths 8 8 8 --steps 4", "large": "--steps 3 --optimizer.freeze module_[01] --init_moments kept"}
 
@@ -80,7 +81,7 @@ def test_it_goes_on_in_whichever_stage_it_was(recipe, uninterrupted, tmp_path, m
     for at, steps in ((small, 2), (large, 0), (large, 1)):  # in the first stage, between the two, in the second
         with monkeypatch.context() as patch:
             patch.setattr(train, "training_batches", cut_off(at, steps))
-            assert "cut off" in refused(["grown"], tmp_path)
+            assert "cut off" in refused_run(["grown"], tmp_path)
     run(["grown"], tmp_path)
     for stage in STAGES:
         assert_identical(final_state(tmp_path / stage), final_state(uninterrupted[0] / stage))

@@ -19,7 +19,7 @@ from crn_jax.losses import LossConfig, perceptual_loss
 from crn_jax.objective import Objective, synthesis_terms
 from crn_jax.sharding import ShardingConfig, activation_spec, local_rows, make_mesh, put, put_batch
 from crn_jax.synthesize import synthesize
-from crn_jax.train import OptimizerConfig, TrainState, abstract_state, init_state, make_train_step
+from crn_jax.train import OptimizerConfig, abstract_state, init_state, make_train_step
 from crn_jax.vgg import LAYERS
 from launch.cost.dry_run import collectives, lower_step, total_bytes
 
@@ -92,7 +92,7 @@ def relative_error(a, b) -> float:
 
 
 @pytest.mark.parametrize("mesh", MESHES)
-@pytest.mark.parametrize("num_images", [1, 9])
+@pytest.mark.parametrize("num_images", [1, 3])
 def test_loss_and_every_gradient_equal_those_of_one_device(num_images, mesh):
     assert one_device(num_images)[0].dtype == np.float64
     assert relative_error(loss_and_gradient(num_images, mesh), one_device(num_images)) < 1e-10
@@ -101,10 +101,11 @@ def test_loss_and_every_gradient_equal_those_of_one_device(num_images, mesh):
 def run_steps(objective: Objective, initial, mesh_shape: tuple[int, int], steps: int):
     """The losses, and the state in the end, of a training on one batch; the narrow VGG-19."""
     mesh, (vgg, batch), losses = mesh_of(*mesh_shape), problem(), []
+    batch = {key: rows[:2] for key, rows in batch.items()}
     abstract = abstract_state(objective, mesh)
     with jax.set_mesh(mesh):
         state = jax.device_put(initial, sharding.formats_of(abstract))
-        arguments = put(mesh, vgg), put_batch(mesh, BATCH, batch)
+        arguments = put(mesh, vgg), put_batch(mesh, 2, batch)
         step = compile_fast(make_train_step(objective, abstract), state, *arguments)
         for _ in range(steps):
             state, metrics = step(state, *arguments)
@@ -112,24 +113,25 @@ def run_steps(objective: Objective, initial, mesh_shape: tuple[int, int], steps:
     return losses, state
 
 
-def assert_same_training(state: TrainState, expected: TrainState) -> None:
-    """After some twenty steps of at most 1e-4 each; Adam's moments differ more, as L1's gradient jumps."""
-    assert int(state.step) == int(expected.step)
-    np.testing.assert_allclose(state.lambdas.weights, expected.lambdas.weights, rtol=1e-4)
-    got, wanted = (jax.tree.map(np.asarray, (s.params, s.ema)) for s in (state, expected))
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=0, atol=1e-5), got, wanted)
-    assert max(jax.tree.leaves(jax.tree.map(lambda a, b: np.abs(a - b).mean(), got, wanted))) < 2e-6
+def test_ten_steps_equal_those_of_one_device(xlas_convolution):
+    """With λ rescaled on the way, the state sharded.
 
-
-def test_twenty_steps_equal_those_of_one_device(xlas_convolution):
-    """In float32, with λ rescaled on the way, the state sharded."""
-    objective = Objective(cascade(2), LambdaConfig(rescale_epoch=1), OptimizerConfig(ema_decay=0.9), "average", 8)
+    In float64, where rounding has no say: Adam makes a whole step of 1e-4 of any gradient that is well above its epsilon, 1e-8,
+    and float64's rounding of a gradient is far below that. (test_processes.py does it in float32.)
+    """
+    objective = Objective(cascade(2), LambdaConfig(rescale_epoch=1), OptimizerConfig(ema_decay=0.9), "average", 4)
     initial = jax.tree.map(np.asarray, init_state(objective, 0))
-    expected_losses, expected = run_steps(objective, initial, (1, 1), 20)
-    losses, state = run_steps(objective, initial, (2, 4), 20)
-    assert expected_losses[7] < expected_losses[0] and expected_losses[-1] < expected_losses[8]
-    np.testing.assert_allclose(losses, expected_losses, rtol=1e-4)
-    assert_same_training(state, expected)
+    objective = dataclasses.replace(objective, generator=cascade(2, dtype="float64"))
+    with jax.enable_x64(True):
+        initial = jax.tree.map(lambda leaf: np.float64(leaf) if leaf.dtype == np.float32 else leaf, initial)
+        expected_losses, expected = run_steps(objective, initial, (1, 1), 10)
+        losses, state = run_steps(objective, initial, (2, 4), 10)
+    assert expected_losses[3] < expected_losses[0] and expected_losses[-1] < expected_losses[4]
+    np.testing.assert_allclose(losses, expected_losses, rtol=1e-10)
+    np.testing.assert_allclose(state.lambdas.weights, expected.lambdas.weights, rtol=1e-10)
+    assert int(state.step) == int(expected.step) == 10
+    got, wanted = ((s.params, s.ema, s.opt_state) for s in (state, expected))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-8, atol=1e-10), got, wanted)
     for tree in (state.params, state.ema, {name: part.mu for name, part in state.opt_state.items()}):
         kernels = {name: tree[name]["conv1"]["kernel"] for name in ("module_0", "module_1")}
         assert kernels["module_0"].sharding.shard_shape((3, 3, 4, 8)) == (3, 3, 4, 1)
@@ -222,26 +224,29 @@ def test_small_and_uneven_levels_stay_whole(shape, min_rows, expected):
     assert activation_spec(mesh_of(2, 4), shape, min_rows) == expected
 
 
-def test_images_of_heights_that_do_not_divide_on_the_way_down(imagenet_vgg19):
-    """48 rows on four devices: VGG-19's third level has 12, the fourth 6. The evaluation of collections."""
+def test_images_of_heights_that_do_not_divide_on_the_way_down():
+    """48 rows on four devices: VGG-19's third level has 12, the fourth 6. The evaluation of collections, in float64."""
     config = CascadeConfig(4, (3, 3), (24, 16), 2)
+    params = jax.tree.map(np.float64, random_params(config))
+    config = dataclasses.replace(config, dtype="float64")
     objective = Objective(config, LambdaConfig(), OptimizerConfig(), "average", 5)
     rng = np.random.default_rng(0)
     batch = {"layout": rng.integers(0, 4, (2, 48, 32)), "photograph": rng.integers(0, 256, (2, 48, 32, 3))}
     batch = {key: value.astype(np.uint8) for key, value in batch.items()}
-    params, evaluations = random_params(config), []
-    for shape in [(1, 1), (2, 4)]:
-        mesh = make_mesh(ShardingConfig(shape), 2, 48)
-        with jax.set_mesh(mesh):
-            arguments = put(mesh, params), put(mesh, imagenet_vgg19), put_batch(mesh, 2, batch)
-            evaluate = make_eval_step(config, objective.perception, abstract_state(objective, mesh))
-            evaluations.append(jax.tree.map(np.asarray, evaluate(*arguments)))
+    (vgg, _), evaluations = problem(), []
+    with jax.enable_x64(True):
+        for shape in [(1, 1), (2, 4)]:
+            mesh = make_mesh(ShardingConfig(shape), 2, 48)
+            with jax.set_mesh(mesh):
+                arguments = put(mesh, params), put(mesh, vgg), put_batch(mesh, 2, batch)
+                evaluate = make_eval_step(config, objective.perception, abstract_state(objective, mesh))
+                evaluations.append(jax.tree.map(np.asarray, evaluate(*arguments)))
     one, several = (e.collection for e in evaluations)
-    np.testing.assert_allclose(evaluations[0].terms, evaluations[1].terms, rtol=1e-5)
-    np.testing.assert_allclose(one.class_terms, several.class_terms, rtol=1e-5, atol=1e-6)
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-10)
+    close(evaluations[0].terms, evaluations[1].terms)
+    for terms in ("class_terms", "assembled_terms", "pairwise_terms"):
+        close(getattr(one, terms), getattr(several, terms))
     np.testing.assert_array_equal(one.choice, several.choice)
-    np.testing.assert_allclose(one.assembled_terms, several.assembled_terms, rtol=1e-5)
-    np.testing.assert_allclose(one.pairwise_terms, several.pairwise_terms, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

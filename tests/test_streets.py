@@ -6,6 +6,7 @@ from crn_jax.data.streets import CAR_COLORS, TIMES, WEATHERS, render_street
 from launch.hidden_choices import shown
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("size", [(16, 32), (96, 128), (128, 96), (37, 53)])
 def test_any_size(size):
     street = render_street(5, size)
@@ -52,6 +53,7 @@ def test_a_scene_at_another_hour(index):
         assert (other.layout == own.layout).all() and other.choices == own.choices._replace(time=time)
 
 
+@pytest.mark.quick
 def test_hidden_choices_are_read_off_photographs():
     """Hours even off brighter or darker, noisy ones. Of the cars, most: the largest is not always the one drawn last."""
     rng, hours, cars = np.random.default_rng(0), [], []

@@ -18,6 +18,7 @@ from crn_jax.errors import UserError
 from launch.evaluation import study
 from launch.evaluation.study import PHOTOGRAPH, StudyMethod, write_study
 from launch.evaluation.study_answers import Analysis, analyse, study_table, to_json
+from tests.support.pages import embedded
 
 pytest_plugins = "tests.support.browser"
 
@@ -40,11 +41,6 @@ def write(path, names=("ours", "pix2pix", "encoder"), examples=range(4), kind="u
         path / "study.html", methods, plain(PHOTOGRAPH).images, plain("bad"), examples, title="Streets", kind=kind, **options
     )
     return path / "study.html"
-
-
-def embedded(page) -> dict:
-    """What the page's script gets."""
-    return json.loads(re.search('<script type="application/json" id="study">(.*?)</script>', page.read_text(), re.S)[1])
 
 
 def grey_of(uri: str) -> int:
@@ -89,6 +85,7 @@ def test_a_study_is_known_by_its_pairs_and_images(tmp_path):
     assert len({first, *(identity(**options) for options in others)}) == 5
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -106,6 +103,7 @@ def test_studies_that_make_no_sense_are_refused(tmp_path, options, message):
         write(tmp_path, **options)
 
 
+@pytest.mark.quick
 def test_images_of_different_proportions_are_refused(tmp_path):
     methods = [plain("ours"), plain("pix2pix", (8, 8))]
     message = r"200 pixels high, they are as wide as: 400 \(.*, example \d\); 200 \(pix2pix, example \d\)"

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import jax
@@ -17,16 +18,18 @@ from crn_jax.diversity import assemble
 from crn_jax.errors import UserError
 from crn_jax.generator import init_params
 from crn_jax.run import load_run
-from crn_jax.synthesize import _synthesize, synthesize
+from crn_jax.synthesize import synthesize
 from launch import synthesize as command
-from launch import train
 from launch.common.terminal import console
 from launch.synthesis import stream
 from launch.synthesis.layouts import fitted
+from tests.support.compiling import compiled
+from tests.support.rounding import assert_same_images
 
 CONFIG = CascadeConfig(num_classes=5, widths=(6, 4), base=(2, 3), num_images=3)
 
 
+@pytest.mark.quick
 def test_images_are_rounded_and_clipped():
     params = init_params(CONFIG, jax.random.key(0))
     params["to_rgb"]["bias"] += np.repeat(np.array([0, 5, -5], np.float32), 3)  # greens too large, blues too small
@@ -40,12 +43,13 @@ def test_images_are_rounded_and_clipped():
 
 def test_it_compiles_once_per_shape():
     params = init_params(CONFIG, jax.random.key(0))
-    before = _synthesize._cache_size()
-    for fill in (0, 1, 2):
-        synthesize(CONFIG, params, np.full((1, *CONFIG.size), fill, np.uint8))
-    assert _synthesize._cache_size() == before + 1
+    with compiled() as programs:
+        for fill in (0, 1, 2):
+            synthesize(CONFIG, params, np.full((1, *CONFIG.size), fill, np.uint8))
+    assert programs == ["jit(_synthesize)"]
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("index", [np.uint8(255), np.int64(-1), np.int32(5)])
 def test_an_index_out_of_range_is_refused(index):
     with pytest.raises(ValueError, match=rf"index {index} is out of range: this generator knows 0\.\.4"):
@@ -60,10 +64,9 @@ def test_indices_that_are_no_integers_are_refused(kind):
 
 
 @pytest.fixture(scope="module")
-def trained(tiny, tmp_path_factory):
+def trained(trained_streets, tmp_path_factory):
     """A run folder, and a folder with layouts of ids, of colours, and at twice the size."""
-    folder = tmp_path_factory.mktemp("run")
-    train.main([*tiny, "--epochs", "2", "--run.checkpoint_every", "4", "--run.folder", str(folder)])
+    folder = shutil.copytree(trained_streets, tmp_path_factory.mktemp("run") / "streets")
     layouts = tmp_path_factory.mktemp("layouts")
     ids = render_street(3, (48, 64)).layout
     raw = np.array([0, 7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33])
@@ -220,7 +223,7 @@ def test_a_folder_goes_in_batches_and_goes_on(trained, tmp_path, monkeypatch):
     names, said = written()
     assert names == {"d"} and "5 images in" in said and "4 were there already" in said
     for name, layout in ids.items():  # copies of the last layout fill a batch
-        np.testing.assert_array_equal(read(out / f"{name}.png"), synthesized_by_hand(folder, layout))
+        assert_same_images(read(out / f"{name}.png"), synthesized_by_hand(folder, layout))
 
     assert written()[0] == set()
     ids["b"] = save_layout(layouts / "b.png", shapes["b"], 9)

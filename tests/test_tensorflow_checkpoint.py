@@ -9,6 +9,8 @@ import pytest
 from crn_jax.errors import UserError
 from crn_jax.formats.tensorflow_checkpoint import read_index, read_variables
 
+pytestmark = pytest.mark.quick
+
 RECORDED = Path(__file__).parent / "data" / "released.ckpt"
 DATA_FILE = "released.ckpt.data-00000-of-00001"
 

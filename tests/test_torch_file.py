@@ -16,6 +16,8 @@ import safetensors.numpy
 from crn_jax.errors import UserError
 from crn_jax.formats.torch_file import expect, read_torch_file, read_weights
 
+pytestmark = pytest.mark.quick
+
 DATA = Path(__file__).parent / "data"
 MAGIC = 0x1950A86A20F9469CFC6C
 

@@ -10,6 +10,8 @@ from crn_jax.errors import UserError
 from launch.cost.topologies import GPUS, devices_of
 from launch.cost.traffic import size_of, traffic
 
+pytestmark = pytest.mark.quick
+
 PROGRAM = """HloModule jit_step, is_scheduled=true
 
 %fused_slice (param_0.1: bf16[1,64,8,16]) -> bf16[1,1,8,16] {

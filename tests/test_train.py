@@ -16,6 +16,7 @@ from crn_jax.kernels import convolution, cpu_convolution
 from crn_jax.lambdas import LambdaConfig
 from crn_jax.objective import Objective
 from crn_jax.train import OptimizerConfig, abstract_state, init_state, make_train_step
+from tests.support.compiling import compiled
 
 CASCADE = CascadeConfig(num_classes=4, widths=(6, 6, 6), base=(4, 6), num_images=2)
 
@@ -36,15 +37,16 @@ def problem():
 
 @pytest.fixture(scope="module")
 def four_steps(problem):
-    """States (as NumPy arrays) before and after each of four steps with a moving average, the metrics, and the step."""
+    """States (as NumPy arrays) before and after each of four steps with a moving average, the metrics, what was compiled."""
     train_objective = objective(learning_rate=1e-2, ema_decay=0.75)
     step, state = make_train_step(train_objective), init_state(train_objective, 0)
     states, history = [jax.tree.map(np.array, state)], []
-    for _ in range(4):
-        state, metrics = step(state, *problem)
-        states.append(jax.tree.map(np.array, state))
-        history.append(jax.tree.map(np.array, metrics))
-    return states, history, step
+    with compiled() as programs:
+        for _ in range(4):
+            state, metrics = step(state, *problem)
+            states.append(jax.tree.map(np.array, state))
+            history.append(jax.tree.map(np.array, metrics))
+    return states, history, programs
 
 
 def test_a_step_lowers_the_loss_and_counts(four_steps):
@@ -67,12 +69,12 @@ def test_the_loss_is_that_of_the_best_images(four_steps, problem):
 
 
 def test_lambda_is_rescaled_inside_the_step_without_a_recompilation(four_steps):
-    states, history, step = four_steps
+    states, history, programs = four_steps
     assert (history[1]["weights"] == 1).all()
     means = (history[0]["terms"] + history[1]["terms"]) / 2
     np.testing.assert_allclose(history[2]["weights"] * means, means.mean(), rtol=1e-5)
     assert (history[3]["weights"] == history[2]["weights"]).all()
-    assert step._cache_size() == 1
+    assert programs.count("jit(step)") == 1
 
 
 def test_the_moving_average(four_steps):
@@ -105,6 +107,13 @@ def plain_step():
     return wanted, arguments, plain.make_train_step(wanted)(*arguments)
 
 
+def same_gradient(got, wanted) -> None:
+    """By Adam's first moments after one step, a tenth of the gradient. Where L1's argument crosses 0, its sign may differ; and
+    Adam makes a whole step of any gradient, so that the parameters may differ where the gradient is nothing but rounding.
+    """
+    assert np.linalg.norm(got - wanted) < 1e-3 * np.linalg.norm(wanted)
+
+
 def test_loss_and_gradient_equal_the_plain_implementations(plain_step, monkeypatch):
     """With every form of the convolution, with bands, and with all computed twice (test_authors.py has none of these)."""
     monkeypatch.setattr(convolution, "_NARROW", 10)
@@ -114,11 +123,8 @@ def test_loss_and_gradient_equal_the_plain_implementations(plain_step, monkeypat
     np.testing.assert_allclose(metrics["terms"], expected["terms"], rtol=1e-5)
     assert metrics["loss"] == pytest.approx(float(expected["loss"]), rel=1e-5)
 
-    def compare(got, wanted):  # a tenth of the gradient; where L1's argument crosses 0, its sign may differ
-        assert np.linalg.norm(got - wanted) < 1e-3 * np.linalg.norm(wanted)
-
     for part in state.opt_state:
-        jax.tree.map(compare, state.opt_state[part].mu, expected_state.opt_state[part].mu)
+        jax.tree.map(same_gradient, state.opt_state[part].mu, expected_state.opt_state[part].mu)
 
 
 def test_the_authors_fallback_schedule():
@@ -163,22 +169,23 @@ def test_adam_is_optaxs():
 
 
 def test_frozen_parts_stay_bit_identical_and_take_no_memory(problem, four_steps):
-    """A hundred steps of the last module and the head alone; the first of them as if nothing were frozen."""
+    """Thirty steps of the last module and the head alone; the first of them as if nothing were frozen."""
     frozen = objective(learning_rate=1e-2, ema_decay=0.75, freeze=("module_[01]",))
     step, state = make_train_step(frozen), init_state(frozen, 0)
     assert state.opt_state.keys() == {"module_2", "to_rgb"}
     before = jax.tree.map(np.array, state)
-    for i in range(100):
-        state, metrics = step(state, *problem)
-        if i == 0:
-            free = four_steps[0][1].params
-            for part in ("module_2", "to_rgb"):
-                jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), state.params[part], free[part])
+    with compiled() as programs:
+        for i in range(30):
+            state, metrics = step(state, *problem)
+            if i == 0:
+                free = four_steps[0][1].opt_state
+                for part in ("module_2", "to_rgb"):
+                    jax.tree.map(same_gradient, state.opt_state[part].mu, free[part].mu)
+    assert programs.count("jit(step)") == 1
     for part in ("module_0", "module_1"):
         for tree in (state.params, state.ema):
             jax.tree.map(np.testing.assert_array_equal, tree[part], before.params[part])
     assert metrics["loss"] < 0.9 * four_steps[1][0]["loss"]
-    assert step._cache_size() == 1
 
 
 def test_what_cannot_be_frozen_is_named():

@@ -28,15 +28,16 @@ from crn_jax.data.sources import open_source
 from crn_jax.errors import UserError
 from crn_jax.evaluation import make_eval_step
 from crn_jax.run import load_run, read_description
-from crn_jax.train import TrainState, abstract_state, make_train_step
+from crn_jax.train import make_train_step
 from launch import hidden_choices, synthesize, train
 from launch.common.command_line import parse, parse_stages
 from launch.common.contact_sheet import grid
 from launch.common.exit_status import TRY_AGAIN
 from launch.common.terminal import console
 from launch.training.metrics_log import read_metrics
+from tests.support.commands import PATIENCE, ROOT, final_state, refused_run, run, start, trained_lines, wait_for
+from tests.support.rounding import assert_identical
 
-ROOT = Path(__file__).resolve().parents[1]
 KILLS = int(os.environ.get("CRN_JAX_KILLS", "2"))
 EPOCHS = 2 + KILLS  # room for them
 LONG = ["--epochs", str(EPOCHS), "--run.checkpoint_every", "4", "--run.validate_every", "16", "--run.log_every", "3"]
@@ -44,35 +45,10 @@ STEPS = 6 * EPOCHS
 VALIDATED = [*range(0, STEPS, 16), STEPS]
 
 
-def run(arguments, folder):
-    train.main([*arguments, "--run.folder", str(folder)])
-
-
-def refused(arguments, folder) -> str:
-    """What a run that must fail says."""
-    with console.capture() as capture, pytest.raises(SystemExit) as exit_:
-        run(arguments, folder)
-    assert exit_.value.code == 2
-    return capture.get()
-
-
-def start(arguments, folder, before="true") -> subprocess.Popen:
-    """A run in a process of its own, `before` being a shell command to set it up."""
-    command = [sys.executable, "-m", "launch.train", *arguments, "--run.folder", str(folder)]
-    command = ["bash", "-c", f'{before}; exec "$@"', "bash", *command]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def final_state(folder) -> TrainState:
-    experiment, *_ = read_description(folder)
-    checkpoints = Checkpoints(folder / "checkpoints")
-    state = checkpoints.load(checkpoints.latest_step(), abstract_state(experiment.objective(6)))
-    checkpoints.close()
-    return jax.tree.map(np.asarray, state)
-
-
-def assert_identical(a: TrainState, b: TrainState) -> None:
-    jax.tree.map(np.testing.assert_array_equal, a, b)
+@pytest.fixture(scope="module")
+def tiny(tiny) -> list[str]:
+    """16x32 pixels suffice here."""
+    return [*tiny, "--cascade.base", "2", "4"]
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +67,7 @@ def test_layouts_that_are_read_differently_do_not_resume(tiny, uninterrupted, tm
     classes = description["label_space"]["classes"]
     classes[0], classes[1] = classes[1], classes[0]
     file.write_text(json.dumps(description))
-    assert "label_space.classes: the layouts are read differently now" in refused([*tiny, *LONG], tmp_path / "copy")
+    assert "label_space.classes: the layouts are read differently now" in refused_run([*tiny, *LONG], tmp_path / "copy")
     assert json.loads(file.read_text()) == description
 
 
@@ -99,7 +75,7 @@ def test_a_cache_changes_nothing(tiny, uninterrupted, tmp_path):
     cache = ["--data.cache", str(tmp_path / "cache")]
     with console.capture() as capture:
         run([*tiny, *cache, "--cache_only"], tmp_path / "cached")
-    assert "70 examples of 48x64" in capture.get() and not (tmp_path / "cached").exists()
+    assert "70 examples of 16x32" in capture.get() and not (tmp_path / "cached").exists()
     run([*tiny, *LONG, *cache, "--steps", "10"], tmp_path / "cached")
     run([*tiny, *LONG, *cache], tmp_path / "cached")  # resumed within an epoch
     assert_identical(final_state(tmp_path / "cached"), final_state(uninterrupted))
@@ -134,14 +110,15 @@ def test_kernels_in_the_order_of_gpus_change_nothing(tiny, uninterrupted, tmp_pa
         for folder in (tmp_path / "run", uninterrupted)
     )
     assert {3, 6} <= got.keys() & expected.keys()
+    # Each loss is a mean of some 100,000 numbers that float32 rounds by 1e-7, and follows from steps that are rounded so, too.
     for step in (3, 6):
-        np.testing.assert_allclose(got[step], expected[step], rtol=1e-5)
+        np.testing.assert_allclose(got[step], expected[step], rtol=1e-4)
 
 
 def test_a_run_does_not_go_back(tiny, uninterrupted, tmp_path):
     """Of the steps before the last there are no checkpoints; what is asked for already is done already."""
     shutil.copytree(uninterrupted, tmp_path / "copy")
-    assert f"trained to step {STEPS} already; 5 are asked for" in refused([*tiny, *LONG, "--steps", "5"], tmp_path / "copy")
+    assert f"trained to step {STEPS} already; 5 are asked for" in refused_run([*tiny, *LONG, "--steps", "5"], tmp_path / "copy")
     run([*tiny, *LONG, "--steps", str(STEPS)], tmp_path / "copy")
     assert_identical(final_state(tmp_path / "copy"), final_state(uninterrupted))
 
@@ -188,39 +165,27 @@ def test_killed_at_any_moment_and_resumed_it_ends_bit_identical(tiny, uninterrup
     folder, moments = tmp_path / "killed", random.Random(0)
     kills = {"any moment": 0, "saving": 0}
     for kind in list(kills) * (KILLS // 2):
-        process, lines = start([*tiny, *LONG], folder), trained_lines(folder)
+        process, lines = start([*tiny, *LONG], folder, pause=0.2), trained_lines(folder)
         wait_for(process, lambda before=lines: trained_lines(folder) > before)
         if kind == "saving":
             wait_for(process, lambda: list((folder / "checkpoints").glob("*tmp*")), poll=0.0005)
         else:
-            time.sleep(moments.uniform(0, 0.4))
+            time.sleep(moments.uniform(0, 3) * read_metrics(folder / "metrics.jsonl")[-1]["seconds_per_step"])
         process.kill()
         process.communicate()
         kills[kind] += process.returncode == -signal.SIGKILL
     assert min(kills.values()) >= min(2, KILLS // 2)
-    output, _ = start([*tiny, *LONG], folder).communicate()
-    assert f"Trained to step {STEPS}" in output
+    with console.capture() as capture:
+        run([*tiny, *LONG], folder)
+    assert f"Trained to step {STEPS}" in capture.get()
     assert_identical(final_state(uninterrupted), final_state(folder))
     steps = [line["step"] for line in read_metrics(folder / "metrics.jsonl") if "loss" in line]
     assert steps == list(range(3, STEPS + 1, 3))
 
 
-def trained_lines(folder) -> int:
-    return sum("loss" in line for line in read_metrics(folder / "metrics.jsonl"))
-
-
-def wait_for(process, condition, poll=0.02, seconds=60):
-    """Waits until the condition holds or the process ends, but not for ever."""
-    for _ in range(int(seconds / poll)):
-        if condition() or process.poll() is not None:
-            return
-        time.sleep(poll)
-    raise TimeoutError
-
-
 def test_sigterm_saves_and_exits_cleanly(tiny, uninterrupted, tmp_path):
     folder = tmp_path / "stopped"
-    process = start([*tiny, *LONG, "--run.checkpoint_every", "1000"], folder)
+    process = start([*tiny, *LONG, "--run.checkpoint_every", "1000"], folder, pause=0.2)
     wait_for(process, lambda: trained_lines(folder))
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate()
@@ -234,16 +199,16 @@ def test_too_little_memory_is_said_with_what_needs_less(tiny, tmp_path, monkeypa
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nA dump of the allocator")
 
     monkeypatch.setattr(train.TrainingLoop, "run", full)
-    said = refused(tiny, tmp_path)
+    said = refused_run(tiny, tmp_path)
     assert "allocating 9 bytes" in said and "--cascade.dtype bfloat16, --remat full" in said and "dump" not in said
 
 
 def test_a_cache_needs_a_folder(tiny, tmp_path):
-    assert "--data.cache DIR" in refused([*tiny, "--cache_only"], tmp_path)
+    assert "--data.cache DIR" in refused_run([*tiny, "--cache_only"], tmp_path)
 
 
 def test_a_bucket_is_no_folder(tiny):
-    assert "gs://bucket/run: give a folder; a bucket can be mounted as one" in refused(tiny, "gs://bucket/run")
+    assert "gs://bucket/run: give a folder; a bucket can be mounted as one" in refused_run(tiny, "gs://bucket/run")
 
 
 def test_lambda_is_rescaled_and_contributions_are_equal_when_measured_again(tiny, tmp_path):
@@ -265,14 +230,14 @@ def test_lambda_is_rescaled_and_contributions_are_equal_when_measured_again(tiny
 
 
 def test_a_run_of_other_settings_is_not_resumed(tiny, uninterrupted, tmp_path):
-    message = refused([*tiny, "--cascade.widths", "8", "8", "8", "4", "--seed", "3"], uninterrupted)
+    message = refused_run([*tiny, "--cascade.widths", "8", "8", "8", "4", "--seed", "3"], uninterrupted)
     assert "cascade.widths: [8, 8, 8, 8], now [8, 8, 8, 4]" in message and "seed: 0, now 3" in message
     assert "--run.folder" in message
 
 
 def test_a_run_is_not_resumed_on_other_data(tiny, uninterrupted):
     """Steps per epoch and the order of the data would change under it."""
-    message = refused([*tiny, *LONG, "--data.num_scenes", "7"], uninterrupted)
+    message = refused_run([*tiny, *LONG, "--data.num_scenes", "7"], uninterrupted)
     assert "data.num_scenes: 6, now 7" in message and "data.steps_per_epoch: 6, now 7" in message
 
 
@@ -291,7 +256,7 @@ def test_a_bad_file_in_the_middle_loses_nothing(tiny, uninterrupted, tmp_path, m
 
     with monkeypatch.context() as patch:
         patch.setattr(train, "training_batches", batches)
-        assert "b.png: the image is truncated" in refused([*tiny, *LONG], tmp_path)
+        assert "b.png: the image is truncated" in refused_run([*tiny, *LONG], tmp_path)
     assert Checkpoints(tmp_path / "checkpoints").latest_step() == 5
     run([*tiny, *LONG], tmp_path)
     assert_identical(final_state(uninterrupted), final_state(tmp_path))
@@ -301,6 +266,7 @@ def test_batches_and_collections_train_and_validate(tiny, uninterrupted, tmp_pat
     """A collection that starts from a run with one image."""
     arguments = "--epochs 1 --batch_size 2 --cascade.num_images 2 --loss.best_per class --remat images".split()
     arguments += ["--data.no_clear_days", "--init_from", str(uninterrupted), "--optimizer.learning_rate", "0"]
+    arguments += ["--cascade.base", "6", "8"]  # where cars are large enough to have a colour
     run([*tiny, *arguments, "--run.validation_examples", "3"], tmp_path)
     began, params = load_run(uninterrupted).params, final_state(tmp_path).params
     assert params["to_rgb"]["bias"].shape == (6,)
@@ -339,7 +305,7 @@ def test_batches_and_collections_train_and_validate(tiny, uninterrupted, tmp_pat
 
 
 def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(tiny, tmp_path):
-    message = refused([*tiny, "--optimizer.learning_rate", "1e38", "--run.checkpoint_every", "1"], tmp_path)
+    message = refused_run([*tiny, "--optimizer.learning_rate", "1e38", "--run.checkpoint_every", "1"], tmp_path)
     assert "Not a finite number at step 2: input, conv1_2" in message and "step 1, is kept" in message
     assert Checkpoints(tmp_path / "checkpoints").steps() == [1]
 
@@ -355,7 +321,7 @@ for step in range(100):
     log.write(step, {{"loss": 1.0}})
 """
     command = ["bash", "-c", 'ulimit -f 40; exec "$@"', "bash", sys.executable, "-c", program]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
     assert "OSError" in result.stderr and result.returncode == 1
 
 
@@ -374,7 +340,7 @@ def test_a_full_disk_is_reported_and_the_run_goes_on_from_its_last_checkpoint(ki
 
 def test_a_folder_that_cannot_be_written_is_named(tiny, tmp_path):
     (tmp_path / "file").touch()
-    assert f"The run folder {tmp_path / 'file' / 'run'} cannot be written" in refused(tiny, tmp_path / "file" / "run")
+    assert f"The run folder {tmp_path / 'file' / 'run'} cannot be written" in refused_run(tiny, tmp_path / "file" / "run")
 
 
 def test_random_vgg_weights_are_announced_everywhere(tiny, tmp_path, monkeypatch):
@@ -391,7 +357,7 @@ def test_random_vgg_weights_are_announced_everywhere(tiny, tmp_path, monkeypatch
     with Image.open(tmp_path / "demo" / "contact_sheets" / "step_0000006.png") as image:
         sheet = np.asarray(image.convert("RGB")).astype(int)
     assert (sheet[:60, :, 0] - sheet[:60, :, 1:].max(-1) > 150).sum() > 100  # the warning is red
-    assert "no network" in refused([*without_vgg, "--vgg.no_allow_random"], tmp_path / "real")
+    assert "no network" in refused_run([*without_vgg, "--vgg.no_allow_random"], tmp_path / "real")
 
 
 @pytest.mark.parametrize(
@@ -403,7 +369,7 @@ def test_random_vgg_weights_are_announced_everywhere(tiny, tmp_path, monkeypatch
     ],
 )
 def test_a_wrong_command_says_what_is_right(arguments, message, tmp_path):
-    assert message in refused(arguments, tmp_path)
+    assert message in refused_run(arguments, tmp_path)
 
 
 def test_a_misspelt_field_gets_a_suggestion(capsys):

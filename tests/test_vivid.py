@@ -5,6 +5,8 @@ from PIL import Image, ImageCms
 
 from crn_jax.data.vivid import lab_to_srgb, srgb_to_lab, vivid, wls_filter
 
+pytestmark = pytest.mark.quick
+
 
 def random_image(*shape, seed=0):
     return np.random.default_rng(seed).uniform(0, 100, shape)

@@ -1,4 +1,4 @@
-"""Pages in a real browser. A test module gets the fixture `open_page` by `pytest_plugins = "tests.browser"`.
+"""Pages in a real browser. A test module gets the fixture `open_page` by `pytest_plugins = "tests.support.browser"`.
 
 Pages have to be silent: an error on the console, an exception, or a request to anywhere but the file fails the test.
 """
@@ -39,7 +39,7 @@ def open_page(browser) -> Iterator[Callable[..., Page]]:
         context = browser.new_context(**settings)
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(600_000)  # a busy machine may need minutes
         page.on("pageerror", lambda error: problems.append(f"exception: {error}"))
         page.on("console", lambda message: message.type == "error" and problems.append(f"console: {message.text}"))
         page.on("request", lambda r: r.url.startswith(("file:", "data:", "blob:")) or problems.append(f"request: {r.url}"))

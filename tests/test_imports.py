@@ -1,0 +1,63 @@
+"""What the library's small parts import, and what its surface names."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+import crn_jax
+from tests.support.commands import PATIENCE, ROOT
+
+HEAVY = {"orbax", "h5py", "scipy", "pooch", "grain", "cattrs", "optax", "safetensors", "tensorboardX", "tyro", "rich"}
+UNIX = {"fcntl", "resource", "pwd", "grp", "termios"}
+
+
+def imports(statement: str) -> tuple[list[str], dict[str, list[str]]]:
+    """The modules that a fresh process has after a statement; and for each of ours among them, what its own file imports."""
+    program = f"""
+import ast, json, sys
+{statement}
+ours = {{}}
+for name, module in list(sys.modules.items()):
+    if name.split(".")[0] == "crn_jax":
+        nodes = list(ast.walk(ast.parse(open(module.__file__).read())))
+        ours[name] = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+        ours[name] += [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module]
+print(json.dumps([list(sys.modules), ours]))
+"""
+    command = [sys.executable, "-c", program]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=True)
+    return json.loads(result.stdout)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    "statement", ["from crn_jax.synthesize import synthesize", "from crn_jax.cascade import Cascade, CascadeConfig"]
+)
+def test_a_model_alone_imports_no_more_than_it_needs(statement):
+    loaded, ours = imports(statement)
+    assert "crn_jax.cascade" in ours or "crn_jax.synthesize" in ours
+    assert not HEAVY & {name.split(".")[0] for name in loaded}
+    assert not {name: UNIX & set(imported) for name, imported in ours.items() if UNIX & set(imported)}
+
+
+@pytest.mark.quick
+def test_every_name_of_the_surface_is_there():
+    for name in crn_jax.__all__:
+        assert getattr(crn_jax, name) is not None
+    assert set(crn_jax.__all__) <= set(dir(crn_jax))
+    with pytest.raises(AttributeError, match="crn_jax.*no_such_name"):
+        crn_jax.no_such_name  # noqa: B018
+
+
+@pytest.mark.quick
+def test_synthesize_is_the_function_whatever_was_imported_before():
+    program = """
+import crn_jax.synthesize
+import crn_jax
+from crn_jax import synthesize
+assert callable(synthesize) and synthesize.__module__ == "crn_jax.synthesize"
+assert all(callable(getattr(crn_jax, name)) or name.isupper() for name in crn_jax.__all__)
+"""
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, timeout=PATIENCE)
