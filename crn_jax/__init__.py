@@ -1,7 +1,7 @@
 """Cascaded Refinement Networks (Chen & Koltun, ICCV 2017) in JAX: photographs synthesized from semantic layouts.
 
-This file is the public surface of the library. A name is imported from its module when it is first asked for, so that
-`synthesize` does not wait for Orbax, nor for what reads data sets.
+This file is the public surface of the library. It imports a name from its module at the first use, so that `synthesize`
+does not wait for Orbax or for the libraries that read data sets.
 """
 
 import importlib
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from crn_jax.vgg_weights import load_vgg19
 
 __all__ = [
-    # The model, and a trained one in use.
+    # The model and its use.
     "PAPER_WIDTHS",
     "Cascade",
     "CascadeConfig",
@@ -51,7 +51,7 @@ __all__ = [
     "init_state",
     "make_mesh",
     "make_train_step",
-    # What a person can mend.
+    # The error that a person can mend.
     "UserError",
 ]
 
@@ -87,7 +87,7 @@ def __dir__() -> list[str]:
 
 
 class _Package(types.ModuleType):
-    """This package, whose `synthesize` stays the function: importing the module of that name would replace it."""
+    """The class of this package. It keeps `crn_jax.synthesize` the function, which the import of its module would replace."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not (name in _MODULE_OF and isinstance(value, types.ModuleType)):

@@ -1,47 +1,44 @@
-"""A diverse collection (section 3.4 of the paper): what its k images are together.
-
-Images are float `[B, k, H, W, 3]` on the 0..255 scale, layouts `[B, H, W]` class ids.
-"""
+"""Functions of a diverse collection, the k images of one layout (section 3.4 of the paper)."""
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Integer, Num
 
 from crn_jax.losses import Perception
 from crn_jax.vgg import TAPS, less_mean, vgg19_stage
 
 
-def assemble(images: jax.Array, layout: jax.Array, choice: jax.Array) -> jax.Array:
-    """The virtual image of Eq. 3: each class as the image chosen for it shows it.
+def assemble(
+    images: Num[Array | np.ndarray, "*B k H W 3"],
+    layout: Integer[Array | np.ndarray, "*B H W"],
+    choice: Integer[Array | np.ndarray, "*B c"],
+) -> Num[Array, "*B H W 3"]:
+    """Returns the virtual image of Eq. 3, which shows each class as the image chosen for it does.
 
     Args:
-      images: `[..., k, H, W, 3]`.
-      layout: class ids `[..., H, W]`.
-      choice: an image's index for each class, int `[..., c]`.
-
-    Returns:
-      `[..., H, W, 3]`, in the dtype of the images. Neither the ids nor the choices are checked for their range.
+      images: the k images of a layout, of any scale and dtype.
+      layout: the class indices. Their range is not checked.
+      choice: the index of the chosen image for each class. Its range is not checked.
     """
     shape = layout.shape
     chosen = jnp.take_along_axis(choice, layout.reshape(*shape[:-2], -1).astype(jnp.int32), axis=-1).reshape(shape)
     return jnp.take_along_axis(images, chosen[..., None, :, :, None], axis=-4).squeeze(-4)
 
 
-def pairwise_terms(vgg_params: dict, images: jax.Array, perception: Perception) -> jax.Array:
-    """How far a collection's images are from each other: the mean absolute difference of every layer in `TAPS`, over all pairs.
+def pairwise_terms(vgg_params: dict, images: Float[Array, "B k H W 3"], perception: Perception) -> Float[Array, "B 6"]:
+    """Measures how far a collection's images (0..255) are apart: by the terms of `losses.py`, means over all pairs of images.
 
-    All k images pass through VGG-19 at once, whatever `perception.remat` says: at 1024x2048, k = 9, in float32, conv1_2 alone
-    has 4.8 GB of them.
-
-    Returns:
-      float32 `[B, 6]`, the first of pixels on the 0..255 scale; 0 for a collection that has collapsed.
+    The result is float32, and 0 for a collection whose images are all the same. All k images pass through VGG-19 at once,
+    whatever `perception.remat` says: at 1024x2048 with k = 9, the features of conv1_2 alone take 4.8 GB in float32.
     """
     b, k = images.shape[:2]
 
-    def mean_difference(features: jax.Array) -> jax.Array:
+    def mean_difference(features: Array) -> Array:
         features = features.reshape(b, k, *features.shape[1:])
         exact = jnp.promote_types(features.dtype, jnp.float32)
 
-        def to_others(u: jax.Array) -> jax.Array:
+        def to_others(u: Array) -> Array:
             return jnp.abs(features.astype(exact) - features[:, u][:, None].astype(exact)).mean((2, 3, 4)).sum(1)
 
         return jax.lax.map(to_others, jnp.arange(k)).sum(0) / max(1, k * (k - 1))

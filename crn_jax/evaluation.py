@@ -1,4 +1,4 @@
-"""The held-out evaluation of parameters: what they synthesize, and how far it is from the photographs."""
+"""The evaluation of a generator on held-out examples: the images that it synthesizes, and their distances to photographs."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -6,56 +6,59 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from crn_jax.diversity import assemble, pairwise_terms
-from crn_jax.generator import Generator, one_hot
+from crn_jax.generator import Generator, generate, one_hot
 from crn_jax.images import to_uint8
 from crn_jax.losses import RELEASED_WEIGHTS, Perception, best_images, layer_terms
 from crn_jax.sharding import all_gathered
 from crn_jax.train import TrainState
 
 DISTANCE_WEIGHTS = np.array(RELEASED_WEIGHTS["cityscapes_256p"])
-"""Held-out distances use these whatever λ a run trains with, so that they compare across runs and rescalings."""
+"""The weights of all held-out distances. They do not follow a run's λ, so distances compare across runs and rescalings."""
 
 
 class Collection(NamedTuple):
-    """What k > 1 images of a layout are together."""
+    """The evaluation of the k > 1 images of a layout as a collection."""
 
-    class_terms: jax.Array  # [B, k, c, 6]: each image's terms, by class
-    present: jax.Array  # bool [B, c]: whether the layout has the class
-    choice: jax.Array  # int32 [B, c]: the image that shows each class best
-    assembled: jax.Array  # uint8 [B, H, W, 3]: the virtual image made of those
-    assembled_terms: jax.Array  # [B, 6]
-    pairwise_terms: jax.Array  # [B, 6]: between the images, means over the pairs
+    class_terms: Float[Array, "B k c 6"]  # each image's terms by class
+    present: Bool[Array, "B c"]  # whether the layout has the class
+    choice: Int[Array, "B c"]  # the image that shows each class best
+    assembled: UInt8[Array, "B H W 3"]  # the virtual image of Eq. 3, made by this choice
+    assembled_terms: Float[Array, "B 6"]
+    pairwise_terms: Float[Array, "B 6"]  # between the images, means over all pairs
 
 
 class Evaluation(NamedTuple):
-    """Of a batch: the terms of each image, the images, and what they are together if there are several."""
+    """The evaluation of a batch: the images, the terms of each, and the collection that they are if k > 1."""
 
-    terms: jax.Array  # [B, k, 6]
-    images: jax.Array  # uint8 [B, k, H, W, 3]
+    terms: Float[Array, "B k 6"]
+    images: UInt8[Array, "B k H W 3"]
     collection: Collection | None
 
 
 def make_eval_step(
     generator: Generator, perception: Perception, abstract: TrainState | None = None
 ) -> Callable[[dict, dict, dict], Evaluation]:
-    """Makes `evaluate(params, vgg_params, batch) -> Evaluation`, jitted.
+    """Makes the jitted function `evaluate(params, vgg_params, batch) -> Evaluation`.
 
-    On a mesh (`abstract`, as for the training step) every device ends up with a copy of all of it.
+    On a mesh, give `abstract` as for the training step. Every device then ends up with a copy of the whole evaluation.
     """
 
     def evaluate(params: dict, vgg_params: dict, batch: dict) -> Evaluation:
         layout = one_hot(generator, batch["layout"])
         params = all_gathered(params, generator.dtype)
-        images = generator.network().apply({"params": params}, layout)
+        images = generate(generator, params, layout)
         return evaluation_of(generator, perception, vgg_params, batch, images)
 
     return jax.jit(evaluate, out_shardings=None if abstract is None else abstract.step.sharding)
 
 
-def evaluation_of(generator: Generator, perception: Perception, vgg_params: dict, batch: dict, images: jax.Array) -> Evaluation:
-    """Compares images `[B, k, H, W, 3]`, 0..255, of a batch's layouts with its photographs, and with each other."""
+def evaluation_of(
+    generator: Generator, perception: Perception, vgg_params: dict, batch: dict, images: Float[Array, "B k H W 3"]
+) -> Evaluation:
+    """Compares the images (0..255) of a batch's layouts with its photographs, and with each other."""
     layout, photograph = one_hot(generator, batch["layout"]), batch["photograph"]
     if generator.num_images == 1:
         terms = layer_terms(vgg_params, photograph, images, None, perception)

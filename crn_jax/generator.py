@@ -1,62 +1,72 @@
-"""A generator: what makes images of a layout, be it the cascade or what the paper compares it with."""
+"""A generator makes images of a layout. It is the cascade, or one of the baselines that the paper compares with it."""
 
 import functools
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Integer
 
 from crn_jax.kernels.remat import Remat
 
 
+@runtime_checkable  # so that the tests can check annotations
 class Generator(Protocol):
-    """The shape of a generator: a frozen, hashable dataclass."""
+    """The description of a generator, a frozen and hashable dataclass. `CascadeConfig` is the first example."""
 
     @property
     def num_classes(self) -> int:
-        """Channels of the layout, void included."""
+        """The number of classes c of a layout, void included."""
 
     @property
     def num_images(self) -> int:
-        """Images k synthesized from one layout."""
+        """The number k of images synthesized from one layout."""
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of the images that it is made for, in pixels."""
+        """Height and width of the images that the generator is made for, in pixels."""
 
     @property
     def min_size(self) -> tuple[int, int]:
-        """Height and width of the smallest layout that fits; those of others are multiples of it, unless `fixed_size`."""
+        """The smallest layout that fits, in pixels. Unless `fixed_size`, its multiples in height and width fit, too."""
 
     @property
     def fixed_size(self) -> bool:
-        """Whether it makes images of `size` only, as its parameters depend on the size."""
+        """Whether the generator makes images of `size` only, because its parameters depend on the size."""
 
     @property
     def dtype(self) -> str:
-        """The dtype of its convolutions, `float32` or `bfloat16`."""
+        """The dtype of the convolutions, `float32` or `bfloat16`."""
 
     def network(self, remat: Remat = "none") -> nn.Module:
-        """The network, from a layout `[B, H, W, c]` to images `[B, k, H, W, 3]` on the 0..255 scale."""
+        """Returns the network from layouts `[B, H, W, c]` to images `[B, k, H, W, 3]` on the 0..255 scale."""
 
 
-def one_hot(config: Generator, layout: jax.Array) -> jax.Array:
-    """Class ids `[B, H, W]` -> the generator's layout, float32 `[B, H, W, c]`."""
+def generate(
+    config: Generator, params: dict, layout: Float[Array, "B H W c"], remat: Remat = "none"
+) -> Float[Array, "B {config.num_images} H W 3"]:
+    """Returns g(L; θ): a layout's images, RGB on the 0..255 scale, not clipped."""
+    images: Any = config.network(remat).apply({"params": params}, layout)  # Flax does not know what `apply` returns.
+    return images
+
+
+def one_hot(config: Generator, layout: Integer[Array | np.ndarray, "B H W"]) -> Float[Array, "B H W {config.num_classes}"]:
+    """Returns class indices as the layout that a generator takes, in float32."""
     return jax.nn.one_hot(layout.astype(jnp.int32), config.num_classes)  # uint8 would wrap past 256 classes
 
 
-def count_parameters(params) -> int:
-    """The number of scalars in a tree of arrays (or of their shapes)."""
+def count_parameters(params: Any) -> int:
+    """Returns the number of scalars in a tree of arrays, or of their shapes."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def init_params(config: Any, key: jax.Array) -> dict:
-    """Fresh parameters: Xavier uniform kernels, zero biases, norms at scale 1 and bias 0 (as the released program).
+def init_params(config: Generator, key: Array) -> dict:
+    """Returns fresh parameters: Xavier uniform kernels, zero biases, norms of scale 1 and bias 0 (the released program's).
 
-    The config is a cascade's or, likewise with a `network()` and a `min_size`, a baseline's. Shapes do not depend on the
-    resolution, so the smallest layout serves; where they do, as a GAN's, `min_size` is the size.
+    Their shapes do not depend on the layout's size, or else `min_size` is the only size: so the smallest layout serves.
     """
     layout = jnp.zeros((1, *config.min_size, config.num_classes))
     return config.network().init(key, layout)["params"]

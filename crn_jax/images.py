@@ -1,29 +1,29 @@
-"""What a network emits, as images: the order of the channels, the scale, the rounding."""
+"""A network's output as images: the order of its channels, the scale, the rounding."""
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, UInt8
 
 
-def to_images(rgb: jax.Array) -> jax.Array:
-    """What a network emits, `[B, H, W, 3k]`, as images `[B, k, H, W, 3]` on the 0..255 scale.
+def to_images(rgb: Float[Array, "B H W channels"]) -> Float[Array, "B k H W 3"]:
+    """Returns a network's 3k output channels as k images on the 0..255 scale, not clipped.
 
-    As in the released weights, all k reds come first, then the greens, then the blues.
+    The order of the channels is that of the released weights: first all k reds, then the greens, then the blues.
     """
     b, h, w, channels = rgb.shape
     images = rgb.reshape(b, h, w, 3, channels // 3).transpose(0, 4, 1, 2, 3)
     return (images + 1) / 2 * 255
 
 
-def to_uint8(images: jax.Array) -> jax.Array:
-    """Synthesized images as they are written: rounded, clipped to 0..255."""
+def to_uint8(images: Float[Array, "*shape"]) -> UInt8[Array, "*shape"]:
+    """Returns images as they are written to files: rounded, and clipped to 0..255."""
     return jnp.clip(jnp.round(images), 0, 255).astype(jnp.uint8)
 
 
 class FromLayout(nn.Module):
-    """A network's output as images: `[B, H, W, c] -> [B, k, H, W, 3]`, see `cascade.to_images`."""
+    """A network whose output channels become images, see `to_images`."""
 
     inside: nn.Module
 
-    def __call__(self, layout: jax.Array) -> jax.Array:
+    def __call__(self, layout: Float[Array, "B H W c"]) -> Float[Array, "B k H W 3"]:
         return to_images(self.inside(layout))

@@ -1,7 +1,7 @@
 """λ, the balance of the loss's terms, as explicit training state (section 3.3 of the paper).
 
-The state holds the weights w_l = λ_l · (number of elements of layer l); see `losses.py`. All functions are pure and
-keep shapes, so rescaling recompiles nothing.
+The state holds the weights w_l = λ_l · (number of elements of layer l), see `losses.py`. All functions are pure and keep
+shapes, so rescaling recompiles nothing.
 """
 
 import dataclasses
@@ -15,18 +15,19 @@ from crn_jax.vgg import TAPS
 
 @dataclasses.dataclass(frozen=True)
 class LambdaConfig:
-    """How λ starts and when it is rescaled."""
+    """How λ starts, and when and how it is rescaled."""
 
     initial: tuple[float, ...] = (1.0,) * len(TAPS)
-    """Weights of the mean absolute difference of input, conv1_2, ... conv5_2; 1 is the paper's λ = 1/elements. A layer whose
-    weight is 0 is left out of the loss for good."""
+    """The initial weights of the six terms: input, conv1_2, ... conv5_2. A weight of 1 is the paper's λ = 1/elements. A layer
+    of weight 0 stays out of the loss for good."""
     rescale_epoch: int | None = 100
-    """λ is rescaled once, at the end of this epoch (counted from 1), by the terms' means over it. None: never."""
+    """The epoch (counted from 1) at whose end λ is rescaled, once, by the means of the terms over this epoch. With None, it is
+    never rescaled."""
     keep: Literal["total", "image"] = "total"
-    """What rescaling leaves as it was, before conv5_2_factor: the expected loss, or the image term (the authors: "relative to
-    l0")."""
+    """What rescaling leaves unchanged, before conv5_2_factor: total keeps the expected loss, image the image's term (the
+    authors' "relative to l0")."""
     conv5_2_factor: float = 1.0
-    """Multiplies conv5_2 after rescaling; the released programs use 10."""
+    """The factor of conv5_2's weight after rescaling. The released programs use 10."""
 
     def __post_init__(self):
         if len(self.initial) != len(TAPS):
@@ -34,29 +35,29 @@ class LambdaConfig:
         if min(self.initial) < 0 or max(self.initial) == 0:
             raise ValueError(f"initial weights must not be negative, nor all 0, got {self.initial}.")
         if self.keep == "image" and self.initial[0] == 0:
-            raise ValueError("keep image needs an image term: the first of the initial weights is 0.")
+            raise ValueError("keep image needs an image term, but the first of the initial weights is 0.")
         if self.rescale_epoch is not None and self.rescale_epoch < 1:
             raise ValueError(f"rescale_epoch counts from 1, got {self.rescale_epoch}.")
 
 
 class LambdaState(NamedTuple):
-    """The weights in force, and the sums of the terms seen so far in this epoch, layers in the order of `TAPS`."""
+    """The current weights, and the sums of the terms so far in this epoch. Layers are in the order of `TAPS`."""
 
     weights: Float[Array, "6"]
     sums: Float[Array, "6"]
 
 
 def init_lambdas(config: LambdaConfig) -> LambdaState:
-    """The state before the first step."""
+    """Returns the state before the first step."""
     return LambdaState(jnp.asarray(config.initial, jnp.float32), jnp.zeros(len(TAPS), jnp.float32))
 
 
 def update_lambdas(
     config: LambdaConfig, state: LambdaState, terms: Float[Array, "6"], step: Int[Array, ""], steps_per_epoch: int
 ) -> LambdaState:
-    """Takes in the terms of step `step` (counted from 0) and rescales if it ends the epoch `rescale_epoch`.
+    """Adds the terms of a step (counted from 0), and rescales if the step ends the epoch `rescale_epoch`.
 
-    The moment follows from the step alone, so a restart can neither skip nor repeat it.
+    The time of rescaling depends on the step alone, so a restart can neither skip nor repeat it.
     """
     sums = jnp.where(step % steps_per_epoch == 0, 0.0, state.sums) + terms
     if config.rescale_epoch is None:
@@ -67,9 +68,9 @@ def update_lambdas(
 
 
 def rescale(config: LambdaConfig, weights: Float[Array, "6"], means: Float[Array, "6"]) -> Float[Array, "6"]:
-    """Returns weights under which the terms with these means contribute equally: w_l = contribution / mean_l.
+    """Returns weights under which terms with these means contribute equally: w_l = contribution / mean_l.
 
-    A term that is zero, such as one between identical images, keeps its weight, as does one that is left out, 0.
+    A term whose mean is 0, such as between identical images, keeps its weight. A weight of 0 stays 0.
     """
     contributions = weights * means
     contribution = contributions[0] if config.keep == "image" else contributions.sum() / jnp.sum(weights > 0)

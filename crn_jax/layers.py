@@ -1,6 +1,6 @@
-"""The layers of the cascade, which the baselines share: convolution, layer norm, projection to colour.
+"""The layers of the cascade and its baselines: 3x3 convolution, layer norm, bias, projection to colour.
 
-And the exact convolution of networks that judge images, inception.py and lpips.py.
+`exact_convolution` is the layer of the networks that judge images (scores/inception.py and scores/lpips.py).
 """
 
 import functools
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from crn_jax.kernels.convolution import DIMENSIONS, trained_conv3x3
 from crn_jax.kernels.halo import Haloed
@@ -16,13 +17,13 @@ from crn_jax.kernels.remat import convolved
 
 
 class Conv3x3(nn.Module):
-    """A 3x3 convolution without a bias, of arrays `[B, H, W, C_i]` beside each other: `-> [B, H, W, width]`."""
+    """A 3x3 convolution without a bias. Its input is the concatenation of the given arrays along their channels."""
 
     width: int
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, *parts: jax.Array | Haloed) -> jax.Array:
+    def __call__(self, *parts: Float[Array, "B H W _"] | Haloed) -> Float[Array, "B H W {self.width}"]:
         parts = jax.tree.map(lambda part: part.astype(self.dtype), parts)
         channels = sum(part.shape[-1] for part in jax.tree.leaves(parts))
         kernel = self.param("kernel", nn.initializers.xavier_uniform(), (3, 3, channels, self.width))
@@ -30,26 +31,26 @@ class Conv3x3(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """Layer norm over height, width and channels of each sample, with a scale and a bias per channel.
+    """The layer norm over height, width and channels of each sample, with a scale and a bias per channel.
 
-    Statistics in float32 whatever the input's dtype; epsilon as in the released program.
+    Mean and variance are computed in float32 or better. The default epsilon is the released program's.
     """
 
     epsilon: float = 1e-12
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:  # [B, H, W, C]
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
         scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
         bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
         return _layer_norm(x, scale, bias, self.epsilon)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> jax.Array:
+def _layer_norm(x: Array, scale: Array, bias: Array, epsilon: float) -> Array:
     return _norm_forward(x, scale, bias, epsilon)[0]
 
 
-def _norm_forward(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> tuple[jax.Array, tuple]:
+def _norm_forward(x: Array, scale: Array, bias: Array, epsilon: float) -> tuple[Array, tuple]:
     exact = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     mean = exact.mean((1, 2, 3), keepdims=True)
     rate = jax.lax.rsqrt(jnp.square(exact - mean).mean((1, 2, 3), keepdims=True) + epsilon)
@@ -57,11 +58,11 @@ def _norm_forward(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: floa
     return y.astype(x.dtype), (x, mean, rate, scale)
 
 
-def _norm_backward(epsilon: float, saved: tuple, by_y: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """With n = (x - mean) rate and g = scale by_y: by_x = rate (g - mean(g) - n mean(g n)).
+def _norm_backward(epsilon: float, saved: tuple, by_y: Array) -> tuple[Array, Array, Array]:
+    """Computes by_x = rate (g - mean(g) - n mean(g n)), where n = (x - mean) rate and g = scale by_y.
 
-    Both means follow from sums per channel, which are the gradients of bias and scale. So one pass over x and by_y yields all
-    sums, and another one the result; differentiating the forward pass as it stands takes four.
+    Both means follow from sums per channel, which are the gradients of bias and scale. One pass over x and by_y yields all
+    sums, and a second pass the result. Automatic differentiation of the forward pass takes four passes.
     """
     x, mean, rate, scale = saved
     exact = by_y.astype(mean.dtype)
@@ -77,35 +78,41 @@ _layer_norm.defvjp(_norm_forward, _norm_backward)
 
 
 class Bias(nn.Module):
-    """A bias per channel, in place of a norm."""
+    """A bias per channel, which takes the place of the layer norm in an ablation."""
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:  # [B, H, W, C]
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
         bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
         return x + bias.astype(x.dtype)[None, None, None]
 
 
 class Projection(nn.Module):
-    """The linear projection of each pixel's features, float32: `[B, H, W, C] -> [B, H, W, width]`.
+    """The linear projection of each pixel's features (a 1x1 convolution with bias), in float32.
 
-    As a matrix product, which compilers read bfloat16 features into directly; a convolution takes a copy of them in float32.
-    At full precision: by default accelerators round the kernel to 10 or 7 bits, which gains no time here.
+    It is written as a matrix product, into which compilers read bfloat16 features directly; a convolution would copy them to
+    float32 first. It asks for full precision, because accelerators would round the kernel to 10 or 7 bits and gain no time.
     """
 
     width: int
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W {self.width}"]:
         kernel = self.param("kernel", nn.initializers.xavier_uniform(), (1, 1, x.shape[-1], self.width))
         bias = self.param("bias", nn.initializers.zeros, (self.width,))
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         return jnp.einsum("bhwc,cd->bhwd", x, kernel[0, 0], precision="highest") + bias[None, None, None]
 
 
-def exact_convolution(layer: dict, x: jax.Array, stride: int, padding: str | Sequence[tuple[int, int]]) -> jax.Array:
-    """A convolution by a layer's `kernel` `[h, w, C, D]`, its `bias` `[D]` and a ReLU: `[N, H, W, C] -> [N, H', W', D]`.
+def exact_convolution(
+    layer: dict, x: Float[Array, "N H W C"], stride: int, padding: str | Sequence[tuple[int, int]]
+) -> Float[Array, "N H2 W2 D"]:
+    """Computes a convolution with bias and ReLU, in float32 even where an accelerator's default is less precise.
 
-    In float32 also where an accelerator's default is less.
+    Args:
+      layer: the convolution's `kernel` `[h, w, C, D]` and `bias` `[D]`.
+      x: the features.
+      stride: the step in height and width, in pixels.
+      padding: "SAME", "VALID", or the rows and columns to add on either side.
     """
     y = jax.lax.conv_general_dilated(
         x, layer["kernel"], (stride, stride), padding, dimension_numbers=DIMENSIONS, precision="highest"

@@ -1,29 +1,29 @@
-"""From layouts to images: the jitted `synthesize`."""
+"""The function `synthesize`, which turns layouts into images."""
 
 import functools
 from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Array, Integer, UInt8
 
-from crn_jax.generator import Generator, one_hot
+from crn_jax.generator import Generator, generate, one_hot
 from crn_jax.images import to_uint8
 
 
-def synthesize(config: Generator, params: dict, layout_ids: jax.Array) -> jax.Array:
-    """Synthesizes images: jitted, compiled once per config and shape.
+def synthesize(
+    config: Generator, params: dict, layout_ids: Integer[Array | np.ndarray, "B H W"]
+) -> UInt8[Array, "B {config.num_images} H W 3"]:
+    """Synthesizes k images, RGB, from each layout. It compiles once for each config and shape.
 
     Args:
-      config: the generator's (a cascade's, most often).
-      params: its parameters.
-      layout_ids: uint8 (uint16 past 256 classes) `[B, H, W]`, class indices, void last.
-
-    Returns:
-      uint8 `[B, k, H, W, 3]`, RGB.
+      config: the generator's config, such as a `CascadeConfig`.
+      params: the generator's parameters.
+      layout_ids: class indices, void last.
 
     Raises:
-      ValueError: if height or width do not fit the cascade (the message names the nearest sizes that do), if ids are no
-        integers, or if one of a NumPy array is out of range; ids that are on a device already are not looked at.
+      ValueError: if height or width does not fit the generator (the message names the nearest sizes that fit a cascade), if
+        the indices are no integers, or if one is out of range. The range is checked in NumPy arrays, not on a device.
     """
     if layout_ids.dtype.kind not in "iu":
         raise ValueError(f"Class indices are integers, not {layout_ids.dtype}.")
@@ -35,23 +35,23 @@ def synthesize(config: Generator, params: dict, layout_ids: jax.Array) -> jax.Ar
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _synthesize(config: Generator, params: dict, layout_ids: jax.Array) -> jax.Array:
-    return to_uint8(config.network().apply({"params": params}, one_hot(config, layout_ids)))
+def _synthesize(config: Generator, params: dict, layout_ids: Array) -> Array:
+    return to_uint8(generate(config, params, one_hot(config, layout_ids)))
 
 
 def compile_synthesize(config: Generator, params: dict, shape: tuple[int, int, int], dtype: np.dtype) -> jax.stages.Compiled:
-    """`synthesize` for layouts of one shape `[B, H, W]` and dtype, ahead of time: to be called with (params, layout_ids).
+    """Compiles `synthesize` for layouts of one shape `[B, H, W]` and dtype, to be called with (params, layout_ids).
 
-    Its `memory_analysis()` tells what that takes. Ids are not looked at.
+    The result's `memory_analysis()` says how much memory it takes. It does not check the range of class indices.
 
     Raises:
-      ValueError: if height or width do not fit the generator.
+      ValueError: if height or width does not fit the generator.
     """
     return _synthesize.lower(config, params, jax.ShapeDtypeStruct(shape, dtype)).compile()
 
 
 def __getattr__(name: str) -> Any:
-    """`load_run`, which this file held once. It lives in run.py, whose imports (Orbax, h5py) `synthesize` does not need."""
+    """Finds `load_run`, which was in this file before. Its imports (Orbax, h5py) would slow the import of `synthesize`."""
     if name == "load_run":
         from crn_jax.run import load_run
 

@@ -1,14 +1,11 @@
-"""A U-Net of the cascade's blocks: the encoder-decoder that the paper compares the cascade with, and the segmenter's network.
-
-Arrays are float `[B, H, W, C]`.
-"""
+"""A U-Net of the cascade's blocks. The paper compares the cascade with this encoder-decoder, and the segmenter uses it, too."""
 
 import dataclasses
 from typing import ClassVar, Literal
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from crn_jax.images import FromLayout
 from crn_jax.kernels.halo import Haloed
@@ -19,11 +16,13 @@ from crn_jax.sharding import MIN_ROWS, constrain
 
 
 class EncoderDecoder(nn.Module):
-    """A U-Net (Ronneberger et al., 2015): `[B, H, W, C] -> [B, H, W, channels]`, float32.
+    """A U-Net (Ronneberger et al., 2015), whose output is float32.
 
-    Level i has `widths[i]` feature maps at 1/2^i of the resolution. Its blocks are the cascade's: two 3x3 convolutions, each
-    followed by layer norm and LReLU; levels are joined by its resamplings, not by strides. Height and width must be
-    multiples of 2^(levels - 1).
+    Level i has `widths[i]` feature maps at 1/2^i of the resolution. A block is the cascade's: two 3x3 convolutions, each
+    followed by layer norm and LReLU. The cascade's resamplings join the levels, not strides.
+
+    Raises:
+      ValueError: if height or width is no multiple of 2^(levels - 1).
     """
 
     widths: tuple[int, ...]
@@ -31,7 +30,7 @@ class EncoderDecoder(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W {self.channels}"]:
         last = len(self.widths) - 1
         if x.shape[1] % 2**last or x.shape[2] % 2**last:
             raise ValueError(f"{len(self.widths)} levels need multiples of 2^{last} pixels, got {x.shape[1]}x{x.shape[2]}.")
@@ -43,7 +42,7 @@ class EncoderDecoder(nn.Module):
             x = self._block(upsampled(x, "align_corners"), skips[i], width=self.widths[i], name=f"decoder_{i}")
         return Projection(self.channels, name="to_output")(x)
 
-    def _block(self, *parts: jax.Array | Haloed, width: int, name: str) -> jax.Array:
+    def _block(self, *parts: Array | Haloed, width: int, name: str) -> Array:
         for n in (1, 2):
             x = Conv3x3(width, self.dtype, name=f"{name}_conv{n}")(*parts)
             x = nn.leaky_relu(LayerNorm(name=f"{name}_norm{n}")(x), 0.2)
@@ -56,23 +55,24 @@ class EncoderDecoderConfig:
     """The encoder-decoder baseline. The paper gives no widths; these are our reconstruction."""
 
     num_classes: int
-    """Channels of the layout, void included."""
+    """The number of classes of a layout, void included."""
     size: tuple[int, int]
     """Height and width of the images, in pixels."""
     widths: tuple[int, ...]
-    """Feature maps of each level; the resolution is halved from one to the next."""
+    """The feature maps of each level. Each level has half the resolution of the one before it."""
     num_images: int = 1
-    """Images k synthesized from one layout."""
+    """The number k of images synthesized from one layout."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the convolutions."""
+    """The dtype of the convolutions."""
 
     @property
     def min_size(self) -> tuple[int, int]:
-        """Of the layouts that fit; height and width have to be multiples of it."""
-        return (2 ** (len(self.widths) - 1),) * 2
+        """The smallest layout that fits, in pixels. Other heights and widths must be multiples of it."""
+        scale = 2 ** (len(self.widths) - 1)
+        return scale, scale
 
     fixed_size: ClassVar[bool] = False
 
     def network(self, remat: Remat = "none") -> nn.Module:
-        """From layouts to images; `remat` is not heeded."""
+        """Returns the network from layouts to images, which keeps all of its features whatever `remat` says."""
         return FromLayout(EncoderDecoder(self.widths, 3 * self.num_images, jnp.dtype(self.dtype)))

@@ -1,7 +1,7 @@
 """VGG-19 (Simonyan & Zisserman, 2015) as the perception network Φ of the loss.
 
-Images are float `[N, H, W, 3]`, RGB on the 0..255 scale. Parameters are a plain dict,
-`{"mean": [3], "conv1_1": {"kernel": [3, 3, in, out], "bias": [out]}, ...}`; `vgg_weights.py` makes them.
+Images are RGB on the 0..255 scale. Parameters are a plain dict,
+`{"mean": [3], "conv1_1": {"kernel": [3, 3, in, out], "bias": [out]}, ...}`, which `vgg_weights.py` reads from files.
 """
 
 from collections.abc import Callable
@@ -10,6 +10,8 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
 
 from crn_jax.kernels.convolution import conv3x3, conv3x3_inside
 from crn_jax.kernels.halo import with_halo, without_outside
@@ -24,7 +26,7 @@ LAYERS = {
     "conv4_1": (256, 512), "conv4_2": (512, 512), "conv4_3": (512, 512), "conv4_4": (512, 512),
     "conv5_1": (512, 512), "conv5_2": (512, 512),
 }  # fmt: skip
-"""Channels in and out of every convolution up to the deepest tap."""
+"""The input and output channels of every convolution up to the deepest tap."""
 
 STAGES = {
     "input": (),
@@ -34,7 +36,7 @@ STAGES = {
     "conv4_2": ("conv3_3", "conv3_4", "conv4_1", "conv4_2"),
     "conv5_2": ("conv4_3", "conv4_4", "conv5_1", "conv5_2"),
 }
-"""The convolutions that lead from one tap to the next."""
+"""The convolutions between each tap and the one before it."""
 
 TAPS = tuple(STAGES)
 """The layers Φ_0 ... Φ_5 of the paper, in the order of λ."""
@@ -43,7 +45,7 @@ Pooling = Literal["average", "max"]
 
 
 def abstract_vgg19() -> dict:
-    """Shapes and dtypes of the parameters."""
+    """Returns the shapes and dtypes of the parameters."""
     shapes = {name: {"kernel": (3, 3, *channels), "bias": channels[1:]} for name, channels in LAYERS.items()}
     return jax.tree.map(
         lambda shape: jax.ShapeDtypeStruct(shape, jnp.float32),
@@ -53,19 +55,19 @@ def abstract_vgg19() -> dict:
 
 
 def vgg19_features(
-    params: dict, images: jax.Array, pooling: Pooling = "average", dtype: jnp.dtype = jnp.float32
-) -> dict[str, jax.Array]:
-    """Φ_l for every layer in `TAPS`, after the ReLU; `input` is the image less the network's mean colour.
+    params: dict, images: Float[Array, "N H W 3"], pooling: Pooling = "average", dtype: DTypeLike = jnp.float32
+) -> dict[str, Float[Array, "N _ _ _"]]:
+    """Returns Φ_l, the features after the ReLU, for every layer in `TAPS`.
 
     Args:
-      params: from `vgg_weights`.
-      images: `[N, H, W, 3]`, 0..255.
-      pooling: average as the released program of the paper, or max as VGG-19 was trained with.
-      dtype: of the convolutions; the features have it too, but for `input`, which stays float32.
+      params: VGG-19's parameters, from `vgg_weights.load_vgg19`.
+      images: RGB, 0..255.
+      pooling: average as the paper's released program, or max as VGG-19 was trained with.
+      dtype: the dtype of the convolutions, and of all features but `input`, which stays float32.
 
     Returns:
-      name -> `[N, H / 2^s, W / 2^s, C]`, s = 0, 0, 1, 2, 3, 4. Odd sizes are padded to even ones as in TensorFlow
-      ("SAME"), the average being taken over real pixels only.
+      The features `[N, H / 2^s, W / 2^s, C]` by the names in `TAPS`, where s = 0, 0, 1, 2, 3, 4. `input` is the image less
+      the network's mean colour. Odd sizes are rounded up, as by TensorFlow ("SAME"); averages are over real pixels only.
     """
     features = {"input": less_mean(params, images)}
     x = features["input"].astype(dtype)
@@ -74,17 +76,17 @@ def vgg19_features(
     return features
 
 
-def less_mean(params: dict, images: jax.Array) -> jax.Array:
-    """What VGG-19 takes for input, and Φ_0 of the loss."""
+def less_mean(params: dict, images: Float[Array, "N H W 3"]) -> Float[Array, "N H W 3"]:
+    """Returns images less the mean colour: VGG-19's input, and Φ_0 of the loss."""
     return constrain(images) - params["mean"][None, None, None]
 
 
-def vgg19_stage(params: dict, x: jax.Array, tap: str, pooling: Pooling) -> jax.Array:
-    """Φ_l from Φ_{l-1}, in the dtype of the latter: `[N, h, w, C] -> [N, h', w', C']`, see `vgg19_features`."""
+def vgg19_stage(params: dict, x: Float[Array, "N H W C"], tap: str, pooling: Pooling) -> Float[Array, "N H2 W2 C2"]:
+    """Computes Φ_l, the features of the layer `tap`, from Φ_{l-1} and in its dtype."""
     for first, second in zip(STAGES[tap][::2], STAGES[tap][1::2]):
         if first.endswith("_1") and first != "conv1_1":
             x = constrain(pool(x, pooling))
-        if rows_are_split(x, min_rows=2):  # one exchange for both
+        if rows_are_split(x, min_rows=2):  # one exchange of rows serves both convolutions
             x = by_device(_two_layers, x, whole=(params[first], params[second]))
         else:
             x = _layer(params[second], _layer(params[first], x))
@@ -92,45 +94,45 @@ def vgg19_stage(params: dict, x: jax.Array, tap: str, pooling: Pooling) -> jax.A
 
 
 @jax.custom_jvp
-def _relu(x: jax.Array) -> jax.Array:
+def _relu(x: Array) -> Array:
     return jnp.maximum(x, 0)
 
 
 @jax.custom_jvp
-def _relu_inside(x: jax.Array) -> jax.Array:
-    """Of a device's rows with a halo of one, which stays zero outside the image."""
+def _relu_inside(x: Array) -> Array:
+    """The ReLU of a device's rows with a halo of one row, which stays zero outside the image."""
     return without_outside(_relu(x))
 
 
-# By the result, where JAX's asks whether x > 0: then x need not be kept, and compilers add bias and ReLU to the convolution.
-# They would turn "result > 0" into "x > 0", but not this.
+# The derivative looks at the result, where that of `jax.nn.relu` asks whether x > 0. So x need not be kept, and compilers add
+# bias and ReLU to the convolution. They would turn "result > 0" into "x > 0", but they leave "result != 0" as it is.
 for relu in (_relu, _relu_inside):
     relu.defjvps(lambda tangent, result, x: jnp.where(result != 0, tangent, 0))
 
 
-def _layer(params: dict, x: jax.Array, convolve: Callable = conv3x3, relu: Callable = _relu) -> jax.Array:
+def _layer(params: dict, x: Array, convolve: Callable = conv3x3, relu: Callable = _relu) -> Array:
     kernel, bias = params["kernel"].astype(x.dtype), params["bias"].astype(x.dtype)
     return convolved(relu(convolve(x, kernel) + bias[None, None, None]))
 
 
-def _two_layers(x: jax.Array, first: dict, second: dict) -> jax.Array:
-    """Of a device's rows of an image."""
+def _two_layers(x: Array, first: dict, second: dict) -> Array:
+    """Computes two convolutions with ReLU on a device's rows of an image."""
     x = _layer(first, with_halo(x, 2), conv3x3_inside, _relu_inside)
     return _layer(second, x, conv3x3_inside)
 
 
-def pool(x: jax.Array, pooling: Pooling) -> jax.Array:
-    """Over 2x2 pixels, at stride 2; see `vgg19_features`."""
+def pool(x: Float[Array, "N H W C"], pooling: Pooling) -> Float[Array, "N (H+1)//2 (W+1)//2 C"]:
+    """Pools 2x2 pixels at stride 2. At odd sizes the last window holds only the pixels that there are."""
     window = (1, 2, 2, 1)
     if pooling == "max":
         return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, window, "SAME")
     if x.shape[1] % 2 == 0 and x.shape[2] % 2 == 0:
-        return halve_area(x)  # whose gradient, too, stays within the rows of a device
+        return halve_area(x)  # Its gradient, too, stays within the rows of a device.
     total = jax.lax.reduce_window(x, 0.0, jax.lax.add, window, window, "SAME")
     ones = jnp.ones((1, *x.shape[1:3], 1), x.dtype)
     return total / jax.lax.reduce_window(ones, 0.0, jax.lax.add, window, window, "SAME")
 
 
-def by_layer(values: np.ndarray) -> dict[str, float]:
-    """Six numbers by the names of their layers."""
+def by_layer(values: Float[Array | np.ndarray, "6"] | tuple[()]) -> dict[str, float]:
+    """Returns six numbers by the names of their layers (an empty dict where there are none)."""
     return dict(zip(TAPS, np.asarray(values).tolist()))

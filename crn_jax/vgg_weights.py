@@ -1,15 +1,16 @@
-"""ImageNet weights for VGG-19, from the files that people have, all to the tree that `vgg.py` describes.
+"""Reads ImageNet weights for VGG-19 from the files that people have into the dict that `vgg.py` describes.
 
-| ending         | published by           | stored as                                                        |
-|----------------|------------------------|------------------------------------------------------------------|
-| `.h5`          | Keras                  | HWIO, BGR                                                        |
-| `.mat`         | Oxford / MatConvNet    | HWIO, RGB; the file that the authors' program reads              |
-| `.safetensors` | torchvision, timm      | OIHW, RGB 0..1 by mean and standard deviation; another training  |
+| ending         | published by           | layout of the kernels, and images that they expect                       |
+|----------------|------------------------|--------------------------------------------------------------------------|
+| `.h5`          | Keras                  | HWIO, BGR 0..255 less the mean                                           |
+| `.mat`         | Oxford / MatConvNet    | HWIO, RGB 0..255 less the mean; the authors' program reads this file     |
+| `.safetensors` | torchvision, timm      | OIHW, RGB 0..1 less the mean, by the standard deviation; trained anew    |
 """
 
 import dataclasses
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pooch
@@ -24,7 +25,7 @@ PUBLISHED_NAME = "vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5"
 PUBLISHED_URL = f"https://storage.googleapis.com/tensorflow/keras-applications/vgg19/{PUBLISHED_NAME}"
 PUBLISHED_HASH = "md5:253f8cb515780f3b799900260a226db6"
 
-# torchvision numbers the modules of its Sequential: a ReLU follows each convolution, a pooling each block.
+# torchvision numbers all modules of its Sequential, among them a ReLU behind each convolution and a pooling behind each block.
 _TORCHVISION_INDEX = dict(zip(LAYERS, (0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28, 30)))
 _TORCHVISION_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 _TORCHVISION_STD = np.array([0.229, 0.224, 0.225], np.float32)
@@ -32,26 +33,29 @@ _TORCHVISION_STD = np.array([0.229, 0.224, 0.225], np.float32)
 
 @dataclasses.dataclass(frozen=True)
 class VGGConfig:
-    """The VGG-19 that images are compared by."""
+    """The VGG-19 that compares images."""
 
     weights: str | None = None
-    """File of ImageNet weights (.h5, .mat, .safetensors). Default: $CRN_JAX_VGG19, else the cache, else a download."""
+    """The file of ImageNet weights (.h5, .mat or .safetensors). Without it, $CRN_JAX_VGG19 names the file, or the published
+    one is taken from the cache or downloaded."""
     pooling: Pooling = "average"
-    """Of the loss: average as the authors, or max as VGG-19 was trained. Held-out distances are by average pooling."""
+    """The pooling of the loss's VGG-19: average as the authors, or max as VGG-19 was trained. Held-out distances always use
+    average pooling."""
     allow_random: bool = False
-    """Without ImageNet weights, go on with seeded random ones; only the demo does."""
+    """Whether training goes on with seeded random weights if there are no ImageNet weights. Only the demo does."""
     untrained: bool = False
-    """Train with seeded random weights, an ablation; held-out distances stay those of the ImageNet weights."""
+    """Whether the loss uses seeded random weights (an ablation). Held-out distances still use the ImageNet weights."""
 
 
 def obtain_vgg19(config: VGGConfig | None, progressbar: bool = True) -> tuple[dict, dict[str, str]]:
-    """Returns the parameters of Φ, and where they come from: `{"weights": "file", "file": ..., "sha256": ...}`.
+    """Returns the parameters of Φ and their origin: `{"weights": "file", "file": ..., "sha256": ...}`.
 
-    If there are none and the config allows it, they are random: `{"weights": "random", "because": ...}`. For a training that
-    compares no images, whose config is None, there are none: `{"weights": "none"}`.
+    If no ImageNet weights can be had, and the config allows it, the parameters are random and the origin is
+    `{"weights": "random", "because": ...}`. A training that compares no images has no config (None) and gets no parameters;
+    the origin is then `{"weights": "none"}`.
 
     Raises:
-      UserError: if there are no ImageNet weights and the config does not allow random ones.
+      UserError: if no ImageNet weights can be had, and the config does not allow random ones.
     """
     if config is None:
         return {}, {"weights": "none"}
@@ -68,12 +72,12 @@ def load_vgg19(path: str | Path) -> dict:
     """Reads a weight file (`.h5`, `.mat` or `.safetensors`) into float32 NumPy arrays.
 
     Raises:
-      UserError: naming the file, if it is missing, truncated, of an unknown kind or of another network.
+      UserError: if the file is missing, damaged, of an unknown kind or of another network.
     """
     path = Path(path)
     readers = {".h5": _read_keras, ".mat": _read_matconvnet, ".safetensors": _read_torchvision}
     if path.suffix not in readers:
-        raise UserError(f"{path}: VGG-19 weights are read from {', '.join(readers)}, not from '{path.suffix}'.")
+        raise UserError(f"{path}: VGG-19's weights are read from {', '.join(readers)}, not from '{path.suffix}'.")
     if not path.is_file():
         raise UserError(f"{path}: there is no such file. {_instructions()}")
     try:
@@ -82,7 +86,7 @@ def load_vgg19(path: str | Path) -> dict:
     except KeyError as error:
         raise UserError(f"{path}: these are not VGG-19's weights: {error.args[0]} is missing.") from error
     except Exception as error:  # Each format's library has its own errors for a damaged file.
-        raise UserError(f"{path}: the file is damaged or truncated ({error}); fetch it again.") from error
+        raise UserError(f"{path}: the file is damaged or truncated ({error}). Fetch it again.") from error
     for name, (channels_in, channels_out) in LAYERS.items():
         expected = (3, 3, channels_in, channels_out), (channels_out,)
         if found[name] != expected:
@@ -91,9 +95,9 @@ def load_vgg19(path: str | Path) -> dict:
 
 
 def random_vgg19(seed: int) -> dict:
-    """Weights of the same shapes drawn at random (He et al., 2015), for demonstrations and tests without a download."""
+    """Returns random weights (He et al., 2015) for demonstrations, ablations and tests, which need no file."""
     rng = np.random.default_rng(seed)
-    params = {"mean": MEAN_COLOR}
+    params: dict[str, Any] = {"mean": MEAN_COLOR}
     for name, (channels_in, channels_out) in LAYERS.items():
         scale = np.sqrt(2 / (9 * channels_in))
         kernel = rng.standard_normal((3, 3, channels_in, channels_out), np.float32) * np.float32(scale)
@@ -102,12 +106,12 @@ def random_vgg19(seed: int) -> dict:
 
 
 def cache_folder() -> Path:
-    """Where downloads are kept."""
+    """Returns the folder that keeps downloads."""
     return Path(pooch.os_cache("crn_jax"))
 
 
 def find_vgg19(path: str | Path | None = None) -> Path | None:
-    """The weight file that `path`, else the environment variable, names; None if neither does."""
+    """Returns the weight file that `path` or else the environment variable names, and None if neither names one."""
     chosen = path or os.environ.get(ENVIRONMENT_VARIABLE)
     return Path(chosen) if chosen else None
 
@@ -115,21 +119,20 @@ def find_vgg19(path: str | Path | None = None) -> Path | None:
 def download_vgg19(
     folder: Path | None = None, url: str = PUBLISHED_URL, known_hash: str = PUBLISHED_HASH, progressbar: bool = True
 ) -> Path:
-    """The published Keras file (80 MB) in the cache, fetched unless it is there already; returns its path.
+    """Downloads the published Keras file (80 MB) into the cache, unless it is there already, and returns its path.
 
-    The checksum is verified each time: a file with another one is fetched again. A partial download never carries the
-    final name.
+    Each call verifies the checksum, and fetches a file that fails it again. A partial download never has the final name.
 
     Raises:
-      UserError: without a connection, or if what was fetched has another checksum.
+      UserError: if the file cannot be fetched or written, or if the fetched file fails the checksum.
     """
     folder = folder or cache_folder()
     downloader = pooch.HTTPDownloader(progressbar=progressbar, timeout=15)
     try:
         return Path(pooch.retrieve(url, known_hash, fname=PUBLISHED_NAME, path=folder, downloader=downloader))
     except ValueError as error:
-        raise UserError(f"{url}: the download has a wrong checksum; try again. ({error})") from error
-    except OSError as error:  # requests' errors are OSErrors, as are those of a full or read-only disk.
+        raise UserError(f"{url}: the download has a wrong checksum ({error}). Try again.") from error
+    except OSError as error:  # The errors of requests are OSErrors, as are those of a full or read-only disk.
         raise UserError(f"The VGG-19 weights could not be fetched from {url}: {error}\n{_instructions(folder)}") from error
 
 
@@ -143,13 +146,13 @@ def _instructions(folder: Path | None = None) -> str:
 def _read_keras(path: Path) -> dict:
     import h5py
 
-    params = {"mean": MEAN_COLOR}
+    params: dict[str, Any] = {"mean": MEAN_COLOR}
     with h5py.File(path) as file:
         for name in LAYERS:
             keras = f"block{name[4]}_conv{name[6]}"
             if keras not in file:
                 raise KeyError(keras)
-            # Keras has written the variables as `..._W_1:0` and, later, as `kernel:0`, some versions in a further group.
+            # Keras named the variables `..._W_1:0` and later `kernel:0`, and some versions put them into a further group.
             group = file[keras].get(keras, file[keras])
             params[name] = {"kernel" if d.ndim == 4 else "bias": d[()].astype(np.float32) for d in group.values()}
     params["conv1_1"]["kernel"] = np.ascontiguousarray(params["conv1_1"]["kernel"][:, :, ::-1])
@@ -161,7 +164,7 @@ def _read_matconvnet(path: Path) -> dict:
 
     layers = scipy.io.loadmat(path, simplify_cells=True)["layers"]
     weights = {layer["name"]: layer["weights"] for layer in layers if "weights" in layer}
-    params = {"mean": MEAN_COLOR}
+    params: dict[str, Any] = {"mean": MEAN_COLOR}
     for name in LAYERS:
         kernel, bias = weights[name]
         params[name] = {"kernel": np.ascontiguousarray(kernel, np.float32), "bias": bias.reshape(-1).astype(np.float32)}
@@ -172,8 +175,8 @@ def _read_torchvision(path: Path) -> dict:
     import safetensors.numpy
 
     tensors = safetensors.numpy.load_file(path)
-    # (x / 255 - mean) / std = (x - 255 mean) / (255 std): the mean moves into the tree, the rest into conv1_1.
-    params = {"mean": 255 * _TORCHVISION_MEAN}
+    # (x / 255 - mean) / std = (x - 255 mean) / (255 std): the mean becomes ours, and conv1_1 takes in the rest.
+    params: dict[str, Any] = {"mean": 255 * _TORCHVISION_MEAN}
     for name, index in _TORCHVISION_INDEX.items():
         kernel = tensors[f"features.{index}.weight"].transpose(2, 3, 1, 0)
         bias = tensors[f"features.{index}.bias"].astype(np.float32)

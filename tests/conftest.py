@@ -34,8 +34,20 @@ import tests.support.typecheck  # noqa: E402, F401  # the hook finds it by its n
 
 # Shapes and dtypes in the signatures of these modules are checked whenever a test calls, or traces, one of their functions.
 _CHECKED = [
+    "crn_jax.cascade",
+    "crn_jax.diversity",
+    "crn_jax.evaluation",
+    "crn_jax.generator",
+    "crn_jax.images",
     "crn_jax.lambdas",
+    "crn_jax.layers",
+    "crn_jax.losses",
+    "crn_jax.objective",
+    "crn_jax.unet",
+    "crn_jax.vgg",
+    "crn_jax.vgg_weights",
 ]
+# crn_jax.synthesize is not among them, because it refuses wrong dtypes itself, and tests want that error.
 install_import_hook(_CHECKED, "tests.support.typecheck.checked")
 
 import jax  # noqa: E402

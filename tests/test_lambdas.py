@@ -1,4 +1,5 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,6 +11,10 @@ from tests.support.compiling import compiled
 pytestmark = pytest.mark.quick
 
 MEANS = np.array([40, 60, 80, 70, 110, 3], np.float32)
+
+
+def rescaled(config, weights, means=MEANS):
+    return np.asarray(rescale(config, jnp.float32(weights), jnp.float32(means)))
 
 
 def run_epochs(config, terms_of_step, steps, steps_per_epoch):
@@ -45,23 +50,21 @@ positive = st.lists(st.floats(1e-3, 1e3), min_size=6, max_size=6).map(lambda v: 
 @settings(deadline=None, max_examples=50)
 @given(weights=positive, means=positive)
 def test_rescaling_equalizes_contributions(weights, means):
-    total = np.asarray(rescale(LambdaConfig(keep="total"), weights, means)) * means
+    total = rescaled(LambdaConfig(keep="total"), weights, means) * means
     np.testing.assert_allclose(total, np.dot(weights, means) / 6, rtol=1e-4)
-    image = np.asarray(rescale(LambdaConfig(keep="image"), weights, means))
+    image = rescaled(LambdaConfig(keep="image"), weights, means)
     np.testing.assert_allclose(image * means, weights[0] * means[0], rtol=1e-4)
     np.testing.assert_allclose(image[0], weights[0], rtol=1e-4)
 
 
 def test_conv5_2_is_multiplied_after_rescaling():
-    ones = np.ones(6, np.float32)
-    plain, tenfold = (np.asarray(rescale(LambdaConfig(conv5_2_factor=f), ones, MEANS)) for f in (1, 10))
+    plain, tenfold = (rescaled(LambdaConfig(conv5_2_factor=f), np.ones(6)) for f in (1, 10))
     np.testing.assert_allclose(tenfold / plain, [1, 1, 1, 1, 1, 10], rtol=1e-6)
 
 
 def test_a_term_that_is_zero_keeps_its_weight():
-    weights = np.array([1, 2, 3, 4, 5, 6], np.float32)
-    rescaled = np.asarray(rescale(LambdaConfig(), weights, np.array([0, 1, 1, 1, 1, 1], np.float32)))
-    assert rescaled[0] == 1 and np.isfinite(rescaled).all()
+    weights = rescaled(LambdaConfig(), [1, 2, 3, 4, 5, 6], [0, 1, 1, 1, 1, 1])
+    assert weights[0] == 1 and np.isfinite(weights).all()
 
 
 @pytest.mark.parametrize("fields", [{"initial": (1, 1)}, {"rescale_epoch": 0}])
@@ -72,13 +75,13 @@ def test_impossible_settings_are_refused(fields):
 
 def test_a_layer_of_weight_zero_stays_out():
     config = LambdaConfig(initial=(1, 1, 0, 1, 0, 1), rescale_epoch=1, conv5_2_factor=10)
-    weights = np.asarray(rescale(config, np.float32(config.initial), MEANS))
+    weights = rescaled(config, config.initial)
     taking_part = [0, 1, 3, 5]
     np.testing.assert_array_equal(weights[[2, 4]], 0)
     expected = np.full(4, MEANS[taking_part].mean()) * [1, 1, 1, 10]
     np.testing.assert_allclose(weights[taking_part] * MEANS[taking_part], expected, rtol=1e-5)
     alone = LambdaConfig(initial=(1, 0, 0, 0, 0, 0))
-    np.testing.assert_allclose(rescale(alone, np.float32(alone.initial), MEANS), alone.initial, rtol=1e-6)
+    np.testing.assert_allclose(rescaled(alone, alone.initial), alone.initial, rtol=1e-6)
 
 
 @pytest.mark.parametrize(

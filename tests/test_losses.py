@@ -3,6 +3,7 @@ import functools
 import hypothesis
 import hypothesis.strategies as st
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis.extra.numpy import arrays
@@ -34,7 +35,7 @@ def test_terms_by_class_and_their_gradient_whatever_is_kept():
     rng = np.random.default_rng(0)
     photograph, images = rng.uniform(0, 255, (2, 16, 32, 3)), rng.uniform(0, 255, (2, 3, 16, 32, 3))
     layout = np.eye(5)[rng.integers(0, 4, (2, 16, 32))]  # the last class is absent
-    arguments = [a.astype(np.float32) for a in (photograph, images, layout)]
+    arguments = [jnp.float32(a) for a in (photograph, images, layout)]
     cotangent = rng.uniform(0, 1, (2, 3, 5, 6)).astype(np.float32)
 
     @functools.partial(jax.jit, static_argnums=0)

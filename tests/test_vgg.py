@@ -1,4 +1,5 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -10,7 +11,7 @@ from tests.support import reference
 @pytest.mark.parametrize("which", ["simple", "diversity"])
 def test_taps_equal_the_authors(which, request, imagenet_vgg19):
     run = request.getfixturevalue(f"{which}_run")
-    features = vgg19_features(imagenet_vgg19, run.images[:1].astype(np.float32))
+    features = vgg19_features(imagenet_vgg19, jnp.float32(run.images[:1]))
     assert tuple(features) == TAPS
     for name in TAPS:
         expected = run.arrays[f"vgg_{name}"]

@@ -5,6 +5,7 @@ import threading
 
 import h5py
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -48,7 +49,7 @@ def test_torchvision_weights_take_the_same_images(torchvision_file):
     expected = normalized
     for kernel, bias in zip(kernels, biases):
         expected = np.maximum(reference.conv_same(expected, kernel) + bias, 0)
-    np.testing.assert_allclose(vgg19_features(params, image)["conv1_2"], expected, atol=1e-4)
+    np.testing.assert_allclose(vgg19_features(params, jnp.asarray(image))["conv1_2"], expected, atol=1e-4)
 
 
 def test_keras_files_with_nested_groups_and_half_precision(tmp_path):
