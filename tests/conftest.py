@@ -24,7 +24,17 @@ import tests.support.typecheck  # noqa: E402, F401  # the hook finds it by its n
 
 # Shapes and dtypes in the signatures of these modules are checked whenever a test calls, or traces, one of their functions.
 _CHECKED = [
+    "crn_jax.data.geometry",
+    "crn_jax.data.labels.label_space",
+    "crn_jax.data.nyu",
+    "crn_jax.data.streets",
+    "crn_jax.data.vivid",
     "crn_jax.lambdas",
+    "crn_jax.scores.frechet",
+    "crn_jax.scores.inception",
+    "crn_jax.scores.lpips",
+    "crn_jax.scores.metrics",
+    "crn_jax.scores.segmenter",
 ]
 install_import_hook(_CHECKED, "tests.support.typecheck.checked")
 
