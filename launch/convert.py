@@ -1,4 +1,4 @@
-"""Brings trained cascades in and out: `python -m launch.convert {authors,safetensors,run,export} FROM TO`."""
+"""Converts trained runs from and to other forms: `python -m launch.convert {authors,safetensors,run,export} FROM TO`."""
 
 import dataclasses
 import os
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 import tyro
 
 from configs import COLLECTION
@@ -16,7 +16,7 @@ from crn_jax.cascade import CascadeConfig
 from crn_jax.checkpoint import Checkpoints
 from crn_jax.data.sources import DataConfig, label_space_of
 from crn_jax.errors import UserError
-from crn_jax.experiment import Experiment, Regression
+from crn_jax.experiment import Experiment, Regression, require_kind
 from crn_jax.formats.safetensors_file import load_run_file, save_run
 from crn_jax.generator import count_parameters
 from crn_jax.lambdas import LambdaConfig
@@ -28,53 +28,55 @@ from launch.common.output import staged, write_json
 from launch.common.terminal import command, console
 from launch.conversion.model_card import model_card
 
+ReleasedData = Literal["cityscapes", "gta5"]
+
 
 @dataclasses.dataclass(frozen=True)
 class Authors:
-    """A checkpoint of the authors' TensorFlow program becomes a run folder, to synthesize from, evaluate or start from."""
+    """Converts a checkpoint of the authors' TensorFlow program to a run folder, to synthesize with, evaluate or start from."""
 
     checkpoint: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPOINT")]
-    """Its name without .index, such as result_512p/model.ckpt; .index and .data-00000-of-00001 lie side by side."""
+    """The name of the checkpoint without .index, such as result_512p/model.ckpt. Its files lie side by side."""
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """The run folder to make."""
-    data: Literal["cityscapes", "gta5"] = "cityscapes"
-    """What it was trained on; gta5 for the release called GTA."""
+    data: ReleasedData = "cityscapes"
+    """The data set that the checkpoint was trained on; gta5 for the release called GTA."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Safetensors:
-    """A run becomes one .safetensors file: its parameters, and all else that a run folder says of it."""
+    """Converts a run to one .safetensors file with its parameters and its description."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """A run folder."""
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """The file to write."""
     checkpoint: str = "latest"
-    """latest, best (smallest held-out distance), or a number of steps."""
+    """The checkpoint: latest, best (smallest held-out distance), or a number of steps."""
 
 
 @dataclasses.dataclass(frozen=True)
 class FromSafetensors:
-    """Such a file becomes a run folder again."""
+    """Converts a file that `safetensors` wrote to a run folder again."""
 
     file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
-    """What `safetensors` wrote."""
+    """The .safetensors file that `safetensors` wrote."""
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """The run folder to make."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Export:
-    """A run becomes an artifact: `synthesize`, exported for CPUs, NVIDIA GPUs and TPUs, that needs jax and numpy alone."""
+    """Exports `synthesize` of a run for CPUs, NVIDIA GPUs and TPUs. The artifact needs jax and numpy alone."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """A run folder."""
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """The folder to make."""
     checkpoint: str = "latest"
-    """latest, best (smallest held-out distance), or a number of steps."""
+    """The checkpoint: latest, best (smallest held-out distance), or a number of steps."""
     size: tuple[int, int] | None = None
-    """Height and width of the layouts. Default: the run's."""
+    """Height and width of the layouts, in pixels. Default: the run's size."""
 
 
 Asked = (
@@ -91,13 +93,20 @@ def main(arguments: list[str] | None = None) -> None:
         prog = as_typed("python -m launch.convert")
         asked = tyro.cli(Asked, prog=prog, description=as_typed(__doc__ or ""), args=arguments, use_underscores=True)
         if asked.out.exists() and (asked.out.is_file() or any(asked.out.iterdir())):
-            raise UserError(f"{asked.out} exists already; name something new.")
-        convert = {Authors: from_authors, Safetensors: to_safetensors, FromSafetensors: from_safetensors, Export: export}
-        convert[type(asked)](asked)
+            raise UserError(f"{asked.out} exists already. Give another name.")
+        match asked:
+            case Authors():
+                from_authors(asked)
+            case Safetensors():
+                to_safetensors(asked)
+            case FromSafetensors():
+                from_safetensors(asked)
+            case Export():
+                export(asked)
 
 
 def from_authors(asked: Authors) -> None:
-    """Makes a run folder of a released checkpoint."""
+    """Converts a released checkpoint to a run folder."""
     config, params, moments = load_released(asked.checkpoint)
     experiment = released_experiment(config, asked.data)
     label_space = label_space_of(experiment.data)
@@ -107,14 +116,14 @@ def from_authors(asked: Authors) -> None:
     write_run(asked.out, experiment, description, params, 0, moments)
     height, width = experiment.size
     console.print(
-        f"{asked.out}: {height}x{width}, k = {config.num_images}, {count_parameters(params):,} parameters; Adam's moments of "
-        f"{', '.join(moments) or 'nothing'}.\nNext: python -m launch.synthesize {asked.out} LAYOUT.png",
+        f"{asked.out}: {height}x{width}, k = {config.num_images}, {count_parameters(params):,} parameters; Adam's moments: "
+        f"{', '.join(moments) or 'none'}.\nNext: python -m launch.synthesize {asked.out} LAYOUT.png",
         markup=False,
     )
 
 
-def released_experiment(config: CascadeConfig, source: str) -> Experiment:
-    """What a released cascade was trained for; its step is not in the file."""
+def released_experiment(config: CascadeConfig, source: ReleasedData) -> Experiment:
+    """Returns the experiment of a released cascade, as far as it is known."""
     height, width = config.size
     weights = "gta_256p" if source == "gta5" else "cityscapes_256p" if height <= 256 else "cityscapes_512p"
     return Experiment(
@@ -130,21 +139,25 @@ def released_experiment(config: CascadeConfig, source: str) -> Experiment:
 def write_run(
     folder: Path, experiment: Regression, description: dict[str, Any], params: dict, step: int, moments: dict | None = None
 ) -> None:
-    """A run folder with one checkpoint: these parameters, and Adam's moments as far as they are given."""
+    """Writes a run folder with one checkpoint of these parameters. Adam's moments that are not given are 0.
+
+    Raises:
+      UserError: if the parameters are not those of the experiment, or if the folder cannot be written.
+    """
     objective = experiment.objective(steps_per_epoch=1)
     check_parameters(abstract_state(objective).params, params)
     state = init_state(objective, 0)
     ema = None if state.ema is None else params
     opt_state = {**state.opt_state, **(moments or {})}
-    state = state._replace(step=np.int32(step), params=params, opt_state=opt_state, ema=ema)
+    state = state._replace(step=jnp.int32(step), params=params, opt_state=opt_state, ema=ema)
     with staged(folder) as unfinished:
         write_json(unfinished / "run.json", description)
         with Checkpoints(unfinished / "checkpoints", keep_last=1) as checkpoints:
-            checkpoints.save(step, jax.tree.map(jax.numpy.asarray, state), None, description)
+            checkpoints.save(step, jax.tree.map(jnp.asarray, state), None, description)
 
 
 def check_parameters(expected: dict, found: dict) -> None:
-    """Raises UserError, naming what differs, unless the parameters are those of the experiment."""
+    """Raises UserError unless the parameters have the experiment's names and shapes. The message names the differences."""
 
     def shapes(tree: dict) -> set[str]:
         return {f"{jax.tree_util.keystr(path)} {leaf.shape}" for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
@@ -154,7 +167,7 @@ def check_parameters(expected: dict, found: dict) -> None:
 
 
 def to_safetensors(asked: Safetensors) -> None:
-    """Writes a run as one file."""
+    """Converts a run to one .safetensors file."""
     run = load_run(asked.run, asked.checkpoint, kind=Regression)
     _, _, description = read_description(asked.run)
     save_run(asked.out, run.params, description | {"step": run.step})
@@ -162,22 +175,23 @@ def to_safetensors(asked: Safetensors) -> None:
 
 
 def from_safetensors(asked: FromSafetensors) -> None:
-    """Makes a run folder of such a file."""
+    """Converts a .safetensors file to a run folder."""
     params, description = load_run_file(asked.file)
     step = description.pop("step", 0)
-    experiment, _ = parse_description(description, asked.file)
+    described, _ = parse_description(description, asked.file)
+    experiment = require_kind(described, Regression, f"The run in {asked.file}")
     write_run(asked.out, experiment, description, params, step)
     console.print(f"{asked.out}: step {step}. Next: python -m launch.synthesize {asked.out} LAYOUT.png", markup=False)
 
 
 def export(asked: Export) -> None:
-    """Writes an artifact with its model card."""
+    """Exports a run as an artifact with a model card."""
     run = load_run(asked.run, asked.checkpoint)
     with staged(asked.out) as unfinished:
         about = write_artifact(unfinished, run, asked.size)
         (unfinished / "README.md").write_text(model_card(run, asked.run, about))
     megabytes = sum(path.stat().st_size for path in asked.out.iterdir()) / 1e6
-    console.print(f"{asked.out}: step {run.step}, {megabytes:.1f} MB; its README.md says how to use it", markup=False)
+    console.print(f"{asked.out}: step {run.step}, {megabytes:.1f} MB. Its README.md says how to use it.", markup=False)
 
 
 if __name__ == "__main__":

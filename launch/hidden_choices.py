@@ -1,11 +1,12 @@
-"""Measures what collections cover: `python -m launch.hidden_choices RUN [RUN ...]`, for runs trained on streets.
+"""Counts which hidden choices a run's images show: `python -m launch.hidden_choices RUN [RUN ...]`, for runs of streets.
 
-A street's layout tells neither the hour nor the colours of its cars. Which of them do a run's images of held-out layouts show,
-and are the photograph's among them? The hour is read off an image by comparing it with the scene drawn at each; the
-colour of the largest car, by its median pixel under that hour's light.
+A street's layout tells neither the hour nor the colours of the cars. This command counts which hours and colours the k images
+of a held-out layout show, and how often they include those of the photograph. To tell the hour, it compares an image with the
+same scene drawn at each hour. To tell a car's colour, it takes the median pixel of the largest car, under that hour's light.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -15,31 +16,33 @@ import rich.table
 import scipy.ndimage
 import tyro
 
-from crn_jax.data.sources import open_source
-from crn_jax.data.streets import CAR_COLORS, CLASS, LIGHT, TIMES, Street, render_street
+from crn_jax.data.sources import Streets, open_source
+from crn_jax.data.streets import CAR_COLORS, CLASS, LIGHT, TIMES, Street, Time, render_street
 from crn_jax.errors import UserError
 from crn_jax.run import Run, load_run
 from crn_jax.synthesize import synthesize
 from launch.common.names import as_typed
 from launch.common.terminal import command, console
+from launch.synthesis.stream import generator_of
 from launch.training.metrics_log import read_metrics
 
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Counts which hidden choices of held-out streets the images of each run show."""
+    """Counts which hidden choices the images of each run show, for held-out layouts of streets."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Run folders, as launch.train makes them."""
+    """The run folders that launch.train made."""
     checkpoint: str = "latest"
-    """latest, best (smallest held-out distance), or a number of steps."""
+    """The checkpoint: latest, best (smallest held-out distance), or a number of steps."""
 
 
 class Shown(NamedTuple):
-    """What an image shows: the hour, and the colour of the largest car (None without one of 30 pixels)."""
+    """The hidden choices that an image shows."""
 
     time: str
     car: str | None
+    """The colour of the largest car, or None if no car has 30 pixels."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -50,32 +53,43 @@ def main(arguments: list[str] | None = None) -> None:
         headers = "k", "distance", "assembled", "hours shown", "right one", "car colours", "right one"
         table = rich.table.Table(run_name, *headers, box=None)
         if not asked.runs:
-            raise UserError("Give at least one run folder of launch.train.")
+            raise UserError("Give at least one run folder that launch.train made.")
         for folder in asked.runs:
             run = load_run(folder, asked.checkpoint)
-            validations = [line for line in read_metrics(folder / "metrics.jsonl") if "validation" in line]
-            validation = next((line["validation"] for line in validations if line["step"] == run.step), {"distance": np.nan})
-            assembled = validation.get("diversity", {"assembled_distance": validation["distance"]})["assembled_distance"]
-            numbers = [f"{validation['distance']:.1f}", f"{assembled:.1f}", *coverage(run, folder)]
-            table.add_row(folder.resolve().name, str(run.experiment.generator.num_images), *numbers)
+            distances = [f"{distance:.1f}" for distance in held_out_distances(folder, run.step)]
+            k = str(generator_of(run).num_images)
+            table.add_row(folder.resolve().name, k, *distances, *coverage(run, folder))
         console.print(table)
 
 
+def held_out_distances(folder: Path, step: int) -> tuple[float, float]:
+    """Reads the held-out distance at a step, and that of the assembled images; NaN if none was measured then."""
+    for line in read_metrics(folder / "metrics.jsonl"):
+        if "validation" in line and line["step"] == step:
+            distance = line["validation"]["distance"]
+            return distance, line["validation"].get("diversity", {}).get("assembled_distance", distance)
+    return np.nan, np.nan
+
+
 def coverage(run: Run, folder: Path) -> list[str]:
-    """Means over the held-out scenes: hours shown (of 3), share with the photograph's; car colours (of 6), likewise.
+    """Counts hours and car colours, and returns four texts for the table.
+
+    They are the mean number of hours that the images of a layout show (of 3), the fraction of layouts where the photograph's
+    hour is among them, and the same two for the colour of the largest car (of 6).
 
     Raises:
       UserError: if the run was not trained on streets of all hours.
     """
-    data, size = run.experiment.data, run.experiment.generator.size
+    data, generator = run.experiment.data, generator_of(run)
     if data.source != "streets" or data.clear_days:
-        raise UserError(f"{folder}: this run was not trained on streets of all hours (streets_diverse is).")
-    source = open_source(dataclasses.replace(data, cache=None, vivid=False), "val", size)  # scenes are drawn again below
+        raise UserError(f"{folder}: this run was not trained on streets of all hours, as streets_diverse is.")
+    source = open_source(dataclasses.replace(data, cache=None, vivid=False), "val", generator.size)
+    assert isinstance(source, Streets)
     hours, cars = [], []
     for index in rich.progress.track(range(len(source)), folder.resolve().name, console=console):
-        street = render_street(source.first + index, size)
-        references = {time: render_street(source.first + index, size, time=time).photograph for time in TIMES}
-        images = np.asarray(synthesize(run.experiment.generator, run.params, street.layout[None]))[0]
+        street = render_street(source.first + index, source.size)
+        references = {time: render_street(source.first + index, source.size, time=time).photograph for time in TIMES}
+        images = np.asarray(synthesize(generator, run.params, street.layout[None]))[0]
         there = shown(street.photograph, street, references)
         found = [shown(image, street, references) for image in images]
         hours.append([len({each.time for each in found}), there.time in {each.time for each in found}])
@@ -88,19 +102,19 @@ def coverage(run: Run, folder: Path) -> list[str]:
     return numbers
 
 
-def shown(image: np.ndarray, street: Street, references: dict[str, np.ndarray]) -> Shown:
-    """Reads the hidden choices off an image uint8 `[H, W, 3]` of a street; `references` has the street at each hour."""
+def shown(image: np.ndarray, street: Street, references: Mapping[Time, np.ndarray]) -> Shown:
+    """Tells which hidden choices an image uint8 `[H, W, 3]` of a street shows; `references` has the street at each hour."""
     time = min(TIMES, key=lambda time: np.abs(_coarse(image) - _coarse(references[time])).mean())
     regions, count = scipy.ndimage.label(street.layout == CLASS["car"])
     sizes = scipy.ndimage.sum_labels(regions > 0, regions, range(1, count + 1))
-    if not count or max(sizes) < 30:
+    if not count or np.max(sizes) < 30:
         return Shown(time, None)
     color = np.median(image[regions == 1 + np.argmax(sizes)], axis=0) / np.array(LIGHT[time][0])
     return Shown(time, min(CAR_COLORS, key=lambda name: np.abs(color - CAR_COLORS[name]).sum()))
 
 
 def _coarse(image: np.ndarray) -> np.ndarray:
-    """Means over 8x8 pixels (what is left over at the edges is not looked at)."""
+    """Returns means over 8x8 pixels. Pixels that are left over at the lower and right edges are ignored."""
     h, w = image.shape[0] // 8, image.shape[1] // 8
     return image[: 8 * h, : 8 * w].reshape(h, 8, w, 8, 3).mean((1, 3))
 

@@ -19,7 +19,7 @@ from launch.common.contact_sheet import Row, contact_sheet, grid
 from launch.common.names import as_typed
 from launch.common.terminal import command, console
 from launch.synthesis.layouts import Sizing, find_layouts, fitted
-from launch.synthesis.stream import Job, Synthesized, is_foreign, synthesize_all, write_png
+from launch.synthesis.stream import Job, Synthesized, generator_of, is_foreign, synthesize_all, write_png
 
 SHEET_NAME = "contact_sheet.png"
 SHEET_ROWS = 32
@@ -27,37 +27,38 @@ SHEET_ROWS = 32
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Synthesizes images from layouts with a trained run; nothing else has to be said again.
+    """Synthesizes images from layouts with a trained run, which stores all else that is needed.
 
-    Images that are there already, made by the same parameters from the same layouts, are not made again.
+    Images that exist already, made by the same parameters from the same layouts, are not made again.
     """
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """A run folder, as launch.train makes it."""
+    """The run folder that launch.train made."""
     layouts: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="LAYOUT [LAYOUT ...]")]
-    """Layout PNGs, or folders of them: ids or palette colours of the run's label space."""
+    """Layout PNGs, or folders of layout PNGs, with ids or colours of the run's label space."""
     out: Path | None = None
-    """Folder for the images. Default: RUN/synthesized."""
+    """The folder for the images. Default: RUN/synthesized."""
     checkpoint: str = "latest"
-    """latest, best (smallest held-out distance), or a number of steps."""
+    """The checkpoint: latest, best (smallest held-out distance), or a number of steps."""
     fit: Sizing | None = None
-    """How a layout gets a size that the run's network makes. run: the run's own, as its held-out examples got it. own: as it
-    is, panorama or portrait, if that is a multiple of what the network halves (64 for seven modules). pad: likewise, but filled
-    up at its borders, and the image is cut back. resize: the nearest such size, and the image is resized back. Default: run for
-    layouts of the run's aspect ratio, own for others."""
+    """How a layout gets a size that the run's network can make: a multiple of 64 pixels for seven modules. run: it gets the
+    run's own size, as held-out examples do. own: it keeps its size, which must be such a multiple. pad: it is enlarged at its
+    borders, and the image is cut back. resize: it is stretched to the nearest such size, and the image is stretched back.
+    Default: run for layouts with the run's aspect ratio, own for others."""
     batch_size: int | None = None
-    """Layouts of one size at a time. Default: 1 on a CPU; elsewhere 16, or as many as have the pixels of one of 1024x2048."""
+    """The number of layouts of one size in a batch. Default: 1 on a CPU; elsewhere 16, or fewer if that exceeds 1024 * 2048
+    pixels."""
     overwrite: bool = False
-    """Make images anew that are there already, and replace those of another origin."""
+    """Make existing images again, and replace images that launch.synthesize did not make."""
     index: int | None = None
-    """Of a collection of k images, write only this one, counted from 0."""
+    """Write only this one of the k images of a layout, counted from 0."""
     pick: str | None = None
-    """Of a collection, write one image made of several: car=3,sky=1 takes cars from image 3, the sky from 1, and all else from
-    --index (default: 0)."""
+    """Write one image of a layout, composed of its k images. car=3,sky=1 takes cars from image 3, the sky from image 1, and all
+    else from image --index (default: 0)."""
     grid: bool = False
-    """Write a collection as one picture, from image 0 at the top left to the last at the bottom right."""
+    """Write the k images of a layout as one picture, from image 0 at the top left to the last one at the bottom right."""
     sheet: bool = False
-    """Also write contact_sheet.png: the first 32 layouts beside their images."""
+    """Also write contact_sheet.png, which shows the first 32 layouts beside their images."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -67,13 +68,14 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def run_command(arguments: Arguments) -> None:
-    """Looks at the name and size of every layout before the first image is written."""
+    """Synthesizes as asked. It checks the name and size of every layout before it writes the first image."""
     if not arguments.layouts:
-        raise UserError("Give at least one layout PNG, or a folder of them, behind the run folder.")
+        raise UserError("Give at least one layout PNG, or a folder of layout PNGs, after the run folder.")
     if arguments.batch_size is not None and arguments.batch_size < 1:
         raise UserError(f"--batch_size {arguments.batch_size}: at least 1 is needed.")
     run = load_run(arguments.run, arguments.checkpoint)
-    choice = choice_of(arguments, run.label_space, run.experiment.generator.num_images)
+    generator = generator_of(run)
+    choice = choice_of(arguments, run.label_space, generator.num_images)
     out = arguments.out or arguments.run / "synthesized"
     jobs = planned(arguments, run, choice, out)
     on_sheet = jobs[:SHEET_ROWS] if arguments.sheet else []
@@ -88,29 +90,29 @@ def run_command(arguments: Arguments) -> None:
         if arguments.sheet:
             write_sheet(run, [rows[job.path] for job in on_sheet], out / SHEET_NAME)
     except OSError as error:
-        raise UserError(f"{out}: the images cannot be written there ({error}); choose another folder with --out.") from error
+        raise UserError(f"{out}: the images cannot be written there ({error}). Choose another folder with --out.") from error
     new, total = (sum(len(job.targets) for job in some) for some in (to_do, jobs))
-    kept = f", of which {total - new:,} were there already (--overwrite makes them anew)" if new < total else ""
+    kept = f", of which {total - new:,} existed already (--overwrite makes them again)" if new < total else ""
     console.print(
         f"{total:,} image{'s' * (total > 1)} in {out}{kept}, the first: {jobs[0].targets[0]} (step {run.step})", markup=False
     )
 
 
 def planned(arguments: Arguments, run: Run, choice: np.ndarray | None, out: Path) -> list[Job]:
-    """What there is to do: a job for each layout.
+    """Plans a job for each layout.
 
     Raises:
-      UserError: if a layout is not there, has a size that does not fit, or a name that does not go with the others; or if
-        its image would replace one of another origin.
+      UserError: if a layout does not exist, if its size does not fit, if two layouts have one name, or if an image would
+        replace a layout or an image that launch.synthesize did not make.
     """
-    paths, generator = list(find_layouts(arguments.layouts)), run.experiment.generator
+    paths, generator = list(find_layouts(arguments.layouts)), generator_of(run)
     names = target_names(paths, 1 if arguments.grid or choice is not None else generator.num_images)
     targets = [[out / name for name in each] for each in names]
     images = [target for each in targets for target in each]
     refuse_overwriting(paths, images + [out / SHEET_NAME] * arguments.sheet)
     if not arguments.overwrite:
         refuse_foreign(images)
-    # What an image depends on beside its layout.
+    # An image depends on its layout and on these.
     means = hashlib.sha256(repr((generator, arguments.index, arguments.pick, arguments.grid)).encode())
     for leaf in jax.tree.leaves(run.params):
         means.update(np.ascontiguousarray(leaf).data)
@@ -124,26 +126,27 @@ def planned(arguments: Arguments, run: Run, choice: np.ndarray | None, out: Path
 
 
 def write(arguments: Arguments, choice: np.ndarray | None, synthesized: Synthesized) -> tuple[Job, Row]:
-    """Writes the images of a layout as asked; returns what the sheet shows of them."""
+    """Writes the images of a layout as asked, and returns the job and the layout's row on the contact sheet."""
     job, layout, images = synthesized.job, synthesized.layout, synthesized.images()
     assembled = None if choice is None else np.asarray(assemble(images, layout, choice))
-    cut = [job.fitted.image(image) for image in (images if choice is None else [assembled])]
+    cut = [job.fitted.image(image) for image in (images if assembled is None else [assembled])]
     for target, image in zip(job.targets, [grid(np.stack(cut))] if arguments.grid else cut, strict=True):
         write_png(image, target, job.made)
     return job, Row(layout, None, images, assembled if arguments.pick else None)
 
 
 def choice_of(arguments: Arguments, label_space: LabelSpace, num_images: int) -> np.ndarray | None:
-    """The image to take each class from, `[c]`; None if --index and --pick were not given.
+    """Returns for each class the number of the image to take it from, `[c]`, or None if --index and --pick were not given.
 
     Raises:
-      UserError: if the collection has no such image, the label space no such class, or the options contradict each other.
+      UserError: if there is no such image or class, or if the options contradict each other.
     """
     if arguments.index is None and arguments.pick is None:
         return None
     if arguments.grid:
-        raise UserError("--grid shows all images of a collection; leave out --index and --pick, or --grid.")
-    chosen, others = {}, arguments.index or 0
+        raise UserError("--grid shows all images of a layout. Leave out --index and --pick, or --grid.")
+    chosen: dict[str, int] = {}
+    others = arguments.index or 0
     for part in (arguments.pick or "").split(",") if arguments.pick is not None else ():
         name, _, number = (piece.strip() for piece in part.partition("="))
         if name not in label_space.classes:
@@ -156,12 +159,12 @@ def choice_of(arguments: Arguments, label_space: LabelSpace, num_images: int) ->
         chosen[name] = int(number)
     for name, u in [("--index", others), *chosen.items()]:
         if not 0 <= u < num_images:
-            raise UserError(f"{name}={u}: this run makes {num_images} image(s) a layout, 0 to {num_images - 1}.")
+            raise UserError(f"{name}={u}: this run makes {num_images} image(s) of a layout, 0 to {num_images - 1}.")
     return np.array([chosen.get(name, others) for name in label_space.classes])
 
 
 def target_names(paths: list[Path], num_images: int) -> list[list[str]]:
-    """File names of each layout's images: `NAME.png`, or `NAME_0.png` ... for a collection.
+    """Names the files of each layout's images: `NAME.png` for one image, `NAME_0.png` and so on for several.
 
     Raises:
       UserError: if two layouts would write the same file.
@@ -178,22 +181,22 @@ def target_names(paths: list[Path], num_images: int) -> list[list[str]]:
 def refuse_overwriting(layouts: list[Path], targets: list[Path]) -> None:
     """Raises UserError if an image would replace a layout, or the sheet an image."""
     if lost := {path.resolve() for path in layouts} & {path.resolve() for path in targets}:
-        raise UserError(f"{min(lost)}: the image would overwrite this layout; choose another folder with --out.")
+        raise UserError(f"{min(lost)}: the image would overwrite this layout. Choose another folder with --out.")
     if len(set(targets)) < len(targets):
-        raise UserError(f"A layout called {SHEET_NAME} leaves no name for the sheet; rename it or leave out --sheet.")
+        raise UserError(f"A layout called {SHEET_NAME} leaves no name for the sheet. Rename it or leave out --sheet.")
 
 
 def refuse_foreign(targets: list[Path]) -> None:
-    """Raises UserError if an image would replace one that was not made here."""
+    """Raises UserError if an image would replace one that launch.synthesize did not make."""
     if foreign := next(filter(is_foreign, targets), None):
         raise UserError(
-            f"{foreign}: this image is there already, and launch.synthesize has not made it; choose another folder with --out, "
+            f"{foreign}: this image exists already, and launch.synthesize did not make it. Choose another folder with --out, "
             f"or replace it with --overwrite."
         )
 
 
 def write_sheet(run: Run, rows: list[Row], path: Path) -> None:
-    """The layouts beside their images."""
+    """Writes the contact sheet, which shows layouts beside their images."""
     warning = "trained with RANDOM VGG-19 weights" if run.vgg19["weights"] == "random" else ""
     contact_sheet(rows, run.label_space, f"{run.experiment.name}, step {run.step}", warning).save(path)
 

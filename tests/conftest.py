@@ -35,6 +35,11 @@ import tests.support.typecheck  # noqa: E402, F401  # the hook finds it by its n
 # Shapes and dtypes in the signatures of these modules are checked whenever a test calls, or traces, one of their functions.
 _CHECKED = [
     "crn_jax.cascade",
+    "crn_jax.data.geometry",
+    "crn_jax.data.labels.label_space",
+    "crn_jax.data.nyu",
+    "crn_jax.data.streets",
+    "crn_jax.data.vivid",
     "crn_jax.diversity",
     "crn_jax.evaluation",
     "crn_jax.generator",
@@ -43,6 +48,11 @@ _CHECKED = [
     "crn_jax.layers",
     "crn_jax.losses",
     "crn_jax.objective",
+    "crn_jax.scores.frechet",
+    "crn_jax.scores.inception",
+    "crn_jax.scores.lpips",
+    "crn_jax.scores.metrics",
+    "crn_jax.scores.segmenter",
     "crn_jax.unet",
     "crn_jax.vgg",
     "crn_jax.vgg_weights",

@@ -146,14 +146,14 @@ def test_the_model_card(artifact, trained):
     card = (artifact / "README.md").read_text()
     for part in (
         "# demo",
-        "From semantic layouts of 48x64 to photographs, 2 for each layout",
+        "makes 2 photographs of each semantic layout of 48x64 pixels",
         "images = synthesize(layout_ids)  # class ids [B, 48, 64] -> uint8 [B, 2, 48, 64, 3]",
         "0 road, 1 sidewalk",
-        "7 steps; a batch of 1, on streets",
+        "7 steps. Each batch has 1 example of streets.",
         '"learning_rate": 0.001',
-        "Held-out perceptual distance 171.8 at step 7.",
+        "The held-out perceptual distance at step 7 is 171.8.",
         "Procedural streets: made by crn_jax, free of others' rights.",
-        "flatbuffers.zip`: Apache 2.0",
+        "`flatbuffers.zip` is under Apache 2.0.",
     ):
         assert part in card, part
     assert str(trained.parent) not in card
@@ -209,5 +209,5 @@ def test_files_of_others_are_refused(trained, tmp_path):
     safetensors.numpy.save_file({"weight": np.zeros(3, np.float32)}, other)
     assert "other.safetensors: launch.convert has not written this file" in refused("run", other, tmp_path / "out")
     assert "none.safetensors: there is no such file" in refused("run", tmp_path / "none.safetensors", tmp_path / "out")
-    assert "exists already; name something new" in refused("safetensors", trained, other)
+    assert "exists already. Give another name." in refused("safetensors", trained, other)
     assert "cannot be written" in refused("safetensors", trained, tmp_path / "missing" / "x.safetensors")

@@ -211,8 +211,8 @@ def test_a_full_disk_is_told_before_the_build(numbers, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**6, 10**6 - 1919, 1919))
     with pytest.raises(UserError) as error:
         cached(numbers, tmp_path)
-    assert "the cache needs 1,920 bytes more, and 1,919 are free" in str(error.value)
-    assert str(tmp_path) in str(error.value) and f"delete what is not used of {old.folder} (" in str(error.value)
+    assert "the cache needs 1,920 bytes more, but only 1,919 are free" in str(error.value)
+    assert str(tmp_path) in str(error.value) and f"delete caches that you no longer use: {old.folder} (" in str(error.value)
     monkeypatch.undo()
     assert_same(cached(numbers, tmp_path), numbers)
 

@@ -61,7 +61,7 @@ def test_a_converted_run_is_synthesized_from_and_exported_like_any(converted, sh
         assert np.abs(written - np.clip(np.round(images[0]), 0, 255)).max() <= 1
     convert.main(["export", str(converted), str(tmp_path / "artifact")])
     card = (tmp_path / "artifact" / "README.md").read_text()
-    assert "Converted, so that the number of steps is not known" in card and "Not measured." in card
+    assert "Converted from another program, so the number of steps is unknown." in card and "No scores were measured." in card
     assert "Cityscapes: for research and other non-commercial purposes." in card and "imagenet-vgg-verydeep-19.mat" in card
 
 
@@ -105,8 +105,8 @@ def test_what_cannot_be_converted_is_named(shared_data, tmp_path):
         shutil.copyfile(f"{source / 'final.ckpt'}{suffix}", f"{copy}{suffix}")
     with open(f"{copy}.data-00000-of-00001", "r+b") as file:
         file.truncate(100_000)
-    assert "is cut short; fetch the file again" in refused("authors", copy, out)
+    assert "is cut short. Fetch the file again" in refused("authors", copy, out)
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "file").touch()
-    assert "taken exists already; name something new" in refused("authors", source / "final.ckpt", tmp_path / "taken")
+    assert "taken exists already. Give another name." in refused("authors", source / "final.ckpt", tmp_path / "taken")
     assert not out.exists()

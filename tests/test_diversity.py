@@ -136,7 +136,7 @@ def test_classes_are_picked_by_name():
         ({"pick": "car"}, "--pick wants CLASS=IMAGE, such as car=1, got 'car'"),
         ({"pick": "car=1,car=2"}, "--pick names car twice"),
         ({"pick": ""}, "there is no class ''"),
-        ({"pick": "car=4"}, r"car=4: this run makes 4 image\(s\) a layout, 0 to 3"),
+        ({"pick": "car=4"}, r"car=4: this run makes 4 image\(s\) of a layout, 0 to 3"),
         ({"index": -1}, "--index=-1: this run makes"),
         ({"index": 1, "grid": True}, "--grid shows all images"),
     ],

@@ -142,7 +142,7 @@ def test_the_error_for_a_wrong_size_lists_those_that_fit():
     with pytest.raises(UserError) as error:
         view((1052, 1914), (256, 512), "resize", path="00001.png")
     assert str(error.value) == (
-        "00001.png: 1052x1914 has another aspect ratio than the cascade's 256x512. Crop it; or train with --data.fit crop, "
+        "00001.png: 1052x1914 has another aspect ratio than the cascade's 256x512. Crop it, or train with --data.fit crop, "
         "random_crop or pad, or a cascade that it fits: --cascade.base 5 9 (160x288 or 320x576); --cascade.base 6 11 "
         "(192x352 or 384x704)."
     )

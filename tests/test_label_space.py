@@ -114,7 +114,7 @@ def test_an_all_black_palette_picture_is_read_by_what_its_palette_tells(tmp_path
 def test_transparent_pixels_are_refused(tmp_path):
     rgba = np.dstack([CAMVID.draw(IDS), np.full(IDS.shape, 255, np.uint8)])
     rgba[0, :3, 3] = (0, 127, 254)
-    with pytest.raises(UserError, match=r"half\.png: 3 pixels are transparent; paint them in void's colour, \(0, 0, 0\)"):
+    with pytest.raises(UserError, match=r"half\.png: 3 pixels are transparent\. Paint them in void's colour, \(0, 0, 0\)"):
         CAMVID.read(save(rgba, tmp_path / "half.png"))
 
 

@@ -23,8 +23,8 @@ def linear_weights(channels: tuple[int, ...]) -> dict[str, np.ndarray]:
 def backbone_weights(net: str) -> dict[str, np.ndarray]:
     shapes, width = {}, 3
     for conv in NETWORKS[CHANNELS[net]].layers:
-        shapes[f"features.{conv.index}.weight"] = (conv.channels, width, conv.kernel, conv.kernel)
-        shapes[f"features.{conv.index}.bias"] = (conv.channels,)
+        shapes[f"features.{conv.number}.weight"] = (conv.channels, width, conv.kernel, conv.kernel)
+        shapes[f"features.{conv.number}.bias"] = (conv.channels,)
         width = conv.channels
     return named_weights(shapes)
 
@@ -63,7 +63,7 @@ def test_images_too_small_for_the_network_are_refused(net, smallest, files):
     assert distance(smallest, smallest).shape == (5,) and distance(smallest, 99).dtype == np.float32
     for size in (smallest - 1, 99), (99, smallest - 1):
         with pytest.raises(
-            ValueError, match=rf"takes images from {smallest}x{smallest} on, got \(5, {size[0]}, {size[1]}, 3\)"
+            ValueError, match=rf"takes images of at least {smallest}x{smallest} pixels, got \(5, {size[0]}, {size[1]}, 3\)"
         ):
             distance(*size)
 

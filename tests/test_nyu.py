@@ -53,7 +53,7 @@ def test_the_first_1200_and_the_last_249(root, arrays):
     assert (len(train), len(val)) == (1200, 249)
     assert (train.names[0], train.names[-1], val.names[0], val.names[-1]) == ("0001", "1200", "1201", "1449")
     np.testing.assert_array_equal(val[248]["photograph"], arrays[0][..., 1448])
-    assert "the first 1200 frames to train on" in train.notes[0]
+    assert "the first 1200 frames are for training" in train.notes[0]
 
 
 def test_the_official_split_lies_beside(root, arrays):
@@ -99,7 +99,7 @@ def test_damaged_and_other_files_are_named(root):
         with pytest.raises(UserError, match=r"images and labels are \(9, 3, 8, 6\) and .*, not \[1449, 3, 640, 480\]"):
             opened(root)
     path.unlink()
-    with pytest.raises(UserError, match=r"nyu_depth_v2_labeled\.mat: there is no such file; does --data\.root"):
+    with pytest.raises(UserError, match=r"nyu_depth_v2_labeled\.mat: there is no such file\. Does --data\.root"):
         opened(root)
 
 

@@ -180,7 +180,7 @@ def gta5(tmp_path):
 def test_gta5_leaves_out_what_lacks_its_partner_and_says_so(gta5):
     train, val = (open_source(DataConfig("gta5", str(gta5)), split, (8, 16)) for split in ("train", "val"))
     assert train.names == [f"{i:05d}" for i in (1, 3, *range(5, 19))] and val.names == ["00019"]
-    assert train.notes[0].endswith("no split.mat: its last tenth, 2 names, is held out.")
+    assert train.notes[0].endswith("no split.mat, so the last tenth, 2 names, is held out.")
     assert train.notes[1].startswith("Left out: 1 photographs without a layout: ") and "00002.png" in train.notes[1]
     assert train.notes[2].startswith("Left out: 1 layouts without a photograph: ") and "00004.png" in train.notes[2]
     assert [train.label_space.classes[i] for i in train[0]["layout"][0, :4]] == ["road", "car", "void", "sky"]
@@ -208,7 +208,7 @@ def test_gta5_by_its_published_split(gta5):
     assert val.names == ["00003", "00019"] and val.notes[0].startswith("1 of the 3 frames that ")
     for damaged in (b"", b"not MATLAB's" * 50, (gta5 / "split.mat").read_bytes()[:-40]):
         (gta5 / "split.mat").write_bytes(damaged)
-        with pytest.raises(UserError, match=r"split\.mat: there is no trainIds to be read"):
+        with pytest.raises(UserError, match=r"split\.mat: trainIds cannot be read"):
             open_source(data, "train", (8, 16))
 
 
@@ -322,7 +322,7 @@ def test_a_photograph_that_viewers_turn_or_mirror_is_refused(tmp_path, kind):
         exif[0x0112] = orientation
         image.save(path, exif=exif)
         if 2 <= orientation <= 8:
-            with pytest.raises(UserError, match=rf"3\.{kind}: .* EXIF orientation is {orientation}; save it upright"):
+            with pytest.raises(UserError, match=rf"3\.{kind}: .* EXIF orientation is {orientation}\. Save it upright"):
                 open_photograph(path)
         else:
             assert abs(np.asarray(open_photograph(path)).astype(int) - 50).max() < 3
@@ -339,7 +339,7 @@ def test_a_photograph_with_transparent_pixels_is_refused(tmp_path, mode):
         image.putpixel((3, 4), (*[9] * (len(mode) - 1), 127))
     image.save(tmp_path / "clear.png", transparency=b"\x7f" * 256 if mode == "P" else None)
     pixels = 12 * 16 if mode == "P" else 1
-    with pytest.raises(UserError, match=rf"clear\.png: {pixels} pixels are transparent; save the photograph without"):
+    with pytest.raises(UserError, match=rf"clear\.png: {pixels} pixels are transparent\. Save the photograph without"):
         open_photograph(tmp_path / "clear.png")
 
 

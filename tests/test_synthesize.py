@@ -185,12 +185,12 @@ def test_a_panorama_loses_nothing_unless_it_is_asked_for(tmp_path, fit):
     cascade, gan = CascadeConfig(20, (8, 8, 8, 8), (6, 8)), GANConfig(20, (48, 64), "pix2pix")
     assert fitted(path, cascade, fit, None).size == (32, 112)
     assert fitted(twice, cascade, fit, None).size == fitted(twice, gan, fit, None).size == (48, 64)
-    with pytest.raises(UserError, match="32x112, and this network makes images of 48x64 only"):
+    with pytest.raises(UserError, match="it is 32x112, but this network makes images of 48x64 only"):
         fitted(path, gan, fit, None)
     if fit != "resize":
         assert fitted(path, gan, fit, "run").size == (48, 64)
         save_layout(path, (30, 101))
-        with pytest.raises(UserError, match=f"no multiple of 8x8.*--fit run brings it to the run's size .* by {fit}"):
+        with pytest.raises(UserError, match=f"no multiple of 8x8.*--fit run brings it to the run's size, .* by {fit}"):
             fitted(path, cascade, fit, None)
 
 
@@ -221,7 +221,7 @@ def test_a_folder_goes_in_batches_and_goes_on(trained, tmp_path, monkeypatch):
             command.main(arguments)
     assert {path.name for path in out.iterdir()} == {"a.png", "b.png", "c.png", "e.png"}
     names, said = written()
-    assert names == {"d"} and "5 images in" in said and "4 were there already" in said
+    assert names == {"d"} and "5 images in" in said and "4 existed already" in said
     for name, layout in ids.items():  # copies of the last layout fill a batch
         assert_same_images(read(out / f"{name}.png"), synthesized_by_hand(folder, layout))
 
@@ -242,7 +242,7 @@ def test_images_of_another_origin_are_not_overwritten(trained, tmp_path):
     arguments = [str(folder), str(layouts), "--out", str(tmp_path)]
     with console.capture() as capture, pytest.raises(SystemExit):
         command.main(arguments)
-    assert "ids.png: this image is there already" in capture.get() and "--overwrite" in capture.get()
+    assert "ids.png: this image exists already" in capture.get() and "--overwrite" in capture.get()
     assert [path.name for path in tmp_path.iterdir()] == ["ids.png"] and (read(photograph) == (9, 8, 7)).all()
     command.main([*arguments, "--overwrite"])
     assert len(list(tmp_path.iterdir())) == 3 and (read(photograph) != (9, 8, 7)).any()
@@ -263,7 +263,7 @@ def test_a_size_beyond_the_memory_is_refused_with_what_it_needs(trained, tmp_pat
     with console.capture() as capture, pytest.raises(SystemExit):
         command.main([str(folder), str(layouts / "ids.png"), "--out", str(tmp_path / "out")])
     assert re.search(
-        r"1 at a time, images of 48x64 need \d+\.\d GB; .* has 0\.0 GB\. They are not made in tiles", capture.get()
+        r"1 at a time, images of 48x64 need \d+\.\d GB; .* has 0\.0 GB\. Tiles would not fit together", capture.get()
     )
 
 

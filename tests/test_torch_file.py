@@ -279,7 +279,7 @@ def test_files_of_other_kinds_are_named(name, content, tmp_path):
 def test_files_that_cannot_be_read(tmp_path):
     with pytest.raises(UserError, match=r"none\.pth: there is no such file\. Buy it\."):
         read_weights(tmp_path / "none.pth", "Buy it.")
-    with pytest.raises(UserError, match=r"none\.pth: it cannot be read: .*No such file"):
+    with pytest.raises(UserError, match=r"none\.pth: the file cannot be read: .*No such file"):
         read_torch_file(tmp_path / "none.pth")
 
 

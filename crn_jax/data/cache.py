@@ -1,14 +1,16 @@
-"""Every example of a source, decoded and resized once, in a folder that is mapped into memory.
+"""A cache on the disk: every example of a source, decoded and resized once, in files that are mapped into memory.
 
-A cache is a folder `HEIGHTxWIDTH-FINGERPRINT` of two plain NumPy files, `layout.npy` `[N, H, W]` of the label space's dtype and
-`photograph.npy` uint8 `[N, H, W, 3]`. The fingerprint is of all that the examples follow from: the source's fields, its files'
-names, sizes and times of change, Pillow's version, and `_FORMAT` of this code. So a change of any of them makes another cache.
-(SciPy's version is no part of it: vivid photographs of a data set take hours, and only their rounding depends on it.) `done`
-has one byte an example, 1 only once its pixels are on the disk; `cache.json` says what the folder holds.
+A cache is a folder `HEIGHTxWIDTH-FINGERPRINT`. It has two plain NumPy files: `layout.npy` `[N, H, W]` of the label space's
+dtype, and `photograph.npy` uint8 `[N, H, W, 3]`. The file `done` has one byte for each example, which becomes 1 once the
+example's pixels are on the disk. `cache.json` says what the folder holds.
 
-Why not grain's ArrayRecord: its files are written front to back by one writer and closed by a footer, so a build that is
-interrupted starts again, and each read copies and parses a record. Our examples have one size, so their place is a product:
-threads write them in any order, and reading is a memory access, of pages that all processes of a machine share.
+The fingerprint covers all that determines the examples: the source's fields, its files' names, sizes and times of change,
+Pillow's version, and `_FORMAT` of this module. A change of any of these makes another cache. SciPy's version is left out,
+because it changes only the rounding of vivid photographs, and a data set of those takes hours to build.
+
+Why not grain's ArrayRecord? One writer writes its files front to back and closes them with a footer. A build that is
+interrupted must therefore start again, and each read copies and parses a record. Our examples all have one size, so an index
+gives an example's place in the file. Threads write in any order, and all processes of a machine share the pages that they read.
 """
 
 import contextlib
@@ -32,16 +34,18 @@ from crn_jax.errors import UserError
 from crn_jax.files import replace_text
 
 _FORMAT = 1
-"""Raise it when the files here change, or when sources come to give other pixels for the same files."""
+"""The version of the cache's files. Raise it when their form changes, or when sources give other pixels for the same files."""
 
 Progress = Callable[[int, int], None]
+"""A function that is called with the number of examples that are done, and the number of all examples."""
+
 _COMMIT_SECONDS = 1.0
 _POLL_SECONDS = 0.2
 
 
 @dataclasses.dataclass(frozen=True)
 class Cached(Source):
-    """A source whose examples are read-only views of mapped files; any number of threads may read."""
+    """A source whose examples are read-only views of mapped files. Any number of threads may read at once."""
 
     folder: Path
     arrays: dict[str, np.ndarray] = dataclasses.field(repr=False, compare=False)
@@ -51,21 +55,23 @@ class Cached(Source):
 
 
 def cached(source: Source, folder: Path, threads: int = 2, progress: Progress | None = None) -> Source:
-    """The examples of `source` from a cache in `folder`, which `threads` threads build if it is not there.
+    """Returns the examples of `source` from a cache in `folder`, after building the cache if it is not there.
 
-    A build that was interrupted, at whatever moment, goes on where it was. Of several processes one builds, the others wait.
+    A build that was interrupted, at whatever moment, continues where it stopped. If several processes need the same cache, one
+    process builds it and the others wait.
 
     Args:
       source: a dataclass that gives the same example for an index every time.
-      folder: of all caches; it is made if need be, and the caches that are in it stay.
-      progress: called, in this thread, with the number of examples that are done and of all.
+      folder: the folder of all caches. It is created if it does not exist; other caches in it stay.
+      threads: the number of threads that build.
+      progress: called in this thread with the number of examples that are done, and the number of all examples.
 
     Raises:
       UserError: if the source cuts random crops, if an example cannot be read, or if the cache does not fit on the disk,
         cannot be written or is damaged.
     """
     if getattr(source, "fit", None) == "random_crop":
-        raise UserError("Random crops are others in each epoch, so they are not cached: take --data.fit crop, or no cache.")
+        raise UserError("Random crops differ from epoch to epoch, so they cannot be cached. Use --data.fit crop, or no cache.")
     height, width = source.size
     fingerprint = _fingerprint(source)
     place = Path(folder).resolve() / f"{height}x{width}-{fingerprint[:16]}"
@@ -88,7 +94,7 @@ def _fingerprint(source: Source) -> str:
 
 
 def _describe(value: Any) -> Any:
-    """As JSON: dataclasses by their fields, files by their name, size and time of change."""
+    """Describes a value as JSON: a dataclass by its fields, a file by its name, size and time of change."""
     if value is None or isinstance(value, str | int | float):
         return value
     if isinstance(value, Path):
@@ -102,13 +108,13 @@ def _describe(value: Any) -> Any:
     if isinstance(value, dict):
         return sorted(([_describe(key), _describe(item)] for key, item in value.items()), key=str)
     if dataclasses.is_dataclass(value):
-        names = [field.name for field in dataclasses.fields(value) if field.name != "notes"]  # words, of which no pixel follows
+        names = [field.name for field in dataclasses.fields(value) if field.name != "notes"]  # words, which change no pixel
         return [type(value).__qualname__, {name: _describe(getattr(value, name)) for name in names}]
     raise TypeError(f"A cache cannot tell whether a {type(value).__qualname__} has changed: {value!r}.")
 
 
 def _forms(source: Source) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-    """Shape and dtype of an example's arrays."""
+    """Returns shape and dtype of each array of an example."""
     return {
         "layout": (source.size, np.dtype(source.label_space.dtype)),
         "photograph": ((*source.size, 3), np.dtype(np.uint8)),
@@ -120,7 +126,7 @@ def _bytes_each(source: Source) -> int:
 
 
 def _allocate(place: Path, source: Source, fingerprint: str) -> None:
-    """Makes the files at their full size, which takes no space yet. `cache.json` comes last and says that they are there."""
+    """Creates the files at their full size, which takes no space yet. `cache.json` comes last: it says that they exist."""
     for key, (shape, dtype) in _forms(source).items():
         np.lib.format.open_memmap(place / f"{key}.npy", "w+", dtype, (len(source), *shape))
     (place / "done").write_bytes(bytes(len(source)))
@@ -129,7 +135,7 @@ def _allocate(place: Path, source: Source, fingerprint: str) -> None:
 
 
 def _done(place: Path, source: Source) -> np.ndarray:
-    """Which examples the cache has: bool `[N]`."""
+    """Tells which examples the cache has: bool `[N]`."""
     if not (place / "cache.json").exists():
         return np.zeros(len(source), bool)
     with _reading(place):
@@ -140,7 +146,7 @@ def _done(place: Path, source: Source) -> np.ndarray:
 
 
 def _open(place: Path, source: Source) -> dict[str, np.ndarray]:
-    """The mapped arrays `[N, ...]`."""
+    """Maps the arrays `[N, ...]` into memory."""
     arrays = {}
     for key, (shape, dtype) in _forms(source).items():
         with _reading(place):
@@ -156,7 +162,9 @@ def _reading(place: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, EOFError, ValueError) as error:
-        raise UserError(f"{place}: the cache is damaged ({error}). Delete this folder, and it is built again.") from error
+        raise UserError(
+            f"{place}: the cache is damaged ({error}). Delete this folder, and the cache is built again."
+        ) from error
 
 
 @contextlib.contextmanager
@@ -169,20 +177,20 @@ def _writing(place: Path, source: Source) -> Iterator[None]:
 
 
 def _remedy(place: Path) -> str:
-    """What to do where there is no space; other caches in the folder are named with what they take on the disk."""
+    """Says what to do if there is no space. It names the folder's other caches with the space that they take on the disk."""
     others = {}
     for file in place.parent.glob("*/cache.json"):
-        with contextlib.suppress(FileNotFoundError):  # it is being deleted
+        with contextlib.suppress(FileNotFoundError):  # another process is deleting it
             others[file.parent] = 512 * sum(part.stat().st_blocks for part in file.parent.iterdir())
     others.pop(place, None)
-    listed = [f"{folder} ({others[folder]:,} bytes)" for folder in sorted(others, key=others.get, reverse=True)]
-    used = f", or delete what is not used of {', '.join(listed)}" if listed else ""
-    return f"Make space, choose another folder, or go without a cache{used}."
+    listed = [f"{folder} ({others[folder]:,} bytes)" for folder in sorted(others, key=others.__getitem__, reverse=True)]
+    used = f", or delete caches that you no longer use: {', '.join(listed)}" if listed else ""
+    return f"Make space, choose another folder, use no cache{used}."
 
 
 @contextlib.contextmanager
 def _alone(place: Path, waiting: Callable[[], None]) -> Iterator[None]:
-    """Holds the cache's lock, which the kernel frees when this process ends, however it ends."""
+    """Holds the cache's lock while the context lasts. The kernel frees it when this process ends, however it ends."""
     with open(place / "lock", "a") as file:
         while True:
             try:
@@ -195,11 +203,11 @@ def _alone(place: Path, waiting: Callable[[], None]) -> Iterator[None]:
 
 
 def _build(place: Path, source: Source, threads: int, progress: Progress) -> None:
-    """Writes the examples that are missing; only one process at a time may."""
+    """Writes the missing examples. Only the process that holds the lock may do so."""
     missing = np.flatnonzero(~_done(place, source)).tolist()
     needed = len(missing) * _bytes_each(source)
     if needed > (free := shutil.disk_usage(place).free):
-        raise UserError(f"{place}: the cache needs {needed:,} bytes more, and {free:,} are free. {_remedy(place)}")
+        raise UserError(f"{place}: the cache needs {needed:,} bytes more, but only {free:,} are free. {_remedy(place)}")
     progress(len(source) - len(missing), len(source))
     with _Writer(place, source) as writer, ThreadPoolExecutor(max(threads, 1)) as pool:
         futures = {pool.submit(writer.write, index): index for index in missing}
@@ -219,7 +227,7 @@ def _build(place: Path, source: Source, threads: int, progress: Progress) -> Non
 
 
 class _Writer(contextlib.ExitStack):
-    """Writes examples through file descriptors: where a disk is full, writing to mapped memory would kill the process."""
+    """Writes examples through file descriptors, because writing to mapped memory kills the process when the disk is full."""
 
     def __init__(self, place: Path, source: Source):
         super().__init__()
@@ -229,7 +237,7 @@ class _Writer(contextlib.ExitStack):
             self._done = self.enter_context(open(place / "done", "r+b", 0))
 
     def write(self, index: int) -> None:
-        """Decodes and writes one example; others may be written at the same time."""
+        """Decodes and writes one example. Several threads may write different examples at once."""
         example = self._source[index]
         for key, (shape, dtype) in _forms(self._source).items():
             pixels = np.ascontiguousarray(example[key])
@@ -241,7 +249,7 @@ class _Writer(contextlib.ExitStack):
                 _write_all(file, pixels, start)
 
     def commit(self, indices: Iterable[int]) -> None:
-        """Declares these examples done, once they are on the disk."""
+        """Marks these examples as done, after making sure that they are on the disk."""
         with _writing(self._place, self._source):
             for file in self._files.values():
                 os.fsync(file)
@@ -251,7 +259,7 @@ class _Writer(contextlib.ExitStack):
 
 
 def _write_all(file: int, pixels: np.ndarray, start: int) -> None:
-    rest = memoryview(pixels).cast("B")
+    rest = memoryview(pixels.data).cast("B")
     while rest:
         written = os.pwrite(file, rest, start)
         rest, start = rest[written:], start + written

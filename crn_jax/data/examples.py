@@ -1,7 +1,7 @@
-"""What every source of examples is, wherever they come from.
+"""The interface of a source of examples, and batches of items.
 
-An example is `{"layout": uint8 [H, W] class indices, "photograph": uint8 [H, W, 3]}` at the size asked for. (Layouts are uint16
-past 256 classes.)
+An example is `{"layout": uint8 [H, W], "photograph": uint8 [H, W, 3]}` at the source's size. A layout holds class indices; it
+is uint16 if there are more than 256 classes.
 """
 
 import dataclasses
@@ -20,30 +20,32 @@ Item = TypeVar("Item")
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A data set's split at one size: `len(source)` examples, `source[i]`; `names[i]` says which is which."""
+    """One split of a data set at one size: `len(source)` examples, of which `source[i]` is the one called `names[i]`."""
 
     label_space: LabelSpace
     names: list[str]
     size: tuple[int, int]
+    """Height and width of the examples, in pixels."""
     notes: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)
-    """What a user should know about how the split was made, in sentences."""
+    """Sentences for the user about how the split was made."""
 
     def __len__(self) -> int:
         return len(self.names)
 
     def placed(self, index: int, place: Place) -> Example:
-        """As `source[index]`; where crops are random, the one at `place`."""
+        """Returns example `index`. A source of random crops cuts the crop at `place`; other sources ignore `place`."""
         return self[index]
 
     def __getitem__(self, index: int) -> Example:
-        """An example."""
+        """Returns example `index`; a source of random crops cuts it from the middle."""
         raise NotImplementedError
 
 
 def full_batches(items: Iterable[Item], size: int) -> Iterator[tuple[list[Item], int]]:
-    """Batches of `size` items in order, so that one shape is compiled; the last batch is filled up with its last item.
+    """Splits items into batches of `size`, in order. The last batch is filled up with copies of its last item.
 
-    Yields each batch with the number of its items that are not such copies.
+    All batches have one size, so a jitted function is compiled once. Each batch comes with the number of its items that are no
+    such copies.
     """
     items = iter(items)
     while batch := list(itertools.islice(items, size)):

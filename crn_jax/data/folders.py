@@ -1,4 +1,7 @@
-"""How data sets lie on disk: as their publishers pack them, unpacked, and one's own. Files go by the name that pairs them."""
+"""The folders of each data set, published or one's own: which photographs and layouts belong to a split.
+
+A photograph and its layout are paired by name, which is what their file names have in common.
+"""
 
 import unicodedata
 from collections.abc import Callable, Collection
@@ -17,27 +20,31 @@ _CAMVID_TEST = (("0001TP_008550", "0001TP_010380"), ("Seq05VD_f00000", "Seq05VD_
 
 
 class Found(NamedTuple):
-    """A split's files by name, and what there is to say about how they were chosen. Some may lack their partner."""
+    """A split's photographs and layouts by name. A name may have only one of the two."""
 
     photographs: dict[str, Path]
     layouts: dict[str, Path]
     notes: tuple[str, ...] = ()
+    """Sentences for the user about how the files were chosen."""
 
     def names(self) -> list[str]:
-        """Of all pairs, and of all files without a partner."""
+        """Returns the sorted names of all photographs and layouts, with or without a partner."""
         return sorted(self.photographs.keys() | self.layouts.keys())
 
     def only(self, names: Collection[str], *notes: str) -> "Found":
-        """What goes by these names."""
-        photographs, layouts = ({n: files[n] for n in names if n in files} for files in self[:2])
+        """Returns the files of these names, with further notes."""
+        photographs, layouts = ({n: files[n] for n in names if n in files} for files in (self.photographs, self.layouts))
         return Found(photographs, layouts, self.notes + notes)
 
 
 def camvid(root: Path, split: str, labels: str) -> Found:
-    """The 11-class split (`train`, `trainannot`, `val`, `valannot`), or the original release of 701 frames in 32 colours.
+    """Finds CamVid: the 11-class split (`train`, `trainannot`, `val`, `valannot`), or the original release of 701 frames.
 
-    That is split by `train.txt` and `val.txt` (a file a line, whatever its folder and what follows), else as the 11 classes
-    are; either way, test frames are left out.
+    The original release, in 32 colours, is split by `train.txt` and `val.txt`, if both exist. Each line of these begins with a
+    file name, with or without a folder. Without them, frames are split as those of the 11 classes. Test frames are left out.
+
+    Raises:
+      UserError: if `labels` do not match the release, or if a listed frame, a folder or its files are missing.
     """
     original = (root / _CAMVID_PHOTOGRAPHS).is_dir()
     if original and labels == "camvid":
@@ -48,7 +55,10 @@ def camvid(root: Path, split: str, labels: str) -> Found:
 
 
 def cityscapes(root: Path, split: str, labels: str) -> Found:
-    """`leftImg8bit` and `gtFine` with a folder for each city; layouts of labelIds, or of trainIds, which its scripts write."""
+    """Finds Cityscapes: `leftImg8bit` and `gtFine` with a folder for each city.
+
+    Layouts hold labelIds, or for the labels `cityscapes_trainids` the trainIds that Cityscapes' own scripts write.
+    """
     layouts = "labelTrainIds" if labels == "cityscapes_trainids" else "labelIds"
     return Found(
         by_name(root / "leftImg8bit" / split, "*/*_leftImg8bit.png", _city_frame),
@@ -57,13 +67,16 @@ def cityscapes(root: Path, split: str, labels: str) -> Found:
 
 
 def ade20k(root: Path, split: str) -> Found:
-    """ADEChallengeData2016: `images` and `annotations`, with `training` and `validation`."""
+    """Finds ADEChallengeData2016: `images` and `annotations`, each with `training` and `validation`."""
     part = {"train": "training", "val": "validation"}[split]
     return Found(by_name(root / "images" / part), by_name(root / "annotations" / part))
 
 
 def cocostuff(root: Path, split: str) -> Found:
-    """`train2017` and `val2017`, layouts in `stuffthingmaps_trainval2017`; or, as its README, in `images`, `annotations`."""
+    """Finds COCO-Stuff: `train2017` and `val2017`, with layouts in `stuffthingmaps_trainval2017`.
+
+    The folders of its README, `images` and `annotations`, are found as well.
+    """
     part = f"{split}2017"
     photographs, layouts = (
         root / (other if (root / other / part).is_dir() else usual) / part
@@ -73,9 +86,10 @@ def cocostuff(root: Path, split: str) -> Found:
 
 
 def gta5(root: Path, split: str) -> Found:
-    """`images` and `labels`, numbered; split by `split.mat` (of read_mapping.zip), else the last tenth is held out.
+    """Finds GTA5: numbered `images` and `labels`, split by `split.mat` (from read_mapping.zip), if it exists.
 
-    Neighbours come from one drive, so a tenth that is scattered would be held out in name only.
+    Without `split.mat`, the last tenth is held out. Neighbouring frames come from one drive and look alike, so held-out frames
+    that are scattered among the training frames would prove little.
     """
     found, file = Found(by_name(root / "images"), by_name(root / "labels")), root / "split.mat"
     if file.is_file():
@@ -86,13 +100,13 @@ def gta5(root: Path, split: str) -> Found:
     names = found.names()
     held_out = -(-len(names) // _HELD_OUT_EVERY)
     part = names[-held_out:] if split == "val" else names[:-held_out]
-    return found.only(part, f"{root} has no split.mat: its last tenth, {held_out:,} names, is held out.")
+    return found.only(part, f"{root} has no split.mat, so the last tenth, {held_out:,} names, is held out.")
 
 
 def folder(root: Path, split: str) -> Found:
-    """One's own `photographs` and `layouts`, in `train` and `val`; without `val`, every 10th name is held out.
+    """Finds a user's own `photographs` and `layouts`, in `train` and `val`.
 
-    Without `train` as well, the two lie in the top folder.
+    Without `val`, every 10th name of `train` is held out. Without `train` and `val`, the two folders lie in `root`.
     """
     train, val = (root / part if (root / part).is_dir() else None for part in ("train", "val"))
     chosen = val if split == "val" and val else train or root
@@ -102,24 +116,26 @@ def folder(root: Path, split: str) -> Found:
     names = found.names()
     held_out = names[::_HELD_OUT_EVERY]
     part = held_out if split == "val" else sorted({*names} - {*held_out})
-    return found.only(part, f"{root} has no val: every {_HELD_OUT_EVERY}th name, {len(held_out):,} in all, is held out.")
+    return found.only(part, f"{root} has no val, so every {_HELD_OUT_EVERY}th name, {len(held_out):,} in all, is held out.")
 
 
 def by_name(folder: Path, pattern: str = "*", name: Callable[[Path], str] = lambda path: path.stem) -> dict[str, Path]:
-    """The images in a folder, by names in NFC: macOS takes letters apart, so that a name may be spelt in two ways.
+    """Finds the images of a folder, by name.
+
+    Names are in Unicode's form NFC. macOS stores an accent as a character of its own, so one name may be spelt in two ways.
 
     Raises:
-      UserError: if there is no such folder, if it has none, or two of one name.
+      UserError: if there is no such folder, if it has no images, or if two images have one name.
     """
     if not folder.is_dir():
-        raise UserError(f"{folder}: there is no such folder; does --data.root name the data set's top folder?")
+        raise UserError(f"{folder}: there is no such folder. Does --data.root name the data set's top folder?")
     files: dict[str, Path] = {}
     for path in sorted(folder.glob(pattern), key=str):
         if path.suffix.lower() not in _SUFFIXES or path.name.startswith(".") or not path.is_file():
             continue
         key = unicodedata.normalize("NFC", name(path))
         if other := files.get(key):
-            raise UserError(f"{other} and {path} have one name, so their partner is unclear; remove or rename one.")
+            raise UserError(f"{other} and {path} have one name, so their partner is unclear. Remove or rename one.")
         files[key] = path
     if not files:
         raise UserError(f"{folder}: no files match {pattern} and end in {', '.join(_SUFFIXES)}.")
@@ -127,24 +143,24 @@ def by_name(folder: Path, pattern: str = "*", name: Callable[[Path], str] = lamb
 
 
 def numbers_in(file: Path, key: str) -> set[int]:
-    """The numbers that a split in a MATLAB file lists under `key`.
+    """Reads the numbers that a MATLAB file lists under `key`.
 
     Raises:
-      UserError: if the file is damaged, or lists none.
+      UserError: if the file is damaged, or lists no numbers.
     """
     import scipy.io  # slow to import, and seldom needed
 
     try:
         numbers = {int(number) for number in scipy.io.loadmat(file)[key].ravel()}
-    except Exception as error:  # of a dozen kinds: SciPy does not check what it reads
-        raise UserError(f"{file}: there is no {key} to be read ({error}). Fetch it again, or remove it.") from error
+    except Exception as error:  # SciPy does not check what it reads, so a damaged file fails in a dozen ways
+        raise UserError(f"{file}: {key} cannot be read ({error}). Fetch the file again, or remove it.") from error
     if not numbers:
-        raise UserError(f"{file}: {key} is empty. Fetch it again, or remove it.")
+        raise UserError(f"{file}: {key} is empty. Fetch the file again, or remove it.")
     return numbers
 
 
 def some(names: list[str]) -> str:
-    """The first five, and how many more there are."""
+    """Lists the first five names, and says how many more there are."""
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
@@ -154,7 +170,7 @@ def _original_camvid(root: Path, split: str) -> Found:
     lists = {part: root / f"{part}.txt" for part in ("train", "val")}
     if not all(file.is_file() for file in lists.values()):
         names = [name for name in found.names() if _camvid_split(name) == split]
-        return found.only(names, f"{root} has no train.txt and val.txt: split as the 11 classes are.")
+        return found.only(names, f"{root} has no train.txt and val.txt, so it is split as CamVid's 11 classes are.")
     names = [Path(line.split()[0]).stem.removesuffix("_L") for line in lists[split].read_text().splitlines() if line.strip()]
     if unknown := sorted({*names} - {*found.names()}):
         raise UserError(f"{lists[split]} names {len(unknown)} frames that are not in {root}: {some(unknown)}.")

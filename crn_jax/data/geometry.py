@@ -1,22 +1,24 @@
-"""From files of any size to the size that is trained on, `(height, width)` in pixels.
+"""Geometry: how files of any size reach the size that is trained on. Sizes are `(height, width)` in pixels.
 
-A photograph and its layout are sampled from one region of theirs, in fractions of a pixel, so they stay aligned: photographs
-antialiased, layouts from the nearest pixel, as a mixture of two class indices would be a third class.
+A photograph and its layout are sampled from the same region, given in fractions of a pixel, so they stay aligned. Photographs
+are antialiased. Layouts take the nearest pixel, because a mixture of two class indices would be a third class.
 """
 
 import math
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
+from jaxtyping import Integer, UInt8
 from PIL import Image
 
 from crn_jax.errors import UserError
 
 Fit = Literal["resize", "crop", "random_crop", "pad"]
-"""How files reach a size; `DataConfig.fit` says what each is."""
+"""The way in which files reach a size. `DataConfig.fit` explains each."""
 
 Place = tuple[float, float]
-"""Where a crop lies between the first place and the last, down and to the right: 0 ... 1."""
+"""The place of a crop, down and to the right, each from 0 (topmost, leftmost) to 1 (lowest, rightmost)."""
 
 MIDDLE: Place = (0.5, 0.5)
 _ASPECT_TOLERANCE = 0.02
@@ -24,21 +26,22 @@ _LARGEST_BASE = 12
 
 
 class View(NamedTuple):
-    """A region of a picture, and how it is shown at a size. Both pictures of a pair are shown by the same view."""
+    """A region of a picture, and how it is shown at a size. A photograph and its layout share one view."""
 
     size: tuple[int, int]
+    """Height and width of the result, in pixels."""
     box: tuple[float, float, float, float]
-    """The region: left, top, right, bottom, in the picture's pixels."""
+    """The region's left, top, right and bottom edge, in the picture's pixels."""
     shown: tuple[int, int]
-    """The size that the region becomes; within `size`, with a margin around it, for pad."""
+    """Height and width of the region in the result. With pad, it is smaller than `size`, and a margin surrounds it."""
 
-    def photograph(self, photograph: Image.Image) -> np.ndarray:  # uint8 [H, W, 3]
-        """Of an RGB photograph; margins are black."""
+    def photograph(self, photograph: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
+        """Shows an RGB photograph; margins are black."""
         # Pillow's bicubic filter widens when it shrinks, so it is antialiased.
         return self._sample(photograph, Image.Resampling.BICUBIC, (0, 0, 0))
 
-    def layout(self, layout: np.ndarray, void: int) -> np.ndarray:  # [h, w] -> [H, W]
-        """Of a layout; margins are `void`."""
+    def layout(self, layout: Integer[np.ndarray, "h w"], void: int) -> Integer[np.ndarray, "H W"]:
+        """Shows a layout; margins are of class `void`."""
         return self._sample(Image.fromarray(layout), Image.Resampling.NEAREST, void)
 
     def _sample(self, image: Image.Image, resampling: Image.Resampling, margin) -> np.ndarray:
@@ -51,11 +54,11 @@ class View(NamedTuple):
         return np.asarray(canvas)
 
 
-def view(shape: tuple[int, int], size: tuple[int, int], fit: Fit, place: Place = MIDDLE, path="") -> View:
-    """How a picture of `shape`, in the file `path`, reaches `size`.
+def view(shape: tuple[int, int], size: tuple[int, int], fit: Fit, place: Place = MIDDLE, path: str | Path = "") -> View:
+    """Returns the view by which a picture of `shape`, in the file `path`, reaches `size`.
 
     Raises:
-      UserError: if the aspect ratios differ by more than 2% and `fit` is resize; it lists the nearest sizes that fit.
+      UserError: if the aspect ratios differ by more than 2% and `fit` is resize. The message lists the nearest sizes that fit.
     """
     (h, w), (height, width) = shape, size
     if fit == "resize":
@@ -72,9 +75,9 @@ def view(shape: tuple[int, int], size: tuple[int, int], fit: Fit, place: Place =
 
 
 def sizes_that_fit(shape: tuple[int, int], near: tuple[int, int]) -> dict[tuple[int, int], list[tuple[int, int]]]:
-    """Up to three bases of cascades with the aspect ratio of `shape`, the smallest first, each with its sizes about `near`.
+    """Finds up to three bases of cascades with the aspect ratio of `shape`, the smallest first, each with two sizes by `near`.
 
-    A cascade's sizes are `base * 2**i`. These are within the 2% that a picture may be stretched by.
+    The sizes of a cascade are `base * 2**i`. The aspect ratios differ by at most the 2% that a picture may be stretched.
     """
     numbers, fitting = range(1, _LARGEST_BASE + 1), {}
     ratios = [(a, b) for a in numbers for b in numbers if math.gcd(a, b) == 1 and alike((a, b), shape)]
@@ -86,12 +89,12 @@ def sizes_that_fit(shape: tuple[int, int], near: tuple[int, int]) -> dict[tuple[
 
 
 def alike(one: tuple[int, int], other: tuple[int, int]) -> bool:
-    """Whether two sizes have one aspect ratio, to 2%, so that a picture of one may be stretched to the other."""
+    """Tells whether two aspect ratios differ by at most 2%, so that a picture of one size may be stretched to the other."""
     (h, w), (height, width) = one, other
     return abs(h * width - w * height) <= _ASPECT_TOLERANCE * w * height
 
 
-def _another_aspect_ratio(shape: tuple[int, int], size: tuple[int, int], path) -> str:
+def _another_aspect_ratio(shape: tuple[int, int], size: tuple[int, int], path: str | Path) -> str:
     (h, w), (height, width) = shape, size
     bases = [
         f"--cascade.base {a} {b} ({' or '.join(f'{y}x{x}' for y, x in sizes)})"
@@ -99,6 +102,6 @@ def _another_aspect_ratio(shape: tuple[int, int], size: tuple[int, int], path) -
     ]
     cascades = f", or a cascade that it fits: {'; '.join(bases)}" if bases else ""
     return (
-        f"{path}: {h}x{w} has another aspect ratio than the cascade's {height}x{width}. Crop it; or train with --data.fit "
+        f"{path}: {h}x{w} has another aspect ratio than the cascade's {height}x{width}. Crop it, or train with --data.fit "
         f"crop, random_crop or pad{cascades}."
     )

@@ -1,34 +1,35 @@
-"""NYU Depth v2's labelled frames, in the file as published: MATLAB 7.3, which is HDF5.
+"""The labelled frames of NYU Depth v2, read from the published MATLAB 7.3 file, which is an HDF5 file.
 
-MATLAB stores columns first, so what it calls `[480, 640, 3, 1449]` is `[1449, 3, 640, 480]` here; frames are turned upright
-as they are read. Labels are ids 0 (unlabelled) ... 894.
+MATLAB stores columns first, so its array `[480, 640, 3, 1449]` is `[1449, 3, 640, 480]` in HDF5. Frames are turned upright when
+they are read. Labels are ids from 0 (unlabelled) to 894.
 """
 
 from pathlib import Path
 
 import h5py
 import numpy as np
+from jaxtyping import UInt8, UInt16
 
 from crn_jax.data.folders import numbers_in
 from crn_jax.errors import UserError
 
 _FILE, _SPLIT = "nyu_depth_v2_labeled.mat", "splits.mat"
 _TRAINING = 1200
-"""Of 1449; the paper's."""
+"""The number of training frames in the paper, the first of 1449."""
 
 
 def find_frames(root: Path, split: str) -> tuple[Path, list[int], str]:
-    """The file, a split's frames as numbers from 1 on, and how they were chosen.
+    """Returns the file, the numbers of a split's frames (counted from 1), and a sentence about how they were chosen.
 
-    By `splits.mat` (795 and 654 frames, so that no scene is in both), if it lies beside; else the first 1200 and the last 249,
-    as the paper.
+    If `splits.mat` lies beside the file, it decides: 795 training and 654 held-out frames, which share no scene. Otherwise the
+    first 1200 frames are for training and the last 249 are held out, as in the paper.
 
     Raises:
-      UserError: if the file is missing or another one.
+      UserError: if the file is missing, or if its arrays have other shapes.
     """
     path = root / _FILE
     if not path.is_file():
-        raise UserError(f"{path}: there is no such file; does --data.root name the folder that it is in?")
+        raise UserError(f"{path}: there is no such file. Does --data.root name the folder that it is in?")
     with _opened(path) as file:
         shapes = {key: file[key].shape if key in file else None for key in ("images", "labels")}
     images, labels = shapes["images"], shapes["labels"]
@@ -39,18 +40,19 @@ def find_frames(root: Path, split: str) -> tuple[Path, list[int], str]:
         frames = sorted(numbers_in(root / _SPLIT, {"train": "trainNdxs", "val": "testNdxs"}[split]))
         if not 1 <= frames[0] <= frames[-1] <= count:
             raise UserError(f"{root / _SPLIT} lists frames {frames[0]}..{frames[-1]}, but {path} has 1..{count}.")
-        return path, frames, f"Frames as {root / _SPLIT} splits them."
-    frames = range(1, _TRAINING + 1) if split == "train" else range(_TRAINING + 1, count + 1)
-    return path, list(frames), f"{root} has no {_SPLIT}: the first {_TRAINING} frames to train on, and the rest held out."
+        return path, frames, f"{root / _SPLIT} splits the frames."
+    first, last = (1, _TRAINING) if split == "train" else (_TRAINING + 1, count)
+    note = f"{root} has no {_SPLIT}, so the first {_TRAINING} frames are for training, and the others are held out."
+    return path, list(range(first, last + 1)), note
 
 
-def read_frame(path: Path, number: int) -> tuple[np.ndarray, np.ndarray]:
-    """The frame `number`, from 1 on: its photograph uint8 `[480, 640, 3]`, and its ids uint16 `[480, 640]`.
+def read_frame(path: Path, number: int) -> tuple[UInt8[np.ndarray, "H W 3"], UInt16[np.ndarray, "H W"]]:
+    """Reads the photograph and the ids of frame `number`, counted from 1. The published frames are 480x640.
 
     The file is opened each time, which takes a millisecond and leaves no handle to share with threads and processes.
 
     Raises:
-      UserError: naming file and frame, if it is damaged.
+      UserError: if the frame cannot be read. The message names file and frame.
     """
     with _opened(path) as file:
         try:

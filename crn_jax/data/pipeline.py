@@ -1,4 +1,4 @@
-"""Batches in an order that is a pure function of (seed, step), so that resuming is `first_step` and nothing else."""
+"""Batches of examples. Their order is a pure function of seed and step, so resuming needs nothing but the first step."""
 
 from collections.abc import Iterator, Sequence, Sized
 
@@ -10,7 +10,7 @@ from crn_jax.errors import UserError
 
 
 def steps_per_epoch(source: Source, batch_size: int) -> int:
-    """Full batches in one pass over the source; the examples left over change from epoch to epoch.
+    """Returns the number of full batches in one pass over the source. The examples left over change from epoch to epoch.
 
     Raises:
       UserError: if the batch is larger than the source.
@@ -29,13 +29,20 @@ def training_batches(
     rows: Sequence[int] | None = None,
     flip: bool = False,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Endless batches from step `first_step` on, each epoch in a new order, decoded ahead by `threads` threads.
+    """Yields batches without end, from step `first_step` on; each epoch has a new order.
 
-    Of every batch, only `rows` (default: all) are decoded: those of this process. The batch as a whole does not depend on
-    how many processes there are. With `flip`, half of the examples are mirrored, others in each epoch. Where the source cuts
-    crops, it cuts others in each epoch as well.
+    Args:
+      source: the examples.
+      batch_size: examples in a batch of all processes.
+      seed: determines order, mirroring and random crops.
+      first_step: the step to begin at, counted from 0.
+      threads: the number of threads that decode ahead.
+      rows: the rows of each batch that this process decodes; None means all. The batch as a whole does not depend on the
+        number of processes.
+      flip: mirrors half of the examples, a different half in each epoch.
 
-    Yields `{"layout": uint8 [rows, H, W], "photograph": uint8 [rows, H, W, 3]}`.
+    Yields:
+      `{"layout": uint8 [rows, H, W], "photograph": uint8 [rows, H, W, 3]}`. Random crops differ from epoch to epoch.
     """
     rows = list(range(batch_size)) if rows is None else rows
 
@@ -50,14 +57,17 @@ def training_batches(
 
 
 def spread(over: Sized, limit: int) -> list[int]:
-    """At most `limit` positions, spread evenly over a source (or anything else that has a length)."""
+    """Returns at most `limit` positions, spread evenly over a source or anything else that has a length."""
     return np.linspace(0, len(over) - 1, min(limit, len(over))).round().astype(int).tolist()
 
 
 def validation_batches(
     source: Source, batch_size: int, indices: Sequence[int], rows: Sequence[int] | None = None
 ) -> Iterator[dict[str, np.ndarray]]:
-    """The examples `indices` in order, as `full_batches`; `rows` as in `training_batches`."""
+    """Yields the examples `indices` in order, in the batches of `full_batches`.
+
+    Each batch is a dict as in `training_batches`, where `rows` is explained, too.
+    """
     rows = range(batch_size) if rows is None else rows
     for batch, _ in full_batches(indices, batch_size):
         yield _decode(source, [batch[row] for row in rows])

@@ -1,8 +1,4 @@
-"""Data sets on disk (and the procedural one) as random-access sources of examples.
-
-An example is `{"layout": uint8 [H, W] class indices, "photograph": uint8 [H, W, 3]}` at the size asked for. (Layouts are uint16
-past 256 classes.)
-"""
+"""Data sets on the disk, and procedural streets, as sources with random access. `examples.py` says what a source is."""
 
 import dataclasses
 from pathlib import Path
@@ -33,48 +29,51 @@ _LABELS = {
     "cocostuff": "cocostuff",
 }
 TOO_FEW = "Where a data set has no split of its own, every 10th pair is held out, so at least 2 are needed."
-_ORIENTATION = 0x0112  # of EXIF
-_TURNED = range(2, 9)  # its values by which viewers turn or mirror a picture
+_ORIENTATION = 0x0112  # the tag in EXIF
+_TURNED = range(2, 9)  # the orientations at which viewers turn or mirror a picture
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Which data, and where."""
+    """The data set, its folder, and how its files become examples."""
 
     source: Literal["camvid", "cityscapes", "streets", "ade20k", "nyu", "gta5", "cocostuff", "folder"]
-    """camvid: {train,val}/ and {train,val}annot/, or (--data.labels camvid32) 701_StillsRaw_full/ and LabeledApproved_full/;
-    cityscapes: leftImg8bit/ and gtFine/; ade20k: images/ and annotations/; nyu: nyu_depth_v2_labeled.mat; gta5: images/ and
-    labels/; cocostuff: {train,val}2017/ and stuffthingmaps_trainval2017/; folder: one's own {train,val}/{photographs,layouts}/,
-    or photographs/ and layouts/, of which every 10th is held out; streets: made on the fly."""
+    """The data set. camvid has {train,val}/ and {train,val}annot/, or (--data.labels camvid32) 701_StillsRaw_full/ and
+    LabeledApproved_full/; cityscapes has leftImg8bit/ and gtFine/; ade20k has images/ and annotations/; nyu has
+    nyu_depth_v2_labeled.mat; gta5 has images/ and labels/; cocostuff has {train,val}2017/ and stuffthingmaps_trainval2017/;
+    folder is your own: {train,val}/{photographs,layouts}/, or photographs/ and layouts/, of which every 10th pair is held out;
+    streets are drawn on the fly."""
     root: str | None = None
-    """Folder of the data set; streets needs none."""
+    """The folder of the data set. Streets need none."""
     labels: str | None = None
-    """The layouts' classes: a name such as cityscapes_trainids, or a JSON file of one's own. None: the source's usual ones."""
+    """The classes of the layouts: a name such as cityscapes_trainids, or a JSON file of your own. None: the data set's usual
+    classes."""
     fit: Fit = "resize"
-    """How files reach the size. resize: stretched, by 2% at most; crop: the middle, as much as fits; random_crop: likewise, but
-    anywhere in it, elsewhere in each epoch (held-out ones: the middle); pad: all of it, and void, in black, around it."""
+    """How files reach the size. resize stretches a picture by at most 2%; crop keeps as much of the middle as fits; random_crop
+    keeps as much, at a new place in each epoch (held-out pictures: the middle); pad adds a black margin of class void."""
     num_scenes: int = 2000
-    """Training scenes of streets."""
+    """The number of training scenes of streets."""
     clear_days: bool = False
-    """Streets on clear days only, which leaves less for the cascade to guess than any hour and weather."""
+    """Draw streets on clear days only. They leave less for the cascade to guess than streets at any hour and in any weather."""
     flip: bool = False
-    """Mirror half of the training examples, others in each epoch. The authors do not."""
+    """Mirror half of the training examples, a different half in each epoch. The authors do not mirror."""
     vivid: bool = False
-    """Photographs with tone and detail boosted, as the released 512p and 1024p models learned from them; slow, so cache it."""
+    """Boost tone and detail of the photographs, as for the released 512p and 1024p models. This is slow, so use a cache."""
     cache: str | None = None
-    """Folder of examples that are decoded and resized once; whatever changes makes another cache in it."""
+    """A folder where examples are kept, decoded and resized. If the data or their settings change, another cache is built."""
     threads: int = 2
-    """Threads that decode ahead of the training step."""
+    """The number of threads that decode examples ahead of the training step."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Photographs(Source):
-    """Photographs and layouts of any size, each pair of one size."""
+    """A source of pairs of any size. The photograph and the layout of a pair have one size."""
 
     fit: Fit = dataclasses.field(default="resize", kw_only=True)
+    """How pairs reach the source's size."""
 
     def read(self, index: int) -> tuple[Image.Image, np.ndarray, str | Path]:
-        """A pair at its own size, and the name of its file for messages."""
+        """Reads a photograph and its layout at their own size, and says for messages where they come from."""
         raise NotImplementedError
 
     def __getitem__(self, index: int) -> Example:
@@ -92,9 +91,10 @@ class Photographs(Source):
 
 @dataclasses.dataclass(frozen=True)
 class PairedFiles(Photographs):
-    """Photographs and layouts in files."""
+    """A source of photographs and layouts in image files."""
 
     pairs: list[tuple[Path, Path]]
+    """The file of each photograph and that of its layout."""
 
     def read(self, index: int) -> tuple[Image.Image, np.ndarray, Path]:
         photograph_path, layout_path = self.pairs[index]
@@ -102,18 +102,19 @@ class PairedFiles(Photographs):
         if photograph.size != layout.shape[::-1]:
             raise UserError(
                 f"{photograph_path} is {photograph.height}x{photograph.width}, but its layout {layout_path} is "
-                f"{layout.shape[0]}x{layout.shape[1]}: a photograph and its layout need the same size; correct "
-                f"or remove both."
+                f"{layout.shape[0]}x{layout.shape[1]}. A photograph and its layout need the same size. Correct or "
+                f"remove both."
             )
         return photograph, layout, layout_path
 
 
 @dataclasses.dataclass(frozen=True)
 class LabelledFrames(Photographs):
-    """NYU Depth v2's, in one file; `frames` counts from 1 on."""
+    """The frames of NYU Depth v2, which are all in one file."""
 
     file: Path
     frames: list[int]
+    """The numbers of the frames in the file, counted from 1."""
 
     def read(self, index: int) -> tuple[Image.Image, np.ndarray, str]:
         where = f"{self.file}, frame {self.frames[index]}"
@@ -123,10 +124,12 @@ class LabelledFrames(Photographs):
 
 @dataclasses.dataclass(frozen=True)
 class Streets(Source):
-    """Procedural street scenes; `first` is the index of the first one."""
+    """A source of procedural street scenes."""
 
     first: int
+    """The index of the first scene, for `render_street`."""
     clear_days: bool
+    """Whether all scenes show a clear day."""
 
     def __getitem__(self, index: int) -> Example:
         street = render_street(self.first + range(len(self))[index], self.size, self.clear_days)
@@ -137,39 +140,39 @@ def open_photograph(path: Path) -> Image.Image:
     """Decodes a photograph as 8-bit RGB.
 
     Raises:
-      UserError: if it is damaged; if it is of more than 8 bits, which Pillow would clip; or if it looks otherwise to people
-        than its pixels say, as viewers turn it, or as parts of it are transparent.
+      UserError: if it is damaged, if it has more than 8 bits a channel, which Pillow would clip, or if people see something
+        else than its pixels, because viewers turn or mirror it, or because parts of it are transparent.
     """
     image = open_image(path)
     if image.mode.startswith(("I", "F")):
-        raise UserError(f"{path}: the photograph has more than 8 bits a channel ({image.mode}); save it with 8.")
+        raise UserError(f"{path}: the photograph has more than 8 bits a channel ({image.mode}). Save it with 8.")
     if (orientation := _orientation(image)) in _TURNED:
         raise UserError(
-            f"{path}: viewers turn or mirror the photograph, as its EXIF orientation is {orientation}; save it upright, "
-            f"without its EXIF orientation."
+            f"{path}: viewers turn or mirror the photograph, because its EXIF orientation is {orientation}. Save it upright, "
+            f"without an EXIF orientation."
         )
     if image.has_transparency_data:
         image = image.convert("RGBA")
         if clear := np.count_nonzero(np.asarray(image)[..., 3] < 255):
-            raise UserError(f"{path}: {clear:,} pixels are transparent; save the photograph without transparency.")
+            raise UserError(f"{path}: {clear:,} pixels are transparent. Save the photograph without transparency.")
     return image.convert("RGB")
 
 
 def _orientation(image: Image.Image) -> int:
     try:
         return image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # of many types: it is damaged, and viewers do without it
+    except Exception:  # damaged EXIF data fail in many ways, and viewers ignore them
         return 1
 
 
 def label_space_of(data: DataConfig) -> LabelSpace:
-    """The classes of a data set.
+    """Returns the classes of a data set.
 
     Raises:
-      UserError: if `data.labels` are missing, unknown, or not for this source.
+      UserError: if `data.labels` are missing, unknown, or not possible for this data set.
     """
     if data.labels is not None and data.source == "streets":
-        raise UserError(f"--data.labels {data.labels}: streets are made with Cityscapes' classes; leave it out.")
+        raise UserError(f"--data.labels {data.labels}: streets are made with Cityscapes' classes. Leave this option out.")
     labels = data.labels or _LABELS.get(data.source)
     if labels is None:
         raise UserError(f"The data set {data.source} needs its classes: --data.labels NAME, or a JSON file of your own.")
@@ -183,13 +186,13 @@ def open_source(
     progress: Progress | None = None,
     label_space: LabelSpace | None = None,
 ) -> Source:
-    """Lists a split's examples; nothing is decoded yet, but where there is to be a cache: that is built, see `cache.cached`.
+    """Lists a split's examples. If `data.cache` is set, `cache.cached` builds the cache now; else nothing is decoded.
 
-    With a `label_space`, such as a run's own, `data.labels` are not looked at.
+    If a `label_space` is given, such as that of a run, it is used in place of `data.labels`.
 
     Raises:
-      UserError: if the folder is missing or empty, or if a photograph or a layout lacks its partner (of GTA5's, some are
-        missing as published; they are left out, and `notes` says how many).
+      UserError: if the folder is missing or empty, or if a photograph or a layout has no partner. Only the published GTA5
+        lacks some partners; the files without one are left out, and the source's `notes` tell how many.
     """
     source = _listed(data, split, size, label_space or label_space_of(data))
     if data.vivid:
@@ -208,7 +211,7 @@ def _listed(data: DataConfig, split: Split, size: tuple[int, int], label_space: 
     if data.source == "nyu":
         file, frames, note = nyu.find_frames(_root(data), split)
         if not frames:
-            raise UserError(f"{file}: it has no frame to {'train on' if split == 'train' else 'hold out'}.")
+            raise UserError(f"{file}: there is no frame to {'train on' if split == 'train' else 'hold out'}.")
         names = [f"{frame:04d}" for frame in frames]
         return LabelledFrames(label_space, names, size, file, frames, fit=fit, notes=(note,))
     found = _found(data, split, label_space)
@@ -221,10 +224,11 @@ def _listed(data: DataConfig, split: Split, size: tuple[int, int], label_space: 
 
 
 def pairs_of(data: DataConfig, split: Split) -> tuple[dict[str, Path], dict[str, Path]]:
-    """A split's photographs and layouts by name, with or without their partner; of sources that are pairs of files.
+    """Finds a split's photographs and layouts by name, with or without a partner.
 
     Raises:
       UserError: if a folder is missing or empty, or if two of its files have one name.
+      ValueError: if the data set is not kept as pairs of files, as streets and nyu are not.
     """
     found = _found(data, split)
     return found.photographs, found.layouts
@@ -255,7 +259,7 @@ def _root(data: DataConfig) -> Path:
 
 
 def _without_partners(found: folders.Found, refuse: bool) -> list[str]:
-    """What there is to say about files without a partner; raises it as a UserError, if they are to be refused."""
+    """Describes files without a partner in sentences, or raises these as a UserError if such files are refused."""
     problems = []
     for what, partner, files, others in (
         ("photographs", "layout", found.photographs, found.layouts),
@@ -264,5 +268,5 @@ def _without_partners(found: folders.Found, refuse: bool) -> list[str]:
         if lonely := sorted(str(files[name]) for name in files.keys() - others.keys()):
             problems.append(f"{len(lonely)} {what} without a {partner}: {folders.some(lonely)}.")
     if problems and refuse:
-        raise UserError(" ".join(problems) + " Pairs are matched by file name; add or remove the files named.")
+        raise UserError(" ".join(problems) + " Pairs are matched by file name. Add the partners, or remove these files.")
     return [f"Left out: {problem}" for problem in problems]

@@ -1,14 +1,15 @@
-"""Procedural street scenes: a layout with Cityscapes' classes and a photograph-like image of it, for any index and size.
+"""Procedural street scenes: for any index and size, a layout with Cityscapes' classes and an image of it like a photograph.
 
-The layout fixes what stands where. The photograph also depends on choices that the layout does not show (time of day,
-weather, the colour of every car), so that a layout has many right answers, as in the paper's section on diversity.
+The layout fixes what stands where. The photograph also depends on choices that the layout does not show: the time of day, the
+weather, the colour of every car. A layout therefore has many right answers, as in the paper's section on diversity.
 """
 
 import dataclasses
 import itertools
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFilter
 
 from crn_jax.data.labels.label_space import CITYSCAPES
@@ -18,8 +19,10 @@ CAR_COLORS = {
     "red": (176, 28, 32), "blue": (36, 62, 150), "white": (226, 226, 222), "black": (30, 30, 34), "silver": (150, 154, 158),
     "yellow": (214, 176, 40),
 }  # fmt: skip
-TIMES = ("day", "dusk", "night")
-WEATHERS = ("clear", "overcast", "fog")
+Time = Literal["day", "dusk", "night"]
+Weather = Literal["clear", "overcast", "fog"]
+TIMES: tuple[Time, ...] = get_args(Time)
+WEATHERS: tuple[Weather, ...] = get_args(Weather)
 
 # Ambient light (RGB factors), then the sky's colour at its top and at the horizon.
 LIGHT = {
@@ -34,33 +37,38 @@ _CAMERA_HEIGHT = 1.5
 
 
 class Choices(NamedTuple):
-    """What the photograph shows and the layout does not."""
+    """The choices that a photograph shows and its layout does not."""
 
-    time: Literal["day", "dusk", "night"]
-    weather: Literal["clear", "overcast", "fog"]
+    time: Time
+    weather: Weather
     car_colors: tuple[str, ...]
+    """The names of the cars' colours in `CAR_COLORS`, from the farthest car to the nearest."""
 
 
 class Street(NamedTuple):
-    """`layout` uint8 [H, W] class indices of `CITYSCAPES`, `photograph` uint8 [H, W, 3], and the hidden choices."""
+    """A scene: the layout in class indices of `CITYSCAPES`, the RGB photograph, and the hidden choices."""
 
-    layout: np.ndarray
-    photograph: np.ndarray
+    layout: UInt8[np.ndarray, "H W"]
+    photograph: UInt8[np.ndarray, "H W 3"]
     choices: Choices
 
 
-def render_street(index: int, size: tuple[int, int], clear_days: bool = False, time: str | None = None) -> Street:
-    """Draws scene `index` at `size` (height, width), on a clear day if asked, or at another of `TIMES` than its own.
+def render_street(index: int, size: tuple[int, int], clear_days: bool = False, time: Time | None = None) -> Street:
+    """Draws scene `index`. The same arguments give the same arrays.
 
-    The same arguments give the same arrays.
+    Args:
+      index: determines the layout and all choices.
+      size: height and width in pixels.
+      clear_days: draws the scene on a clear day.
+      time: draws the scene at this time of day in place of its own.
     """
     geometry, appearance = (np.random.default_rng([index, stream]) for stream in (0, 1))
-    own_time = str(appearance.choice(TIMES, p=(0.5, 0.25, 0.25)))
+    own_time = TIMES[appearance.choice(len(TIMES), p=(0.5, 0.25, 0.25))]
     time = time or own_time
-    weather = str(appearance.choice(WEATHERS, p=(0.5, 0.3, 0.2)))
+    weather = WEATHERS[appearance.choice(len(WEATHERS), p=(0.5, 0.3, 0.2))]
     if clear_days:
         time, weather = "day", "clear"
-    # Each window draws whether it is lit, at any hour, or else another hour would change all that is drawn after it.
+    # Each window draws a random number at any hour. Otherwise another hour would change all that is drawn after it.
     windows = appearance if own_time == "night" else np.random.default_rng([index, 2])
     canvas = _Canvas(size, time == "night", windows)
     car_colors = _draw_scene(canvas, geometry, appearance)
@@ -85,12 +93,12 @@ class _Canvas:
         self._draws = [ImageDraw.Draw(image) for image in (self.layout, self.photograph, self.glow)]
 
     def project(self, x: float, y: float, z: float) -> tuple[float, float]:
-        """x metres right, y metres above the road, z metres ahead -> pixel column and row."""
+        """Projects a point x metres right, y metres above the road and z metres ahead to a pixel's column and row."""
         height, width = self.size
         return width / 2 + 0.9 * height * x / z, height * (_HORIZON + 0.9 * (_CAMERA_HEIGHT - y) / z)
 
     def polygon(self, label: str | None, color, points, lit: bool = False) -> None:
-        """A polygon of pixel points; `label` None leaves the layout as it is (a texture, such as a window)."""
+        """Draws a polygon of pixel points. The label None leaves the layout as it is, for details such as windows."""
         layout, photograph, glow = self._draws
         if label is not None:
             layout.polygon(points, fill=CLASS[label])
@@ -98,16 +106,16 @@ class _Canvas:
         glow.polygon(points, fill=255 if lit else 0)
 
     def quad(self, label, color, corners, lit: bool = False) -> None:
-        """A polygon of points in metres."""
+        """Draws a polygon of points in metres."""
         self.polygon(label, color, [self.project(*corner) for corner in corners], lit)
 
     def plate(self, label, color, x, y, z, w, h, lit: bool = False) -> None:
-        """An upright rectangle of w x h metres facing the camera; (x, y) is the middle of its lower edge."""
+        """Draws an upright rectangle of w x h metres that faces the camera; (x, y) is the middle of its lower edge."""
         (left, top), (right, bottom) = self.project(x - w / 2, y + h, z), self.project(x + w / 2, y, z)
         self.polygon(label, color, [(left, top), (right, top), (right, bottom), (left, bottom)], lit)
 
     def disk(self, label, color, x, y, z, radius, lit: bool = False) -> None:
-        """A disk of this radius, its centre at (x, y, z)."""
+        """Draws a disk around (x, y, z) that faces the camera; the radius is in metres."""
         angles = np.linspace(0, 2 * np.pi, 14, endpoint=False)
         points = [self.project(x + radius * np.cos(a), y + radius * np.sin(a), z) for a in angles]
         self.polygon(label, color, points, lit)
@@ -126,7 +134,7 @@ def _draw_scene(canvas: _Canvas, geometry: np.random.Generator, appearance: np.r
         None, [gray + 75] * 3, [(-road - 0.2, 0, near), (road + 0.2, 0, near), (road + 0.2, 0, 400), (-road - 0.2, 0, 400)]
     )
     canvas.quad("road", [gray] * 3, [(-road, 0, near), (road, 0, near), (road, 0, 400), (-road, 0, 400)])
-    for z in np.arange(2, far, 6):
+    for z in np.arange(2.0, far, 6):
         canvas.quad(None, [gray + 105] * 3, [(-0.08, 0, z), (0.08, 0, z), (0.08, 0, z + 3), (-0.08, 0, z + 3)])
 
     for side in (-1, 1):
@@ -184,7 +192,7 @@ def _draw_houses(canvas, geometry, appearance, side, front) -> None:
 
 
 def _draw_hedge(canvas, geometry, appearance, side, front) -> None:
-    for z in np.arange(100, 3, -4):
+    for z in np.arange(100.0, 3, -4):
         for _ in range(4):
             radius = geometry.uniform(1.5, 3.5)
             x = side * (front + 2 + geometry.uniform(0, 8))
@@ -242,14 +250,14 @@ def _draw_car(canvas, geometry, appearance, x, z, side) -> str:
     canvas.quad("car", color * 0.85, roof)
     pane = [(x - 0.41 * w, 0.77 * h, z), (x - 0.32 * w, 0.96 * h, z), (x + 0.32 * w, 0.96 * h, z), (x + 0.41 * w, 0.77 * h, z)]
     canvas.quad(None, (52, 66, 78), pane)
-    lamp = (235, 30, 24) if side > 0 else (255, 248, 214)  # on our side we see tails, on the other headlights
+    lamp = (235, 30, 24) if side > 0 else (255, 248, 214)  # on our side we see tail lights, on the other side headlights
     for dx in (-0.38, 0.38):
         canvas.plate(None, lamp, x + dx * w, 0.36 * h, z, 0.3, 0.16, lit=True)
     return name
 
 
 def _photograph(layout, albedo, glow, time, weather, appearance) -> np.ndarray:
-    """Texture, light, air and camera: from the flat colours to something that looks photographed."""
+    """Turns flat colours into something that looks photographed, by texture, light, air and the camera's noise and blur."""
     h, w = layout.shape
     image = albedo.copy()
     for name, (amplitude, grain) in _TEXTURE.items():
@@ -269,7 +277,7 @@ def _photograph(layout, albedo, glow, time, weather, appearance) -> np.ndarray:
     lit = glow[..., None] / 255
     image = image * ambient * (1 - 0.18 * haze) * (1 - lit) + np.maximum(image, 40) * lit
 
-    # Air: the further away, the closer to the horizon's colour. Depth is read off the ground plane.
+    # Air: what is farther away is closer to the horizon's colour. The ground plane gives the depth.
     rows = np.arange(h, dtype=np.float32)[:, None, None] / h
     nearness = np.clip(np.abs(rows - _HORIZON) / (0.5 if weather == "fog" else 0.12), 0, 1)
     air = (0.25 if weather != "fog" else 0.75) * (1 - nearness)
@@ -282,7 +290,7 @@ def _photograph(layout, albedo, glow, time, weather, appearance) -> np.ndarray:
 
 
 def _noise(rng: np.random.Generator, size: tuple[int, int], grain: int) -> np.ndarray:
-    """Gaussian noise of about unit variance, smooth over `grain` pixels: float32 `[H, W]`."""
+    """Returns Gaussian noise float32 `[H, W]` of about unit variance, smooth over `grain` pixels."""
     h, w = size
     coarse = rng.standard_normal((-(-h // grain) + 1, -(-w // grain) + 1), np.float32)
     return np.asarray(Image.fromarray(coarse).resize((w, h), Image.Resampling.BICUBIC)) * (1.3 if grain > 1 else 1)

@@ -1,7 +1,7 @@
-"""A run as one file, `.safetensors`: its parameters by name (module_0/conv1/kernel), and in the metadata all else that it is.
+"""A run as one `.safetensors` file: its parameters by name (module_0/conv1/kernel), and its description in the metadata.
 
-Any reader of safetensors can take the tensors. The metadata have `run`, JSON as in run.json with the `step`, and `sha256`,
-the digest of both, so that a file that was changed or cut short is not taken for the run.
+Any reader of safetensors can read the tensors. The metadata have two entries. `run` is JSON as in run.json, with the `step`.
+`sha256` is the digest of tensors and JSON, so that a file that was changed or cut short is refused.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from crn_jax.errors import UserError
 
 
 def save_run(path: str | Path, params: dict, description: dict[str, Any]) -> None:
-    """Writes parameters and a description (plain JSON, such as `describe_run` gives).
+    """Writes parameters and a description, which is plain JSON such as `describe_run` gives.
 
     Raises:
       UserError: if the file cannot be written.
@@ -32,10 +32,10 @@ def save_run(path: str | Path, params: dict, description: dict[str, Any]) -> Non
 
 
 def load_run_file(path: str | Path) -> tuple[dict, dict[str, Any]]:
-    """Reads what `save_run` wrote: parameters and description.
+    """Reads the parameters and the description that `save_run` wrote.
 
     Raises:
-      UserError: if the file is missing, not such a file, cut short, or not as it was written.
+      UserError: if the file is missing, of another kind, cut short, or changed since it was written.
     """
     if not Path(path).is_file():
         raise UserError(f"{path}: there is no such file.")
@@ -46,9 +46,9 @@ def load_run_file(path: str | Path) -> tuple[dict, dict[str, Any]]:
     except (OSError, safetensors.SafetensorError) as error:
         raise UserError(f"{path}: this is no safetensors file, or it is cut short ({error}).") from error
     if not metadata.keys() >= {"run", "sha256"}:
-        raise UserError(f"{path}: launch.convert has not written this file; it does not say what run its tensors are of.")
+        raise UserError(f"{path}: launch.convert has not written this file. It does not say which run its tensors belong to.")
     if _digest(tensors, metadata["run"]) != metadata["sha256"]:
-        raise UserError(f"{path}: its contents are not those that were written (by their SHA-256); fetch it again.")
+        raise UserError(f"{path}: its contents are not those that were written, by their SHA-256. Fetch it again.")
     return flax.traverse_util.unflatten_dict(tensors, sep="/"), json.loads(metadata["run"])
 
 

@@ -1,9 +1,9 @@
-"""State dicts saved by `torch.save`, read without torch and without running anything that a file asks for.
+"""Reads state dicts saved by `torch.save`, without torch and without running anything that a file asks for.
 
-A file is a pickle of names and tensors, which refer to storages. Since 2020 (torch 1.6) pickle and storages are members of a
-zip archive; before, in what torch calls the legacy format, they follow each other. A pickle may name any function of any
-module and have it called. Here it may name `OrderedDict`, the types of storages, and the names under which torch has pickled
-tensors and parameters over the years; these only note where a tensor lies.
+A file is a pickle of names and tensors, which refer to storages. Since 2020 (torch 1.6), pickle and storages are members of a
+zip archive. Before, in what torch calls the legacy format, they follow each other. A pickle may name any function of any module
+and have it called. Here it may name only `OrderedDict`, the types of storages, and the names under which torch has pickled
+tensors and parameters over the years. The latter only note where a tensor lies.
 """
 
 import collections
@@ -30,7 +30,11 @@ _DTYPES = {
 
 
 def read_weights(path: str | Path, remedy: str) -> dict[str, np.ndarray]:
-    """A file of named tensors, `.safetensors` or else of `torch.save`, as `read_torch_file`; `remedy` says where to find it."""
+    """Reads named tensors from a `.safetensors` file, or from any other file by `read_torch_file`.
+
+    Raises:
+      UserError: if the file is missing or cannot be read. `remedy` is a sentence that tells where to find a missing file.
+    """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: there is no such file. {remedy}")
@@ -41,11 +45,11 @@ def read_weights(path: str | Path, remedy: str) -> dict[str, np.ndarray]:
 
 
 def read_torch_file(path: str | Path) -> dict[str, np.ndarray]:
-    """The tensors of a state dict saved by `torch.save`, in its order; views that cannot be written to.
+    """Reads the tensors of a state dict saved by `torch.save`, in its order. The arrays are read-only views.
 
     Raises:
-      UserError: naming the file, if it is missing, damaged, truncated or of another kind, or holds, or asks for, anything
-        but tensors.
+      UserError: if the file is missing, damaged, truncated or of another kind, or if it holds or asks for anything but tensors.
+        The message names the file.
     """
     path = Path(path)
     with _naming(path), open(path, "rb") as file:
@@ -58,10 +62,10 @@ def read_torch_file(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def expect(tensors: dict[str, np.ndarray], key: str, shape: tuple[int, ...], path: str | Path, network: str) -> np.ndarray:
-    """A tensor of a file as float32.
+    """Returns a tensor of a file as float32, after checking its shape.
 
     Raises:
-      UserError: naming the file and the key, if it is missing or of another shape than `network` has it.
+      UserError: if the tensor is missing or has another shape than in `network`. The message names the file and the key.
     """
     if key not in tensors:
         raise UserError(f"{path}: these are not the weights of {network}: {key} is missing.")
@@ -71,7 +75,7 @@ def expect(tensors: dict[str, np.ndarray], key: str, shape: tuple[int, ...], pat
 
 
 class _NoStateDict(Exception):
-    """The file may be sound, but it is none of tensors alone."""
+    """The file may be sound, but it holds or asks for something else than tensors."""
 
 
 @contextlib.contextmanager
@@ -81,25 +85,25 @@ def _naming(path: Path) -> Iterator[None]:
     except _NoStateDict as error:
         raise UserError(f"{path}: this is no state dict: {error}. Save the network's `state_dict()` alone.") from error
     except OSError as error:
-        raise UserError(f"{path}: it cannot be read: {error}") from error
+        raise UserError(f"{path}: the file cannot be read: {error}") from error
     except Exception as error:  # A damaged pickle can fail in any way.
-        raise UserError(f"{path}: the file is damaged, truncated or of another kind ({error!r}); fetch it again.") from error
+        raise UserError(f"{path}: the file is damaged, truncated or of another kind ({error!r}). Fetch it again.") from error
 
 
 class _Storage(NamedTuple):
     key: str
     dtype: str
-    count: int
+    elements: int
 
 
 class _Tensor:
-    """Where a tensor lies: `view` is its storage, offset, shape and strides, the last three in elements.
+    """A note of where a tensor lies: `view` has its storage, offset, shape and strides, the last three in elements.
 
     torch has pickled tensors and parameters by functions, by their classes, and by the state of an empty object. Arguments and
-    states alike begin with the view, or with a tensor that has it, or (flags and hooks of a parameter) tell nothing of use.
+    states alike begin with the view, or with a tensor that has it. Others, such as a parameter's flags and hooks, are not used.
     """
 
-    view = None
+    view: tuple | None = None
 
     def __new__(cls, *arguments: Any):
         tensor = super().__new__(cls)
@@ -124,7 +128,7 @@ _GLOBALS = {
 }
 
 
-class _Unpickler(pickle._Unpickler):  # The one in C fills memory up to any memo index that a damaged file names.
+class _Unpickler(pickle._Unpickler):  # the one in C fills memory up to any memo index in a damaged file
     def __init__(self, file: BinaryIO):
         super().__init__(file)
         self.storages: dict[str, _Storage] = {}
@@ -150,9 +154,9 @@ def _read_legacy(file: BinaryIO) -> tuple[Any, dict[str, np.ndarray]]:
     state, storages = unpickler.load(), {}
     for key in _Unpickler(file).load():
         storage = unpickler.storages[key]
-        if int.from_bytes(file.read(8), "little") != storage.count:
+        if int.from_bytes(file.read(8), "little") != storage.elements:
             raise ValueError(f"storage {key} has another size than its tensors say")
-        storages[key] = _elements(storage, file.read(storage.count * np.dtype(storage.dtype).itemsize))
+        storages[key] = _elements(storage, file.read(storage.elements * np.dtype(storage.dtype).itemsize))
     return state, storages
 
 
@@ -170,8 +174,8 @@ def _read_zip(file: BinaryIO) -> tuple[Any, dict[str, np.ndarray]]:
 
 def _elements(storage: _Storage, data: bytes) -> np.ndarray:
     elements = np.frombuffer(data, storage.dtype)
-    if len(elements) != storage.count:
-        raise ValueError(f"storage {storage.key} has {len(elements)} of {storage.count} elements")
+    if len(elements) != storage.elements:
+        raise ValueError(f"storage {storage.key} has {len(elements)} of {storage.elements} elements")
     return elements
 
 

@@ -1,22 +1,27 @@
-"""Distances between two sets of images by their features, `[n, d]` and `[m, d]`, one row an image. Host NumPy, in float64."""
+"""Distances between two sets of images, measured by their features. Each row of the features belongs to one image.
+
+All is computed by NumPy and SciPy in float64.
+"""
 
 import numpy as np
 import scipy.linalg
+from jaxtyping import Float
 
 
-def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:
-    """The Fréchet distance of two Gaussians with the sets' means and covariances (n - 1), Eq. 6 of Heusel et al. 2017:
+def frechet_distance(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"]) -> float:
+    """Measures the Fréchet distance of two Gaussians with the sets' means and covariances, Eq. 6 of Heusel et al. 2017:
 
-    |mu_x - mu_y|^2 + tr(S_x + S_y - 2 (S_x S_y)^(1/2)).
+    |mu_x - mu_y|^2 + tr(S_x + S_y - 2 (S_x S_y)^(1/2)). Covariances are those with n - 1.
 
-    With S = R^T R, S_x S_y has the nonzero eigenvalues of M M^T, M = R_x R_y^T; so the root's trace is the sum of M's singular
-    values. No covariance is formed or rooted: no squared condition number, no imaginary part to drop, no epsilon to add.
+    Let S = R^T R and M = R_x R_y^T. Then S_x S_y and M M^T have the same nonzero eigenvalues, so the trace of the root is the
+    sum of M's singular values. No covariance is formed and no matrix root is taken. Therefore no condition number is squared,
+    no imaginary part is dropped and no epsilon is added.
 
     Returns:
-      the distance in the features' squared unit. Its rounding is about 1e-15 of the traces; negative rounding is 0.
+      The distance in the squared unit of the features. Rounding errors are about 1e-15 of the traces; a negative result is 0.
 
     Raises:
-      ValueError: a set has fewer than two images, the sets differ in d, or a feature is not finite.
+      ValueError: if a set has fewer than two images, if the sets differ in d, or if a feature is not finite.
     """
     x, y = _features(x, y)
     r_x, r_y = _root(x), _root(y)
@@ -26,28 +31,33 @@ def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def kernel_distance(
-    x: np.ndarray, y: np.ndarray, subsets: int = 100, size: int | None = None, seed: int = 0
+    x: Float[np.ndarray, "n d"],
+    y: Float[np.ndarray, "n d"],
+    subsets: int = 100,
+    size: int | None = None,
+    seed: int = 0,
 ) -> tuple[float, float]:
-    """The kernel inception distance of Bińkowski et al. 2018, the squared MMD with the kernel (x.y / d + 1)^3, of paired sets.
+    """Measures the kernel inception distance of Bińkowski et al. 2018 between paired sets.
 
-    Row i of both sets belongs to one layout, so x_i and y_i depend on each other. This is therefore the u-statistic of Gretton
-    et al. 2012, Eq. 4, over all pairs i != j, which leaves out k(x_i, y_i): with it, the more usual estimator ("unbiased")
-    is biased for paired sets. Identical sets give 0, but for rounding; close ones may give less than 0, as unbiased values do.
+    It is the squared MMD with the kernel k(x, y) = (x.y / d + 1)^3. Row i of both sets belongs to one layout, so x_i and y_i
+    depend on each other. This is therefore the u-statistic of Gretton et al. 2012, Eq. 4, over all pairs i != j, which leaves
+    out k(x_i, y_i). The more usual "unbiased" estimator has these terms, and they bias it for paired sets. Identical sets give
+    0 except for rounding. Similar sets may give less than 0, as an unbiased value must.
 
     Args:
-      x: features `[n, d]`.
-      y: those of its partners, `[n, d]`.
-      subsets: how many subsets the standard deviation is taken over.
-      size: pairs in a subset; None: n // 2, since the deviation over random halves is that of the value at n pairs (the
-        delete-d jackknife, Shao & Wu 1989), too large by up to sqrt(3) if the distributions are equal.
-      seed: of the subsets.
+      x: features of one set.
+      y: features of the partners of x.
+      subsets: the number of random subsets for the standard deviation.
+      size: the number of pairs in a subset. None means n // 2, because the deviation over random halves estimates that of the
+        value at n pairs (the delete-d jackknife, Shao & Wu 1989). It is up to sqrt(3) too large if the distributions are equal.
+      seed: the seed of the subsets.
 
     Returns:
-      the value, over all n pairs, which no permutation of the pairs changes but by rounding; and the standard deviation over
-      random subsets, which a permutation changes as another seed does. Memory: about 24 n^2 bytes.
+      The value over all n pairs, and the standard deviation over random subsets. Permuting the pairs changes the value only by
+      rounding, and the deviation as another seed does. The memory needed is about 24 n^2 bytes.
 
     Raises:
-      ValueError: n < 2, the sets differ in shape, a feature is not finite, or a size not from 2 to n.
+      ValueError: if n < 2, if the sets differ in shape, if a feature is not finite, or if `size` is not from 2 to n.
     """
     x, y = _features(x, y)
     n = len(x)
@@ -58,7 +68,7 @@ def kernel_distance(
         raise ValueError(f"A subset must have from 2 to {n} pairs, got {size}.")
     h = _kernel(x, x)
     h += _kernel(y, y)
-    h -= 2 * _kernel(x, y)  # Gretton's h but for its symmetry, which sums over i, j do not show
+    h -= 2 * _kernel(x, y)  # Gretton's h, except for its symmetry, which does not change sums over i and j
     np.fill_diagonal(h, 0)
     chosen = np.random.default_rng(seed).permuted(np.tile(np.arange(n) < size, (subsets, 1)), axis=1).astype(np.float64)
     of_subsets = np.sum(chosen @ h * chosen, axis=1) / (size * (size - 1))
@@ -70,9 +80,9 @@ def _kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _root(x: np.ndarray) -> np.ndarray:
-    """R with R^T R the covariance, `[min(n, d), d]`."""
+    """Returns an R `[min(n, d), d]` such that R^T R is the covariance."""
     centred = (x - x.mean(0)) / np.sqrt(len(x) - 1)
-    return np.linalg.qr(centred, mode="r") if len(x) > x.shape[1] else centred
+    return np.asarray(np.linalg.qr(centred, mode="r")) if len(x) > x.shape[1] else centred
 
 
 def _features(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

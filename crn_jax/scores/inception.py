@@ -1,11 +1,11 @@
-"""The Inception-V3 by which the Fréchet Inception distance is defined, up to its 2048 features.
+"""The Inception-V3 that defines the Fréchet Inception distance, up to its 2048 features.
 
-It is the graph that TensorFlow published on 2015-12-05, as pytorch-fid has ported it (its `InceptionV3` with
-`use_fid_inception`): torchvision's network but for averages that leave the padding out, a maximum in place of the last
-average, and other weights. Published: `WEIGHTS_URL`, 95,628,359 bytes, `PUBLISHED_SHA256`.
+It is the graph that TensorFlow published on 2015-12-05, as ported by pytorch-fid (its `InceptionV3` with `use_fid_inception`).
+It differs from torchvision's network in three ways: averages leave the padding out, a maximum replaces the last average, and
+the weights are others. The published file has 95,628,359 bytes, see `WEIGHTS_URL` and `PUBLISHED_SHA256`.
 
-Parameters are a dict, `{"Conv2d_1a_3x3": {"kernel": [h, w, in, out], "bias": [out]}, "Mixed_5b.branch1x1": ...}`, the norms
-folded into them.
+Parameters are a dict `{"Conv2d_1a_3x3": {"kernel": [h, w, in, out], "bias": [out]}, "Mixed_5b.branch1x1": ...}`. The norms are
+folded into the convolutions.
 """
 
 from pathlib import Path
@@ -15,6 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Shaped
 
 from crn_jax.formats.torch_file import expect, read_weights
 from crn_jax.layers import exact_convolution
@@ -27,7 +28,7 @@ _NORM, _EPSILON = ("weight", "bias", "running_mean", "running_var"), 1e-3
 
 
 class Conv(NamedTuple):
-    """A convolution without bias, a norm and a ReLU."""
+    """A convolution without a bias, followed by a norm and a ReLU."""
 
     name: str
     channels: int
@@ -37,7 +38,7 @@ class Conv(NamedTuple):
 
 
 class Mixed(NamedTuple):
-    """Several branches, side by side; its name goes before theirs."""
+    """Several branches side by side. Its name is the prefix of their names."""
 
     name: str
     branches: tuple[tuple, ...]
@@ -90,7 +91,7 @@ NETWORK = (
     _mixed_d("Mixed_7a."),
     _mixed_e("Mixed_7b.", "average"), _mixed_e("Mixed_7c.", "max"),
 )  # fmt: skip
-"""Names as in the published file."""
+"""The layers, with their names in the published file."""
 
 _POOLINGS = {
     "halve": lambda x: nn.max_pool(x, (3, 3), (2, 2)),
@@ -99,20 +100,23 @@ _POOLINGS = {
 }
 
 
-def inception_features(params: dict, images: jax.Array) -> jax.Array:
-    """Images `[N, H, W, 3]` of any size, RGB, 0..255 -> float32 `[N, 2048]`."""
+def inception_features(params: dict, images: Shaped[Array | np.ndarray, "N H W 3"]) -> Float[Array, "N 2048"]:
+    """Returns the features of RGB images of any size, 0..255."""
     return inception_trunk(params, inception_input(images))
 
 
-def inception_input(images: jax.Array) -> jax.Array:
-    """Images `[N, H, W, 3]`, 0..255 -> `[N, 299, 299, 3]`, -1..1, interpolated linearly between the centres of pixels, also
-    where that leaves pixels out: torch's `interpolate` with neither `align_corners` nor `antialias`."""
+def inception_input(images: Shaped[Array | np.ndarray, "N H W 3"]) -> Float[Array, "N 299 299 3"]:
+    """Resizes RGB images of 0..255 to the network's input of -1..1.
+
+    Pixels are interpolated linearly between their centres, also where that leaves pixels out. This is torch's `interpolate`
+    with neither `align_corners` nor `antialias`.
+    """
     x = jnp.asarray(images, jnp.float32) / 255
     return 2 * jax.image.resize(x, (len(x), SIZE, SIZE, 3), "linear", antialias=False) - 1
 
 
-def inception_trunk(params: dict, x: jax.Array) -> jax.Array:
-    """`[N, 299, 299, 3]`, from `inception_input` -> `[N, 2048]`."""
+def inception_trunk(params: dict, x: Float[Array, "N 299 299 3"]) -> Float[Array, "N 2048"]:
+    """Returns the features of what `inception_input` gives."""
     return _run(params, NETWORK, "", x).mean((1, 2))
 
 
@@ -128,7 +132,7 @@ def _run(params: dict, steps: tuple, prefix: str, x: jax.Array) -> jax.Array:
 
 
 def _add_shapes(shapes: dict, steps: tuple, prefix: str, channels: int) -> int:
-    """Adds the shape of every kernel to `shapes`; returns the number of channels in the end."""
+    """Adds the shape of every kernel to `shapes`, and returns the number of output channels."""
     for step in steps:
         if isinstance(step, Mixed):
             channels = sum(_add_shapes(shapes, branch, prefix + step.name, channels) for branch in step.branches)
@@ -139,8 +143,8 @@ def _add_shapes(shapes: dict, steps: tuple, prefix: str, channels: int) -> int:
 
 
 def kernel_shapes() -> dict[str, tuple[int, int, int, int]]:
-    """`[h, w, in, out]` of all 94 convolutions."""
-    shapes = {}
+    """Returns the kernel shape `(h, w, in, out)` of each of the 94 convolutions."""
+    shapes: dict[str, tuple[int, int, int, int]] = {}
     _add_shapes(shapes, NETWORK, "", 3)
     return shapes
 
@@ -149,9 +153,10 @@ def load_inception(path: str | Path) -> dict:
     """Reads pytorch-fid's file, or the same tensors from a `.safetensors` file, into float32 NumPy arrays.
 
     Raises:
-      UserError: naming the file, if it is missing or damaged, and the tensor, if it is another network's.
+      UserError: if the file is missing or damaged, or if it holds another network. The message names the file and the tensor.
     """
-    tensors, network, params = read_weights(path, f"Fetch {WEIGHTS_URL}."), "the Inception-V3 of FID", {}
+    tensors, network = read_weights(path, f"Fetch {WEIGHTS_URL}."), "the Inception-V3 of FID"
+    params = {}
     expect(tensors, "fc.weight", (_CLASSES, 2048), path, network)
     for name, (h, w, c, d) in kernel_shapes().items():
         kernel = expect(tensors, f"{name}.conv.weight", (d, c, h, w), path, network)

@@ -1,9 +1,9 @@
 """LPIPS, version 0.1: the perceptual distance of Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual
 Metric" (CVPR 2018), section 3.
 
-Published weights are two files: the linear ones of the metric and those of the network, torchvision's AlexNet or VGG-16.
-Parameters: `{"layers": [{"kernel": [h, w, in, out], "bias": [out]}, ...], "linear": [[C], ...]}`; the shapes of the linear ones
-tell which network it is.
+The published weights are two files: the linear weights of the metric, and the weights of torchvision's AlexNet or VGG-16.
+Parameters are `{"layers": [{"kernel": [h, w, in, out], "bias": [out]}, ...], "linear": [[C], ...]}`. The shapes of the linear
+weights tell which network it is.
 """
 
 from pathlib import Path
@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Shaped
 
 from crn_jax.errors import UserError
 from crn_jax.formats.torch_file import expect, read_weights
@@ -20,21 +21,26 @@ from crn_jax.layers import exact_convolution
 
 
 class Conv(NamedTuple):
-    """A convolution and a ReLU, after a maximum over `pool` x `pool` pixels at stride 2, if any."""
+    """A convolution and a ReLU. If `pool` is not 0, a maximum over `pool` x `pool` pixels at stride 2 goes before."""
 
-    index: int  # in torchvision's Sequential
+    number: int
+    """The number of the layer in torchvision's Sequential."""
     channels: int
     kernel: int = 3
     stride: int = 1
     padding: int = 1
     pool: int = 0
     compared: bool = True
+    """Whether the distance compares the output of this layer."""
 
 
 class Network(NamedTuple):
+    """A network whose features LPIPS compares."""
+
     name: str
     url: str
-    smallest: int  # height and width
+    smallest: int
+    """The smallest height and width of images, in pixels."""
     layers: tuple[Conv, ...]
 
 
@@ -52,21 +58,25 @@ _NETWORKS = (
     )),
 )  # fmt: skip
 NETWORKS = {tuple(c.channels for c in network.layers if c.compared): network for network in _NETWORKS}
-"""By the channels of the layers that are compared."""
+"""The networks by the numbers of channels of the layers that are compared."""
 
-_SHIFT, _SCALE = np.float32([-0.030, -0.088, -0.188]), np.float32([0.458, 0.448, 0.450])  # for images of -1..1
+_SHIFT, _SCALE = (np.array(rgb, np.float32) for rgb in ((-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)))  # for -1..1
 _EPSILON = 1e-10
 
 
-def lpips(params: dict, a: jax.Array, b: jax.Array) -> jax.Array:
-    """The distance of each of N pairs of images, `[N, H, W, 3]` twice, RGB, 0..255 -> float32 `[N]`.
+def lpips(
+    params: dict, a: Shaped[Array | np.ndarray, "N H W 3"], b: Shaped[Array | np.ndarray, "N H W 3"]
+) -> Float[Array, " N"]:
+    """Measures the distance of each pair of RGB images, 0..255.
 
     Raises:
       ValueError: if the images are smaller than the network can take (31x31 for AlexNet, 16x16 for VGG-16).
     """
     network = NETWORKS[tuple(map(len, params["linear"]))]
     if min(a.shape[1:3]) < network.smallest:
-        raise ValueError(f"LPIPS by {network.name} takes images from {network.smallest}x{network.smallest} on, got {a.shape}.")
+        raise ValueError(
+            f"LPIPS by {network.name} takes images of at least {network.smallest}x{network.smallest} pixels, got {a.shape}."
+        )
     x = jnp.concatenate([a, b]).astype(jnp.float32) / 127.5 - 1
     x = (x - _SHIFT[None, None, None]) / _SCALE[None, None, None]
     features = []
@@ -75,11 +85,12 @@ def lpips(params: dict, a: jax.Array, b: jax.Array) -> jax.Array:
         x = exact_convolution(layer, x, conv.stride, [(conv.padding, conv.padding)] * 2)
         if conv.compared:
             features.append(x)
-    return sum(_distance(x, weights) for x, weights in zip(features, params["linear"]))
+    distances = [_distance(x, weights) for x, weights in zip(features, params["linear"])]
+    return sum(distances[1:], distances[0])
 
 
 def _distance(x: jax.Array, weights: jax.Array) -> jax.Array:
-    """Eq. 1 for one layer: `[2 N, h, w, C], [C] -> [N]`."""
+    """Evaluates Eq. 1 for one layer: `[2 N, h, w, C], [C] -> [N]`."""
     a, b = jnp.split(x / (jnp.linalg.norm(x, axis=-1, keepdims=True) + _EPSILON), 2)
     return (jnp.square(a - b) * weights[None, None, None]).sum(-1).mean((1, 2))
 
@@ -88,8 +99,8 @@ def load_lpips(linear: str | Path, backbone: str | Path) -> dict:
     """Reads the two published files, or the same tensors from `.safetensors` files, into float32 NumPy arrays.
 
     Raises:
-      UserError: naming the file, if it is missing or damaged, and the tensor, if the network is none of the two or not that of
-        the other file.
+      UserError: if a file is missing or damaged, if it holds neither AlexNet's nor VGG-16's weights, or if the files belong to
+        different networks. The message names the file and the tensor.
     """
     tensors, keys = (
         read_weights(linear, f"Fetch alex.pth or vgg.pth from {LINEAR_URL}."),
@@ -105,7 +116,7 @@ def load_lpips(linear: str | Path, backbone: str | Path) -> dict:
     network, layers, width = NETWORKS[channels], [], 3
     tensors = read_weights(backbone, f"Fetch {network.url}.")
     for conv in network.layers:
-        name, shape = f"features.{conv.index}", (conv.channels, width, conv.kernel, conv.kernel)
+        name, shape = f"features.{conv.number}", (conv.channels, width, conv.kernel, conv.kernel)
         kernel = expect(tensors, f"{name}.weight", shape, backbone, network.name)
         bias = expect(tensors, f"{name}.bias", (conv.channels,), backbone, network.name)
         layers.append({"kernel": np.ascontiguousarray(kernel.transpose(2, 3, 1, 0)), "bias": bias})
@@ -114,5 +125,5 @@ def load_lpips(linear: str | Path, backbone: str | Path) -> dict:
 
 
 def network_name(params: dict) -> str:
-    """AlexNet or VGG-16: whose features are compared."""
+    """Names the network whose features are compared: AlexNet or VGG-16."""
     return NETWORKS[tuple(map(len, params["linear"]))].name

@@ -1,33 +1,39 @@
-"""Scores of single images and of segmentations, and how certain they are.
+"""Scores of single images and of segmentations, and confidence intervals of their means.
 
-Host NumPy throughout. Images are uint8 `[H, W, 3]`; layouts and predictions are class ids, void last. A confusion is `[c, c]`,
-rows the layout's class and columns the predicted one; all that is computed from it keeps leading axes.
+All is computed by NumPy. Layouts and predictions are class indices, void last. A confusion matrix counts pixels: its rows are
+the classes of the layout, its columns the predicted classes. Functions of a confusion matrix keep its leading axes.
 """
 
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float64, Int64, Integer, Num, UInt8
 from scipy import ndimage
 
-_RADIUS, _SIGMA = 5, 1.5  # of the window of SSIM: 11x11
+_RADIUS, _SIGMA = 5, 1.5  # the window of SSIM: 11x11
 _CHUNK = 1 << 22  # elements of the means that `bootstrap` holds at a time: 32 MB
 
 
-def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    """Peak signal-to-noise ratio in dB, over all pixels and channels; inf for identical images."""
+def psnr(a: UInt8[np.ndarray, "H W 3"], b: UInt8[np.ndarray, "H W 3"]) -> float:
+    """Measures the peak signal-to-noise ratio in dB, over all pixels and channels. It is infinite for identical images.
+
+    Raises:
+      ValueError: if the images are not two uint8 images of one size.
+    """
     a, b = _pair(a, b)
     error = np.mean((a - b) ** 2)
     return float(10 * np.log10(255**2 / error)) if error else np.inf
 
 
-def ssim(a: np.ndarray, b: np.ndarray) -> float:
-    """Structural similarity (Wang et al. 2004), the mean over the channels and over all windows that lie within the image.
+def ssim(a: UInt8[np.ndarray, "H W 3"], b: UInt8[np.ndarray, "H W 3"]) -> float:
+    """Measures the structural similarity (Wang et al. 2004), the mean over channels and all windows within the image.
 
-    Gaussian windows of 11x11 pixels, sigma 1.5; K1 = 0.01, K2 = 0.03; each channel by itself, at the image's own size.
+    Windows are Gaussian, of 11x11 pixels and sigma 1.5. K1 is 0.01 and K2 is 0.03. Each channel is compared by itself, at the
+    image's own size.
 
     Raises:
-      ValueError: the image is smaller than a window.
+      ValueError: if the images are not two uint8 images of one size, or if they are smaller than a window.
     """
     a, b = _pair(a, b)
     if min(a.shape[:2]) <= 2 * _RADIUS:
@@ -46,8 +52,14 @@ def ssim(a: np.ndarray, b: np.ndarray) -> float:
     return float(similarity.mean())
 
 
-def confusion(layout: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
-    """Counts the pixels of each pair of classes: int64 `[c, c]`, rows the layout's class, columns the predicted one."""
+def confusion(
+    layout: Integer[np.ndarray, "*shape"], predicted: Integer[np.ndarray, "*shape"], num_classes: int
+) -> Int64[np.ndarray, "c c"]:
+    """Counts the pixels of each pair of classes; a row is the layout's class, a column the predicted class.
+
+    Raises:
+      ValueError: if the shapes differ, or if a class index is not from 0 to `num_classes` - 1.
+    """
     if layout.shape != predicted.shape:
         raise ValueError(f"The layout is {list(layout.shape)}, the prediction {list(predicted.shape)}.")
     for name, ids in (("layout", layout), ("prediction", predicted)):
@@ -58,17 +70,22 @@ def confusion(layout: np.ndarray, predicted: np.ndarray, num_classes: int) -> np
 
 
 class SegmentationScores(NamedTuple):
-    """Shares of 1, `[...]`; NaN where no pixel counts."""
+    """Scores from 0 to 1, with the leading axes of the confusion matrices. They are NaN where no pixel counts.
+
+    Scores of a single confusion matrix are NumPy's numbers.
+    """
 
     miou: np.ndarray
+    """The mean intersection over union of the classes that occur."""
     accuracy: np.ndarray
+    """The fraction of pixels that are right."""
 
 
-def class_iou(confusion: np.ndarray, count_void: bool = False) -> np.ndarray:
-    """Intersection over union of each real class, `[..., c, c]` -> `[..., c-1]`; NaN for one that occurs nowhere.
+def class_iou(confusion: Num[np.ndarray, "*batch c c"], count_void: bool = False) -> Float64[np.ndarray, "*batch c-1"]:
+    """Returns the intersection over union of each class but void; NaN for a class that occurs nowhere.
 
     Where void is predicted, the layout's class is missed. Pixels whose *layout* is void are left out, as the program of the
-    Cityscapes benchmark does, unless `count_void`: then what is predicted there is wrong.
+    Cityscapes benchmark does. With `count_void`, a class that is predicted there is wrong.
     """
     right = np.diagonal(confusion, axis1=-2, axis2=-1)[..., :-1]
     in_layouts = confusion[..., :-1, :].sum(-1)
@@ -76,42 +93,46 @@ def class_iou(confusion: np.ndarray, count_void: bool = False) -> np.ndarray:
     return _ratio(right, in_layouts + in_predictions - right)
 
 
-def segmentation_scores(confusion: np.ndarray, count_void: bool = False) -> SegmentationScores:
-    """The mean of `class_iou` over the classes that occur, and the share of pixels that are right.
+def segmentation_scores(confusion: Num[np.ndarray, "*batch c c"], count_void: bool = False) -> SegmentationScores:
+    """Returns the mean of `class_iou` over the classes that occur, and the fraction of pixels that are right.
 
-    With `count_void` the pixels whose layout is void are in the accuracy too, right where void is predicted. The accuracies
-    published for SPADE and CC-FPSE on Cityscapes count them, their mean IoU does not; TSIT's images have 82.7% with and
-    94.4% without (https://github.com/EndlessSora/TSIT/issues/1).
+    With `count_void`, pixels whose layout is void count in the accuracy, too, and are right where void is predicted. The
+    accuracies published for SPADE and CC-FPSE on Cityscapes count these pixels, but the published mean IoU does not. The
+    accuracy of TSIT's images is 82.7% with these pixels and 94.4% without (https://github.com/EndlessSora/TSIT/issues/1).
     """
     iou = class_iou(confusion, count_void)
     occurs = ~np.isnan(iou)
     counted = _counted(confusion, count_void)
     right = np.trace(counted, axis1=-2, axis2=-1)
-    return SegmentationScores(_ratio(np.where(occurs, iou, 0).sum(-1), occurs.sum(-1)), _ratio(right, counted.sum((-2, -1))))
+    miou = _ratio(np.where(occurs, iou, 0).sum(-1), occurs.sum(-1))
+    return SegmentationScores(miou[()], _ratio(right, counted.sum((-2, -1)))[()])
 
 
 def bootstrap(
     statistic: Callable[[np.ndarray], np.ndarray],
-    samples: np.ndarray,
+    samples: Num[np.ndarray, " n *shape"],
     resamples: int = 1000,
     seed: int = 0,
     level: float = 0.95,
 ) -> tuple[float, float]:
-    """The percentile interval (Efron & Tibshirani 1993) of a statistic of the mean over images, drawn with replacement.
+    """Returns the percentile interval (Efron & Tibshirani 1993) of a statistic of the mean over images.
 
     Args:
-      statistic: maps means `[r, ...]`, one a resample, to its values `[r]`; `lambda means: means` for the mean of numbers,
-        `lambda means: segmentation_scores(means).miou` for confusions, whose scores do not depend on their scale.
-      samples: one for each image, `[n, ...]`.
-      resamples: how many times n images are drawn.
-      seed: of the draws, which depend on nothing else but n.
-      level: the interval's share of the resamples.
+      statistic: maps the means `[r, ...]` of r resamples to r values. For the mean of numbers it is `lambda means: means`. For
+        confusion matrices it is `lambda means: segmentation_scores(means).miou`, which does not depend on their scale.
+      samples: one sample for each image.
+      resamples: how many times n images are drawn, with replacement.
+      seed: the seed of the draws, which depend on nothing else but n.
+      level: the fraction of resamples within the interval.
 
     Returns:
-      the low and the high end, each the statistic of some resample: nothing is interpolated. A single image gives an interval
-      of no width. An infinite sample (the PSNR of identical images) makes the means that it is drawn into infinite, so an end
-      may be inf. NaN among the samples gives NaN for both ends, as for the mean; resamples whose statistic alone is NaN (such
-      as layouts all void) are left out.
+      The low and the high end. Each is the statistic of some resample, because nothing is interpolated. A single image gives an
+      interval without width. An end may be infinite, because an infinite sample (the PSNR of identical images) makes each mean
+      infinite that it is drawn into. If a sample is NaN, both ends are NaN, as the mean is. Resamples whose statistic alone is
+      NaN (such as layouts all void) are left out.
+
+    Raises:
+      ValueError: if there are no samples.
     """
     samples = np.asarray(samples, np.float64)
     n = len(samples)
@@ -122,11 +143,11 @@ def bootstrap(
     flat = samples.reshape(n, -1)
     chunk = max(1, _CHUNK // max(flat.shape))
     rng = np.random.default_rng(seed)
-    values = []
+    drawn = []
     for start in range(0, resamples, chunk):
         counts = rng.multinomial(n, np.full(n, 1 / n), min(chunk, resamples - start)).astype(np.float64)
-        values.append(statistic(_means(counts, flat).reshape(-1, *samples.shape[1:])))
-    values = np.concatenate(values)
+        drawn.append(statistic(_means(counts, flat).reshape(-1, *samples.shape[1:])))
+    values = np.concatenate(drawn)
     values = np.sort(values[~np.isnan(values)])
     if not len(values):
         return np.nan, np.nan
@@ -135,7 +156,7 @@ def bootstrap(
 
 
 def _means(counts: np.ndarray, samples: np.ndarray) -> np.ndarray:
-    """`[r, n]`, `[n, m]` -> `[r, m]`. What is not drawn has no part in a mean, even if it is infinite."""
+    """Averages `[r, n]`, `[n, m]` -> `[r, m]`. A sample that is not drawn has no part in a mean, even if it is infinite."""
     infinite = np.isinf(samples)
     if not infinite.any():
         return counts @ samples / len(samples)
@@ -155,5 +176,5 @@ def _counted(confusion: np.ndarray, count_void: bool) -> np.ndarray:
     return confusion if count_void else confusion[..., :-1, :]
 
 
-def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    return np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=whole > 0)[()]
+def _ratio(part: np.ndarray | np.number, whole: np.ndarray | np.number) -> np.ndarray:
+    return np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=whole > 0)

@@ -1,7 +1,7 @@
-"""A segmenter: which class each pixel of a photograph shows. The encoder-decoder of the baselines, turned round.
+"""A segmenter, which says what class each pixel of a photograph shows. Its network is the encoder-decoder of the baselines.
 
-It judges synthesized images, so it is trained on photographs alone, from scratch: the VGG-19 that the cascade is trained
-against has no part in it. Void is not among its answers.
+It judges synthesized images. Therefore it is trained from scratch and on photographs alone, without the VGG-19 that the cascade
+is trained against. It never answers void.
 """
 
 import dataclasses
@@ -12,7 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Array, Float, Integer, Shaped, UInt8
 
+from crn_jax.lambdas import LambdaState
 from crn_jax.train import OptimizerConfig, Trainable
 from crn_jax.unet import EncoderDecoder
 
@@ -22,13 +24,13 @@ class SegmenterConfig:
     """The shape of a segmenter."""
 
     num_classes: int
-    """Classes of the layouts, void included."""
+    """The number of classes of the layouts, void included."""
     size: tuple[int, int]
-    """Height and width of its photographs, in pixels: that of the images it is to judge."""
+    """Height and width of the photographs, and of the images that the segmenter will judge, in pixels."""
     widths: tuple[int, ...] = (32, 64, 128, 256, 256)
-    """Feature maps of each level; the resolution is halved from one to the next."""
+    """The number of feature maps at each level. The resolution is halved from each level to the next."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the convolutions. Parameters, norms and the loss stay float32."""
+    """The dtype of the convolutions. Parameters, norms and the loss stay float32."""
 
     def __post_init__(self):
         scale = 2 ** (len(self.widths) - 1)
@@ -38,7 +40,7 @@ class SegmenterConfig:
             raise ValueError(f"size must be multiples of 2^(levels - 1) = {scale}, got {self.size[0]} {self.size[1]}.")
 
     def network(self) -> EncoderDecoder:
-        """The network, from photographs to a score for each class but void."""
+        """Returns the network, which gives a score to each class but void."""
         return EncoderDecoder(self.widths, self.num_classes - 1, jnp.dtype(self.dtype))
 
 
@@ -52,48 +54,58 @@ class SegmenterObjective(Trainable):
 
     @property
     def dtype(self) -> str:
-        """Of the convolutions."""
+        """The dtype of the convolutions."""
         return self.segmenter.dtype
 
     def init_params(self, key: jax.Array) -> dict:
-        """The network's, fresh; their shapes do not depend on the resolution, so the smallest photograph serves."""
+        """Returns fresh parameters. Their shapes do not depend on the resolution, so the smallest photograph is enough."""
         scale = 2 ** (len(self.segmenter.widths) - 1)
         return jax.jit(self.segmenter.network().init)(key, jnp.zeros((1, scale, scale, 3)))["params"]
 
-    def loss_of(self, params: dict, lambdas: None, frozen: dict, batch: dict, step: jax.Array) -> tuple[jax.Array, dict]:
-        """The loss [] of a batch; the metric is the `accuracy` [], the share of pixels that are right."""
+    def loss_of(
+        self, params: dict, lambdas: LambdaState | None, frozen: dict, batch: dict, step: jax.Array
+    ) -> tuple[Float[Array, ""], dict]:
+        """Returns the loss of a batch. The only metric is `accuracy`, the fraction of the pixels not void that are right."""
         layout = batch["layout"].astype(jnp.int32)
-        scores = self.segmenter.network().apply({"params": params}, scaled(batch["photograph"]))
+        scores = _scores(self.segmenter, params, batch["photograph"])
         known = layout != self.segmenter.num_classes - 1
         accuracy = (known & (scores.argmax(-1) == layout)).sum() / jnp.maximum(known.sum(), 1)
         return cross_entropy(scores, layout), {"accuracy": accuracy}
 
 
-def cross_entropy(scores: jax.Array, layout: jax.Array) -> jax.Array:
-    """Of scores `[N, H, W, c-1]` and layouts int32 `[N, H, W]`: the mean [] over pixels that are not void; 0 without any."""
+def cross_entropy(scores: Float[Array, "B H W C"], layout: Integer[Array, "B H W"]) -> Float[Array, ""]:
+    """Returns the mean cross-entropy over the pixels that are not void, or 0 if all are void. C leaves void out."""
     known = layout < scores.shape[-1]
     losses = optax.softmax_cross_entropy_with_integer_labels(scores, jnp.where(known, layout, 0))
     return jnp.where(known, losses, 0).sum() / jnp.maximum(known.sum(), 1)
 
 
-def scaled(photographs: jax.Array) -> jax.Array:
-    """0..255 `[N, H, W, 3]` -> float32 -1..1, what the network takes."""
-    return photographs.astype(jnp.float32) / 127.5 - 1
+def scaled(photographs: Shaped[Array | np.ndarray, "B H W 3"]) -> Float[Array, "B H W 3"]:
+    """Scales photographs from 0..255 to the network's input, float32 in -1..1."""
+    return jnp.asarray(photographs, jnp.float32) / 127.5 - 1
 
 
-def segment(config: SegmenterConfig, params: dict, photographs: jax.Array) -> jax.Array:
-    """Segments photographs: jitted, compiled once per config and shape.
+def _scores(config: SegmenterConfig, params: dict, photographs: Array) -> Array:
+    scores = config.network().apply({"params": params}, scaled(photographs))
+    assert isinstance(scores, jax.Array)  # Flax returns a tuple only if collections are mutable
+    return scores
+
+
+def segment(
+    config: SegmenterConfig, params: dict, photographs: UInt8[Array | np.ndarray, "B H W 3"]
+) -> Integer[Array, "B H W"]:
+    """Segments RGB photographs. The function is compiled once for each config and batch size.
 
     Args:
-      config: the segmenter's.
-      params: its parameters.
-      photographs: uint8 `[N, H, W, 3]`, RGB, of the size that the segmenter was trained on.
+      config: the shape of the segmenter.
+      params: the parameters of the segmenter.
+      photographs: photographs of the size that the segmenter was trained on.
 
     Returns:
-      class indices `[N, H, W]`, uint8 (uint16 past 256 classes), never void.
+      Class indices, never void. They are uint8, or uint16 if there are more than 256 classes.
 
     Raises:
-      ValueError: for another size.
+      ValueError: if the photographs have another size.
     """
     if tuple(np.shape(photographs)[1:]) != (*config.size, 3):
         raise ValueError(f"The segmenter is for photographs of {config.size[0]}x{config.size[1]}, got {np.shape(photographs)}.")
@@ -102,5 +114,4 @@ def segment(config: SegmenterConfig, params: dict, photographs: jax.Array) -> ja
 
 @functools.partial(jax.jit, static_argnums=0)
 def _segment(config: SegmenterConfig, params: dict, photographs: jax.Array) -> jax.Array:
-    scores = config.network().apply({"params": params}, scaled(photographs))
-    return scores.argmax(-1).astype(jnp.uint8 if config.num_classes <= 256 else jnp.uint16)
+    return _scores(config, params, photographs).argmax(-1).astype(jnp.uint8 if config.num_classes <= 256 else jnp.uint16)

@@ -1,4 +1,4 @@
-"""The model card of an exported run: what it is, what it was trained on, how good it is, and what may be done with it."""
+"""The model card of an exported run: what the model is, how it was trained, how good it is, and which licences apply."""
 
 import json
 from pathlib import Path
@@ -19,15 +19,15 @@ _LICENCES = {
 
 
 def model_card(run: Run, folder: Path, about: dict[str, Any]) -> str:
-    """Markdown; `folder` is the run's, `about` what artifact.json says."""
+    """Writes the model card in Markdown. `folder` is the run folder, and `about` the contents of artifact.json."""
     experiment, (height, width), k = run.experiment, about["size"], about["num_images"]
-    steps = f"{run.step:,} steps" if run.step else "Converted, so that the number of steps is not known"
+    steps = f"{run.step:,} steps" if run.step else "Converted from another program, so the number of steps is unknown"
     title = f"# {experiment.name}\n\n{experiment.about}".strip()
     return f"""{title}
 
-From semantic layouts of {height}x{width} to photographs, {k} for each layout: a {experiment.trains} trained by crn_jax
-(Cascaded Refinement Networks, [Chen & Koltun, ICCV 2017](https://arxiv.org/abs/1707.09405)). `synthesize.bin` was exported by
-jax {about["jax"]} for {", ".join(about["platforms"])}; later releases of jax read it for at least six months.
+This {experiment.trains} makes {_count(k, "photograph")} of each semantic layout of {height}x{width} pixels. crn_jax trained it
+(Cascaded Refinement Networks, [Chen & Koltun, ICCV 2017](https://arxiv.org/abs/1707.09405)). `synthesize.bin` was exported
+for {", ".join(about["platforms"])} by jax {about["jax"]}. Later releases of jax can read it for at least six months.
 
 ```python
 from load import load
@@ -36,12 +36,12 @@ synthesize, about = load(".")
 images = synthesize(layout_ids)  # class ids [B, {height}, {width}] -> uint8 [B, {k}, {height}, {width}, 3]
 ```
 
-Class ids: {", ".join(f"{i} {name}" for i, name in enumerate(run.label_space.classes))}. What raw ids and colours of files they
-stand for, `artifact.json` says.
+The class ids are {", ".join(f"{i} {name}" for i, name in enumerate(run.label_space.classes))}. `artifact.json` says which raw
+ids and colours in files they stand for.
 
 ## Training
 
-{steps}; a batch of {experiment.batch_size}, on {experiment.data.source}. The whole experiment:
+{steps}. Each batch has {_count(experiment.batch_size, "example")} of {experiment.data.source}. This is the whole experiment:
 
 ```json
 {json.dumps(about["experiment"], indent=1)}
@@ -53,32 +53,42 @@ stand for, `artifact.json` says.
 
 ## Licences
 
-To be looked at before images or weights are published:
+Read these terms before you publish images or weights:
 
-- {_LICENCES.get(experiment.data.source, "The training data: your own, under your own terms.")}
-- VGG-19 of the loss ({run.vgg19.get("file", run.vgg19["weights"])}): the Oxford weights are under Creative Commons Attribution;
-  they were trained on ImageNet, whose terms are those of research.
-- `flatbuffers.zip`: Apache 2.0.
+- {_LICENCES.get(experiment.data.source, "The training data are your own, under your own terms.")}
+- The loss uses VGG-19 ({run.vgg19.get("file", run.vgg19["weights"])}). The Oxford weights are under Creative Commons
+  Attribution. They were trained on ImageNet, which is for research.
+- `flatbuffers.zip` is under Apache 2.0.
 """
 
 
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
 def _scores(folder: Path, step: int) -> str:
-    """The held-out distance at this step, and the means of an evaluation if there is one."""
+    """Writes the held-out distance at this step, and the scores of an evaluation, if there is one."""
     lines = [line for line in read_metrics(folder / "metrics.jsonl") if "validation" in line and line["step"] <= step]
     texts = []
     if lines:
         last = lines[-1]
-        texts.append(f"Held-out perceptual distance {last['validation']['distance']:.1f} at step {last['step']:,}.")
+        texts.append(f"The held-out perceptual distance at step {last['step']:,} is {last['validation']['distance']:.1f}.")
     texts += _evaluation(folder / "evaluation" / "evaluation.json", folder.resolve().name)
-    return "\n".join(texts) or "Not measured."
+    return "\n".join(texts) or "No scores were measured."
 
 
 def _evaluation(path: Path, name: str) -> list[str]:
-    """A table of what launch.evaluate found, if it was asked; of the checkpoint that was the latest then."""
+    """Writes a table of launch.evaluate's scores, if there are any. They belong to the latest checkpoint at that time."""
     if not path.is_file():
         return []
     evaluation = json.loads(path.read_text())
-    lines = ["", f"By launch.evaluate, {evaluation['title']} (in brackets: 95% intervals):", "", "| score | |", "|---|---|"]
+    lines = [
+        "",
+        f"Scores by launch.evaluate, {evaluation['title']}, with 95% intervals in brackets:",
+        "",
+        "| score | |",
+        "|---|---|",
+    ]
     for candidate in evaluation["candidates"]:
         if candidate["name"] != name:
             continue

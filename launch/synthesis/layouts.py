@@ -1,4 +1,4 @@
-"""Layouts for synthesis: which files, the size at which each is synthesized from, and the image at the layout's size again."""
+"""Layouts for synthesis: finds their files, and brings layouts to a size that the generator makes, and images back."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,44 +13,47 @@ from crn_jax.errors import UserError
 from crn_jax.generator import Generator
 
 Sizing = Literal["run", "own", "pad", "resize"]
-"""How a layout gets a size that the generator makes; the option --fit of launch.synthesize says what each is."""
+"""The way in which a layout gets a size that the generator makes. The option --fit of launch.synthesize explains each."""
 
 
 class Fitted(NamedTuple):
-    """How a layout of the size `shape` is synthesized from at `size`, both height and width in pixels."""
+    """The way in which a layout and its images change their size."""
 
     shape: tuple[int, int]
+    """Height and width of the layout's file, in pixels."""
     size: tuple[int, int]
+    """Height and width of the layout that the generator gets, in pixels."""
     how: Sizing
-    run_view: View | None = None  # for run
+    run_view: View | None = None
+    """The view of the layout at `size`, if `how` is run."""
 
     def layout(self, layout: np.ndarray, label_space: LabelSpace) -> np.ndarray:
-        """Of class ids `[h, w]`, at `size`."""
+        """Brings class indices `[h, w]` to `size`."""
         if self.run_view:
             return self.run_view.layout(layout, label_space.num_classes - 1)
         if self.how == "resize":
             return np.asarray(Image.fromarray(layout).resize(self.size[::-1], Image.Resampling.NEAREST))
         margins = [(0, whole - part) for whole, part in zip(self.size, self.shape)]
-        return np.pad(layout, margins, mode="edge")  # more of what is there; void, in training, is something else
+        return np.pad(layout, margins, mode="edge")  # repeats the border: in training, void means something else
 
     def image(self, image: np.ndarray) -> np.ndarray:
-        """Of an image uint8 `[H, W, 3]` at `size`, what belongs to the layout: its size, but as it is for run."""
+        """Brings an image uint8 `[H, W, 3]` from `size` to the layout's size. With run, the image stays as it is."""
         if self.how == "resize":
             return np.asarray(Image.fromarray(image).resize(self.shape[::-1], Image.Resampling.BICUBIC))
         return image if self.run_view else image[: self.shape[0], : self.shape[1]]
 
 
 def fitted(path: Path, generator: Generator, fit: Fit, how: Sizing | None) -> Fitted:
-    """How a layout file, of which only the header is read, reaches a size that the generator makes.
+    """Decides how a layout file reaches a size that the generator makes. It reads only the header of the file.
 
     Args:
       path: the file.
-      generator: what synthesizes from it.
-      fit: how the run's own examples reached its size.
-      how: None for `run` where the layout has the run's aspect ratio, else for `own`.
+      generator: the generator that will synthesize from the layout.
+      fit: how the run's own examples reached the run's size.
+      how: None means `run` for a layout with the run's aspect ratio, and `own` for others.
 
     Raises:
-      UserError: if it cannot, naming what can be done.
+      UserError: if the layout cannot reach such a size. The message says what can be done.
     """
     shape = _shape(path)
     same_ratio = alike(shape, generator.size)
@@ -59,25 +62,25 @@ def fitted(path: Path, generator: Generator, fit: Fit, how: Sizing | None) -> Fi
         raise UserError(f"{path}: {ratio}. {_OTHERS}")
     if how == "run" or (how is None and same_ratio):
         return Fitted(shape, generator.size, "run", view(shape, generator.size, fit))
-    as_run = "" if fit == "resize" else f" --fit run brings it to the run's size as its examples were, by {fit}."
+    as_run = "" if fit == "resize" else f" --fit run brings it to the run's size, as the run's examples, by {fit}."
     if generator.fixed_size:
-        raise UserError(f"{path}: {_size(shape)}, and this network makes images of {_size(generator.size)} only.{as_run}")
+        raise UserError(f"{path}: it is {_size(shape)}, but this network makes images of {_size(generator.size)} only.{as_run}")
     (height, width), (rows, columns) = shape, generator.min_size
     size = -(-height // rows) * rows, -(-width // columns) * columns
     if how == "resize":
         return Fitted(shape, (max(round(height / rows), 1) * rows, max(round(width / columns), 1) * columns), how)
     if how != "pad" and size != shape:
         other = "" if how else f"has another aspect ratio than the run's {_size(generator.size)}, and "
-        multiple = f"is no multiple of {_size(generator.min_size)}, as sizes that its network makes are"
+        multiple = f"is no multiple of {_size(generator.min_size)}, which this network needs"
         raise UserError(f"{path}: {_size(shape)} {other}{multiple}. {_OTHERS}{as_run}")
     return Fitted(shape, size, how or "own")
 
 
-_OTHERS = "--fit pad synthesizes from it filled up at its borders, and cuts the image back; --fit resize stretches both."
+_OTHERS = "--fit pad enlarges the layout at its borders and cuts the image back; --fit resize stretches both."
 
 
 def find_layouts(paths: tuple[Path, ...]) -> Iterator[Path]:
-    """The PNG files that the paths name, those of a folder in order but for hidden ones, which macOS puts beside each file.
+    """Finds the PNG files that the paths name, those of a folder in order. Hidden files, which macOS adds, are left out.
 
     Raises:
       UserError: if a path does not exist or a folder has no PNG.
@@ -98,9 +101,9 @@ def _shape(path: Path) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
             return image.height, image.width
-    except Exception:  # of many types; the decoder's message is the better one
-        image = open_image(path)
-        return image.height, image.width
+    except Exception:  # open_image reports all kinds of damage with a better message
+        decoded = open_image(path)
+        return decoded.height, decoded.width
 
 
 def _size(size: tuple[int, int]) -> str:

@@ -1,9 +1,9 @@
-"""Many layouts into many images: while one batch is synthesized, the next is read and the one before it is written."""
+"""Synthesizes from many layouts. While one batch is synthesized, the next one is read and the one before it is written."""
 
 import collections
 import os
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -15,54 +15,72 @@ from crn_jax.data.examples import full_batches
 from crn_jax.data.labels.label_space import open_image
 from crn_jax.errors import UserError
 from crn_jax.files import replacing
+from crn_jax.generator import Generator
 from crn_jax.run import Run
 from crn_jax.synthesize import compile_synthesize
 from launch.cost.dry_run import total_bytes
 from launch.synthesis.layouts import Fitted
 
 MAX_BATCH = 16
-"""Layouts at a time on an accelerator, by default; fewer of large ones: no batch has more pixels than one of 1024x2048."""
+"""The default batch size on an accelerator. It is smaller for large layouts: a batch has at most 1024 * 2048 pixels."""
 
 _PIXELS = 1024 * 2048
-_MADE = "crn_jax"  # the text of a PNG that says how it was made
+_MADE = "crn_jax"  # the key of a PNG's text that says how the image was made
 
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class Job(NamedTuple):
-    """A layout's file, how it reaches a size, the images to write, and what tells whether those are there already."""
+    """One layout to synthesize from."""
 
     path: Path
+    """The file of the layout."""
     fitted: Fitted
     targets: list[Path]
+    """The images to write."""
     made: str
+    """A text in each image that says how it was made. It tells whether an existing image is up to date."""
 
     @property
     def is_done(self) -> bool:
-        """Whether all of its images are there, made of the same layout in the same way."""
+        """Whether all images exist already, made from the same layout in the same way."""
         return all(_made(target) == self.made for target in self.targets)
 
 
 class Synthesized(NamedTuple):
-    """What was synthesized for a job: images uint8 `[k, H, W, 3]` of a layout `[H, W]`."""
+    """The images of one job, which the device may still be computing."""
 
     job: Job
     layout: np.ndarray
-    batch: jax.Array  # [B, k, H, W, 3], perhaps still being computed
-    index: int
+    """The layout `[H, W]` as the generator got it."""
+    batch: jax.Array
+    """The images `[B, k, H, W, 3]` of the whole batch."""
+    row: int
+    """The row of the batch that belongs to this job."""
 
     def images(self) -> np.ndarray:
-        """The images; waits for them."""
-        return np.asarray(self.batch)[self.index]
+        """Waits for the images, and returns them: uint8 `[k, H, W, 3]`."""
+        return np.asarray(self.batch)[self.row]
+
+
+def generator_of(run: Run) -> Generator:
+    """Returns the run's generator."""
+    generator = run.experiment.generator
+    assert generator is not None  # load_run refuses runs without one
+    return generator
 
 
 def synthesize_all(
     run: Run, jobs: list[Job], batch_size: int | None, write: Callable[[Synthesized], Result]
 ) -> Iterator[Result]:
-    """Synthesizes from all layouts, those of one size together; yields what `write`, called in threads, returns for each.
+    """Synthesizes from all layouts, in batches of one size, and calls `write` for each job in a thread.
+
+    Yields:
+      The results of `write`.
 
     Raises:
-      UserError: naming a layout that cannot be read, or a size for which the device has too little memory.
+      UserError: if a layout cannot be read, or if the device has too little memory for a size. The message names it.
     """
 
     def read(job: Job) -> tuple[Job, np.ndarray]:
@@ -81,19 +99,19 @@ def synthesize_all(
 def _batches(
     run: Run, function: jax.stages.Compiled, count: int, layouts: Iterator[tuple[Job, np.ndarray]]
 ) -> Iterator[Synthesized]:
-    for batch, filled in full_batches(layouts, count):  # a last one of another size would have to be compiled
+    for batch, filled in full_batches(layouts, count):  # else a smaller last batch would compile the function again
         images = function(run.params, np.stack([layout for _, layout in batch]))
         yield from (Synthesized(job, layout, images, i) for i, (job, layout) in enumerate(batch[:filled]))
 
 
 def _default_batch(size: tuple[int, int]) -> int:
-    """One on a CPU, which one image keeps busy, and whose caches hold no more."""
+    """Returns the default batch size: 1 on a CPU, because one image keeps it busy and fills its caches."""
     return 1 if jax.devices()[0].platform == "cpu" else max(1, min(MAX_BATCH, _PIXELS // (size[0] * size[1])))
 
 
 def ahead(pool: Executor, function: Callable[[Item], Result], items: Iterable[Item], count: int) -> Iterator[Result]:
-    """Results of a function in order, of which up to `count` are being computed while one is looked at."""
-    pending = collections.deque()
+    """Yields the function's results in order. Threads compute up to `count` results ahead."""
+    pending: collections.deque[Future[Result]] = collections.deque()
     for item in items:
         pending.append(pool.submit(function, item))
         if len(pending) > count:
@@ -103,30 +121,30 @@ def ahead(pool: Executor, function: Callable[[Item], Result], items: Iterable[It
 
 
 def _compiled(run: Run, count: int, size: tuple[int, int]) -> jax.stages.Compiled:
-    """The function from parameters and layouts `[count, H, W]` to images, if there is memory for it."""
+    """Compiles the function from parameters and layouts `[count, H, W]` to images, and checks that it fits into memory."""
     shape = f"{size[0]}x{size[1]}"
     try:
-        function = compile_synthesize(run.experiment.generator, run.params, (count, *size), run.label_space.dtype)
+        function = compile_synthesize(generator_of(run), run.params, (count, *size), np.dtype(run.label_space.dtype))
     except ValueError as error:
         raise UserError(f"Images of {shape} cannot be made: {error}") from error
     needed, there = total_bytes(function.memory_analysis()), _device_bytes()
     if needed > there:
         raise UserError(
-            f"{count} at a time, images of {shape} need {needed / 1e9:.1f} GB; {jax.devices()[0].device_kind} has "
-            f"{there / 1e9:.1f} GB. They are not made in tiles, which would not fit together: layers are normalized over "
-            f"the whole image. Give {'a smaller --batch_size, ' * (count > 1)}smaller layouts, or --fit run."
+            f"{count} at a time, images of {shape} need {needed / 1e9:.1f} GB, but {jax.devices()[0].device_kind} has "
+            f"{there / 1e9:.1f} GB. Tiles would not fit together, because layers are normalized over the whole image. "
+            f"Give {'a smaller --batch_size, ' * (count > 1)}smaller layouts, or --fit run."
         )
     return function
 
 
 def _device_bytes() -> int:
-    """Memory of the device: its own, or this machine's."""
+    """Returns the memory in bytes of the device, or of this machine if the device has none of its own."""
     limit = (jax.devices()[0].memory_stats() or {}).get("bytes_limit")
     return limit or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def write_png(image: np.ndarray, path: Path, made: str) -> None:
-    """Writes an image uint8 `[H, W, 3]` that says how it was made; a file of that name is there as a whole or not at all."""
+    """Writes an image uint8 `[H, W, 3]` with a text that says how it was made. A half-written file never has this name."""
     info = PngImagePlugin.PngInfo()
     info.add_text(_MADE, made)
     with replacing(path) as file:
@@ -134,7 +152,7 @@ def write_png(image: np.ndarray, path: Path, made: str) -> None:
 
 
 def is_foreign(path: Path) -> bool:
-    """Whether an image is there that was not made here; one that is cut short may have been."""
+    """Tells whether `path` is an image that launch.synthesize did not make. A damaged image counts as made by it."""
     if not path.exists() or _made(path) is not None:
         return False
     try:
@@ -148,5 +166,5 @@ def _made(path: Path) -> str | None:
     try:
         with Image.open(path) as image:
             return image.info.get(_MADE)
-    except OSError:  # not there, or not an image
+    except OSError:  # there is no file, or it is no image
         return None

@@ -1,22 +1,22 @@
-"""Label spaces that a JSON file describes, and colours for those that come without.
+"""Label spaces that a JSON file describes, and generated colours for classes without colours.
 
-A file needs no more than the classes:
+A file needs only the classes. The layouts of this one hold the ids 0, 1 and 2:
 
     {"classes": ["lawn", "path", "pond"]}
 
-whose layouts hold ids 0, 1 and 2. All fields:
+These are all fields, and what is taken for a field that is left out:
 
     {
-      "name": "garden",                                   the file's name, if left out
-      "classes": ["lawn", "path", "pond"],                "void" is added as the last one, or is the last one
-      "colors": [[0, 160, 0], [200, 180, 120], [0, 80, 200]],   one per class; generated, if left out
-      "ids": {"4": "lawn", "5": "lawn", "9": "path", "12": "pond"},   or a list, one per class; 0, 1, ..., if left out
+      "name": "garden",                                   else the file's name
+      "classes": ["lawn", "path", "pond"],                "void" is added as the last class, unless it is listed there
+      "colors": [[0, 160, 0], [200, 180, 120], [0, 80, 200]],   one per class; else generated
+      "ids": {"4": "lawn", "5": "lawn", "9": "path", "12": "pond"},   or a list, one per class; else 0, 1, ...
       "void_ids": [0, 255],                               further ids that mean void
       "void_colors": [[255, 255, 255]]                    further colours that mean void
     }
 
-Void is black unless it is listed with a colour of its own. An id or a colour that no field mentions is an error when a layout
-is read, so whatever is to be ignored has to be declared.
+Void is black, unless it is listed with another colour. If a layout has an id or a colour that no field mentions, reading it
+fails, so list in `void_ids` or `void_colors` what should be ignored.
 """
 
 import collections
@@ -37,10 +37,10 @@ _FIELDS = ("name", "classes", "colors", "ids", "void_ids", "void_colors")
 
 @functools.cache
 def palette(count: int) -> tuple[Color, ...]:
-    """Colours to tell `count` classes apart (at most 4000): each as far as can be from those before, from black and from white.
+    """Generates colours for `count` classes, at most 4000. Each is as far as possible from black, white and those before it.
 
-    A shorter palette begins a longer one. Distances are "redmean" (compuphase.com/cmetric.htm), a cheap approximation of what
-    eyes see; in integers, so that every machine finds the same colours.
+    A longer palette begins with a shorter one. Distances are "redmean" (compuphase.com/cmetric.htm), a cheap approximation of
+    what eyes see. They are computed in integers, so every machine finds the same colours.
     """
     levels = np.arange(0, 256, 17)
     candidates = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), -1).reshape(-1, 3)
@@ -59,13 +59,14 @@ def _redmean(colors: np.ndarray, color: np.ndarray) -> np.ndarray:
 
 
 def read_label_file(path: Path) -> LabelSpace:
-    """The label space of a JSON file as the module describes it.
+    """Reads a label space from a JSON file, which the module's docstring explains.
 
     Raises:
-      UserError: naming the file, the field, what it holds and what would be right.
+      UserError: if the file cannot be read, or if something in it is wrong. The message names the file and the field, and says
+        what the field holds and what would be right.
     """
     try:
-        # A byte order mark is what some editors of Windows begin files with.
+        # Some editors of Windows begin a file with a byte order mark.
         fields = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_object)
         return _from_fields(fields, path.stem)
     except OSError as error:
@@ -83,7 +84,7 @@ def read_label_file(path: Path) -> LabelSpace:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     [(key, times)] = collections.Counter(key for key, _ in pairs).most_common(1) or [("", 0)]
     if times > 1:  # Python would silently take the last.
-        raise ValueError(f"{_shown(key)} is there twice; leave one.")
+        raise ValueError(f"{_shown(key)} is there twice. Remove one.")
     return dict(pairs)
 
 
@@ -109,19 +110,19 @@ def _classes(names: Any) -> tuple[str, ...]:
         raise ValueError(f'classes: a list of names is needed, such as ["lawn", "path"], got {_shown(names)}.')
     for i, name in enumerate(names):
         if name in names[:i]:
-            raise ValueError(f"classes: {_shown(name)} is there twice; leave one.")
+            raise ValueError(f"classes: {_shown(name)} is there twice. Remove one.")
         if name.lower() == "void" and (name != "void" or i < len(names) - 1):
-            raise ValueError(f'classes: {_shown(name)} has to be "void", and the last; or leave it out, and it is added.')
+            raise ValueError(f'classes: {_shown(name)} must be "void", and the last. If you leave it out, it is added.')
     return tuple(names)
 
 
 def _colors_of(fields: dict[str, Any], listed: Sequence[str], classes: Sequence[str]) -> tuple[tuple[Color, ...], ...]:
-    """The classes' colours, and void's further ones; each stands for one class."""
+    """Returns the classes' colours and the further colours of void. Each colour stands for one class."""
     void_colors = _colors("void_colors", fields.get("void_colors", []))
     if "colors" in fields:
         colors = _colors("colors", fields["colors"])
         if len(colors) != len(listed):
-            raise ValueError(f"colors: {len(listed)} are needed, one for each of classes, got {len(colors)}.")
+            raise ValueError(f"colors: {len(listed)} are needed, one for each class, got {len(colors)}.")
     else:
         colors = tuple(color for color in palette(len(classes) + len(void_colors)) if color not in void_colors)
         colors = (*colors[: len(classes) - 1], _BLACK)
@@ -140,7 +141,7 @@ def _colors(field: str, value: Any) -> tuple[Color, ...]:
         raise ValueError(f"{field}: a list of colours is needed, such as [[0, 160, 0]], got {_shown(value)}.")
     for color in value:
         if not (isinstance(color, list) and len(color) == 3 and all(type(c) is int and 0 <= c <= 255 for c in color)):
-            raise ValueError(f"{field}: a colour is [red, green, blue], whole numbers of 0 to 255, got {_shown(color)}.")
+            raise ValueError(f"{field}: a colour is [red, green, blue], whole numbers from 0 to 255, got {_shown(color)}.")
     return tuple((red, green, blue) for red, green, blue in value)
 
 
@@ -148,7 +149,7 @@ def _ids_of(fields: dict[str, Any], listed: Sequence[str], classes: Sequence[str
     ids = fields.get("ids", list(range(len(listed))))
     if isinstance(ids, list):
         if len(ids) != len(listed):
-            raise ValueError(f"ids: {len(listed)} are needed, one for each of classes, got {len(ids)}.")
+            raise ValueError(f"ids: {len(listed)} are needed, one for each class, got {len(ids)}.")
         pairs = [(_id("ids", i), index) for index, i in enumerate(ids)]
     elif isinstance(ids, dict):
         pairs = [(_id("ids", key), _class_index(key, name, classes)) for key, name in ids.items()]
@@ -163,23 +164,23 @@ def _ids_of(fields: dict[str, Any], listed: Sequence[str], classes: Sequence[str
         if table.setdefault(i, index) != index:
             raise ValueError(f"{field}: {i} is the id of {classes[table[i]]} and of {classes[index]}. Change one.")
     if missing := {*range(len(classes) - 1)} - {*table.values()}:
-        raise ValueError(f"ids: {classes[min(missing)]} has none. Add one, or take it out of classes.")
+        raise ValueError(f"ids: {classes[min(missing)]} has none. Add one, or remove this class from classes.")
     return table
 
 
 def _id(field: str, value: Any) -> int:
-    """An id of a list, or of an object's key, which JSON wants in quotes."""
+    """Returns an id that stands in a list, or in quotes, as JSON wants the keys of an object."""
     if isinstance(value, str) and value.removeprefix("-").isdecimal() and value == str(int(value)):
         value = int(value)
     if type(value) is not int or not -1 <= value <= 65535:
-        raise ValueError(f"{field}: an id is a whole number of -1 to 65535, got {_shown(value)}.")
+        raise ValueError(f"{field}: an id is a whole number from -1 to 65535, got {_shown(value)}.")
     return value
 
 
 def _class_index(key: str, name: Any, classes: Sequence[str]) -> int:
     if name not in classes:
         hint = did_you_mean(name, classes) if isinstance(name, str) else ""
-        raise ValueError(f"ids: {key} is to be {_shown(name)}, which is none of the classes.{hint}")
+        raise ValueError(f"ids: {key} is {_shown(name)}, which is none of the classes.{hint}")
     return classes.index(name)
 
 

@@ -1,7 +1,7 @@
-"""The label spaces that are known by name: `LABEL_SPACES`, or `find_label_space` for those and for files of one's own.
+"""The label spaces of published data sets, by name. `find_label_space` finds these, and those in a user's own files.
 
-Cityscapes' `polegroup` has pole's colour but no trainId, so its colours and its trainIds disagree. The released program reads
-colours; `cityscapes` therefore takes polegroup for pole, and `cityscapes_strict` for void. That shows in files of ids only.
+Cityscapes' `polegroup` has pole's colour but no trainId, so colours and trainIds disagree about it. The released program reads
+colours, so `cityscapes` takes polegroup for pole. `cityscapes_strict` takes it for void. Only files of ids show the difference.
 """
 
 import dataclasses
@@ -14,10 +14,10 @@ from crn_jax.errors import UserError, did_you_mean
 
 
 def find_label_space(name_or_file: str) -> LabelSpace:
-    """The label space of a name in `LABEL_SPACES`, or of a JSON file as `crn_jax.data.label_file` describes it.
+    """Finds the label space with a name in `LABEL_SPACES`, or reads it from a JSON file, which `label_file.py` explains.
 
     Raises:
-      UserError: if there is neither, with the nearest name; or if something in the file is wrong.
+      UserError: if there is no such name or file, with the nearest name, or if something in the file is wrong.
     """
     if name_or_file in LABEL_SPACES:
         return LABEL_SPACES[name_or_file]
@@ -25,8 +25,8 @@ def find_label_space(name_or_file: str) -> LabelSpace:
     if path.suffix == ".json" or path.is_file():
         return read_label_file(path)
     raise UserError(
-        f"{name_or_file}: no label space has this name, and no file.{did_you_mean(name_or_file, LABEL_SPACES)} The names: "
-        f'{", ".join(LABEL_SPACES)}. Your own is a JSON file: {{"classes": ["lawn", "path"]}}, which ends in .json.'
+        f"{name_or_file}: no label space has this name, nor has a file.{did_you_mean(name_or_file, LABEL_SPACES)} The names: "
+        f'{", ".join(LABEL_SPACES)}. For your own, write a file that ends in .json: {{"classes": ["lawn", "path"]}}.'
     )
 
 
@@ -40,7 +40,7 @@ def _color(digits: str) -> Color:
 
 
 def _space(name: str, classes: Sequence[str], ids: Mapping[int, int], colors: Sequence[Color] = ()) -> LabelSpace:
-    """With void, in black, after the classes."""
+    """Makes a label space of these classes and void, which is black."""
     return LabelSpace(name, (*classes, "void"), (*(colors or palette(len(classes))), (0, 0, 0)), dict(ids))
 
 
@@ -49,15 +49,15 @@ _POLEGROUP, _LICENSE_PLATE = 18, 34
 
 _CITYSCAPES_LIKE = (
     CITYSCAPES,
-    # What cityscapesScripts' createTrainIdLabelImgs writes.
+    # cityscapesScripts' createTrainIdLabelImgs writes these ids.
     dataclasses.replace(CITYSCAPES, name="cityscapes_trainids", ids=_TRAIN_IDS),
     dataclasses.replace(CITYSCAPES, name="cityscapes_strict", ids=CITYSCAPES.ids | {_POLEGROUP: 19}),
-    # GTA5 (Richter et al. 2016): the labelIds of Cityscapes, but the license plate is 34, in car's colour; so it is car here,
-    # as in the released program.
+    # GTA5 (Richter et al. 2016) has the labelIds of Cityscapes, but its license plate is 34, in car's colour. It is therefore
+    # car here, as in the released program.
     dataclasses.replace(CITYSCAPES, name="gta5", ids=CITYSCAPES.ids | {_LICENSE_PLATE: 13}),
 )
 
-# CamVid's label_colors.txt (Brostow et al. 2009): its 32 classes in its order, less Void, which is its last but one.
+# The 32 classes of CamVid's label_colors.txt (Brostow et al. 2009), in its order, without Void, which is the last but one.
 _CAMVID32 = """\
 Animal 408040, Archway c00080, Bicyclist 0080c0, Bridge 008040, Building 800000, Car 400080, CartLuggagePram 4000c0, Child
 c08040, Column_Pole c0c080, Fence 404080, LaneMkgsDriv 8000c0, LaneMkgsNonDriv c00040, Misc_Text 808040, MotorcycleScooter
@@ -70,12 +70,12 @@ _camvid_rows = [row.rsplit(" ", 1) for row in _listed(_CAMVID32)]
 _CAMVID_ORIGINAL = _space(
     "camvid32",
     [name for name, _ in _camvid_rows],
-    # Files of ids, where there are any, number the lines of label_colors.txt.
+    # If a file holds ids, these number the lines of label_colors.txt.
     {index: index for index in range(30)} | {30: 31, 31: 30},
     [_color(digits) for _, digits in _camvid_rows],
 )
 
-# The first name of each in objectInfo150.txt of CSAILVision/sceneparsing; 0 is "other".
+# The first name of each class in objectInfo150.txt of CSAILVision/sceneparsing; id 0 is "other".
 _ADE20K = """\
 wall, building, sky, floor, tree, ceiling, road, bed, windowpane, grass, cabinet, sidewalk, person, earth, door, table,
 mountain, plant, curtain, chair, car, water, painting, sofa, shelf, house, sea, mirror, rug, field, armchair, seat, fence,
@@ -90,8 +90,8 @@ lake, dishwasher, screen, blanket, sculpture, hood, sconce, vase, traffic light,
 plate, monitor, bulletin board, shower, radiator, glass, clock, flag
 """
 
-# Its visualizationCode/color150.mat; but that has (140, 140, 140) for road and for skyscraper. Here they differ from it by one,
-# in blue: pixels of that very colour could be either, so they are an error that names both.
+# The colours of sceneparsing's visualizationCode/color150.mat, except that it has (140, 140, 140) for road and for skyscraper.
+# Here these two differ from it by one, in blue. A pixel of (140, 140, 140) could be either, so it is an error that names both.
 _ADE20K_COLORS = """\
 787878 b47878 06e6e6 503232 04c803 787850 8c8c8b cc05ff e6e6e6 04fa07 e005ff ebff07 96053d 787846 08ff33 ff0652 8fff8c
 ccff04 ff3307 cc4603 0066c8 3de6fa ff0633 0b66ff ff0747 ff09e0 0907e6 dcdcdc ff095c 7009ff 08ffd6 07ffe0 ffb806 0aff47
@@ -111,9 +111,10 @@ _ADE = _space(
     [_color(digits) for digits in _ADE20K_COLORS.split()],
 )
 
-# labels.txt of nightrome/cocostuff: 1 person ... 182 wood, of which 11 never occur. But stuffthingmaps_trainval2017.zip, the
-# layouts that it recommends, hold 0 person ... 181 wood, and 255 for unlabeled ("Caffe-compatible", says its README). These are
-# the ids here. Files that number as labels.txt does (COCO-Stuff 10K) need their ids less one, and 0 as 255.
+# labels.txt of nightrome/cocostuff numbers from 1 (person) to 182 (wood); 11 of these never occur. The layouts that its README
+# recommends, stuffthingmaps_trainval2017.zip ("Caffe-compatible"), hold 0 (person) to 181 (wood), and 255 for unlabeled.
+# The ids here are those of the layouts. In files that number as labels.txt does (COCO-Stuff 10K), subtract one from each id,
+# and turn 0 into 255.
 _COCOSTUFF = """\
 person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, street sign, stop sign,
 parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe, hat, backpack, umbrella, shoe,
@@ -132,7 +133,7 @@ wall-other, wall-panel, wall-stone, wall-tile, wall-wood, water-other, waterdrop
 """
 
 COCOSTUFF_NEVER = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)
-"""Ids of COCO-Stuff's classes that never occur in its layouts: street sign, hat, shoe, ... hair brush."""
+"""The ids of those classes that never occur in COCO-Stuff's layouts: street sign, hat, shoe, ... hair brush."""
 
 _COCO = _space("cocostuff", _listed(_COCOSTUFF), {index: index for index in range(182)} | {255: 182})
 
@@ -143,7 +144,8 @@ dresser, pillow, mirror, floor mat, clothes, ceiling, books, refridgerator, tele
 whiteboard, person, night stand, toilet, sink, lamp, bathtub, bag, otherstructure, otherfurniture, otherprop
 """
 
-# The 13 of Couprie et al. 2013, and which of them each of the 40 is (map40to13.m of howard-mahe/nyudv2_class_mapping).
+# The 13 classes of Couprie et al. 2013, and which of these (from 1) each of the 40 classes belongs to, by map40to13.m of
+# howard-mahe/nyudv2_class_mapping.
 _NYU13 = "bed, books, ceiling, chair, floor, furniture, objects, picture, sofa, table, tv, wall, window"
 _NYU13_OF_40 = (
     12, 5, 6, 1, 4, 9, 10, 12, 13, 6, 8, 6, 13, 10, 6, 13, 6, 7, 7, 5,
@@ -152,10 +154,11 @@ _NYU13_OF_40 = (
 
 
 def _nyu() -> list[LabelSpace]:
-    """NYU Depth v2, where 0 is unlabelled: nyu894, nyu40 and nyu13 by the ids of nyu_depth_v2_labeled.mat, 1 ... 894, and
-    nyu40_mapped and nyu13_mapped for files that hold the 40 or the 13 themselves.
+    """Makes the label spaces of NYU Depth v2, where id 0 is unlabelled.
 
-    nyu894.txt has the `names` of the file in their order, each after its class of the 40 (classMapping40.mat).
+    nyu894, nyu40 and nyu13 read the ids 1 ... 894 of nyu_depth_v2_labeled.mat. nyu40_mapped and nyu13_mapped read files that
+    hold the 40 or the 13 classes themselves. The lines of nyu894.txt have the `names` of the MATLAB file, in its order, each
+    after the number of its class among the 40 (classMapping40.mat).
     """
     lines = Path(__file__).with_name("nyu894.txt").read_text(encoding="utf-8").splitlines()
     of_raw = [int(line[:2]) for line in lines]
@@ -173,4 +176,4 @@ def _nyu() -> list[LabelSpace]:
 LABEL_SPACES: dict[str, LabelSpace] = {
     space.name: space for space in (*_CITYSCAPES_LIKE, CAMVID, _CAMVID_ORIGINAL, _ADE, *_nyu(), _COCO)
 }
-"""By name, as --data.labels takes them."""
+"""All published label spaces by the name that --data.labels takes."""
