@@ -22,6 +22,7 @@ from rich.markup import escape
 from crn_jax.data.pipeline import spread
 from crn_jax.data.sources import Split
 from crn_jax.errors import UserError
+from crn_jax.experiment import Synthesis, require_kind
 from crn_jax.files import sha256_of
 from crn_jax.generator import Generator, init_params
 from crn_jax.run import Run
@@ -173,10 +174,9 @@ def judges_of(
         names = [name for method in methods for name in method.names]
         examples = comparison.examples.names
         segmenter, described = open_segmenter(asked.segmenter, source.label_space, source.size, names, examples)
-        cityscapes = (
-            " Published mIoU on Cityscapes was measured with a DRN-D-105." if source.label_space.name == "cityscapes" else ""
-        )
-        notes.append(f"Segmenter: {described}.{cityscapes}")
+        notes.append(f"Segmenter: {described}.")
+        if source.label_space.name == "cityscapes":
+            notes[-1] += " Published mIoU on Cityscapes was measured with a DRN-D-105."
     if asked.inception:
         inception = jax.device_put(load_inception(asked.inception))
     notes += frechet_notes(asked.inception, len(comparison.examples.indices))
@@ -313,7 +313,8 @@ def make_study(asked: Arguments, page: Path, comparison: Comparison) -> None:
     methods = []
     for name, given in comparison.given.items():
         if isinstance(given, Run):
-            methods.append(StudyMethod(name, functools.partial(synthesized, given.experiment.generator, given.params)))
+            generator = require_kind(given.experiment, Synthesis, f"The run {name}").generator
+            methods.append(StudyMethod(name, functools.partial(synthesized, generator, given.params)))
         else:
             methods.append(StudyMethod(name, functools.partial(read, name, images_of_folder(name, given, examples))))
     config = comparison.experiment.generator

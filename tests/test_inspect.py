@@ -1,6 +1,7 @@
 """launch.inspect: what it counts, what it complains of, what it guesses, the command it gives, and its page."""
 
 import json
+import re
 import shlex
 from collections import Counter
 from pathlib import Path
