@@ -224,7 +224,7 @@ def test_the_papers_order_is_counted_by_pairs(tmp_path):
     preferred = {"b": 60.0, "c": 70.0, "d": 80.0}
     entries = [entry(tmp_path, n, preferred={"Cityscapes": preferred[n]} if n in preferred else None) for n in "abcd"]
     text = said(entries)
-    assert "by how few people preferred the cascade (of other photographs, longer trained): a, b, c, d." in text
+    assert "by how few people preferred the cascade (other photographs, longer training): a, b, c, d." in text
     assert "By perceptual distance: d, a, c, b; 1 of 6 pairs are in the paper's order." in text
     assert "By PSNR: d, a, c, b; 1 of 6 pairs" in text  # higher is better there
     assert "By pixel accuracy" not in text
