@@ -1,7 +1,7 @@
-"""Carries out an ablation: `python -m launch.ablate SUITE --data DIR`. Suites are data, ABLATIONS in configs.py.
+"""Carries out an ablation: `python -m launch.ablate SUITE --data DIR`. ABLATIONS in configs.py lists the suites.
 
-Every variant is trained, scored and shown by the commands of launch.train, launch.evaluate and launch.synthesize, each in a
-process of its own. The same command goes on where it was stopped, and repeats nothing that is finished.
+launch.train, launch.evaluate and launch.synthesize train, score and show every variant, each in a process of its own. If it is
+stopped, give the same command again: it continues there, and repeats nothing that is finished.
 """
 
 import dataclasses
@@ -36,39 +36,39 @@ class Arguments:
     """Trains and scores the variants of a suite under the same budget, data order and evaluation."""
 
     suite: Annotated[str, tyro.conf.Positional]
-    """Its name in ABLATIONS of configs.py."""
+    """The name of the suite, as in ABLATIONS of configs.py."""
     data: Annotated[str | None, tyro.conf.arg(aliases=["--data.root"])] = None
-    """Folder of the data set; streets need none."""
+    """The folder of the data set. Streets need none."""
     budget: str | None = None
-    """Of each training: steps, such as 3000, or minutes of training steps, such as 30m, which the first 60 steps turn into a
-    number of steps. Default: what each experiment says."""
+    """The budget of each training: steps, such as 3000, or minutes of training steps, such as 30m. The first 60 steps turn
+    minutes into a number of steps. Default: the length that each experiment says."""
     seeds: int = 1
-    """Trainings of each variant, with seeds from 0 on."""
+    """The number of trainings of each variant, with seeds from 0."""
     only: tuple[str, ...] = ()
-    """Names of variants. Default: all."""
+    """The names of the variants to train and score. Default: all."""
     jobs: int = 1
-    """Trainings at a time, each on an accelerator of its own; one takes all there are. Each task of a SLURM array does its part
-    of the trainings."""
+    """The number of trainings at a time, each on an accelerator of its own. A single job takes all accelerators. Each task of a
+    SLURM array does its part of the trainings."""
     out: Path | None = None
-    """Folder for everything. Default: runs/ablations/SUITE."""
+    """The folder for runs and results. Default: runs/ablations/SUITE."""
     segmenter: Path | None = None
-    """A run of launch.train segmenter_*, to train with, and to judge by. Default: the suite's own is trained first."""
+    """A run of launch.train segmenter_*, to train with and to judge by. Default: the suite's own segmenter is trained first."""
     judge: str | None = None
-    """Judges in its place: another run of launch.train segmenter_*, or package.module:factory, see launch.evaluate."""
+    """Another judge than --segmenter: a run of launch.train segmenter_*, or package.module:factory (see launch.evaluate)."""
     train: str = ""
-    """Further arguments of launch.train, for every training, the segmenter's too: --train="--data.cache DIR --batch_size 4"."""
+    """More arguments of launch.train, for all trainings and the segmenter's: --train="--data.cache DIR --batch_size 4"."""
     inception: Path | None = None
-    """For FID and KID, see launch.evaluate."""
+    """The weights for FID and KID (see launch.evaluate)."""
     lpips: tuple[Path, Path] | None = None
-    """For LPIPS, see launch.evaluate."""
+    """The two files for LPIPS (see launch.evaluate)."""
     vgg: Annotated[str | None, tyro.conf.arg(aliases=["--vgg.weights"])] = None
-    """VGG-19 weights. Default: as launch.train finds them."""
+    """The file of VGG-19 weights. Default: launch.train looks for it."""
     examples: int | None = None
-    """Score at most so many. Default: all."""
+    """The largest number of held-out examples to score. Default: all."""
     configs: Path | None = None
-    """A file of experiments, recipes and ablations of your own. Default: $CRN_JAX_CONFIGS."""
+    """A file of your own experiments, recipes and ablations. Default: $CRN_JAX_CONFIGS."""
     dry_run: bool = False
-    """Print the commands, run none."""
+    """Print the commands, and run none."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -79,13 +79,13 @@ def main(arguments: list[str] | None = None) -> None:
         if not rest or rest[0] in ("-h", "--help"):
             list_suites()
         asked = tyro.cli(Arguments, prog=as_typed("python -m launch.ablate"), args=rest, use_underscores=True)
-        jax.config.update("jax_platforms", "cpu")  # accelerators are the trainings'; here only shapes are looked at
+        jax.config.update("jax_platforms", "cpu")  # the accelerators are for the trainings; this process only looks at shapes
         status = ablate(asked, as_typed(shlex.join(["python", "-m", "launch.ablate", *given])))
         sys.exit(status)
 
 
 def list_suites() -> None:
-    """Prints their names and questions."""
+    """Prints the names and questions of all suites."""
     table = rich.table.Table(box=None, show_header=False)
     for name, ablation in ablations().items():
         table.add_row(name, f"{ablation.question} {len(ablation.variants)} variants.")
@@ -93,7 +93,7 @@ def list_suites() -> None:
 
 
 def ablate(asked: Arguments, command_line: str) -> int:
-    """Works through the suite, and returns the exit status: 0, `FAILED` if a training failed, or `TRY_AGAIN` if stopped."""
+    """Works through the suite. Returns the exit status: 0, `FAILED` if a training failed, or `TRY_AGAIN` if stopped."""
     ablation = suite(asked)
     out, budget = asked.out or Path("runs/ablations") / asked.suite, Budget.parse(asked.budget)
     segmenter, entries = plan(asked, ablation, budget, out)
@@ -112,7 +112,7 @@ def ablate(asked: Arguments, command_line: str) -> int:
     with Workers(asked.jobs, out / "accelerators") as workers:
         workers.work(segmenter, lambda: None)
         if all(workers.outcomes.get(task.folder) == "finished" for task in segmenter):
-            report()  # what cannot be written is found out now
+            report()  # if the results cannot be written, this fails before the trainings
             workers.work(chosen, report)
             tell(report(), out)
     if workers.stopped.is_set() or "stopped" in workers.outcomes.values():
@@ -121,7 +121,7 @@ def ablate(asked: Arguments, command_line: str) -> int:
 
 
 def write_results(out: Path, results: dict[str, Any]) -> dict[str, Any]:
-    """Adds what they say, and writes them as JSON, as Markdown and as a page."""
+    """Adds the conclusions to the results, and writes these as JSON, as Markdown and as a page."""
     results["conclusions"] = list(conclusions(results))
     with staged(out) as folder:
         write_json(folder / "ablation.json", results)
@@ -131,7 +131,7 @@ def write_results(out: Path, results: dict[str, Any]) -> dict[str, Any]:
 
 
 def tell(results: dict[str, Any], out: Path) -> None:
-    """Prints them."""
+    """Prints the scores and conclusions."""
     console.print(figures_table(results))
     for sentence in results["conclusions"]:
         console.print(f"- {sentence}", markup=False)
@@ -139,10 +139,10 @@ def tell(results: dict[str, Any], out: Path) -> None:
 
 
 def suite(asked: Arguments) -> Ablation:
-    """The suite that is asked for, checked against the rest of the command line.
+    """Returns the suite that is asked for, and checks the rest of the command line.
 
     Raises:
-      UserError: if there is none of that name, or no variant of one of the names.
+      UserError: if there is no such suite or variant, or if a number is below 1.
     """
     known = ablations()
     if asked.suite not in known:
@@ -159,19 +159,19 @@ def suite(asked: Arguments) -> Ablation:
 
 
 def check_files(asked: Arguments) -> None:
-    """Raises UserError if one is missing that would be needed only when the first training is finished."""
+    """Raises UserError if a file is missing that is needed only after the first training."""
     for path in (asked.segmenter, asked.inception, *(asked.lpips or ())):
         if path is not None and not path.exists():
             raise UserError(f"{path}: there is no such file or folder.")
     if asked.judge and ":" not in asked.judge and not (Path(asked.judge) / "run.json").is_file():
         raise UserError(
-            f"--judge {asked.judge}: this is neither a run folder nor package.module:factory. (By label files, which another "
-            "tool makes of finished images, launch.evaluate scores each run.)"
+            f"--judge {asked.judge}: this is neither a run folder nor package.module:factory. To judge by label files of "
+            "another tool, score each run by launch.evaluate."
         )
 
 
 def plan(asked: Arguments, ablation: Ablation, budget: Budget, out: Path) -> tuple[list[Task], list[Entry]]:
-    """The training of the segmenter, if it is the suite's own and needed, and that of each variant and seed."""
+    """Returns the task of the suite's own segmenter, if that is needed, and an entry for each variant and seed."""
     root = [] if asked.data is None else ["--data.root", asked.data]
     vgg = ["--vgg.weights", asked.vgg] if asked.vgg else []
     common = [*root, *shlex.split(asked.train)]
@@ -193,7 +193,7 @@ def plan(asked: Arguments, ablation: Ablation, budget: Budget, out: Path) -> tup
 
 
 def scoring(asked: Arguments, judge: str | Path | None) -> list[str]:
-    """What launch.evaluate needs besides a run."""
+    """Returns the arguments that launch.evaluate needs besides a run."""
     score = ["--segmenter", str(judge)] if judge else []
     score += ["--inception", str(asked.inception)] if asked.inception else []
     score += ["--lpips", *map(str, asked.lpips)] if asked.lpips else []
@@ -201,7 +201,7 @@ def scoring(asked: Arguments, judge: str | Path | None) -> list[str]:
 
 
 def tasks_of_this_job(tasks: list[Task]) -> list[Task]:
-    """The tasks that this job of a SLURM array has to do; all tasks, outside such an array."""
+    """Returns the tasks for this job of a SLURM array, or all tasks outside such an array."""
     environment = os.environ
     if "SLURM_ARRAY_TASK_ID" not in environment:
         return tasks

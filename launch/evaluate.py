@@ -1,6 +1,7 @@
-"""Scores runs and images, side by side: `python -m launch.evaluate RUN [RUN | FOLDER ...]`.
+"""Scores runs and folders of images side by side: `python -m launch.evaluate RUN [RUN | FOLDER ...]`.
 
-Writes a table, evaluation.json and report.html. With --study_page or --study: the paper's study with people instead.
+It prints a table, and writes evaluation.json and report.html. With --study_page or --study it makes or reads a study with
+people instead, as in the paper.
 """
 
 import dataclasses
@@ -21,8 +22,9 @@ from rich.markup import escape
 from crn_jax.data.pipeline import spread
 from crn_jax.data.sources import Split
 from crn_jax.errors import UserError
+from crn_jax.experiment import Synthesis, require_kind
 from crn_jax.files import sha256_of
-from crn_jax.generator import init_params
+from crn_jax.generator import Generator, init_params
 from crn_jax.run import Run
 from crn_jax.scores.inception import PUBLISHED_SHA256, load_inception
 from crn_jax.scores.lpips import load_lpips, network_name
@@ -44,67 +46,67 @@ from launch.evaluation.study_answers import analyse, study_table, to_json
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Scores trained runs, and folders of images, on held-out layouts and photographs."""
+    """Scores trained runs and folders of images on held-out layouts and photographs."""
 
     methods: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
-    """Run folders of launch.train, or folders of images of the data's size, named after the held-out photographs."""
+    """Run folders of launch.train, and folders of images that have the data's size and the held-out photographs' names."""
     data: Annotated[str | None, tyro.conf.arg(aliases=["--data.root"])] = None
-    """Folder of the data set. Default: the one that the first run was trained on."""
+    """The folder of the data set. Default: the folder that the first run was trained on."""
     split: Split = "val"
-    """Which part of it."""
+    """The part of the data set whose examples are scored."""
     experiment: str | None = None
-    """Where no run is given: the experiment whose data set and size are meant."""
+    """The experiment whose data set and size are used. It is needed, and allowed, only if no run is given."""
     configs: Path | None = None
-    """A file of experiments of your own, to name one in --experiment. Default: $CRN_JAX_CONFIGS."""
+    """A file of your own experiments, for --experiment. Default: $CRN_JAX_CONFIGS."""
     examples: int | None = None
-    """Score at most so many, spread evenly over the split. Default: all."""
+    """The largest number of examples to score, spread evenly over the split. Default: all."""
     checkpoint: str = "latest"
-    """Of the runs: latest, best (smallest held-out distance), or a number of steps."""
+    """The checkpoint of each run: latest, best (smallest held-out distance), or a number of steps."""
     segmenter: str | None = None
-    """For mIoU and pixel accuracy: a run of launch.train segmenter_*; package.module:factory, where factory() gives a function
-    from images uint8 [B, H, W, 3] to class ids [B, H, W]; or a folder of label PNGs, METHOD/EXAMPLE.png, in the ids or
-    colours of the data set's own layouts (of Cityscapes labelIds, not train ids)."""
+    """The segmenter for mIoU and pixel accuracy. It is a run of launch.train segmenter_*; or package.module:factory, where
+    factory() returns a function from images uint8 [B, H, W, 3] to class ids [B, H, W]; or a folder of label PNGs named
+    METHOD/EXAMPLE.png, with the ids or colours of the data set's own layouts (for Cityscapes labelIds, not train ids)."""
     inception: Path | None = None
-    """For FID and KID: pt_inception-2015-12-05-6726825d.pth, as pytorch-fid publishes it."""
+    """The weights for FID and KID: pt_inception-2015-12-05-6726825d.pth, which pytorch-fid publishes."""
     lpips: tuple[Path, Path] | None = None
-    """For LPIPS: its linear weights (v0.1, alex.pth or vgg.pth) and torchvision's AlexNet or VGG-16."""
+    """The two files for LPIPS: its linear weights (v0.1, alex.pth or vgg.pth), and torchvision's AlexNet or VGG-16."""
     vgg: Annotated[str | None, tyro.conf.arg(aliases=["--vgg.weights"])] = None
-    """VGG-19 weights. Default: as launch.train finds them."""
+    """The file of VGG-19 weights. Default: launch.evaluate looks where launch.train does."""
     batch_size: int = 1
-    """Examples at a time. It changes speed and memory only."""
+    """The number of examples that are computed at a time. It changes speed and memory only."""
     out: Path | None = None
-    """Folder for the results. Default: evaluation in the first run's folder."""
+    """The folder for the results. Default: `evaluation` in the first run's folder."""
     save_images: bool = False
-    """Also write every image, to OUT/images/METHOD/EXAMPLE.png, for other tools."""
+    """Also write every image to OUT/images/METHOD/EXAMPLE.png, for other tools."""
     study_page: Path | None = None
-    """Write the page of a study with people to this HTML file, and score nothing: the first run against the others."""
+    """Write the page of a study with people to this HTML file, and score nothing. --study_kind says what is compared."""
     study_kind: Literal["unlimited", "timed"] = "unlimited"
-    """unlimited: the first run beside another (the paper's Table 1); timed: photograph and run for 1/8 to 8 s (Figure 4)."""
+    """unlimited: the first run against each other (the paper's Table 1); timed: photograph against run, for 1/8 to 8 s."""
     study_pairs: int = 100
-    """Pairs that everyone answers, beside ten sentinels; more of them make a study longer, and show more layouts."""
+    """The number of pairs that everyone answers, besides ten sentinels. More pairs show more layouts, but take longer."""
     study_seed: int = 0
-    """Which layouts are shown. A page of another seed, or with other pairs, is another study: --study reads results of one."""
+    """The seed by which layouts are chosen. A page with another seed is another study; --study reads results of one study."""
     study: tuple[Path, ...] | None = None
-    """Result files of a study: print what people preferred, and nothing else (with --out, also write it to study.json)."""
+    """Result files of a study. Print what people preferred, and score nothing. With --out, also write it to study.json."""
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Reads the command line and scores."""
+    """Reads the command line, and scores or makes or reads a study."""
     with command():
         given = sys.argv[1:] if arguments is None else arguments
         asked = tyro.cli(Arguments, prog=as_typed("python -m launch.evaluate"), args=take_configs(given), use_underscores=True)
         if asked.batch_size < 1 or (asked.examples is not None and asked.examples < 1):
             raise UserError(f"--batch_size and --examples must be at least 1, got {asked.batch_size} and {asked.examples}.")
         if asked.study is not None:
-            return tell_study(asked)
+            return tell_study(asked, asked.study)
         comparison = open_comparison(asked.methods, asked.checkpoint, asked.experiment, asked.data, asked.split, asked.examples)
         if asked.study_page:
-            return make_study(asked, comparison)
+            return make_study(asked, asked.study_page, comparison)
         evaluate(asked, comparison, as_typed(shlex.join(["python", "-m", "launch.evaluate", *given])))
 
 
 def evaluate(asked: Arguments, comparison: Comparison, command_line: str) -> None:
-    """Scores every method, and writes the results at the end, all or nothing."""
+    """Scores every method, and writes all results at the end, or none if it fails."""
     vgg = dataclasses.replace(comparison.experiment.vgg, weights=asked.vgg or comparison.experiment.vgg.weights)
     vgg_params, vgg19 = obtain_vgg19(vgg)
     vgg_params = jax.device_put(vgg_params)
@@ -139,39 +141,42 @@ def evaluate(asked: Arguments, comparison: Comparison, command_line: str) -> Non
 
 
 def out_folder(asked: Arguments) -> Path:
-    """Where the results go."""
+    """Returns the folder for the results."""
     run = next((path for path in asked.methods if (path / "run.json").exists()), None)
     return asked.out or (run / "evaluation" if run else Path("evaluation"))
 
 
 def methods_of(comparison: Comparison, vgg_params: dict) -> list[Method]:
-    """The photographs first, then what was given, in order.
+    """Returns the photographs as the first method, then the given runs and folders in order.
 
     Raises:
-      UserError: if names meet, such as a folder's and that of what is made of a collection.
+      UserError: if two methods have one name, such as a folder called "RUN, assembled".
     """
     methods = [photographs()]
     for name, given in comparison.given.items():
-        is_run = isinstance(given, Run)
-        methods.append(run_of(name, given, vgg_params) if is_run else images_of_folder(name, given, comparison.examples))
+        if isinstance(given, Run):
+            methods.append(run_of(name, given, vgg_params))
+        else:
+            methods.append(images_of_folder(name, given, comparison.examples))
     names = [name for method in methods for name in method.names]
     if doubled := {name for name in names if names.count(name) > 1}:
-        raise UserError(f"Two methods would be called '{doubled.pop()}': rename a folder.")
+        raise UserError(f"Two methods would be called '{doubled.pop()}'. Rename a folder.")
     return methods
 
 
 def judges_of(
     asked: Arguments, comparison: Comparison, methods: Sequence[Method], vgg_params: dict, vgg19: dict[str, str]
 ) -> tuple[Judges, list[str]]:
-    """The networks that are asked for, and what has to be known before their figures are compared with others."""
-    source, notes = comparison.examples.source, ["Intervals: 95%, bootstrap over images."]
+    """Loads the networks that are asked for, and returns notes on what their scores can be compared with."""
+    source, notes = comparison.examples.source, ["Intervals are 95% bootstrap intervals over images."]
     inception = segmenter = lpips_params = None
     if asked.segmenter:
         names = [name for method in methods for name in method.names]
         examples = comparison.examples.names
         segmenter, described = open_segmenter(asked.segmenter, source.label_space, source.size, names, examples)
-        cityscapes = " Published mIoU of Cityscapes is by a DRN-D-105." if source.label_space.name == "cityscapes" else ""
-        notes.append(f"Segmenter: {described}.{cityscapes}")
+        notes.append(f"Segmenter: {described}.")
+        if source.label_space.name == "cityscapes":
+            notes[-1] += " Published mIoU on Cityscapes was measured with a DRN-D-105."
     if asked.inception:
         inception = jax.device_put(load_inception(asked.inception))
     notes += frechet_notes(asked.inception, len(comparison.examples.indices))
@@ -179,11 +184,11 @@ def judges_of(
         lpips_params = jax.device_put(load_lpips(*asked.lpips))
         notes.append(f"LPIPS: {network_name(lpips_params)}.")
     if vgg19["weights"] == "random":
-        notes.append("VGG-19 has seeded RANDOM weights: perceptual distances compare with nothing else.")
+        notes.append("VGG-19 has seeded RANDOM weights, so its distances cannot be compared with those of other evaluations.")
     if any("chosen" in method.names.values() for method in methods):
         notes.append(
-            "Of a collection of k images, the one scored for layout i is image i mod k. 'best of k' and 'assembled' choose by "
-            "the photograph, and so are not marked as best."
+            "From a collection of k images, image i mod k is scored for layout i. 'best of k' and 'assembled' are chosen by "
+            "comparison with the photograph, so they are never marked as best."
         )
     judges = Judges(vgg_params, inception, lpips_params, segmenter)
     judges.check(source.size)
@@ -191,24 +196,26 @@ def judges_of(
 
 
 def frechet_notes(inception: Path | None, count: int) -> list[str]:
-    """What has to be known of FID and KID, or of what stands in their place, with so many images."""
+    """Returns notes on FID and KID, or on the Fréchet distance that replaces them, for `count` images."""
     notes, features = [], 2048 if inception else 512
     if inception and sha256_of(inception) != PUBLISHED_SHA256:
-        notes.append(f"FID and KID: {inception.name} is not the published file; compare them with nothing else.")
+        notes.append(f"FID and KID: {inception.name} is not the published file, so they compare with nothing else.")
     if inception:
         notes.append(
-            "KID leaves out the kernel between an image and its own photograph, as pairs ask for; most programs do not."
+            "KID leaves out the kernel between an image and its own photograph, because they are a pair. Most programs keep it."
         )
-    few = f" {count} images are fewer than {features} features, so it is biased upwards." if count < features else ""
+    few = f" It is biased upwards here: {count} images are fewer than {features} features." if count < features else ""
     name = "FID" if inception else "Without --inception there is no FID and no KID. The Fréchet distance of VGG-19's features"
-    return [*notes, f"{name} has no interval, as it depends on the number of images: compare like with like.{few}"]
+    return [*notes, f"{name} has no interval. It depends on the number of images, so compare equal numbers only.{few}"]
 
 
 def measure(
     asked: Arguments, comparison: Comparison, methods: Sequence[Method], judges: Judges, images_folder: Path | None
 ) -> tuple[dict[str, Tally], dict[str, dict[str, float]]]:
-    """Goes through all examples once for each method: what was measured, and what it took, by the methods' names."""
-    tallies, resources, examples = {}, {}, comparison.examples
+    """Measures every method on all examples, and returns the measurements and the resources by the methods' names."""
+    tallies: dict[str, Tally] = {}
+    resources: dict[str, dict[str, float]] = {}
+    examples = comparison.examples
     num_classes, numbers = examples.source.label_space.num_classes, range(len(examples.indices))
     with rich.progress.Progress(*rich.progress.Progress.get_default_columns(), console=console, transient=True) as progress:
         for method in methods:
@@ -227,7 +234,7 @@ def measure(
 
 
 def save_images(folder: Path, names: Sequence[str], images: np.ndarray) -> None:
-    """As PNGs, named after the examples."""
+    """Writes images as PNGs that are named after the examples."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, image in zip(names, images):
         Image.fromarray(image).save(folder / f"{name}.png")
@@ -236,7 +243,7 @@ def save_images(folder: Path, names: Sequence[str], images: np.ndarray) -> None:
 def results_of(
     methods: Sequence[Method], tallies: dict[str, Tally], resources: dict[str, dict[str, float]], inception: bool
 ) -> list[dict[str, Any]]:
-    """Each method's part of evaluation.json."""
+    """Returns each method's part of evaluation.json."""
     real = tallies[PHOTOGRAPHS].arrays()["features"]
     return [
         {"name": name, "kind": kind, "about": method.about, "resources": resources.get(name, {})}
@@ -247,8 +254,8 @@ def results_of(
 
 
 def chosen_examples(evaluation: dict[str, Any], each: int = 3, evenly: int = 6) -> dict[int, str]:
-    """The numbers of examples to look at, and why: the first method's best and worst, and some others."""
-    first = evaluation["candidates"][1]  # behind the photographs
+    """Chooses examples to look at: the first method's best and worst, and some others. Returns the reasons by their numbers."""
+    first = evaluation["candidates"][1]  # after the photographs
     order = np.argsort(first["per_image"]["distance"]).tolist()
     each = min(each, len(order) // 2)
     why = dict.fromkeys(spread(order, evenly), "spread evenly")
@@ -260,8 +267,8 @@ def chosen_examples(evaluation: dict[str, Any], each: int = 3, evenly: int = 6) 
 def examples_to_show(
     asked: Arguments, comparison: Comparison, methods: Sequence[Method], judges: Judges, evaluation: dict[str, Any]
 ) -> list[Example]:
-    """The chosen examples, with all that the methods make of them and what the segmenter sees there."""
-    why, examples = chosen_examples(evaluation), {}
+    """Returns the chosen examples with the images that the methods make of them and the classes that the segmenter sees."""
+    why, examples = chosen_examples(evaluation), dict[int, Example]()
     for batch, count in comparison.examples.batches(list(why), asked.batch_size):
         for row, n in enumerate(batch.numbers[:count]):
             examples[n] = Example(n, why[n], batch.layout[row], batch.photograph[row], {}, {}, {})
@@ -277,28 +284,27 @@ def examples_to_show(
     return list(examples.values())
 
 
-def check_study(asked: Arguments) -> None:
-    """Raises UserError for a page that cannot be written, or for numbers that make no study."""
-    page, pairs, seed = asked.study_page, asked.study_pairs, asked.study_seed
+def check_study(page: Path, pairs: int, seed: int) -> None:
+    """Raises UserError if the page cannot be written, or if the numbers make no study."""
     if not page.parent.is_dir():
         raise UserError(f"--study_page {page}: there is no folder {page.parent}.")
     if page.is_dir():
-        raise UserError(f"--study_page {page} is a folder; name an HTML file.")
+        raise UserError(f"--study_page {page} is a folder. Name an HTML file.")
     if pairs < 1 or seed < 0:
         raise UserError(f"--study_pairs must be at least 1, and --study_seed not negative, got {pairs} and {seed}.")
 
 
-def make_study(asked: Arguments, comparison: Comparison) -> None:
+def make_study(asked: Arguments, page: Path, comparison: Comparison) -> None:
     """Writes the page of a study with people.
 
-    Its sentinels show the photograph beside an untrained cascade's image; the authors' beside a baseline's, which is harder.
+    Its sentinels show the photograph beside an untrained cascade's image. The authors' showed it beside a baseline's, which is
+    harder.
     """
-    check_study(asked)
-    page, examples = asked.study_page, comparison.examples
+    check_study(page, asked.study_pairs, asked.study_seed)
+    examples = comparison.examples
 
-    def synthesized(run: Run, n: int) -> np.ndarray:
-        layout = examples.batch([n]).layout
-        images = np.asarray(synthesize(run.experiment.generator, run.params, layout))[0]
+    def synthesized(generator: Generator, params: dict, n: int) -> np.ndarray:
+        images = np.asarray(synthesize(generator, params, examples.batch([n]).layout))[0]
         return images[n % len(images)]
 
     def read(name: str, method: Method, n: int) -> np.ndarray:
@@ -307,31 +313,32 @@ def make_study(asked: Arguments, comparison: Comparison) -> None:
     methods = []
     for name, given in comparison.given.items():
         if isinstance(given, Run):
-            methods.append(StudyMethod(name, functools.partial(synthesized, given)))
+            generator = require_kind(given.experiment, Synthesis, f"The run {name}").generator
+            methods.append(StudyMethod(name, functools.partial(synthesized, generator, given.params)))
         else:
             methods.append(StudyMethod(name, functools.partial(read, name, images_of_folder(name, given, examples))))
     config = comparison.experiment.generator
-    untrained = Run(comparison.experiment, examples.source.label_space, init_params(config, jax.random.key(0)), 0, {})
+    untrained = functools.partial(synthesized, config, init_params(config, jax.random.key(0)))
     write_study(
         page,
         methods,
         lambda n: examples.batch([n]).photograph[0],
-        StudyMethod("(an untrained cascade)", functools.partial(synthesized, untrained)),
+        StudyMethod("(an untrained cascade)", untrained),
         range(len(examples.indices)),
         title=f"{comparison.experiment.data.source}: which image is more realistic?",
         kind=asked.study_kind,
         pairs=asked.study_pairs,
         seed=asked.study_seed,
     )
-    console.print(f"{page}: open it in a browser, or send it to people; then", markup=False)
-    console.print("python -m launch.evaluate --study RESULT.json [RESULT.json ...]", markup=False)
+    console.print(f"Open {page} in a browser, or send it to people. Then analyse the files that they save:", markup=False)
+    console.print(as_typed("python -m launch.evaluate --study RESULT.json [RESULT.json ...]"), markup=False)
 
 
-def tell_study(asked: Arguments) -> None:
-    """Prints what people preferred."""
+def tell_study(asked: Arguments, files: Sequence[Path]) -> None:
+    """Prints what people preferred, by the result files of a study."""
     if asked.methods:
-        raise UserError("--study reads result files; runs and images are not looked at then: leave them out.")
-    analysis = analyse(asked.study)
+        raise UserError("--study reads result files, not runs or images. Leave them out.")
+    analysis = analyse(files)
     console.print(study_table(analysis))
     if asked.out:
         with staged(asked.out) as folder:

@@ -1,8 +1,8 @@
 """Checks data sets before the first step: `python -m launch.inspect DIR [DIR ...]`.
 
-Decodes every photograph and layout, says what is there, what is wrong and how to mend it, and prints the command that trains
-on it; writes inspection.html, with a contact sheet, and inspection.json. Its exit status is 0 if all data sets can be trained
-on, 1 if one cannot, and 2 if the command line is wrong or does not say enough for a look at the data.
+It decodes every photograph and layout, tells what is there, what is wrong and how to mend it, and prints the command that
+trains on the data. It writes inspection.html, with a contact sheet, and inspection.json. The exit status is 0 if all data sets
+can be trained on, 1 if one cannot, and 2 if the command line is wrong or says too little to inspect the data.
 """
 
 import dataclasses
@@ -58,32 +58,32 @@ _EXAMPLES, _EXAMPLE_WIDTH = 24, 320
 _TERMINAL_CLASSES = 40
 _UNKNOWN_TOLD = 64
 _OWN_CLASSES = 'For classes of your own, name a file: --labels FILE.json, which holds {"classes": ["lawn", "path"]}.'
-# Without those of NYU's .mat, which know nearly a thousand raw ids, and so would fit almost any file.
+# The label spaces of NYU's .mat are left out: they have nearly a thousand raw ids, so they would fit almost any file.
 _OF_FILES = {name: space for name, space in LABEL_SPACES.items() if name not in ("nyu894", "nyu40", "nyu13")}
-_SAMPLE = 8  # layouts by which label spaces are guessed
+_SAMPLE = 8  # number of layouts by which label spaces are guessed
 
 InFiles = Literal["camvid", "cityscapes", "ade20k", "nyu", "gta5", "cocostuff", "folder"]
-"""The sources that lie on disk."""
+"""The sources that are read from files."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Says whether a data set can be trained on, what is in it, and what is wrong with it."""
+    """Tells whether data sets can be trained on, what is in them, and what is wrong with them."""
 
     roots: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="DIR [DIR ...]")]
-    """Folders of data sets, each of which is looked at by itself."""
+    """Folders of data sets. Each is inspected by itself."""
     source: InFiles | None = None
-    """How its files are laid out. Default: guessed from what is there."""
+    """The layout of the folders and files. Default: guessed from the folders that are there."""
     labels: str | None = None
-    """Label space: a name, or a JSON file of one's own. Default: the source's."""
+    """The label space: a name, or a JSON file of your own. Default: the source's label space."""
     size: tuple[int, int] | None = None
-    """Height and width to train at. Default: what two CPU cores can do, in the shape of most photographs."""
+    """The height and width to train at. Default: a size that two CPU cores can train on, in the photographs' median shape."""
     out: Path | None = None
-    """Folder for the results, of several data sets one for each in it. Default: inspections/ and the data set's name."""
+    """The folder for the results. Several data sets get a folder each in it. Default: inspections/NAME of the data set."""
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Reads the command line and inspects."""
+    """Reads the command line, and inspects the data sets."""
     with command():
         asked = tyro.cli(Arguments, prog=as_typed("python -m launch.inspect"), args=arguments, use_underscores=True)
         check(asked)
@@ -93,7 +93,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def check(asked: Arguments) -> None:
-    """Raises UserError for what is wrong with the command line, before any file is read."""
+    """Raises UserError if the command line is wrong, before any file is read."""
     if not asked.roots:
         raise UserError("Name at least one folder of a data set.")
     if asked.size:
@@ -102,11 +102,11 @@ def check(asked: Arguments) -> None:
         find_label_space(asked.labels)
     folders = [out_folder(asked, root) for root in asked.roots]
     if twice := sorted({str(folder) for folder in folders if folders.count(folder) > 1}):
-        raise UserError(f"The results of several data sets would go to {', '.join(twice)}; inspect them by separate calls.")
+        raise UserError(f"The results of several data sets would go to {', '.join(twice)}. Inspect these one at a time.")
 
 
 def inspect(asked: Arguments, root: Path, command_line: str) -> bool:
-    """Inspects a data set, tells, and writes the results; returns whether it can be trained on."""
+    """Inspects a data set, and prints and writes the results. Returns whether it can be trained on."""
     data, notes = data_of(asked, root)
     label_space, parts = label_space_of(data), parts_of(data)
     pairs = [pair for part in parts.values() for pair in part.pairs]
@@ -119,12 +119,13 @@ def inspect(asked: Arguments, root: Path, command_line: str) -> bool:
     if not any(problem.blocks for problem in problems):
         said, refusals = rehearse(training, pairs, looks)
         notes, problems = notes + said, problems + refusals
+    can_train = not any(problem.blocks for problem in problems)
     found = {
         "title": f"{root.resolve().name}: {counted(len(pairs), 'photograph')} with layouts",
         "source": data.source,
         "command": command_line,
         "notes": notes,
-        "can_train": not any(problem.blocks for problem in problems),
+        "can_train": can_train,
         "train": as_typed(shlex.join(["python", "-m", "launch.train", *training])),
         "problems": [problem._asdict() for problem in problems],
         "splits": [split_summary(split, part, pairs, looks) for split, part in parts.items()],
@@ -141,21 +142,21 @@ def inspect(asked: Arguments, root: Path, command_line: str) -> bool:
             "inspect.html", {"found": found, "examples": list(examples(chosen, label_space))}, folder / "inspection.html"
         )
     tell(found, out)
-    return found["can_train"]
+    return can_train
 
 
 def out_folder(asked: Arguments, root: Path) -> Path:
-    """Where the results go."""
+    """Returns the folder for the results."""
     if asked.out and len(asked.roots) == 1:
         return asked.out
     return (asked.out or Path("inspections")) / root.resolve().name
 
 
 def data_of(asked: Arguments, root: Path) -> tuple[DataConfig, list[str]]:
-    """Which data set is meant, and what of it was guessed.
+    """Returns the data set in a folder, and notes on what was guessed.
 
     Raises:
-      UserError: if the folder is missing or looks like none of the sources, or if no label space knows its ids or colours.
+      UserError: if the folder is missing or looks like none of the sources, or if its layouts hold no classes.
     """
     if not root.is_dir():
         raise UserError(f"{root}: there is no such folder.")
@@ -163,19 +164,19 @@ def data_of(asked: Arguments, root: Path) -> tuple[DataConfig, list[str]]:
     if not asked.source:
         data, pairs = guessed_source(data)
         labels = f" --labels {data.labels}" if data.labels != asked.labels else ""
-        notes.append(f"Guessed from the folders: --source {data.source}{labels}, by which there are {counted(pairs, 'pair')}.")
+        notes.append(f"Guessed from the folders: --source {data.source}{labels}, which finds {counted(pairs, 'pair')}.")
     if data.source == "folder" and data.labels is None:
-        labels, note = guessed_labels(data, out_folder(asked, root) / "labels.json")
+        labels, note = guessed_labels(data, root.resolve().name, out_folder(asked, root) / "labels.json")
         notes.append(note)
         data = dataclasses.replace(data, labels=labels)
     return data, notes
 
 
 def guessed_source(data: DataConfig) -> tuple[DataConfig, int]:
-    """The source by which there are most pairs in the folder, and how many there are.
+    """Returns the source that finds most pairs in the folder, and their number.
 
     Raises:
-      UserError: if there are none by any.
+      UserError: if no source finds a pair.
     """
     candidates = [dataclasses.replace(data, source=source) for source in get_args(InFiles)]
     if data.labels is None:
@@ -185,25 +186,26 @@ def guessed_source(data: DataConfig) -> tuple[DataConfig, int]:
     if not any(counts):
         if lonely := next(filter(None, map(unpaired, parts)), ""):
             raise UserError(f"No photograph has a layout: {lonely}")
-        reasons = dict.fromkeys(part.missing for found in parts for part in found if part.missing)
-        reasons = [reason for reason in reasons if "there is no such" not in reason]  # all sources but one lack their folders
+        missing = dict.fromkeys(part.missing for found in parts for part in found if part.missing)
+        reasons = [reason for reason in missing if "there is no such" not in reason]  # all sources but one lack their folders
         raise UserError(
-            f"{data.root}: it has no photographs with layouts where {', '.join(get_args(InFiles))} have them. Name the data "
-            f"set's top folder, or say which it is with --source, to be told what is missing. {' '.join(reasons)}".strip()
+            f"{data.root} has no photographs with layouts where {', '.join(get_args(InFiles))} have them. Give the data set's "
+            f"top folder; or name the data set by --source, which tells what is missing. {' '.join(reasons)}".strip()
         )
     return candidates[counts.index(max(counts))], max(counts)
 
 
-def guessed_labels(data: DataConfig, draft: Path) -> tuple[str, str]:
-    """The label space that knows all that is in a few layouts, else the file `draft`, made if it is not there; and why.
+def guessed_labels(data: DataConfig, name: str, draft: Path) -> tuple[str, str]:
+    """Returns a label space that has all ids or colours of a few layouts, and a note that says why.
 
-    Ids say little: they are taken for those of a known label space only if at least half of its classes occur.
+    If there is none, it returns the label file `draft`, and writes it first, for the data set `name`, if it does not exist.
+    Ids tell little, so they stand for a known label space only if at least half of its classes occur.
 
     Raises:
       UserError: if the layouts cannot be read, or hold no classes.
     """
     if draft.exists():
-        return str(draft), f"The classes are those of {draft}; --labels names others."
+        return str(draft), f"The classes are those of {draft}. Give --labels for others."
     parts = parts_of(data).values()
     pairs = [pair for part in parts for pair in part.pairs]
     if not pairs:
@@ -214,22 +216,24 @@ def guessed_labels(data: DataConfig, draft: Path) -> tuple[str, str]:
     if likely:
         also = f" ({', '.join(likely[1:])} would fit as well)" if likely[1:] else ""
         return likely[0], f"Guessed from the layouts: --labels {likely[0]}{also}. {_OWN_CLASSES}"
-    fields = drafted_labels(pairs, Path(data.root).resolve().name)
+    fields = drafted_labels(pairs, name)
     draft.parent.mkdir(parents=True, exist_ok=True)
     lines = (f"  {json.dumps(field)}: {json.dumps(value, ensure_ascii=False)}" for field, value in fields.items())
-    draft.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")  # a line a field, as it is to be edited
+    draft.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")  # one line for each field, because people edit it
     found = counted(len(fields["classes"]), "colour" if "colors" in fields else "id")
-    return str(draft), f"The layouts hold {found} of no label space known: {draft} has a class for each. Give them names there."
+    return str(
+        draft
+    ), f"The layouts hold {found} of no known label space. {draft} has a class for each. Give the classes names there."
 
 
 def is_likely(label_space: LabelSpace, values: Iterable[Value]) -> bool:
-    """Whether layouts of these ids or colours, all of which it knows, are of a label space."""
+    """Whether layouts with these ids or colours, all of which the label space has, are likely to be in it."""
     ids = [value for value in values if isinstance(value, int)]
     return not ids or 2 * len({label_space.ids[i] for i in ids}) >= label_space.num_classes
 
 
 def split_summary(split: Split, part: Part, pairs: Sequence[Pair], looks: Sequence[Look]) -> dict[str, Any]:
-    """Counts and sizes, the most frequent first."""
+    """Returns the counts and sizes of a split, with the most frequent size first."""
     sizes = Counter(look.size for pair, look in zip(pairs, looks) if pair.split == split and look.size)
     return {
         "split": split,
@@ -241,10 +245,10 @@ def split_summary(split: Split, part: Part, pairs: Sequence[Pair], looks: Sequen
 
 
 def class_summaries(pairs: Sequence[Pair], looks: Sequence[Look], label_space: LabelSpace) -> list[dict[str, Any]]:
-    """Of each class, in order: its share of the pixels, its pixels in each split, and how many layouts of each have it."""
+    """Returns each class's share of all pixels, and its numbers of pixels and layouts in each split."""
     pixels = {split: class_pixels(pairs, looks, split, label_space) for split in get_args(Split)}
     layouts = {split: class_layouts(pairs, looks, split, label_space) for split in get_args(Split)}
-    whole = sum(pixels.values())
+    whole = np.sum(list(pixels.values()), 0)
     return [
         {
             "name": name,
@@ -260,7 +264,7 @@ def class_summaries(pairs: Sequence[Pair], looks: Sequence[Look], label_space: L
 def unknown_summaries(
     pairs: Sequence[Pair], looks: Sequence[Look], label_space: LabelSpace, root: Path
 ) -> list[dict[str, Any]]:
-    """The ids and colours that the label space does not have, those of most pixels first."""
+    """Returns the ids and colours that the label space does not have, sorted by their number of pixels."""
     return [
         unknown._asdict() | {"example": shown(unknown.example, root)}
         for unknown in unknown_values(pairs, looks, label_space)[:_UNKNOWN_TOLD]
@@ -268,7 +272,7 @@ def unknown_summaries(
 
 
 def examples(pairs: Sequence[Pair], label_space: LabelSpace) -> Iterator[dict[str, Any]]:
-    """The contact sheet: photographs and coloured layouts, small, as data URLs, and the classes that occur."""
+    """Yields the examples of the contact sheet: small photographs and layouts as data URLs, and the ids that occur."""
     for pair in pairs:
         photograph, (layout, _) = Image.fromarray(pair.read_photograph()), pair.read_layout(label_space)
         scale = min(1, _EXAMPLE_WIDTH / photograph.width)
@@ -285,7 +289,7 @@ def examples(pairs: Sequence[Pair], label_space: LabelSpace) -> Iterator[dict[st
 
 
 def tell(found: dict[str, Any], out: Path) -> None:
-    """In the terminal: what is there, then how to train on it, and last what is wrong."""
+    """Prints what is there, how to train on it, and what is wrong."""
     for note in found["notes"]:
         console.print(note, markup=False, style="dim")
     console.print(splits_table(found))
@@ -305,14 +309,14 @@ def tell(found: dict[str, Any], out: Path) -> None:
         console.print(f"  {problem['remedy']}", markup=False)
     if blocking:
         console.print(
-            f"\n[bold red]It cannot be trained on[/] until {counted(len(blocking), 'problem')} above "
-            f"{'is' if len(blocking) == 1 else 'are'} mended. Then:"
+            f"\n[bold red]It cannot be trained on[/] until {counted(len(blocking), 'error')} above "
+            f"{'is' if len(blocking) == 1 else 'are'} mended. After that, train with:"
         )
         console.print(found["train"], markup=False)
 
 
 def splits_table(found: dict[str, Any]) -> rich.table.Table:
-    """A row a split."""
+    """Returns a table with a row for each split."""
     table = rich.table.Table(title=escape(found["title"]), title_justify="left", box=None, header_style="dim")
     for column in ("", "photographs", "layouts", "pairs", "sizes"):
         table.add_column(column, justify="left" if column in ("", "sizes") else "right")
@@ -325,7 +329,7 @@ def splits_table(found: dict[str, Any]) -> rich.table.Table:
 
 
 def classes_table(found: dict[str, Any]) -> rich.table.Table:
-    """A row a class, those of most pixels first, with a bar; those that never occur in the caption."""
+    """Returns a table with a row and a bar for each class, most pixels first. The caption names classes that never occur."""
     occurring = sorted((c for c in found["classes"] if c["share"]), key=lambda c: -c["share"])
     never = [c["name"] for c in found["classes"] if not c["share"]]
     table = rich.table.Table(box=None, header_style="dim", caption_justify="left")
@@ -337,7 +341,7 @@ def classes_table(found: dict[str, Any]) -> rich.table.Table:
         table.add_row(escape(c["name"]), share, bar, *(f"{c['layouts'][split]:,}" for split in get_args(Split)))
     more = len(occurring) - _TERMINAL_CLASSES
     table.caption = (f"{more} more classes occur. " if more > 0 else "") + (
-        f"Never: {escape(', '.join(never[:30]))}" if never else ""
+        f"Classes that never occur: {escape(', '.join(never[:30]))}" if never else ""
     )
     return table
 

@@ -144,10 +144,10 @@ def test_of_collections_the_best_is_compared():
 
 def test_who_is_nearer_who_farther_and_who_cannot_be_told_apart(tmp_path):
     text = said([entry(tmp_path, name) for name in "abcd"])
-    assert "Farther from the photographs than a, by perceptual distance: b (+2.0; +2.0 to +2.0)." in text
+    assert "Farther from the photographs than a by perceptual distance: b (+2.0; +2.0 to +2.0)." in text
     assert "Nearer to the photographs than a: d (-5.0; -5.0 to -5.0)." in text
-    assert "Not to be told apart from a: c (+0.0;" in text
-    assert "One training of each" in text and "a (50.0 at step 20, then 40.0)" in text
+    assert "Not clearly different from a: c (+0.0;" in text
+    assert "Each variant was trained once" in text and "a (50.0 at step 20, then 40.0)" in text
 
 
 def test_seeds_that_disagree_tell_nothing(tmp_path):
@@ -155,8 +155,8 @@ def test_seeds_that_disagree_tell_nothing(tmp_path):
     entries = [entry(tmp_path, "a", seed) for seed in (0, 1)]
     entries += [entry(tmp_path, "b", seed, shift) for seed, shift in ((0, 0), (1, -3))]
     text = said(entries)
-    assert "Not to be told apart from a: b (+0.5; +0.5 to +0.5; seeds +2.0, -1.0)." in text
-    assert "One training of each" not in text
+    assert "Not clearly different from a: b (+0.5; +0.5 to +0.5; seeds +2.0, -1.0)." in text
+    assert "Each variant was trained once" not in text
 
 
 def test_only_seeds_that_are_finished_count(tmp_path):
@@ -165,7 +165,7 @@ def test_only_seeds_that_are_finished_count(tmp_path):
     results = collected(entries)
     assert results["variants"][1]["difference"]["seeds"] == [2] and results["seeds"] == [0, 1]
     text = "\n".join(conclusions(results))
-    assert "One training of each" in text and "b (seed 1)" in text
+    assert "Each variant was trained once" in text and "b (seed 1)" in text
     assert any("from the lowest end" in note for note in results["notes"])
 
 
@@ -199,7 +199,7 @@ def test_collections_have_their_scores_whoever_comes_first(tmp_path):
     assert results["variants"][0]["scores"]["best_distance"]["value"] == 25
     assert results["notes"] == ["Intervals: 95%.", "Of a collection."]
     text = "\n".join(conclusions(results))
-    assert "Nearer to the photographs than a: b (-24.0;" in text and "more images are nearer by their number alone" in text
+    assert "Nearer to the photographs than a: b (-24.0;" in text and "makes the nearest image nearer by chance alone" in text
     assert results["compared"] == "perceptual distance of the best of k"
 
 
@@ -210,8 +210,8 @@ def test_a_rescaling_of_lambda_that_never_came(tmp_path):
         description = describe_run(given, label_space_of(given.data), {"weights": "file"}, {"steps_per_epoch": epoch})
         (each.task.folder / "run.json").write_text(json.dumps(description))
     text = said(entries)
-    assert "b: λ is rescaled after step 60: no step of 40 used it." in text and "a: λ" not in text
-    assert "c: λ is rescaled after step 40: no step of 40 used it." in text
+    assert "b: λ is rescaled after step 60, so none of the 40 steps used it." in text and "a: λ" not in text
+    assert "c: λ is rescaled after step 40, so none of the 40 steps used it." in text
 
 
 def test_what_still_falls_is_told_by_the_last_eighth():
@@ -226,8 +226,8 @@ def test_the_papers_order_is_counted_by_pairs(tmp_path):
     preferred = {"b": 60.0, "c": 70.0, "d": 80.0}
     entries = [entry(tmp_path, n, preferred={"Cityscapes": preferred[n]} if n in preferred else None) for n in "abcd"]
     text = said(entries)
-    assert "by how few people preferred the cascade (of other photographs, longer trained): a, b, c, d." in text
-    assert "By perceptual distance: d, a, c, b; 1 of 6 pairs stand as in the paper." in text
+    assert "by how few people preferred the cascade (other photographs, longer training): a, b, c, d." in text
+    assert "By perceptual distance: d, a, c, b; 1 of 6 pairs are in the paper's order." in text
     assert "By PSNR: d, a, c, b; 1 of 6 pairs" in text  # higher is better there
     assert "By pixel accuracy" not in text
 
@@ -242,7 +242,9 @@ def test_what_is_not_finished_is_not_compared(tmp_path):
     _, b, c = results["variants"]
     assert b["runs"][0]["status"] == "failed" and b["runs"][0]["problem"] == "error: Not a finite number at step 7: loss."
     assert c["runs"][0]["status"] == "training" and c["scores"] == {} and c["difference"] is None
-    assert "Not finished, and so not compared: b (seed 0), c (seed 0)." in "\n".join(conclusions(results))
+    assert "These trainings are not finished, so they are not compared: b (seed 0), c (seed 0)." in "\n".join(
+        conclusions(results)
+    )
     assert collected([entry(tmp_path / "more", "d")])["variants"][0]["runs"][0]["status"] == "finished"
 
 
@@ -251,7 +253,7 @@ def test_before_anything_is_finished(tmp_path):
     results = collected([Entry(Variant("a", "demo"), 0, task)])
     assert results["variants"][0]["runs"][0]["status"] == "waiting" and results["scores"] == []
     results["conclusions"] = list(conclusions(results))
-    assert "Not finished" in markdown(results)
+    assert "not finished" in markdown(results)
 
 
 def test_tables(tmp_path):

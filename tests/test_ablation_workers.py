@@ -47,7 +47,7 @@ def test_a_folder_is_claimed_by_one_alone(tmp_path):
 
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="choose another folder with --out"), claimed(tmp_path / "file" / "it"):
+    with pytest.raises(UserError, match="Choose another folder with --out"), claimed(tmp_path / "file" / "it"):
         pass
 
 

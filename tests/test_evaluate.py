@@ -240,7 +240,7 @@ def test_what_does_not_go_together_is_named(runs, tiny_segmenter, tmp_path):
     assert "there is no such folder" in refused(runs / "none", runs / "one", *out)
     assert "neither a folder nor module:factory" in refused(runs / "one", "--segmenter", tmp_path / "none", *out)
     assert "to import" in refused(runs / "one", "--segmenter", "tests.test_evaluate:none", *out)
-    assert "ids 20 to 20; cityscapes has 0 to 19" in refused(
+    assert "ids 20 to 20, but cityscapes has 0 to 19" in refused(
         runs / "one", "--segmenter", "tests.test_evaluate:out_of_range", *out
     )
     assert "run of a cascade; here a segmenter's" in refused(runs / "one", "--segmenter", runs / "one", *out)
@@ -250,17 +250,17 @@ def test_what_does_not_go_together_is_named(runs, tiny_segmenter, tmp_path):
     assert "given twice" in refused(runs / "one", runs / "one", *out)
     assert "--examples" in refused(runs / "one", *out, "--examples", 0)
     assert "streets are made" in refused(runs / "one", "--data", tmp_path, *out)
-    assert "leave it out" in refused(runs / "one", "--experiment", "demo", *out)
-    assert "leave them out" in refused(runs / "one", "--study", tmp_path / "bad.json", *out)
+    assert "Leave --experiment out" in refused(runs / "one", "--experiment", "demo", *out)
+    assert "Leave them out" in refused(runs / "one", "--study", tmp_path / "bad.json", *out)
     assert "no files were given" in refused("--study", *out)
     assert "a function of images, not a int" in refused(runs / "one", "--segmenter", "tests.test_evaluate:COUNT", *out)
-    assert "wanted are integers" in refused(runs / "one", "--segmenter", "tests.test_evaluate:of_floats", *out)
+    assert "must return integers" in refused(runs / "one", "--segmenter", "tests.test_evaluate:of_floats", *out)
     shutil.copytree(runs / "same", tmp_path / "two, assembled")
     assert "would be called 'two, assembled'" in refused(runs / "two", tmp_path / "two, assembled", *out)
     shutil.copytree(runs / "one", tmp_path / "renamed")
     described = (tmp_path / "renamed" / "run.json").read_text()
     (tmp_path / "renamed" / "run.json").write_text(described.replace('"road"', '"water"', 1))
-    assert "they were trained on other classes" in refused(runs / "one", tmp_path / "renamed", *out)
+    assert "they were trained on different classes" in refused(runs / "one", tmp_path / "renamed", *out)
 
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "run.json").write_text((runs / "one" / "run.json").read_text())

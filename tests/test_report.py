@@ -110,7 +110,7 @@ def examples() -> list[Example]:
     second = Example(
         0, "every 20th", layout * 2, flat(GREEN), images, {NASTY: layout, PHOTOGRAPHS: layout}, {NASTY: 0, DIVERSE: 1}
     )
-    return [first, second, second._replace(index=3)]
+    return [first, second, second._replace(number=3)]
 
 
 class _Data(HTMLParser):
@@ -212,7 +212,7 @@ def test_the_header_shows_names_as_they_are(open_page, report):
 def test_the_table_has_the_numbers_and_marks_the_best_run(open_page, report):
     page = open_page(report)
     heads = page.locator("#table thead th").all_inner_texts()
-    assert [head.strip() for head in heads] == ["candidate", "mIoU\n% ↑", "KID\n↓", "spread\n↑", "hue\n°", "never\n↓"]
+    assert [head.strip() for head in heads] == ["method", "mIoU\n% ↑", "KID\n↓", "spread\n↑", "hue\n°", "never\n↓"]
     table = [row.locator("th, td").all_inner_texts() for row in page.locator("#table tbody tr").all()]
     assert table == [
         [PHOTOGRAPHS, "60.0\n[57.0, 63.0]", "–", "–", "–", "–"],
@@ -221,10 +221,10 @@ def test_the_table_has_the_numbers_and_marks_the_best_run(open_page, report):
         [f"{FOREIGN}\na folder", "–", "–", "–", "–", "–"],
     ]
     layers = [row.locator("th, td").all_inner_texts() for row in page.locator("#layers tr").all()]
-    assert layers == [["candidate", "input", "conv5_2"], [NASTY, "24.4", "3.14"]]
+    assert layers == [["method", "input", "conv5_2"], [NASTY, "24.4", "3.14"]]
     costs = [row.locator("th, td").all_inner_texts() for row in page.locator("#costs tr").all()]
     assert costs == [
-        ["candidate", "layouts a second", "parameters", "memory, by the compiler"],
+        ["method", "layouts a second", "parameters", "peak memory, by the compiler"],
         [NASTY, "3.14", "4,800,000", "1,200 MB"],
     ]
     assert page.locator(".scores .best span").all_inner_texts() == ["51.3", "−0.0012"]  # not the photographs, not a lone value

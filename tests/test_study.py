@@ -89,10 +89,10 @@ def test_a_study_is_known_by_its_pairs_and_images(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"names": ["ours"]}, r"compares two methods or more.*got \['ours'\]"),
-        ({"names": [], "kind": "timed"}, "at least one with the photograph"),
-        ({"names": ["ours", "ours"]}, r"names that differ.*got \['ours', 'ours'\], and bad as bad"),
-        ({"names": ["ours", PHOTOGRAPH]}, "names that differ"),
+        ({"names": ["ours"]}, r"needs at least two methods.*got \['ours'\]"),
+        ({"names": [], "kind": "timed"}, "at least one if it is timed"),
+        ({"names": ["ours", "ours"]}, r"names must differ.*got \['ours', 'ours'\], and bad for sentinels"),
+        ({"names": ["ours", PHOTOGRAPH]}, "names must differ"),
         ({"examples": []}, "needs examples and pairs; got 0, 100"),
         ({"pairs": 0}, "needs examples and pairs; got 4, 0"),
         ({"sentinels": -1}, "-1 sentinels"),
@@ -106,7 +106,7 @@ def test_studies_that_make_no_sense_are_refused(tmp_path, options, message):
 @pytest.mark.quick
 def test_images_of_different_proportions_are_refused(tmp_path):
     methods = [plain("ours"), plain("pix2pix", (8, 8))]
-    message = r"200 pixels high, they are as wide as: 400 \(.*, example \d\); 200 \(pix2pix, example \d\)"
+    message = r"At 200 pixels of height, their widths are: 400 \(.*, example \d\); 200 \(pix2pix, example \d\)"
     with pytest.raises(UserError, match=message):
         write_study(tmp_path / "s.html", methods, plain(PHOTOGRAPH).images, plain("bad"), [0, 1], title="", kind="unlimited")
 
@@ -418,7 +418,7 @@ GOOD = answers_of(votes("ours", "pix2pix", 3, 4), [True])
     [
         ({"format": "crn_jax study result 2"}, "is not a study's result: its format is not 'crn_jax study result 1'"),
         ({"answers": [GOOD[0], {**GOOD[1], "pair": 0}]}, "is damaged: .*pair=0.*each asked once"),
-        ({"answers": [{**GOOD[0], "pair": 5}]}, "is damaged: .*pair=5.* is no answer to one of 5 pairs"),
+        ({"answers": [{**GOOD[0], "pair": 5}]}, "is damaged: .*pair=5.* does not answer one of 5 pairs"),
         ({"answers": [{**GOOD[0], "chosen": "encoder"}]}, "is damaged: .*chosen='encoder'"),
         ({"answers": [{**GOOD[0], "left": "cat"}]}, "is damaged: .*left='cat'"),
         ({"answers": [{**GOOD[0], "left": "ours", "right": "ours"}]}, "is damaged: "),
@@ -426,7 +426,7 @@ GOOD = answers_of(votes("ours", "pix2pix", 3, 4), [True])
         ({"answers": [{**GOOD[0], "shown_ms": "long"}]}, r"is damaged: .*shown_ms"),
         ({"answers": [{key: GOOD[0][key] for key in GOOD[0] if key != "chosen"}]}, "is damaged: .*chosen"),
         ({"participant": "good"}, r"b.json and .*good.json are both of participant 'good'"),
-        ({"study": "def", "title": "Rooms"}, r"b.json is of study def \('Rooms'\), .*good.json of abc \('Streets"),
+        ({"study": "def", "title": "Rooms"}, r"b.json is of study def \('Rooms'\), but .*good.json is of study abc \('Streets"),
     ],
 )
 def test_files_that_do_not_fit_are_refused(tmp_path, fields, message):

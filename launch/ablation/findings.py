@@ -1,7 +1,7 @@
-"""What came of an ablation's trainings: read from their folders, and compared.
+"""Reads the results of an ablation's trainings from their folders, and compares the variants.
 
-Several seeds of a variant stand together: a score is their mean, its interval reaches from the lowest end of theirs to the
-highest. The difference of two variants is paired: image by image, seed by seed, with a 95% bootstrap interval over images.
+A score of several seeds is their mean, and its interval reaches from the lowest end of their intervals to the highest. The
+difference of two variants is paired image by image and seed by seed, with a 95% bootstrap interval over images.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ import numpy as np
 from crn_jax.ablation import Variant
 from crn_jax.data.pipeline import spread
 from crn_jax.data.sources import open_photograph, open_source
-from crn_jax.experiment import differences
+from crn_jax.experiment import SegmenterExperiment, Synthesis, differences, require_kind
 from crn_jax.run import read_description
 from crn_jax.scores.metrics import bootstrap
 from launch.ablation.tasks import Task, shown
@@ -28,14 +28,19 @@ from launch.evaluation.scoring import SCORES
 from launch.training.metrics_log import read_metrics
 
 CHOSEN = (
-    ("best of ", "best_distance", "distance, best of k", "Of the image of k that is nearest to the photograph"),
-    ("assembled", "assembled_distance", "distance, assembled", "Of the image made of the best for each class"),
+    ("best of ", "best_distance", "distance, best of k", "Perceptual distance of that one of k images which is nearest"),
+    (
+        "assembled",
+        "assembled_distance",
+        "distance, assembled",
+        "Perceptual distance of the image assembled from the best of each class",
+    ),
 )
-"""Scores of collections: what launch.evaluate calls the method, and what its perceptual distance is here."""
+"""The scores of collections: the mark of the method in launch.evaluate, then key, title and explanation of the score here."""
 
 
 class Entry(NamedTuple):
-    """One training of the suite; `outcome` is that of Workers.run, if it has been worked on."""
+    """One training of the suite. `outcome` is what `Workers.run` returned, or None before."""
 
     variant: Variant
     seed: int
@@ -44,7 +49,7 @@ class Entry(NamedTuple):
 
 
 def collect(suite: str, question: str, entries: Sequence[Entry], budget: str, command: str) -> dict[str, Any]:
-    """All that the page shows and ablation.json holds; `entries` in order, the first variant being the reference."""
+    """Returns the content of ablation.json and of the page. The first variant of `entries` is the reference."""
     evaluations = {entry.task.folder: evaluation_of(entry.task) for entry in entries}
     known = [evaluation for evaluation in evaluations.values() if evaluation]
     groups = [list(group) for _, group in itertools.groupby(entries, key=lambda entry: entry.variant.name)]
@@ -71,29 +76,29 @@ def collect(suite: str, question: str, entries: Sequence[Entry], budget: str, co
 
 
 def evaluation_of(task: Task) -> dict[str, Any] | None:
-    """What launch.evaluate has found of a finished task."""
+    """Returns what launch.evaluate found of a finished task, or None before."""
     path = task.folder / "evaluation" / "evaluation.json"
     return json.loads(path.read_text("utf-8")) if task.outstanding() is None and path.is_file() else None
 
 
 def chosen_scores(collections: bool) -> list[dict[str, Any]]:
-    """As those of SCORES, if there are collections; better is none of them, as they have been chosen by the photograph."""
+    """Returns the scores of collections in the form of `SCORES`. None is better, since the photograph was used to choose."""
     if not collections:
         return []
     return [{"key": key, "title": title, "unit": "", "better": None, "about": about} for _, key, title, about in CHOSEN]
 
 
 def several_seeds(entries: Sequence[Entry]) -> list[str]:
-    """What has to be said of intervals where there are several."""
+    """Returns a note on the intervals if there are several seeds."""
     if len({entry.seed for entry in entries}) < 2:
         return []
-    return ["Of several seeds a score is the mean, and its interval reaches from the lowest end of theirs to the highest."]
+    return ["A score is the mean over seeds. Its interval reaches from the lowest end of the seeds' intervals to the highest."]
 
 
 def variant_results(
     group: Sequence[Entry], reference: Sequence[Entry], evaluations: dict[Path, dict[str, Any] | None]
 ) -> dict[str, Any]:
-    """One variant: its trainings, and what they say together."""
+    """Returns a variant's trainings and what they show together, as ablation.json holds them."""
     variant, task = group[0].variant, group[0].task
     runs = [run_results(entry, evaluations[entry.task.folder]) for entry in group]
     scores = [scores_of(evaluation) for entry in group if (evaluation := evaluations[entry.task.folder])]
@@ -116,18 +121,18 @@ def variant_results(
 
 
 def unused_rescaling(task: Task) -> str | None:
-    """Said of a training that ends before, or when, λ is rescaled."""
+    """Returns a note on a training that ends before it uses the rescaled λ, or None for others."""
     file = task.folder / "run.json"
     if not file.is_file():
         return None
     experiment, _, description = read_description(task.folder)
     epoch = description["data"]["steps_per_epoch"]
     last, due = experiment.last_step(epoch), experiment.rescale_epoch * epoch
-    return f"λ is rescaled after step {due:,}: no step of {last:,} used it" if last <= due else None
+    return f"λ is rescaled after step {due:,}, so none of the {last:,} steps used it" if last <= due else None
 
 
 def run_results(entry: Entry, evaluation: dict[str, Any] | None) -> dict[str, Any]:
-    """One training."""
+    """Returns what ablation.json holds of one training."""
     task, lines = entry.task, lines_of(entry.task)
     status = "finished" if task.outstanding() is None else entry.outcome if entry.outcome == "failed" else "waiting"
     if status == "waiting" and lines:
@@ -144,20 +149,20 @@ def run_results(entry: Entry, evaluation: dict[str, Any] | None) -> dict[str, An
 
 
 def chosen_from(evaluation: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The candidates of CHOSEN, by the keys there; of a run with one image a layout all are that."""
+    """Returns the candidates of an evaluation by the keys of `CHOSEN`. With one image a layout, each is the run itself."""
     _, run, *chosen = evaluation["candidates"]
     by_mark = {candidate["name"].removeprefix(run["name"]): candidate for candidate in chosen}
     return {key: next((by_mark[name] for name in by_mark if mark in name), run) for mark, key, *_ in CHOSEN}
 
 
 def scores_of(evaluation: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """A run's scores by key, and the distances of what was chosen from a collection."""
+    """Returns a run's scores by key, with the distances of the images chosen from its collections."""
     chosen = {key: candidate["scores"]["distance"] for key, candidate in chosen_from(evaluation).items()}
     return evaluation["candidates"][1]["scores"] | chosen
 
 
 def together(scores: Sequence[dict[str, float]]) -> dict[str, float]:
-    """A score over several seeds: its mean, the ends of all intervals, and the standard deviation over seeds."""
+    """Combines a score over seeds: the mean, the outer ends of all intervals, and the standard deviation over seeds."""
     ends = {"low": min, "high": max}
     found = {key: end(score[key] for score in scores) for key, end in ends.items() if all(key in s for s in scores)}
     values = [score["value"] for score in scores]
@@ -166,9 +171,10 @@ def together(scores: Sequence[dict[str, float]]) -> dict[str, float]:
 
 
 def difference(pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> dict[str, float]:
-    """Of the perceptual distances of two variants, by their evaluations of each seed; `seeds` has each seed's.
+    """Returns the difference of two variants' perceptual distances, from a pair of evaluations for each seed.
 
-    A collection's is that of the best of k, as its loss rewards that (Eq. 2 and 3).
+    A collection's distance is that of its best image, which is what its loss rewards (Eq. 2 and 3). `seeds` holds the
+    difference of each seed.
     """
     first, second = (
         np.array([chosen_from(pair[i])["best_distance"]["per_image"]["distance"] for pair in pairs]) for i in (0, 1)
@@ -178,13 +184,13 @@ def difference(pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> dict[s
 
 
 def lines_of(task: Task) -> list[dict[str, Any]]:
-    """Its metrics.jsonl, up to the budget: a larger one may have been begun."""
+    """Returns the lines of a task's metrics.jsonl up to its budget, since a larger budget may have been begun."""
     lines = read_metrics(task.folder / "metrics.jsonl")
     return [line for line in lines if task.budget.steps is None or line["step"] <= task.budget.steps]
 
 
 def curve(lines: Sequence[dict[str, Any]]) -> list[list[float]]:
-    """The validations of metrics.jsonl: step, minutes of training up to there, distance."""
+    """Returns the validations of metrics.jsonl: step, minutes of training until then, distance."""
     points, minutes, before = [], 0.0, 0
     for line in lines:
         if "seconds_per_step" in line:
@@ -196,7 +202,7 @@ def curve(lines: Sequence[dict[str, Any]]) -> list[list[float]]:
 
 
 def figures(group: Sequence[Entry], evaluations: dict[Path, dict[str, Any] | None]) -> dict[str, float]:
-    """What a variant takes: parameters and operations, by its configuration; times, as they were measured."""
+    """Returns a variant's costs: operations by its configuration, and parameters and times as they were measured."""
     found = dict(operations(group[0].task))
     lines = [lines_of(entry.task) for entry in group]
     seconds = [line["seconds_per_step"] for run in lines for line in run if "seconds_per_step" in line]
@@ -214,15 +220,17 @@ def figures(group: Sequence[Entry], evaluations: dict[Path, dict[str, Any] | Non
 
 @functools.cache
 def operations(task: Task) -> dict[str, float]:
-    """Floating-point operations of synthesizing from one layout, and of a training step."""
-    experiment = task.experiment
-    segmenter = read_description(experiment.segmenter_run)[0].segmenter if experiment.segmenter_run else None
+    """Counts the floating-point operations of synthesizing from one layout, and of a training step."""
+    experiment = require_kind(task.experiment, Synthesis, task.name)
+    segmenter = None
+    if run := experiment.segmenter_run:
+        segmenter = require_kind(read_description(run)[0], SegmenterExperiment, f"The run {run}").segmenter
     step = step_flops(experiment.objective(1, segmenter), experiment.batch_size)
     return {"synthesis_flop": forward_flops(experiment.generator), "step_flop": step}
 
 
 def examples(entries: Sequence[Entry]) -> list[dict[str, Any]]:
-    """The layouts of the contact sheets, with what each finished variant's first seed makes of them; none before one is."""
+    """Returns the layouts of the contact sheets, and the images that each finished variant's first seed makes of them."""
     synthesized = {e.variant.name: e.task for e in entries if e.seed == 0 and e.task.outstanding() is None}
     if not synthesized:
         return []

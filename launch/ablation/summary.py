@@ -1,4 +1,4 @@
-"""What an ablation says, in words and as tables, from its results (see `ablation_results.collect`)."""
+"""Tells the results of an ablation (see `findings.collect`) in sentences and in tables."""
 
 import functools
 import itertools
@@ -14,13 +14,13 @@ _BESIDE = ("accuracy", "miou_void", "accuracy_void")
 
 
 def conclusions(results: dict[str, Any]) -> Iterator[str]:
-    """What can be said, and what cannot."""
+    """Yields what the results show, in sentences, and what they do not show."""
     reference, *others = results["variants"]
     missing = [
         f"{v['name']} (seed {run['seed']})" for v in (reference, *others) for run in v["runs"] if run["status"] != "finished"
     ]
     if missing:
-        yield f"Not finished, and so not compared: {', '.join(missing)}."
+        yield f"These trainings are not finished, so they are not compared: {', '.join(missing)}."
     compared = [variant for variant in others if variant["difference"]]
     yield from compared_with(reference["name"], compared, results["compared"])
     if any(variant["preferred"] for variant in compared):
@@ -30,7 +30,7 @@ def conclusions(results: dict[str, Any]) -> Iterator[str]:
 
 
 def compared_with(name: str, compared: Sequence[dict[str, Any]], by: str) -> Iterator[str]:
-    """Sentences on the distance `by`: who is farther, nearer, or not to be told apart, image by image and seed by seed."""
+    """Yields which variants are farther by the distance `by`, which are nearer, and which differ in no clear direction."""
     kinds: dict[str, list[str]] = {"farther": [], "nearer": [], "either": []}
     for variant in compared:
         apart = variant["difference"]
@@ -40,59 +40,59 @@ def compared_with(name: str, compared: Sequence[dict[str, Any]], by: str) -> Ite
         each = f"; seeds {seeds}" if len(apart["seeds"]) > 1 else ""
         kinds[kind].append(f"{variant['name']} ({apart['value']:+.1f}; {apart['low']:+.1f} to {apart['high']:+.1f}{each})")
     if kinds["farther"]:
-        yield f"Farther from the photographs than {name}, by {by}: {', '.join(kinds['farther'])}."
+        yield f"Farther from the photographs than {name} by {by}: {', '.join(kinds['farther'])}."
     if kinds["nearer"]:
         yield f"Nearer to the photographs than {name}: {', '.join(kinds['nearer'])}."
     if kinds["either"]:
-        yield f"Not to be told apart from {name}: {', '.join(kinds['either'])}."
+        yield f"Not clearly different from {name}: {', '.join(kinds['either'])}."
 
 
 def papers_order(results: dict[str, Any], variants: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """How far each score puts the variants into the order in which people, as published, would have them."""
+    """Yields how far each score orders the variants as people did in the paper."""
 
     def rank(variant: dict[str, Any]) -> float:
-        return statistics.fmean(variant["preferred"].values()) if variant["preferred"] else 50.0  # itself
+        return statistics.fmean(variant["preferred"].values()) if variant["preferred"] else 50.0  # the cascade against itself
 
     published = sorted(variants, key=rank)
     names = ", ".join(variant["name"] for variant in published)
-    yield f"The paper's order, by how few people preferred the cascade (of other photographs, longer trained): {names}."
+    yield f"The paper's order, by how few people preferred the cascade (other photographs, longer training): {names}."
     pairs = list(itertools.combinations(published, 2))
     for score in main_scores(results):
         key, sign = score["key"], {"higher": -1, "lower": 1}.get(score["better"])
         if sign and all(key in variant["scores"] for variant in variants):
             values = {variant["name"]: sign * variant["scores"][key]["value"] for variant in variants}
             agree = sum(values[better["name"]] < values[worse["name"]] for better, worse in pairs)
-            order = ", ".join(sorted(values, key=values.get))
-            yield f"By {score['title']}: {order}; {agree} of {len(pairs)} pairs stand as in the paper."
+            order = ", ".join(sorted(values, key=values.__getitem__))
+            yield f"By {score['title']}: {order}; {agree} of {len(pairs)} pairs are in the paper's order."
 
 
 def limits(variants: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """What these trainings do not tell."""
+    """Yields what these trainings do not show."""
     _, *others = variants
     seeds = min(len(variant["difference"]["seeds"]) for variant in others)
     if seeds == 1:
-        yield "One training of each: how far another seed would move these figures is not known (--seeds)."
+        yield "Each variant was trained once, so nobody knows how far another seed would move these figures (see --seeds)."
     else:
-        yield f"Intervals are over images. {seeds} seeds agree by chance in one of {2 ** (seeds - 1)} cases."
+        yield f"Intervals are over images. {seeds} seeds agree in sign by chance in one of {2 ** (seeds - 1)} cases."
     if len(others) > 5:
-        yield f"Of {len(others)} differences, about {0.05 * len(others):.1g} would stand out by chance, at 95%."
+        yield f"About {0.05 * len(others):.1g} of {len(others)} differences would look clear by chance, at 95%."
     falls = {variant["name"]: still_falling(variant["runs"][0]["curve"]) for variant in variants}
     if falling := [f"{name} ({change})" for name, change in falls.items() if change]:
-        yield f"Still falling at the end, by more than 1% in the last eighth of the steps: {', '.join(falling)}."
+        yield f"These distances still fell by more than 1% in the last eighth of the steps: {', '.join(falling)}."
     yield from (f"{variant['name']}: {variant['rescaling']}." for variant in variants if variant["rescaling"])
     if any("between" in variant["scores"] for variant in variants):
         yield (
-            "Differences and curves count the image of a collection that is nearest to the photograph, as the loss does; other "
-            "scores are of one chosen without the photograph. Where k differs, more images are nearer by their number alone."
+            "Differences and curves count the image of a collection that is nearest to the photograph, as the loss does. Other "
+            "scores use an image chosen without the photograph. A larger k makes the nearest image nearer by chance alone."
         )
     yield (
-        "The perceptual distance is what the cascade is trained by, so it is no neutral judge. How people would choose, "
-        "launch.evaluate --study_page asks."
+        "The perceptual distance is what the cascade is trained by, so it is no neutral judge. "
+        "launch.evaluate --study_page asks people."
     )
 
 
 def still_falling(curve: Sequence[Sequence[float]]) -> str | None:
-    """How a distance fell over about the last eighth of the steps, if by more than 1%."""
+    """Tells how a distance fell over about the last eighth of the steps, if by more than 1%."""
     if len(curve) < 2:
         return None
     *earlier, (last, _, distance) = curve
@@ -101,7 +101,7 @@ def still_falling(curve: Sequence[Sequence[float]]) -> str | None:
 
 
 def main_scores(results: dict[str, Any]) -> list[dict[str, Any]]:
-    """Of the segmenter's scores, mIoU stands for all."""
+    """Returns the scores without those that repeat mIoU."""
     return [score for score in results["scores"] if score["key"] not in _BESIDE]
 
 
@@ -109,14 +109,14 @@ def main_scores(results: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 class Column(NamedTuple):
-    """Of the figures' table; `text` is that of a variant."""
+    """A column of a table. `text` returns a variant's cell."""
 
     title: str
     text: Callable[[dict[str, Any]], str]
 
 
 def score_columns(results: dict[str, Any]) -> list[Column]:
-    """The scores, without those that say nearly the same."""
+    """Returns a column for each of the main scores."""
 
     def column(score: dict[str, Any]) -> Column:
         unit = f", {score['unit']}" if score["unit"] else ""
@@ -126,7 +126,7 @@ def score_columns(results: dict[str, Any]) -> list[Column]:
 
 
 def cost_columns() -> list[Column]:
-    """What a variant takes."""
+    """Returns the columns of a variant's costs."""
 
     def column(title: str, key: str, form: str, scale: int = 1) -> Column:
         def text(variant: dict[str, Any]) -> str:
@@ -150,7 +150,7 @@ _SEEDS = Column("seeds", lambda variant: str(sum(run["status"] == "finished" for
 
 
 def preference_columns(results: dict[str, Any]) -> list[Column]:
-    """How many of a hundred people preferred the paper's cascade, as published."""
+    """Returns columns that tell how many of a hundred people preferred the cascade, by the paper."""
 
     def text(name: str, variant: dict[str, Any]) -> str:
         return f"{variant['preferred'][name]:g}" if variant["preferred"] else ""
@@ -160,7 +160,7 @@ def preference_columns(results: dict[str, Any]) -> list[Column]:
 
 
 def with_interval(score: dict[str, float] | None) -> str:
-    """Such as 40.5 (39.7 to 41.1)."""
+    """Formats a score and its interval, such as 40.5 (39.7 to 41.1)."""
     if score is None:
         return ""
     value, *ends = (number(score[key]) for key in ("value", "low", "high") if score.get(key) is not None)
@@ -168,12 +168,12 @@ def with_interval(score: dict[str, float] | None) -> str:
 
 
 def number(value: float) -> str:
-    """Four digits, or all before the point."""
+    """Formats a number with four digits, or with all digits before the point."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def figures_table(results: dict[str, Any]) -> rich.table.Table:
-    """For a terminal: values alone, as there is little room."""
+    """Returns the table for a terminal, which has room for values alone."""
     columns = [_NAME, *score_columns(results), _SEEDS]
     table = rich.table.Table(box=None, header_style="dim", title=escape(results["title"]), title_justify="left")
     for column in columns:
@@ -186,7 +186,7 @@ def figures_table(results: dict[str, Any]) -> rich.table.Table:
 
 
 def markdown(results: dict[str, Any]) -> str:
-    """Scores, costs and what can be said, as a Markdown document."""
+    """Returns scores, costs, conclusions and notes as a Markdown document."""
     scores = [_NAME, *score_columns(results), _DIFFERENCE, _SEEDS, *preference_columns(results)]
     costs = [_NAME, *cost_columns()]
     said = "\n".join(f"- {sentence}" for sentence in results["conclusions"] + results["notes"])
@@ -195,7 +195,7 @@ def markdown(results: dict[str, Any]) -> str:
 
 
 def markdown_table(columns: Sequence[Column], results: dict[str, Any]) -> str:
-    """A row a variant."""
+    """Returns a Markdown table with a row for each variant."""
     rows = [[column.title for column in columns], ["---"] * len(columns)]
     rows += [[column.text(variant).replace("|", r"\|") for column in columns] for variant in results["variants"]]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)

@@ -1,8 +1,8 @@
-"""What an ablation consists of: trainings, each followed by its scores and images, as commands.
+"""Makes the commands of an ablation's tasks. A task is a training, followed by its scores and images.
 
-A task is a run folder. `task.json` in it lists the commands that are finished, so that none is repeated; a task whose commands
-are others now, such as by a larger budget, goes on from where they differ. (What stands behind a path may change unnoticed.)
-`log.txt` has what they print.
+Each task has a run folder. `task.json` in it lists the finished commands, so that none is repeated. If a task's commands
+change, such as by a larger budget, it continues with the first that differs. (It does not notice if the content of a file that
+a command names has changed.) `log.txt` has what the commands print.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from crn_jax.errors import UserError
-from crn_jax.experiment import AnyExperiment, differences
+from crn_jax.experiment import AnyExperiment, Synthesis, differences, require_kind
 from crn_jax.run import read_description
 from launch.common.command_line import parse
 from launch.common.experiments import configs_arguments
@@ -24,22 +24,22 @@ from launch.common.output import write_json
 from launch.training.metrics_log import last_step, read_metrics
 
 PROBE_STEPS = 60
-"""Steps by which a budget in minutes is turned into steps: by their fastest third, which has nothing to compile."""
+"""The number of steps by which a budget in minutes is turned into steps. Their fastest third counts, as it compiles nothing."""
 
 VALIDATIONS = 8
-"""Of a training, at least: the points of its learning curve."""
+"""The smallest number of validations of a training, which are the points of its learning curve."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
-    """Of each training: a number of steps, or minutes; neither: what its experiment says."""
+    """The budget of each training: a number of steps, or minutes. With neither, each experiment says how long it is trained."""
 
     steps: int | None = None
     minutes: float | None = None
 
     @staticmethod
     def parse(text: str | None) -> "Budget":
-        """From the command line: 3000, or 30m.
+        """Reads a budget of the command line, such as 3000 or 30m.
 
         Raises:
           UserError: for anything else.
@@ -60,9 +60,10 @@ class Budget:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """One training, and what is made of it.
+    """One training, and the commands that follow it.
 
-    `train` are arguments of launch.train, `score` those that launch.evaluate needs besides the run, or None for none.
+    `train` are arguments of launch.train, and `score` are those that launch.evaluate needs besides the run. With `score` None,
+    the run is neither scored nor shown.
     """
 
     name: str
@@ -73,27 +74,30 @@ class Task:
 
     @functools.cached_property
     def experiment(self) -> AnyExperiment:
-        """What is trained."""
+        """The experiment that is trained."""
         return parse(list(self.train)).experiment
 
     def commands(self) -> Iterator[list[str]]:
-        """Modules and arguments, in order. A budget in minutes becomes one of steps when the first command is finished."""
+        """Yields the commands in order, each a module and its arguments.
+
+        A budget in minutes becomes a number of steps when the first command is finished.
+        """
         steps = self.budget.steps
         if self.budget.minutes is not None:
             yield self.training(PROBE_STEPS)
             steps = max(PROBE_STEPS, round(60 * self.budget.minutes / self._seconds_per_step()))
         yield self.training(steps)
         if self.score is not None:
-            run, k = str(self.folder), self.experiment.generator.num_images
+            run, k = str(self.folder), require_kind(self.experiment, Synthesis, self.name).generator.num_images
             yield ["launch.evaluate", run, *self.score]
             yield ["launch.synthesize", run, str(self.folder / "layouts"), *(["--grid"] if k > 1 else [])]
 
     def training(self, steps: int | None) -> list[str]:
-        """The command that trains so many steps in all, or as many as the experiment says."""
+        """Returns the command that trains this number of steps in all, or as many as the experiment says."""
         command = ["launch.train", *self.train, "--run.folder", str(self.folder)]
         if steps is None:
             return command
-        timed = self.budget.minutes is not None and steps == PROBE_STEPS  # and by nothing but its steps
+        timed = self.budget.minutes is not None and steps == PROBE_STEPS  # validation would only take time
         every = min(self.experiment.run.validate_every, -(-steps // (1 if timed else VALIDATIONS)))
         return [*command, "--steps", str(steps), "--run.validate_every", str(every)]
 
@@ -102,23 +106,23 @@ class Task:
         return min(line["seconds_per_step"] for line in lines if line["step"] <= max(PROBE_STEPS, lines[0]["step"]))
 
     def finished(self) -> list[list[str]]:
-        """The commands that are; none if the run is one of other settings, such as before configs.py was changed."""
+        """Returns the finished commands, or none if the run has other settings, such as before configs.py was changed."""
         file, run = self.folder / "task.json", self.folder / "run.json"
         if not file.is_file() or (run.is_file() and differences(read_description(self.folder)[0], self.experiment)):
             return []
         return json.loads(file.read_text("utf-8"))["finished"]
 
     def outstanding(self) -> list[str] | None:
-        """The next command to be run; None behind the last."""
+        """Returns the next command to run, or None after the last."""
         return self._reached()[1]
 
     def done(self, command: list[str]) -> None:
-        """Notes that the next command is finished."""
+        """Records that the next command is finished."""
         write_json(self.folder / "task.json", {"finished": [*self._reached()[0], command]})
 
     def _reached(self) -> tuple[list[list[str]], list[str] | None]:
-        """The commands that need not be run again, and the next one."""
-        finished, reached = self.finished(), []
+        """Returns the commands that need not be run again, and the next one."""
+        finished, reached = self.finished(), list[list[str]]()
         for command in self.commands():
             if finished[len(reached) : len(reached) + 1] != [command] and (reached or not self._is_timed()):
                 return reached, command
@@ -126,23 +130,23 @@ class Task:
         return reached, None
 
     def _is_timed(self) -> bool:
-        """Whether the steps that a budget in minutes is timed by are trained, as after a training by another budget."""
+        """Whether enough steps are trained to time a budget in minutes, such as by a training with another budget."""
         return self.budget.minutes is not None and last_step(self.folder / "metrics.jsonl") >= PROBE_STEPS
 
     @property
     def log(self) -> Path:
-        """What its commands print."""
+        """The file of what the commands print."""
         return self.folder / "log.txt"
 
     def progress(self) -> tuple[int, int | None]:
-        """Steps that were trained, as far as they are logged, and those of the whole training, once it has begun."""
+        """Returns the number of logged steps, and that of the whole training, or None before it has begun."""
         with contextlib.suppress(UserError):
             experiment, _, description = read_description(self.folder)
             return last_step(self.folder / "metrics.jsonl"), experiment.last_step(description["data"]["steps_per_epoch"])
         return 0, None
 
     def problem(self) -> str:
-        """The error of the last command in its log, or else how that ends."""
+        """Returns the error of the last command in the log, or else the end of the log."""
         text = self.log.read_text("utf-8", errors="replace") if self.log.is_file() else ""
         _, _, last = text.rpartition("\n$ ")
         _, error, message = last.partition("error: ")
@@ -150,23 +154,23 @@ class Task:
 
 
 def slug(name: str) -> str:
-    """A name as that of a folder."""
+    """Turns a name into the name of a folder."""
     return re.sub(r"[^\w.]+", "_", name).strip("_")
 
 
 def shown(command: list[str]) -> str:
-    """A command as one would type it."""
+    """Returns a command as a person would type it."""
     own = configs_arguments() if command[0] == "launch.train" else []
     return as_typed(shlex.join(["python", "-m", *command, *own]))
 
 
 def trains_with_segmenter(arguments: tuple[str, ...]) -> bool:
-    """Whether arguments of launch.train are those of a training that needs one."""
+    """Whether these arguments of launch.train train with a segmenter."""
     return parse(list(arguments)).experiment.segmenter_run is not None
 
 
 def with_segmenter(arguments: tuple[str, ...], segmenter: Path | None) -> tuple[str, ...]:
-    """Arguments of launch.train, with the segmenter of those that train with one."""
+    """Adds the segmenter to arguments of launch.train, if they train with one."""
     if segmenter is None or not trains_with_segmenter(arguments):
         return arguments
     return (*arguments, "--segmenter", str(segmenter))

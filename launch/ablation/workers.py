@@ -1,4 +1,4 @@
-"""Who carries out an ablation: workers, each with an accelerator, whose commands run in processes of their own."""
+"""Runs the tasks of an ablation by workers. Each has an accelerator, and its commands run in processes of their own."""
 
 import contextlib
 import dataclasses
@@ -29,35 +29,36 @@ Outcome = Literal["finished", "failed", "stopped"]
 
 @contextlib.contextmanager
 def claimed(folder: Path) -> Iterator[int | None]:
-    """Holds a folder's lock, to be handed on to the commands that work in it; None if another process holds it.
+    """Holds a folder's lock, and yields its file descriptor, or None if another process holds the lock.
 
-    The operating system frees it when the last of them has ended, however it ended.
+    Commands that inherit the descriptor keep the lock. The operating system frees it when the last of them ends, however it
+    ends.
 
     Raises:
       UserError: if the folder cannot be written, or its file system has no locks.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock: int | None = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        file = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
-        raise UserError(f"{folder} cannot be written ({error}); choose another folder with --out.") from error
+        raise UserError(f"{folder} cannot be written ({error}). Choose another folder with --out.") from error
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        lock = None
-    except OSError as error:
-        os.close(lock)
-        raise UserError(f"{folder} cannot be locked ({error}); choose a folder on another file system with --out.") from error
-    try:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock: int | None = file
+        except BlockingIOError:
+            lock = None
+        except OSError as error:
+            raise UserError(
+                f"{folder} cannot be locked ({error}). Choose a folder on another file system with --out."
+            ) from error
         yield lock
     finally:
-        if lock is not None:
-            os.close(lock)
+        os.close(file)
 
 
 def accelerator(slot: int, jobs: int) -> dict[str, str]:
-    """Environment variables that leave a process the accelerator of that number, where several run at a time."""
+    """Returns environment variables that show a process only the accelerator `slot`, if several jobs run at a time."""
     if jobs == 1:
         return {}
     visible = [gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu]
@@ -66,7 +67,7 @@ def accelerator(slot: int, jobs: int) -> dict[str, str]:
 
 
 def check_jobs(jobs: int) -> None:
-    """Raises UserError if there are to be more of them than GPUs that CUDA_VISIBLE_DEVICES lists."""
+    """Raises UserError if there are more jobs than GPUs in CUDA_VISIBLE_DEVICES."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible and jobs > max(1, len(visible.split(","))):
         raise UserError(f"--jobs {jobs}, but CUDA_VISIBLE_DEVICES lists fewer GPUs: {visible}.")
@@ -74,21 +75,22 @@ def check_jobs(jobs: int) -> None:
 
 @dataclasses.dataclass
 class Workers:
-    """Runs tasks, `jobs` at a time. Within it, SIGTERM and SIGINT ask what is running to save and end; then it is `stopped`.
+    """Runs tasks, `jobs` at a time.
 
-    `outcomes` has those of the tasks that were worked on, by their folders.
+    Within this context, SIGTERM and SIGINT set `stopped`, and ask the running commands to save and end. `outcomes` has the
+    outcome of each task that was run, by its folder.
     """
 
     jobs: int
     devices: Path
-    """Folder of the accelerators' locks: what a killed ablation has left running is waited for."""
+    """The folder of the accelerators' locks. By these, workers wait for commands that a killed ablation left running."""
 
     def __post_init__(self):
         self.stopped = threading.Event()
         self.outcomes: dict[Path, Outcome] = {}
         self._tasks: set[Task] = set()
         self._processes: set[subprocess.Popen] = set()
-        self._mutex = threading.RLock()  # a second signal may come while the first is dealt with
+        self._mutex = threading.RLock()  # a second signal may come while the first is handled
         self._reporting = threading.Lock()
 
     def __enter__(self):
@@ -101,14 +103,14 @@ class Workers:
             signal.signal(number, handler)
 
     def stop(self) -> None:
-        """Asks all that is running to save and end."""
+        """Asks all running commands to save and end."""
         with self._mutex:
             self.stopped.set()
             for process in self._processes:
                 process.send_signal(signal.SIGTERM)
 
     def work(self, tasks: Sequence[Task], report: Callable[[], object]) -> None:
-        """Runs what is outstanding of the tasks, and reports behind each."""
+        """Runs the outstanding commands of the tasks, and calls `report` after each task."""
         with ThreadPoolExecutor(self.jobs) as pool:
             futures = [pool.submit(self._worker, slot, tasks, report) for slot in range(self.jobs)]
             self._watch(tasks, futures)
@@ -128,8 +130,8 @@ class Workers:
             raise
 
     @contextlib.contextmanager
-    def _device(self, environment: dict[str, str]) -> Iterator[int]:
-        """The lock of a worker's accelerator, as soon as it is free."""
+    def _device(self, environment: dict[str, str]) -> Iterator[int | None]:
+        """Waits for the lock of a worker's accelerator. It yields None if the ablation is stopped before."""
         name = f"{socket.gethostname()}_{environment.get('CUDA_VISIBLE_DEVICES', 'all')}"
         for attempt in range(sys.maxsize):
             with claimed(self.devices / name) as lock:
@@ -137,12 +139,12 @@ class Workers:
                     yield lock
                     return
             if attempt == 0:
-                console.print("Waiting for what an ablation that was killed, or another one, has running here.")
+                console.print("Waiting for what an ablation that was killed, or another ablation, is still running here.")
             self.stopped.wait(POLL_SECONDS)
 
-    def _dealt_with(self, task: Task, device: int, environment: dict[str, str], report: Callable[[], object]) -> bool:
-        """Runs a task, unless this or another ablation does, or has."""
-        if self.stopped.is_set() or task.folder in self.outcomes:
+    def _dealt_with(self, task: Task, device: int | None, environment: dict[str, str], report: Callable[[], object]) -> bool:
+        """Runs a task, unless this ablation has. Returns whether it is dealt with; it is not while another process runs it."""
+        if device is None or self.stopped.is_set() or task.folder in self.outcomes:
             return True
         with claimed(task.folder) as lock:
             if lock is None:
@@ -156,7 +158,7 @@ class Workers:
         return True
 
     def run(self, task: Task, locks: Sequence[int], environment: dict[str, str]) -> Outcome:
-        """Runs what is outstanding of a task."""
+        """Runs the outstanding commands of a task, until one fails or is stopped."""
         while (command := task.outstanding()) is not None:
             status = self._run(command, task.log, locks, environment)
             if status == 0:
@@ -168,7 +170,7 @@ class Workers:
         return "finished"
 
     def _run(self, command: list[str], log: Path, locks: Sequence[int], environment: dict[str, str]) -> int:
-        """Its exit status. In a session of its own, so that Ctrl-C reaches it through `stop` alone, and once."""
+        """Runs a command and returns its exit status. It has its own session, so that Ctrl-C reaches it once, by `stop`."""
         with open(log, "a", encoding="utf-8") as output:
             with self._mutex:
                 if self.stopped.is_set():
@@ -193,10 +195,11 @@ class Workers:
             return status
 
     def _watch(self, tasks: Sequence[Task], futures: Sequence[Future]) -> None:
-        """Shows how far the trainings are, until all workers are done."""
+        """Shows the progress of the trainings, until all workers are done."""
         columns = (*rich.progress.Progress.get_default_columns(), rich.progress.MofNCompleteColumn())
         with rich.progress.Progress(*columns, console=console, transient=True) as progress:
-            whole, bars = progress.add_task("trainings", total=len(tasks)), {}
+            whole = progress.add_task("trainings", total=len(tasks))
+            bars: dict[Task, rich.progress.TaskID] = {}
             while wait(futures, POLL_SECONDS).not_done:
                 progress.update(whole, completed=sum(task.folder in self.outcomes for task in tasks))
                 running = set(self._tasks)
@@ -207,13 +210,13 @@ class Workers:
 
 
 def own(environment: dict[str, str]) -> dict[str, str]:
-    """A command's environment: it is alone, whatever job of several processes the ablation may be part of."""
+    """Returns a command's environment, without the variable by which it would join the processes of a SLURM step."""
     inherited = {key: value for key, value in os.environ.items() if key != "SLURM_STEP_NODELIST"}
     return inherited | environment
 
 
 def say(task: Task, outcome: Outcome) -> None:
-    """What came of a task."""
+    """Prints the outcome of a task."""
     if outcome == "failed":
         console.print(f"[bold red]{escape(task.name)}: failed[/], see {escape(str(task.log))}")
         console.print(task.problem(), markup=False)

@@ -1,6 +1,6 @@
-"""What a data set holds and what is wrong with it: every photograph and every layout is decoded once, on several threads.
+"""Surveys a data set and finds what is wrong with it. It decodes every photograph and layout once, on several threads.
 
-Nothing is written, and nothing stops at the first fault: what `crn_jax.data` refuses is collected.
+It writes nothing, and does not stop at the first problem: it collects all files that `crn_jax.data` refuses.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from crn_jax.data.sources import TOO_FEW, DataConfig, Split, open_photograph, pa
 from crn_jax.errors import UserError
 
 Value = int | Color
-_KEPT_VALUES = 64  # of a layout's unknown ones; an antialiased layout has thousands
+_KEPT_VALUES = 64  # unknown values that are kept of a layout; an antialiased layout has thousands
 _EXAMPLES = 5  # files that a problem names
 _MUCH_VOID = 0.5
 _MOST_CLASSES = 200
@@ -41,17 +41,17 @@ class Pair:
     layout: Path
 
     def read_photograph(self) -> np.ndarray:
-        """uint8 [H, W, 3]."""
+        """Reads the photograph, uint8 `[H, W, 3]`."""
         return np.asarray(open_photograph(self.photograph))
 
     def read_layout(self, label_space: LabelSpace) -> tuple[np.ndarray, dict[Value, int]]:
-        """Class indices [H, W], and the pixels of each id or colour that is unknown."""
+        """Reads the layout as class ids `[H, W]`, and counts the pixels of each id or colour that is unknown."""
         return label_space.examine(self.layout)
 
 
 @dataclasses.dataclass(frozen=True)
 class Frame(Pair):
-    """One of NYU Depth's, which are all in one file."""
+    """A pair of NYU Depth, whose pairs are all in one file."""
 
     file: Path
     number: int
@@ -64,44 +64,44 @@ class Frame(Pair):
 
 
 class Look(NamedTuple):
-    """What a pair shows."""
+    """What decoding a pair has shown."""
 
     size: tuple[int, int] | None
-    """Height and width of the photograph; None if it cannot be read."""
+    """The height and width of the photograph, or None if it cannot be read."""
     layout_size: tuple[int, int] | None
-    """Likewise."""
+    """The height and width of the layout, or None if it cannot be read."""
     digest: bytes
-    """Of the photograph's size and pixels, whatever the file's format; empty if it cannot be read."""
+    """A hash of the photograph's size and pixels, whatever the file's format. It is empty if the file cannot be read."""
     pixels: np.ndarray
-    """Of each class, [c]; those of unknown ids or colours count as void."""
+    """The number of pixels of each class, `[c]`. Unknown ids and colours count as void."""
     unknown: dict[Value, int]
-    """The most frequent ids or colours that are not of the label space, with their pixels."""
+    """The most frequent ids or colours that the label space does not have, with their pixels."""
     refused: tuple[str, ...]
-    """Why files cannot be read."""
+    """The reasons why files cannot be read."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A split: what is there, before anything is decoded."""
+    """The files of a split, before they are decoded."""
 
     pairs: list[Pair] = dataclasses.field(default_factory=list)
     lonely_photographs: list[Path] = dataclasses.field(default_factory=list)
     lonely_layouts: list[Path] = dataclasses.field(default_factory=list)
     missing: str = ""
-    """Why there is nothing, such as a folder that is missing."""
+    """The reason why there are no pairs, such as a missing folder."""
     all_needed: bool = True
-    """Whether training refuses to leave out what has no partner."""
+    """Whether training refuses files that have no partner."""
 
 
 class Problem(NamedTuple):
-    """Something to mend, or only to know."""
+    """Something to mend, or only to know, about a data set."""
 
     blocks: bool
-    """Whether training would stop at it."""
+    """Whether training would stop because of it."""
     what: str
     remedy: str
     examples: list[str]
-    """A few of the files concerned."""
+    """A few of the files that have the problem."""
 
 
 class Unknown(NamedTuple):
@@ -112,17 +112,18 @@ class Unknown(NamedTuple):
     layouts: int
     example: Path
     nearest: str | None
-    """The class of the nearest colour; None for ids."""
+    """The class of the nearest colour, or None for ids."""
 
 
 def parts_of(data: DataConfig) -> dict[Split, Part]:
-    """Lists the splits of a data set."""
+    """Lists the files of each split of a data set."""
     return {split: _part(data, split) for split in get_args(Split)}
 
 
 def _part(data: DataConfig, split: Split) -> Part:
     try:
         if data.source == "nyu":
+            assert data.root is not None, "data sets of files lie in a folder"
             file, frames, _ = nyu.find_frames(Path(data.root), split)
             names = {number: Path(f"{file}, frame {number}") for number in frames}
             return Part([Frame(split, f"{n:04d}", name, name, file, n) for n, name in names.items()])
@@ -138,7 +139,7 @@ def _part(data: DataConfig, split: Split) -> Part:
 
 
 def unpaired(parts: Collection[Part]) -> str:
-    """Names a photograph and a layout without a partner; empty if all have theirs."""
+    """Names a photograph and a layout without a partner. Returns an empty string if all have partners."""
     lonely = {
         "layout": [path for part in parts for path in part.lonely_photographs],
         "photograph": [path for part in parts for path in part.lonely_layouts],
@@ -148,7 +149,7 @@ def unpaired(parts: Collection[Part]) -> str:
 
 
 def readable(pairs: Sequence[Pair], label_space: LabelSpace) -> list[tuple[np.ndarray, dict[Value, int]]]:
-    """What `read_layout` gives of those layouts that it can read."""
+    """Reads those layouts that can be read, as `Pair.read_layout` does."""
 
     def read(pair: Pair) -> list[tuple[np.ndarray, dict[Value, int]]]:
         try:
@@ -161,43 +162,48 @@ def readable(pairs: Sequence[Pair], label_space: LabelSpace) -> list[tuple[np.nd
 
 
 def fitting_labels(pairs: Sequence[Pair], label_spaces: dict[str, LabelSpace]) -> list[str]:
-    """Names of the label spaces that know all ids and colours of these layouts; fewest classes and least void first."""
-    fitting = {}
+    """Returns the names of the label spaces that have all ids and colours of these layouts.
+
+    Those with the fewest classes come first, and among equals those that find the least void.
+    """
+    fitting: dict[str, tuple[int, float]] = {}
     for name, label_space in label_spaces.items():
         layouts = readable(pairs, label_space)
-        void = np.mean([(layout == label_space.num_classes - 1).mean() for layout, _ in layouts] or [1])
+        void = float(np.mean([(layout == label_space.num_classes - 1).mean() for layout, _ in layouts] or [1]))
         if void < 1 and not any(unknown for _, unknown in layouts):
             fitting[name] = label_space.num_classes, void
-    return sorted(fitting, key=fitting.get)
+    return sorted(fitting, key=fitting.__getitem__)
 
 
 def values_in(pairs: Sequence[Pair]) -> Counter[Value]:
-    """The ids or colours of these layouts, whatever they mean (but black, which is taken for void), with their pixels."""
-    values = Counter()
+    """Counts the pixels of each id or colour in these layouts, except black, which counts as void."""
+    values: Counter[Value] = Counter()
     for _, unknown in readable(pairs, _NOTHING):
         values.update(unknown)
     return values
 
 
 def drafted_labels(pairs: Sequence[Pair], name: str) -> dict[str, Any]:
-    """What a label file for these layouts may say: a class for each id or colour, to be renamed; id 255 is void.
+    """Drafts a label file for these layouts: a class for each id or colour, which a person can rename. Id 255 is void.
 
     Raises:
-      UserError: if there are none, or so many that they can be no classes, or if some layouts hold ids and others colours.
+      UserError: if there are no ids or colours, or too many to be classes, or if some layouts hold ids and others colours.
     """
     values = values_in(pairs)
     ids = sorted(value for value in values if isinstance(value, int))
     colors = [value for value, _ in values.most_common() if not isinstance(value, int)]
     if not values:
-        pairs[0].read_layout(_NOTHING)  # says why, if none can be read
-        raise UserError(f"The layouts of {name} are black throughout, which is void.")
+        pairs[0].read_layout(_NOTHING)  # raises the reason, if none can be read
+        raise UserError(f"The layouts of {name} are black throughout, and black means void.")
     if len(values) > _MOST_CLASSES:
         raise UserError(
-            f"The layouts of {name} hold {len(values):,} {'colours' if colors else 'ids'}, which can be no classes. Save them "
+            f"The layouts of {name} hold {len(values):,} {'colours' if colors else 'ids'}, too many for classes. Save them "
             f"as PNG, without antialiasing, and resize them by nearest neighbour only."
         )
     if ids and colors:
-        raise UserError(f"Some layouts of {name} hold ids ({ids[0]}, ...), others colours ({colors[0]}, ...). Make them alike.")
+        raise UserError(
+            f"Some layouts of {name} hold ids ({ids[0]}, ...) and others colours ({colors[0]}, ...). Make them alike."
+        )
     if colors:
         return {"name": name, "classes": [f"class {n}" for n in range(len(colors))], "colors": colors}
     refuse_changing_palettes(pairs)
@@ -206,9 +212,9 @@ def drafted_labels(pairs: Sequence[Pair], name: str) -> dict[str, Any]:
 
 
 def refuse_changing_palettes(pairs: Sequence[Pair]) -> None:
-    """Raises UserError if an index has one colour in one palette PNG and another in the next: then indices are no ids.
+    """Raises UserError if an index has different colours in two palette PNGs, because indices are no ids then.
 
-    Programs that save a palette number it as they like, often in order of appearance.
+    Programs number the colours of a palette as they like, often in order of appearance.
     """
     seen: dict[int, tuple[list[int], Path]] = {}
     for pair in pairs:
@@ -222,35 +228,39 @@ def refuse_changing_palettes(pairs: Sequence[Pair]) -> None:
 
 
 def used_palette(path: Path) -> dict[int, list[int]]:
-    """The colour of each index that occurs in a palette PNG; none for other files, or if it cannot be read."""
-    with contextlib.suppress(UserError):  # which is told elsewhere
+    """Returns the colour of each index that occurs in a palette PNG. Other and unreadable files give an empty dict."""
+    with contextlib.suppress(UserError):  # the survey reports unreadable files
         image = open_image(path)
-        if image.mode == "P":
-            palette = np.reshape(image.getpalette("RGB"), (-1, 3)).tolist()
+        if flat := image.getpalette("RGB") if image.mode == "P" else None:
+            palette = [flat[start : start + 3] for start in range(0, len(flat), 3)]
             return {index: palette[index] for index in np.unique(np.asarray(image)).tolist() if index < len(palette)}
     return {}
 
 
 def scan(pairs: Sequence[Pair], label_space: LabelSpace) -> Iterator[Look]:
-    """Looks at every pair, in order, on as many threads as there are cores: Pillow and NumPy work outside Python's lock."""
+    """Decodes every pair, in order, on as many threads as there are cores. Pillow and NumPy release Python's lock."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        with contextlib.closing(pool.map(lambda pair: look_at(pair, label_space), pairs)) as looks:  # drops what is pending
+        looks = pool.map(lambda pair: look_at(pair, label_space), pairs)
+        try:
             yield from looks
+        finally:
+            pool.shutdown(cancel_futures=True)  # if the caller stops early
 
 
 def look_at(pair: Pair, label_space: LabelSpace) -> Look:
-    """Decodes a pair."""
+    """Decodes a pair, and returns what it shows."""
     size = layout_size = None
-    digest, pixels, unknown, refused = b"", np.zeros(label_space.num_classes, np.int64), {}, []
+    digest, pixels, refused = b"", np.zeros(label_space.num_classes, np.int64), list[str]()
+    unknown: dict[Value, int] = {}
     try:
         photograph = pair.read_photograph()
-        size = photograph.shape[:2]
+        size = photograph.shape[0], photograph.shape[1]
         digest = hashlib.blake2b(repr(size).encode() + photograph.tobytes(), digest_size=16).digest()
     except UserError as error:
         refused.append(str(error))
     try:
         layout, unknown = pair.read_layout(label_space)
-        layout_size = layout.shape
+        layout_size = layout.shape[0], layout.shape[1]
         pixels = np.bincount(layout.ravel(), minlength=label_space.num_classes)
     except UserError as error:
         refused.append(str(error))
@@ -258,8 +268,9 @@ def look_at(pair: Pair, label_space: LabelSpace) -> Look:
 
 
 def unknown_values(pairs: Sequence[Pair], looks: Sequence[Look], label_space: LabelSpace) -> list[Unknown]:
-    """The ids and colours that the label space does not have, those of most pixels first."""
-    pixels, layouts, example = Counter(), Counter(), {}
+    """Returns the ids and colours that the label space does not have, sorted by their number of pixels."""
+    pixels, layouts = Counter[Value](), Counter[Value]()
+    example: dict[Value, Path] = {}
     for pair, look in zip(pairs, looks):
         pixels.update(look.unknown)
         layouts.update(look.unknown.keys())
@@ -276,7 +287,7 @@ def unknown_values(pairs: Sequence[Pair], looks: Sequence[Look], label_space: La
 
 
 def duplicates(pairs: Sequence[Pair], looks: Sequence[Look]) -> list[list[Pair]]:
-    """Groups of pairs whose photographs are the same to the pixel."""
+    """Returns groups of pairs whose photographs are equal, pixel by pixel."""
     groups = defaultdict(list)
     for pair, look in zip(pairs, looks):
         if look.digest:
@@ -285,12 +296,12 @@ def duplicates(pairs: Sequence[Pair], looks: Sequence[Look]) -> list[list[Pair]]
 
 
 def representative(looks: Sequence[Look], count: int) -> list[int]:
-    """Positions of at most `count` pairs that can be read: few that show as many classes as possible, then others."""
+    """Returns the positions of at most `count` readable pairs: a few that show as many classes as possible, then others."""
     whole = [i for i, look in enumerate(looks) if look.size and look.layout_size]
     if not whole:
         return []
     present = np.array([looks[i].pixels > 0 for i in whole])
-    wanted, chosen = present.any(0), []
+    wanted, chosen = present.any(0), list[int]()
     while len(chosen) < count and wanted.any():
         best = int((present & wanted).sum(1).argmax())
         chosen.append(whole[best])
@@ -302,12 +313,14 @@ def representative(looks: Sequence[Look], count: int) -> list[int]:
 def problems_of(
     parts: dict[Split, Part], looks: Sequence[Look], label_space: LabelSpace, fitting: Sequence[str], root: Path
 ) -> list[Problem]:
-    """All that is wrong, what stops training first.
+    """Returns all problems of a data set.
 
     Args:
-      looks: at the pairs of all parts, in order.
-      fitting: names of other label spaces that know all of the ids and colours.
-      root: files are named relative to it.
+      parts: The splits.
+      looks: What decoding showed of the pairs of all parts, in order.
+      label_space: The label space of the layouts.
+      fitting: The names of other label spaces that have all of the ids and colours.
+      root: The folder that files are named relative to.
     """
     pairs = [pair for part in parts.values() for pair in part.pairs]
     return [
@@ -322,17 +335,17 @@ def problems_of(
 
 
 def shown(path: Path, root: Path) -> str:
-    """A path, relative to the data set's folder where it lies in it."""
+    """Returns a path as text, relative to the data set's folder if it lies in there."""
     return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
 
 
 def counted(n: int, noun: str) -> str:
-    """1 photograph, 2 photographs, 1,000 photographs."""
+    """Returns a number with its noun, such as "1 photograph" or "1,000 photographs"."""
     return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
 def by(size: tuple[int, int]) -> str:
-    """Height x width."""
+    """Returns a size as text, such as "256x512"."""
     return "{}x{}".format(*size)
 
 
@@ -346,14 +359,14 @@ def _incomplete(parts: dict[Split, Part], root: Path) -> Iterator[Problem]:
             ("photograph", "layout", part.lonely_photographs),
             ("layout", "photograph", part.lonely_layouts),
         ):
-            if lonely and part.all_needed:  # or else a note of open_source tells
-                remedy = "Pairs are matched by file name: add the partners, or remove these files."
+            if lonely and part.all_needed:  # where partners are not needed, a note of open_source tells
+                remedy = "Pairs are matched by file name. Add the partners, or remove these files."
                 examples = [shown(path, root) for path in lonely[:_EXAMPLES]]
                 yield Problem(True, f"{split}: {counted(len(lonely), noun)} without a {partner}", remedy, examples)
         if not part.pairs and (part.lonely_photographs or part.lonely_layouts):
             yield Problem(True, f"{split}: no photograph has a layout", "Give photographs and layouts the same names.", [])
         elif not part.pairs:
-            yield Problem(True, f"{split}: too few pairs, none is left for it", TOO_FEW, [])
+            yield Problem(True, f"{split}: too few pairs, so none is left for it", TOO_FEW, [])
     for reason, splits in missing.items():
         yield Problem(True, f"{' and '.join(splits)} cannot be listed", reason, [])
 
@@ -361,7 +374,7 @@ def _incomplete(parts: dict[Split, Part], root: Path) -> Iterator[Problem]:
 def _unreadable(looks: Sequence[Look], root: Path) -> Iterator[Problem]:
     reasons = [reason.replace(f"{root}{os.sep}", "") for look in looks for reason in dict.fromkeys(look.refused)]
     if reasons:
-        remedy = "Get or make them again, or remove them with their partners."
+        remedy = "Download or make these files again, or remove them and their partners."
         yield Problem(True, f"{counted(len(reasons), 'file')} cannot be read", remedy, reasons[:_EXAMPLES])
 
 
@@ -369,7 +382,7 @@ def _unmatched(
     pairs: Sequence[Pair], looks: Sequence[Look], label_space: LabelSpace, fitting: Sequence[str], root: Path
 ) -> Iterator[Problem]:
     unknown = unknown_values(pairs, looks, label_space)
-    own = "describe your own classes in a JSON file: --labels FILE.json"
+    own = "describe your own classes in a JSON file (--labels FILE.json)"
     for kind, values in (
         ("id", [u for u in unknown if isinstance(u.value, int)]),
         ("colour", [u for u in unknown if not isinstance(u.value, int)]),
@@ -377,11 +390,11 @@ def _unmatched(
         if not values:
             continue
         if fitting:
-            remedy = f"These label spaces have them all: {', '.join(f'--labels {name}' for name in fitting)}."
+            remedy = f"These label spaces have all of them: {', '.join(f'--labels {name}' for name in fitting)}."
         elif kind == "id":
             remedy = f"Map them to the ids of {label_space.name}, or {own}."
         else:
-            remedy = f"Save layouts as PNG without antialiasing, and resize them by nearest neighbour only; or {own}."
+            remedy = f"Save layouts as PNG without antialiasing and resize them by nearest neighbour only, or {own}."
         examples = [
             f"{u.value}: {counted(u.pixels, 'pixel')} in {counted(u.layouts, 'layout')}, such as {shown(u.example, root)}"
             + (f"; nearest: {u.nearest}" if u.nearest else "")
@@ -390,20 +403,20 @@ def _unmatched(
         affected = sum(any(isinstance(v, int) == (kind == "id") for v in look.unknown) for look in looks)
         are = "is" if len(values) == 1 else "are"
         least = "At least " if any(len(look.unknown) == _KEPT_VALUES for look in looks) else ""
-        what = f"{least}{counted(len(values), kind)} in {counted(affected, 'layout')} {are} not of {label_space.name}"
+        what = f"{least}{counted(len(values), kind)} in {counted(affected, 'layout')} {are} not in {label_space.name}"
         yield Problem(True, what, remedy, examples)
 
 
 def _one_off(pairs: Sequence[Pair], looks: Sequence[Look], label_space: LabelSpace) -> Iterator[Problem]:
-    """COCO-Stuff numbered from 1: every id but the last is known, and stands for the class behind it."""
+    """Finds COCO-Stuff numbered from 1. All its ids but the last are known, but mean the next class."""
     if label_space != LABEL_SPACES["cocostuff"]:
         return
-    pixels = sum(class_pixels(pairs, looks, split, label_space) for split in get_args(Split))
+    pixels = np.sum([class_pixels(pairs, looks, split, label_space) for split in get_args(Split)], 0)
     if found := [f"{i}: {label_space.classes[i]}, {counted(int(pixels[i]), 'pixel')}" for i in COCOSTUFF_NEVER if pixels[i]]:
         what = f"Ids occur that COCO-Stuff's layouts never have ({len(found)} of {len(COCOSTUFF_NEVER)})"
         remedy = (
-            "Their ids are numbered from 1, it seems, as in labels.txt and COCO-Stuff 10K, where stuffthingmaps_trainval2017 "
-            "numbers from 0: subtract 1 from each, and make 0 into 255."
+            "The ids seem to be numbered from 1, as in labels.txt and COCO-Stuff 10K, but stuffthingmaps_trainval2017 numbers "
+            "from 0. Subtract 1 from each id, and turn 0 into 255."
         )
         yield Problem(False, what, remedy, found[:_EXAMPLES])
 
@@ -415,8 +428,8 @@ def _of_two_sizes(pairs: Sequence[Pair], looks: Sequence[Look], root: Path) -> I
         if look.size and look.layout_size and look.size != look.layout_size
     ]
     if differing:
-        remedy = "Bring both to one size: the layout by nearest neighbour, the photograph with antialiasing."
-        what = f"{counted(len(differing), 'layout')} of another size than the photograph"
+        remedy = "Resize one to the size of the other: a layout by nearest neighbour, a photograph with antialiasing."
+        what = f"{counted(len(differing), 'layout')} of a different size than the photograph"
         yield Problem(True, what, remedy, differing[:_EXAMPLES])
 
 
@@ -425,8 +438,12 @@ def _repeated(pairs: Sequence[Pair], looks: Sequence[Look], root: Path) -> Itera
     across = [group for group in groups if len({pair.split for pair in group}) > 1]
     within = [group for group in groups if group not in across]
     for found, what, remedy in (
-        (across, "in train and in val", "Keep each in one of them, or the cascade is judged by what it has learned by heart."),
-        (within, "more than once in a split", "Keep one of each, unless these examples are to count more than others."),
+        (
+            across,
+            "in train and in val",
+            "Keep each in one split, or the cascade is judged by photographs that it was trained on.",
+        ),
+        (within, "more than once in a split", "Keep one of each, unless these examples should count more than others."),
     ):
         if found:
             examples = [" = ".join(shown(pair.photograph, root) for pair in group) for group in found[:_EXAMPLES]]
@@ -438,20 +455,22 @@ def _lopsided(pairs: Sequence[Pair], looks: Sequence[Look], label_space: LabelSp
     unlearned = [name for n, name in enumerate(label_space.classes) if pixels["val"][n] and not pixels["train"][n]]
     if unlearned and pixels["train"].any():
         what = f"In val but never in train: {', '.join(unlearned)}"
-        yield Problem(False, what, "The cascade cannot learn them; move layouts that show them to train.", [])
-    whole = sum(pixels.values())
+        yield Problem(False, what, "The cascade cannot learn these classes. Move layouts that show them to train.", [])
+    whole = np.sum(list(pixels.values()), 0)
     if whole.sum() and whole[-1] > _MUCH_VOID * whole.sum():
         what = f"{whole[-1] / whole.sum():.0%} of all pixels are void"
-        yield Problem(False, what, f"Check that the layouts are {label_space.name}'s, or name others with --labels.", [])
+        yield Problem(
+            False, what, f"Check that the layouts are in {label_space.name}, or name another label space with --labels.", []
+        )
 
 
 def class_pixels(pairs: Sequence[Pair], looks: Sequence[Look], split: Split, label_space: LabelSpace) -> np.ndarray:
-    """Pixels of each class in a split, [c]."""
+    """Counts the pixels of each class in a split, `[c]`."""
     zero = np.zeros(label_space.num_classes, np.int64)
-    return sum((look.pixels for pair, look in zip(pairs, looks) if pair.split == split), zero)
+    return np.sum([zero, *(look.pixels for pair, look in zip(pairs, looks) if pair.split == split)], 0)
 
 
 def class_layouts(pairs: Sequence[Pair], looks: Sequence[Look], split: Split, label_space: LabelSpace) -> np.ndarray:
-    """How many layouts of a split have each class, [c]."""
+    """Counts the layouts of a split that have each class, `[c]`."""
     zero = np.zeros(label_space.num_classes, np.int64)
-    return sum((look.pixels > 0 for pair, look in zip(pairs, looks) if pair.split == split), zero)
+    return np.sum([zero, *(look.pixels > 0 for pair, look in zip(pairs, looks) if pair.split == split)], 0)

@@ -1,11 +1,11 @@
-"""How to train on a data set that has been inspected: the command line of launch.train, tried on the data."""
+"""Finds the command line of launch.train for a data set that has been inspected, and tries it on the data."""
 
 import math
 import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from crn_jax.cascade import PAPER_WIDTHS
 from crn_jax.data.geometry import alike, sizes_that_fit
@@ -16,20 +16,23 @@ from launch.common.command_line import parse
 from launch.common.experiments import experiments
 from launch.datasets.survey import Look, Pair, Problem
 
-_START = "camvid_96x128"  # the experiment whose schedule is taken over for data that have none of their own
+_START = "camvid_96x128"  # the experiment whose schedule other data take over
 _START_EXAMPLES = 367
-_SMALL = (128, 256)  # so many pixels two CPU cores can train on
-_SMALLEST = 16  # for VGG-19
+_SMALL = (128, 256)  # the number of pixels that two CPU cores can train on
+_SMALLEST = 16  # the smallest side that VGG-19 takes
 
 
 def training_arguments(
     data: DataConfig, label_space: LabelSpace, pairs: Sequence[Pair], looks: Sequence[Look], size: tuple[int, int] | None
 ) -> list[str]:
-    """The command line of launch.train for this data set: a named experiment's where one fits, else one of its own.
+    """Returns the command line of launch.train for this data set.
+
+    It names an experiment that fits the data, or else sets the options of another experiment.
 
     Raises:
       UserError: if no cascade makes images of `size`.
     """
+    assert data.root is not None, "data sets that are inspected lie in a folder"
     sizes = Counter(look.size for look in looks if look.size)
     for name, experiment in experiments().items():
         same = experiment.trains == "cascade" and experiment.data.source == data.source
@@ -44,7 +47,7 @@ def training_arguments(
     examples = max(1, sum(pair.split == "train" for pair in pairs))
     epochs = max(2, round(start.epochs * _START_EXAMPLES / examples))
     name = re.sub(r"[^\w.-]+", "_", Path(data.root).resolve().name)
-    options = {
+    options: dict[str, Sequence[Any]] = {
         "--name": [f"{name}_{height}x{width}"],
         "--about": [f"The photographs of {name} at {height}x{width}."],
         "--data.source": [data.source],
@@ -61,23 +64,25 @@ def training_arguments(
 
 
 def cascade_for(sizes: Counter[tuple[int, int]]) -> tuple[tuple[int, int], int]:
-    """The base and the number of modules for photographs of these sizes: as large as two CPU cores can do, and no enlarging.
+    """Returns the base and the number of modules of a cascade for photographs of these sizes.
 
-    The shape is the median of theirs: where they differ, a crop to it loses least.
+    Its images are as large as two CPU cores can train on, but no larger than the photographs. Their shape is the median of the
+    photographs' shapes, because a crop to it loses least.
     """
     found = sorted(sizes.elements(), key=lambda size: size[0] / size[1]) or [_SMALL]
     shape = found[len(found) // 2]
-    fitting = sizes_that_fit(shape, min(shape, _SMALL, key=math.prod)) or {(4, 8): [_SMALL]}  # or else it is cropped
+    # Where no size fits, photographs are cropped.
+    fitting = sizes_that_fit(shape, min(shape, _SMALL, key=math.prod)) or {(4, 8): [_SMALL]}
     base, (size, *_) = next(iter(fitting.items()))
     doublings = (size[0] // base[0]).bit_length() - 1
     return base, 1 + max(doublings, 2, math.ceil(math.log2(_SMALLEST / min(base))))
 
 
 def cascade_of_size(size: tuple[int, int]) -> tuple[tuple[int, int], int]:
-    """The base and the number of modules, the most there can be, that make images of `size`.
+    """Returns the base and the largest number of modules of a cascade that makes images of `size`.
 
     Raises:
-      UserError: if there are none, naming the nearest size that has.
+      UserError: if there is none. The message names a size near it that has one.
     """
     for modules in range(9, 2, -1):
         scale = 2 ** (modules - 1)
@@ -85,21 +90,27 @@ def cascade_of_size(size: tuple[int, int]) -> tuple[tuple[int, int], int]:
             return (size[0] // scale, size[1] // scale), modules
     height, width = (max(48, 16 * round(side / 16)) for side in size)
     raise UserError(
-        f"--size {size[0]} {size[1]}: each module doubles the size, so multiples of 16 or more are needed; {height} {width} is "
-        f"near."
+        f"--size {size[0]} {size[1]}: each module doubles the size, so both sides must be multiples of 4, and at "
+        f"least {_SMALLEST}. Try {height} {width}."
     )
 
 
 def rehearse(training: list[str], pairs: Sequence[Pair], looks: Sequence[Look]) -> tuple[list[str], list[Problem]]:
-    """Opens the data as launch.train would, the narrowest and the widest of each split: what it notes, and what it refuses."""
-    notes = []
+    """Opens the data as launch.train would, with the narrowest and the widest example of each split.
+
+    Returns:
+      What launch.train would note, and a problem if it would refuse the data.
+    """
+    notes: list[str] = []
     try:
         experiment = parse(training).experiment
         for split in get_args(Split):
             source = open_source(experiment.data, split, experiment.size)
             notes += source.notes
-            shapes = {pair.name: look.size[0] / look.size[1] for pair, look in zip(pairs, looks) if pair.split == split}
-            for name in {min(shapes, key=shapes.get), max(shapes, key=shapes.get)}:
+            shapes = {
+                pair.name: look.size[0] / look.size[1] for pair, look in zip(pairs, looks) if pair.split == split and look.size
+            }
+            for name in {min(shapes, key=shapes.__getitem__), max(shapes, key=shapes.__getitem__)}:
                 source[source.names.index(name)]
     except UserError as error:
         return notes, [Problem(True, "launch.train refuses the data", str(error), [])]

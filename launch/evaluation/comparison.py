@@ -1,15 +1,16 @@
-"""What launch.evaluate compares: runs, folders of images and held-out examples, opened and checked before any computation."""
+"""Opens what launch.evaluate compares, runs, folders of images and held-out examples, and checks it before any computation."""
 
 import dataclasses
+import operator
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from crn_jax.data.labels.label_space import LabelSpace
 from crn_jax.data.pipeline import spread
 from crn_jax.data.sources import Split, label_space_of
 from crn_jax.errors import UserError
-from crn_jax.experiment import Synthesis
+from crn_jax.experiment import Synthesis, require_kind
 from crn_jax.run import Run, load_run
 from launch.common.command_line import experiment_of_kind
 from launch.common.terminal import opened
@@ -17,9 +18,9 @@ from launch.evaluation.methods import PHOTOGRAPHS, Examples
 
 
 class Comparison(NamedTuple):
-    """Held-out examples, and what is compared on them, by name: runs, and folders of images.
+    """Held-out examples, and the runs and folders of images that are compared on them, by name.
 
-    The `experiment` is the first run's, or the one that was named; all methods use its data and size.
+    The `experiment` is the first run's, or the one that was named. All methods use its data and size.
     """
 
     experiment: Synthesis
@@ -30,20 +31,20 @@ class Comparison(NamedTuple):
 def open_comparison(
     paths: Sequence[Path], checkpoint: str, experiment: str | None, root: str | None, split: Split, limit: int | None
 ) -> Comparison:
-    """Loads runs and lists examples; arguments as those of the command line.
+    """Loads the runs and lists the held-out examples. The arguments are those of the command line.
 
     Raises:
-      UserError: naming what is missing or does not go together.
+      UserError: if something is missing, or if the runs do not compare.
     """
     if not paths:
         raise UserError("Give at least one run folder of launch.train, or a folder of images with --experiment NAME.")
     runs = {path: load_run(path, checkpoint) for path in paths if (path / "run.json").exists()}
     common, label_space = common_ground(paths, runs, experiment)
     if root and common.data.source == "streets":
-        raise UserError(f"--data {root}: streets are made, not read; leave it out.")
+        raise UserError(f"--data {root}: streets are made, not read. Leave --data out.")
     cache = common.data.cache
     if cache and (limit is not None or not Path(cache).is_dir()):
-        cache = None  # it is not worth building for a few, nor where the run was moved to another machine
+        cache = None  # a cache is not worth building for a few examples, nor after the run was moved to another machine
     data = dataclasses.replace(common.data, root=root or common.data.root, cache=cache)
     source = opened(data, split, common.size, label_space)
     indices = spread(source, len(source) if limit is None else limit)
@@ -51,42 +52,39 @@ def open_comparison(
 
 
 def common_ground(paths: Sequence[Path], runs: dict[Path, Run], name: str | None) -> tuple[Synthesis, LabelSpace]:
-    """The first run's experiment, which the others' data set and size must equal, or the one that is named; and its classes.
+    """Returns the experiment whose data and size all methods use, and its classes.
 
-    A run's classes are those that it was trained on, as its folder says, whatever has become of its label file.
+    Without a `name`, this is the first run's experiment; the other runs must have the same data set and size. The classes are
+    those that the run's folder records, so its label file may have changed or gone.
 
     Raises:
-      UserError: if there is none, or if runs do not compare.
+      UserError: if there is no experiment, or if the runs do not compare.
     """
     if not runs:
         if not name:
-            raise UserError(f"{paths[0]} is no run folder. To score images alone, name their data and size with --experiment.")
+            raise UserError(
+                f"{paths[0]} is not a run folder. To score images alone, name their data and size with --experiment."
+            )
         experiment = experiment_of_kind(name, Synthesis)
         return experiment, label_space_of(experiment.data)
     (first, one), *_ = runs.items()
     if name:
-        raise UserError(f"--experiment {name}: the run {first} says what its data and size are; leave it out.")
+        raise UserError(f"--experiment {name}: the run {first} says what its data and size are. Leave --experiment out.")
     for path, run in runs.items():
         for what in ("size", "data.source"):
-            here, there = (_field(r.experiment, what) for r in (one, run))
+            here, there = (operator.attrgetter(what)(r.experiment) for r in (one, run))
             if here != there:
                 raise UserError(f"{first} and {path} do not compare: {what} is {here} there and {there} here.")
         if run.label_space.classes != one.label_space.classes:
-            raise UserError(f"{first} and {path} do not compare: they were trained on other classes.")
-    return one.experiment, one.label_space
-
-
-def _field(experiment: Synthesis, name: str) -> Any:
-    for part in name.split("."):
-        experiment = getattr(experiment, part)
-    return experiment
+            raise UserError(f"{first} and {path} do not compare: they were trained on different classes.")
+    return require_kind(one.experiment, Synthesis, f"The run {first}"), one.label_space
 
 
 def names_of(paths: Sequence[Path]) -> dict[str, Path]:
-    """By the folders' names, or as much more of their paths as tells them apart.
+    """Names each folder by its last part, or by as many parts of its path as tell all folders apart.
 
     Raises:
-      UserError: for a folder that is given twice.
+      UserError: if a folder is given twice, or has the name of the photographs.
     """
     parts = [path.resolve().parts[1:] for path in paths]
     for depth in range(1, max(map(len, parts)) + 1):

@@ -1,7 +1,7 @@
-"""The page of launch.evaluate: scores and images in one HTML file that opens from disk and asks for nothing else.
+"""Writes the page of launch.evaluate: scores and images in one HTML file that opens from disk and loads nothing else.
 
-`pages/report.html` is the page but for its data and what pages have in common (launch/common/page.py). Names are arbitrary; the
-script writes them as text, never as HTML.
+`pages/report.html` is its template (see launch/common/page.py). Names may be any text: the page's script writes them as text,
+never as HTML.
 """
 
 from collections.abc import Sequence
@@ -16,49 +16,53 @@ from launch.common.page import data_url, write_page
 
 
 class Example(NamedTuple):
-    """A layout to look at, and all that was made of it."""
+    """A layout to look at, and the images that the methods made of it."""
 
-    index: int
-    """Of the evaluation's examples: where its name and its scores stand."""
+    number: int
+    """The position of the example in the evaluation's names and scores."""
     why: str
-    """It was chosen, such as "worst of camvid by distance"."""
+    """The reason why it was chosen, such as "worst of camvid"."""
     layout: np.ndarray
-    """Class ids `[H, W]`."""
+    """The class ids `[H, W]`."""
     photograph: np.ndarray
-    """uint8 `[H, W, 3]`."""
+    """The photograph, uint8 `[H, W, 3]`."""
     images: dict[str, np.ndarray]
-    """uint8 `[k, H, W, 3]` by the candidate's name."""
+    """Each method's images, uint8 `[k, H, W, 3]`, by its name."""
     predicted: dict[str, np.ndarray]
-    """Class ids `[H, W]` that the segmenter sees, by the candidate's name."""
+    """The class ids `[H, W]` that the segmenter sees in each method's scored image, by the method's name."""
     scored: dict[str, int]
-    """Which of its images the scores and the segmentation are of, by the candidate's name."""
+    """The number of the image that is scored and segmented, by the method's name."""
 
 
 class _View(NamedTuple):
-    """What can be chosen to be seen of all examples; the candidate is its position, None for what is given."""
+    """A kind of picture that the page can show of each example. The candidate is a method's position, None for given data."""
 
     candidate: int | None
     title: str
-    crisp: bool  # a map of classes, to be enlarged without smoothing
+    crisp: bool  # whether it is a map of classes, which is enlarged without smoothing
 
 
 def write_report(evaluation: dict, examples: Sequence[Example], label_space: LabelSpace, path: Path) -> None:
     """Writes the page.
 
     Args:
-      evaluation: what evaluation.json holds: title, command, versions, notes, classes, names, scores and candidates. A
-        value that is missing, null, NaN or infinite is shown as a dash.
-      examples: in the order to be shown. Images of candidates that `evaluation` does not list are left out.
-      label_space: of the class ids.
-      path: of the HTML file, in a folder that exists.
+      evaluation: The content of evaluation.json: title, command, versions, notes, classes, names, scores and candidates. The
+        page shows a dash for a value that is missing, null, NaN or infinite.
+      examples: The examples, in the order in which the page shows them. Images of methods that `evaluation` does not list
+        are left out.
+      label_space: The label space of the class ids.
+      path: The HTML file, in a folder that exists.
     """
     write_page("report.html", report_data(evaluation, examples, label_space), path)
 
 
 def report_data(evaluation: dict, examples: Sequence[Example], label_space: LabelSpace) -> dict:
-    """What the page reads, as plain JSON: `evaluation`, with null for NaN and infinities; the classes' `colors`; `views`, what
-    can be seen of the examples; and `examples`, each with the class ids `occurring`, the image `scored` of every candidate
-    that has several, and a data URL or null for every view."""
+    """Returns what the page reads, as plain JSON.
+
+    This is `evaluation`, with null for NaN and infinities; the classes' `colors`; the `views`, which are kinds of pictures;
+    and `examples`. Each example has the class ids `occurring`, the number of the image `scored` for every method that makes
+    several, and a data URL or null for every view.
+    """
     names = [candidate["name"] for candidate in evaluation["candidates"]]
     shown = [_pictures(example, names, label_space) for example in examples]
     views = list(dict.fromkeys(view for pictures in shown for view in pictures))
@@ -69,7 +73,7 @@ def report_data(evaluation: dict, examples: Sequence[Example], label_space: Labe
         "views": [view._asdict() for view in views],
         "examples": [
             {
-                "index": int(example.index),
+                "index": int(example.number),
                 "why": example.why,
                 "size": example.layout.shape[::-1],
                 "scored": [example.scored.get(name) if len(example.images.get(name, ())) > 1 else None for name in names],
@@ -82,7 +86,7 @@ def report_data(evaluation: dict, examples: Sequence[Example], label_space: Labe
 
 
 def _pictures(example: Example, names: Sequence[str], label_space: LabelSpace) -> dict[_View, np.ndarray]:
-    """Its views, uint8 `[H, W, 3]` each."""
+    """Returns the example's picture for each view that it has, uint8 `[H, W, 3]`."""
     pictures = {
         _View(None, "layout", True): label_space.draw(example.layout),
         _View(None, "photograph", False): example.photograph,

@@ -1,4 +1,4 @@
-"""The scores of launch.evaluate as tables for a terminal."""
+"""Shows the scores of launch.evaluate as tables in a terminal."""
 
 import contextlib
 from typing import Any
@@ -11,7 +11,10 @@ from crn_jax.vgg import TAPS
 
 
 def scores_table(evaluation: dict[str, Any]) -> rich.table.Table:
-    """A row a score, a column a method; the best of those that have not seen the photograph in bold."""
+    """Returns a table with a row for each score and a column for each method.
+
+    The best value is bold. Methods that have seen the photograph do not compete.
+    """
     candidates = evaluation["candidates"]
     names = [escape(candidate["name"]) for candidate in candidates]
     table = rich.table.Table("", *names, title=escape(evaluation["title"]), title_justify="left", box=None, header_style="dim")
@@ -25,17 +28,17 @@ def scores_table(evaluation: dict[str, Any]) -> rich.table.Table:
     resources = {
         "layouts a second": lambda r: f"{r['layouts_per_second']:.3g}",
         "parameters": lambda r: f"{r['parameters']:,}",
-        "MB to synthesize, by the compiler": lambda r: f"{r['peak_bytes'] / 1e6:,.0f}",
-        "MB at the peak, on the device": lambda r: f"{r['peak_bytes_in_use'] / 1e6:,.0f}",
+        "peak memory in MB, by the compiler": lambda r: f"{r['peak_bytes'] / 1e6:,.0f}",
+        "peak memory in MB, on the device": lambda r: f"{r['peak_bytes_in_use'] / 1e6:,.0f}",
     }
     for title, text in resources.items():
-        with contextlib.suppress(KeyError):  # of a device without a counter
+        with contextlib.suppress(KeyError):  # some devices have no counter
             table.add_row(title, *(text(c["resources"]) if c["resources"] else "" for c in candidates))
     return table
 
 
 def layers_table(evaluation: dict[str, Any]) -> rich.table.Table:
-    """The perceptual distance, layer by layer."""
+    """Returns a table of the terms of the perceptual distance, layer by layer."""
     table = rich.table.Table("mean absolute difference", *TAPS, box=None, header_style="dim")
     for candidate in evaluation["candidates"]:
         table.add_row(escape(candidate["name"]), *(f"{candidate['terms'][tap]:.4g}" for tap in TAPS))

@@ -1,4 +1,4 @@
-"""The scores of launch.evaluate: measured image by image, then summed up over all images, with intervals."""
+"""Measures the scores of launch.evaluate image by image, and summarizes them over all images, with intervals."""
 
 import dataclasses
 import functools
@@ -20,7 +20,7 @@ from launch.evaluation.methods import Batch
 
 
 class Score(NamedTuple):
-    """What a number is; `better` is higher, lower, or None where neither is."""
+    """The description of a score. `better` is "higher", "lower", or None if neither is better."""
 
     key: str
     title: str
@@ -30,50 +30,55 @@ class Score(NamedTuple):
 
 
 SCORES = (
-    Score("miou", "mIoU", "%", "higher", "Intersection over union of segmenter and layout, void left out; the mean over the "
-          "classes that occur in either"),
-    Score("accuracy", "pixel accuracy", "%", "higher", "Share of pixels that the segmenter sees as the layout; void left out"),
-    Score("miou_void", "mIoU, void counted", "%", "higher", "Whatever is seen where the layout is void counts as wrong"),
-    Score("accuracy_void", "accuracy, void counted", "%", "higher", "Void in the layout counts as wrong unless seen as void; "
-          "so are the accuracies that SPADE published"),
+    Score("miou", "mIoU", "%", "higher", "Intersection over union of the segmenter's classes and the layout's, without void; "
+          "the mean over the classes that occur in either"),
+    Score("accuracy", "pixel accuracy", "%", "higher", "Share of pixels where the segmenter sees the layout's class, "
+          "without void"),
+    Score("miou_void", "mIoU, void counted", "%", "higher", "mIoU, where any class seen in void pixels of the "
+          "layout counts as wrong"),
+    Score("accuracy_void", "accuracy, void counted", "%", "higher", "Pixel accuracy, where void pixels of the layout count as "
+          "wrong unless seen as void; SPADE published this accuracy"),
     Score("fid", "FID", "", "lower", "Fréchet distance of Inception-V3 features (the 2015 graph, 299x299, as pytorch-fid)"),
     Score("kid", "KID x 1000", "", "lower", "Kernel distance of Inception-V3 features, unbiased, with its standard deviation"),
-    Score("vgg_frechet", "Fréchet, VGG-19", "", "lower", "Fréchet distance of conv5_2, averaged over each image. Not FID"),
-    Score("distance", "perceptual distance", "", "lower", "The paper's loss, Eq. 1, with the fixed weights of the released "
-          "256p program, of the images as they are written (8 bits)"),
+    Score("vgg_frechet", "Fréchet, VGG-19", "", "lower", "Fréchet distance of conv5_2 features, averaged over each image; "
+          "this is not FID"),
+    Score("distance", "perceptual distance", "", "lower", "The paper's loss, Eq. 1, with the fixed weights of the "
+          "authors' 256p program, measured on 8-bit images"),
     Score("lpips", "LPIPS", "", "lower", "Learned perceptual distance (Zhang et al. 2018), version 0.1"),
     Score("psnr", "PSNR", "dB", "higher", "Peak signal-to-noise ratio, the mean over images"),
     Score("ssim", "SSIM", "", "higher", "Structural similarity (Wang et al. 2004), the mean over images"),
     Score("between", "between images", "", None, "Mean perceptual distance between the images of a collection"),
-    Score("between_pixels", "between images, pixels", "", None, "Mean absolute difference between them, of 255"),
+    Score("between_pixels", "between images, pixels", "", None, "Mean absolute difference between the images of a "
+          "collection, from 0 to 255"),
 )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
 class Judges:
-    """The networks that look at images, as far as there are any."""
+    """The networks that judge images. Those that are not given are None."""
 
     vgg_params: dict
     inception_params: dict | None = None
     lpips_params: dict | None = None
     segmenter: Callable[[str, Sequence[str], np.ndarray], np.ndarray] | None = None
-    """(method, names of the examples, images) -> class ids `[B, H, W]`, see launch/evaluation/open_segmenter.py."""
+    """A function (method, names of the examples, images) -> class ids `[B, H, W]` (see launch/evaluation/open_segmenter.py)."""
 
     @jax.default_matmul_precision("highest")  # by default GPUs round to 10 bits, TPUs to 7
     def measure(self, method: str, batch: Batch, images: np.ndarray, num_classes: int) -> dict[str, np.ndarray]:
-        """Compares images uint8 `[B, H, W, 3]` with a batch's photographs and layouts; every array has B rows.
+        """Compares images uint8 `[B, H, W, 3]` with a batch's photographs and layouts.
 
-        `terms` [6] of the perceptual distance, `features` (Inception's, else VGG-19's), `psnr`, `ssim`; and, if there are the
-        networks for them, `lpips` and `confusion` `[c, c]`.
+        Returns:
+          Arrays with one row for each image: the `terms` `[B, 6]` of the perceptual distance, the `features` of Inception-V3
+          or else of VGG-19, `psnr` in dB and `ssim`. With their networks also `lpips`, and `confusion` `[B, c, c]` in pixels.
         """
         terms, features = _perceived(self.vgg_params, batch.photograph, images)
-        measured = {"terms": np.float64(terms), "features": np.asarray(features)}
+        measured = {"terms": np.asarray(terms, np.float64), "features": np.asarray(features)}
         pairs = list(zip(images, batch.photograph))
         measured |= {"psnr": np.array([psnr(*pair) for pair in pairs]), "ssim": np.array([ssim(*pair) for pair in pairs])}
         if self.inception_params is not None:
             measured["features"] = np.asarray(_inception(self.inception_params, images))
         if self.lpips_params is not None:
-            measured["lpips"] = np.float64(_lpips(self.lpips_params, images, batch.photograph))
+            measured["lpips"] = np.asarray(_lpips(self.lpips_params, images, batch.photograph), np.float64)
         answers = self.segmented(method, batch.names, images)
         if answers is not None:
             measured["confusion"] = np.array([confusion(*pair, num_classes) for pair in zip(batch.layout, answers)])
@@ -81,11 +86,11 @@ class Judges:
 
     @jax.default_matmul_precision("highest")
     def segmented(self, method: str, names: Sequence[str], images: np.ndarray) -> np.ndarray | None:
-        """The segmenter's class ids `[B, H, W]`, if there is one."""
+        """Returns the segmenter's class ids `[B, H, W]`, or None without a segmenter."""
         return self.segmenter(method, names, images) if self.segmenter else None
 
     def check(self, size: tuple[int, int]) -> None:
-        """Raises UserError for images too small for one of the scores."""
+        """Raises UserError if images of this height and width are too small for one of the scores."""
         image = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
         try:
             if self.lpips_params is not None:
@@ -97,7 +102,7 @@ class Judges:
 
 @jax.jit
 def _perceived(vgg_params: dict, photograph: jax.Array, image: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Terms `[B, 6]` of Eq. 1, and the image's conv5_2 averaged over its pixels, `[B, 512]`."""
+    """Returns the terms `[B, 6]` of Eq. 1, and conv5_2 of each image, averaged over its pixels, `[B, 512]`."""
     features = vgg19_features(vgg_params, jnp.concatenate([photograph, image]).astype(jnp.float32))
     differences = [jnp.abs(jnp.subtract(*jnp.split(features[tap], 2))) for tap in TAPS]
     return jnp.stack([d.mean((1, 2, 3)) for d in differences], -1), features["conv5_2"][len(image) :].mean((1, 2))
@@ -114,37 +119,46 @@ def _lpips(params: dict, images: jax.Array, photograph: jax.Array) -> jax.Array:
 
 
 class Tally:
-    """What was measured of one method, image by image. Of an image about 10 kB are kept, not the image."""
+    """The measurements of one method, image by image. It keeps about 10 kB for each image, and not the image."""
 
     def __init__(self):
         self._parts: list[dict[str, np.ndarray]] = []
 
     def add(self, measured: dict[str, np.ndarray], count: int) -> None:
-        """Takes in the first `count` rows of a batch's measurements."""
+        """Adds the first `count` rows of a batch's measurements."""
         self._parts.append({key: rows[:count] for key, rows in measured.items()})
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Every measurement, one row an image, with the `distance` that the terms give."""
+        """Returns every measurement, one row for each image, and the `distance` that the terms give (Eq. 1)."""
         arrays = {key: np.concatenate([part[key] for part in self._parts]) for key in self._parts[0]}
         return arrays | {"distance": arrays["terms"] @ DISTANCE_WEIGHTS}
 
 
 def summary(arrays: dict[str, np.ndarray], real_features: np.ndarray, inception: bool) -> dict[str, Any]:
-    """Of a method, for evaluation.json: `scores` by key, in the unit of `SCORES` (value; low and high, its 95% bootstrap
-    interval over images; or std); `terms` by layer; `class_iou`, shares of 1; `confusion`; and `per_image` scores.
+    """Summarizes a method's measurements for evaluation.json.
 
-    The Fréchet distance has no interval: it is biased by the number of images, and a resample has fewer different ones.
+    The Fréchet distance has no interval: it is biased by the number of images, and a resample has fewer different images.
+
+    Args:
+      arrays: A method's measurements, as `Tally.arrays` returns them.
+      real_features: The features of the photographs, `[N, f]`.
+      inception: Whether the features are Inception-V3's, so that FID and KID are defined.
+
+    Returns:
+      `scores` by key, in the unit of `SCORES`; `terms` by layer; `class_iou` from 0 to 1; `confusion` in pixels; and
+      `per_image` scores. A score is a `value`, with `low` and `high`, its 95% bootstrap interval over images, or with `std`.
     """
-    means = {key: arrays[key] for key in ("distance", "lpips", "psnr", "ssim", "between", "between_pixels") if key in arrays}
+    keys: tuple[str, ...] = ("distance", "lpips", "psnr", "ssim", "between", "between_pixels")
+    means = {key: arrays[key] for key in keys if key in arrays}
     scores = {key: _with_interval(lambda means: means, values) for key, values in means.items()}
     pair = arrays["features"], real_features
     if len(real_features) > 1:
         scores["fid" if inception else "vgg_frechet"] = {"value": frechet_distance(*pair)}
     if len(real_features) > 1 and inception:
         value, deviation = kernel_distance(*pair)
-        # Halves of fewer than four images are too small to differ.
+        # The deviation is taken over halves, which are too small with fewer than four images.
         scores["kid"] = {"value": 1000 * value} | ({"std": 1000 * deviation} if len(real_features) >= 4 else {})
-    result = {
+    result: dict[str, Any] = {
         "scores": scores,
         "terms": dict(zip(TAPS, arrays["terms"].mean(0).tolist())),
         "class_iou": None,

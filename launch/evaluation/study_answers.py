@@ -1,8 +1,8 @@
-"""What the answers to a study (study.py) say: shares of preference with intervals and p-values, as the paper's Table 1."""
+"""Analyses the answers to a study (study.py): how often people preferred each method, with intervals and p-values."""
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,12 +16,12 @@ from scipy.stats import binomtest
 from crn_jax.errors import UserError
 from launch.evaluation.study import PHOTOGRAPH, RESULT_FORMAT
 
-_LATE_MS = 50  # beyond what a frame or two of a slow screen take
+_LATE_MS = 50  # more than one or two frames of a slow screen take
 
 
 @dataclasses.dataclass(frozen=True)
 class _Answer:
-    """One choice, times in milliseconds; `asked_seconds` is None where a pair stays until the answer."""
+    """One choice, with times in milliseconds. `asked_seconds` is None if the pair was shown until the answer."""
 
     pair: int
     left: str
@@ -36,7 +36,7 @@ class _Answer:
 
 @dataclasses.dataclass(frozen=True)
 class _Result:
-    """What the page saves for a participant: `answers` as they came, to `pairs` pairs; `seed` drew their order and sides."""
+    """What the page saves for a participant: the `answers` in order, out of `pairs`. `seed` drew the order and the sides."""
 
     study: str
     title: str
@@ -48,7 +48,7 @@ class _Result:
     answers: tuple[_Answer, ...]
 
     def unfit(self, sentinel_errors: int) -> str:
-        """Why the participant is left out, or an empty string."""
+        """Returns why the participant is left out, or an empty string."""
         if len(self.answers) < self.pairs:
             return f"only {len(self.answers)} of {self.pairs} pairs answered"
         right = [answer.chosen == PHOTOGRAPH for answer in self.answers if answer.sentinel]
@@ -57,14 +57,13 @@ class _Result:
 
 
 class Share(NamedTuple):
-    """How often people preferred `first` to `second`, of a timed study when shown for `seconds`.
+    """How often people preferred `first` to `second`. In a timed study, both were shown for `seconds`.
 
-    `interval` is Wilson's, 95%, and `p_value` that of the exact two-sided binomial test against one half; both take all answers
-    as independent. Those of one participant are not: `over_participants` is a 95% bootstrap interval over whole participants
-    (percentiles of 10,000 draws), None for a single one, and too narrow for fewer than about ten. All three take repeated
-    answers to one pair as independent, though all participants get the same pairs: how far other layouts would move the share,
-    none of them tells. Who counts, sentinels decide: the photograph against an untrained cascade (the authors': against a
-    baseline, which is harder).
+    `interval` is Wilson's 95% interval, and `p_value` is that of the exact two-sided binomial test against one half. Both
+    assume that all answers are independent, but answers of one participant are not. `over_participants` is therefore a 95%
+    bootstrap interval over whole participants (percentiles of 10,000 draws). It is None for a single participant, and too
+    narrow for fewer than about ten. All participants get the same pairs, so no interval tells how far other layouts would
+    move the share.
     """
 
     first: str
@@ -78,14 +77,14 @@ class Share(NamedTuple):
 
     @property
     def share(self) -> float:
-        """Between 0 and 1."""
+        """The share of the answers that preferred `first`, from 0 to 1."""
         return self.chosen / self.answers
 
 
 class Analysis(NamedTuple):
-    """A study's outcome: who counts, who was left out and why, how many `late` answers were, and the shares.
+    """A study's outcome: the participants who count, those left out and why, the number of late answers, and the shares.
 
-    An answer is late, and does not count, if the pair stood on the screen for over 0.05 s longer than asked.
+    An answer is late, and does not count, if the pair was on the screen for over 0.05 s longer than asked.
     """
 
     study: str
@@ -97,27 +96,29 @@ class Analysis(NamedTuple):
 
 
 def analyse(files: Sequence[Path], sentinel_errors: int = 0) -> Analysis:
-    """Reads the files that participants saved.
+    """Analyses the files that participants saved.
 
-    Left out, and reported, are participants with more than `sentinel_errors` wrong answers on sentinels (the paper does not say
-    how many it let pass) and those who did not finish: the page saves finished studies only.
+    Participants who did not finish are left out, and so are those with more than `sentinel_errors` wrong answers to sentinels.
+    The paper does not say how many errors it allowed. Sentinels show the photograph beside an untrained cascade's image; the
+    authors' showed it beside a baseline's, which is harder.
 
     Raises:
-      UserError: for files that are no results, of several studies or of one participant twice, and if nobody is left.
+      UserError: if a file is no result of a study, if results are of several studies or of one participant twice, or if no
+        participant is left.
     """
-    results = {}
+    results: dict[str, tuple[_Result, Path]] = {}
     for file in files:
         result = _read(file)
-        first, first_file = next(iter(results.values()), (result, file))
-        if result.study != first.study:
+        one, first_file = next(iter(results.values()), (result, file))
+        if result.study != one.study:
             raise UserError(
-                f"{file} is of study {result.study} ('{result.title}'), {first_file} of {first.study} ('{first.title}'): "
-                "analyse one study at a time."
+                f"{file} is of study {result.study} ('{result.title}'), but {first_file} is of study {one.study} "
+                f"('{one.title}'). Analyse one study at a time."
             )
         if result.participant in results:
             raise UserError(
-                f"{file} and {results[result.participant][1]} are both of participant '{result.participant}': leave one out, "
-                "or, if they are two people, change the participant in one."
+                f"{file} and {results[result.participant][1]} are both of participant '{result.participant}'. Leave one out. "
+                "If they are two people, change the participant in one file."
             )
         results[result.participant] = result, file
     left_out = {name: why for name, (result, _) in results.items() if (why := result.unfit(sentinel_errors))}
@@ -127,7 +128,8 @@ def analyse(files: Sequence[Path], sentinel_errors: int = 0) -> Analysis:
         raise UserError(f"No participant's answers can be counted ({reasons}).")
 
     names = [PHOTOGRAPH, *kept[0].methods]
-    counts, late = {}, 0
+    counts: dict[tuple[int, int, float | None], np.ndarray] = {}  # [participants, 2], see _share
+    late = 0
     for who, result in enumerate(kept):
         for answer in result.answers:
             if answer.sentinel:
@@ -138,7 +140,10 @@ def analyse(files: Sequence[Path], sentinel_errors: int = 0) -> Analysis:
             first, second = sorted((names.index(answer.left), names.index(answer.right)))
             key = first, second, answer.asked_seconds
             counts.setdefault(key, np.zeros((len(kept), 2), int))[who] += answer.chosen == names[first], 1
-    shares = [_share(names[key[0]], names[key[1]], key[2], counts[key]) for key in sorted(counts)]
+    ordered = sorted(counts, key=lambda key: (key[0], key[1], key[2] or 0))
+    shares = [
+        _share(names[first], names[second], seconds, counts[first, second, seconds]) for first, second, seconds in ordered
+    ]
     return Analysis(kept[0].study, kept[0].title, [result.participant for result in kept], left_out, late, shares)
 
 
@@ -148,63 +153,71 @@ def _read(file: Path) -> _Result:
     except (OSError, ValueError) as error:
         raise UserError(f"{file} cannot be read as JSON ({error}). Give the files that the study's page saved.") from error
     if not isinstance(content, dict) or content.get("format") != RESULT_FORMAT:
-        raise UserError(f"{file} is not a study's result: its format is not '{RESULT_FORMAT}'. Give those that the page saved.")
+        raise UserError(
+            f"{file} is not a study's result: its format is not '{RESULT_FORMAT}'. Give the files that the page saved."
+        )
     try:
         result = cattrs.structure(content, _Result)
     except cattrs.BaseValidationError as error:
         raise UserError(f"{file} is damaged: {'; '.join(cattrs.transform_error(error, 'result'))}.") from error
-    answered = set()
+    answered: set[int] = set()
     for answer in result.answers:
         shown = {answer.left, answer.right}
         known = PHOTOGRAPH in shown if answer.sentinel else shown <= {PHOTOGRAPH, *result.methods}
         if not known or len(shown) < 2 or answer.chosen not in shown or answer.pair not in set(range(result.pairs)) - answered:
-            raise UserError(f"{file} is damaged: {answer} is no answer to one of {result.pairs} pairs, each asked once.")
+            raise UserError(f"{file} is damaged: {answer} does not answer one of {result.pairs} pairs, each asked once.")
         answered.add(answer.pair)
     return result
 
 
 def _share(first: str, second: str, seconds: float | None, counts: np.ndarray) -> Share:
-    """From `counts` [participants, 2]: how often each chose the first, of how many answers."""
+    """Makes a share of `counts` `[participants, 2]`: how often each participant chose the first, and the number of answers."""
     counts = counts[counts[:, 1] > 0]
     chosen, answers = counts.sum(0).tolist()
     test = binomtest(chosen, answers)
     over_participants = None
     if len(counts) > 1:
         drawn = counts[np.random.default_rng(0).integers(len(counts), size=(10_000, len(counts)))].sum(1)
-        over_participants = tuple(np.quantile(drawn[:, 0] / drawn[:, 1], [0.025, 0.975]).tolist())
-    interval = tuple(float(end) for end in test.proportion_ci(method="wilson"))
-    return Share(first, second, seconds, chosen, answers, interval, float(test.pvalue), over_participants)
+        shares = drawn[:, 0] / drawn[:, 1]
+        over_participants = float(np.quantile(shares, 0.025)), float(np.quantile(shares, 0.975))
+    low, high = test.proportion_ci(method="wilson")
+    return Share(first, second, seconds, chosen, answers, (float(low), float(high)), float(test.pvalue), over_participants)
 
 
 def study_table(analysis: Analysis) -> Table:
-    """Percentages as in the paper: a column a method (Table 1), or one a duration, and a section a method (Figure 4)."""
-    timed = any(share.seconds is not None for share in analysis.shares)
-    rows, columns = {}, {}
+    """Returns the shares in percent, as in the paper.
+
+    An unlimited study has a column for each method (Table 1). A timed study has a column for each duration, and a section for
+    each method (Figure 4).
+    """
+    rows: dict[str, dict[float | str, Share]] = {}
+    columns: dict[float | str, str] = {}
     for share in analysis.shares:
-        row = f"{share.first} preferred to" + f" {share.second}" * timed
+        row = f"{share.first} preferred to" + (f" {share.second}" if share.seconds else "")
         rows.setdefault(row, {})[share.seconds or share.second] = share
-        columns[share.seconds or share.second] = f"{Fraction(share.seconds)} s" if timed else share.second
+        columns[share.seconds or share.second] = f"{Fraction(share.seconds)} s" if share.seconds else share.second
     left_out = "".join(f"\nleft out: {name}, {reason}" for name, reason in analysis.left_out.items())
     late = f"\n{analysis.late} answers left out: shown too long" if analysis.late else ""
     table = Table(
         "",
         title=escape(analysis.title),
         caption=escape(
-            f"{len(analysis.participants)} participant(s){left_out}{late}\n95%: Wilson's interval, all answers as independent; "
-            "over people: bootstrap of participants. p: exact two-sided binomial test against 50%."
+            f"{len(analysis.participants)} participant(s){left_out}{late}\n95%: Wilson's interval, which assumes independent "
+            "answers. Over people: bootstrap over participants. p: exact two-sided binomial test against 50%."
         ),
         caption_justify="left",
     )
     for heading in columns.values():
         table.add_column(escape(heading), justify="right")
-    lines = {
+    lines: dict[str, Callable[[Share], str]] = {
         "95%": lambda share: _percent(share.interval),
         "95% over people": lambda share: _percent(share.over_participants),
         "p": lambda share: "< 0.001" if share.p_value < 0.001 else f"{share.p_value:.3f}",
         "answers": lambda share: str(share.answers),
     }
     for row, shares in rows.items():
-        for name, text in {row: lambda share: f"[bold]{share.share:.1%}[/]", **lines}.items():
+        values: dict[str, Callable[[Share], str]] = {row: lambda share: f"[bold]{share.share:.1%}[/]"}
+        for name, text in (values | lines).items():
             table.add_row(escape(name), *(text(shares[column]) if column in shares else "" for column in columns))
         table.add_section()
     return table
@@ -215,5 +228,5 @@ def _percent(interval: tuple[float, float] | None) -> str:
 
 
 def to_json(analysis: Analysis) -> dict[str, Any]:
-    """An analysis as plain dicts, lists, numbers and strings; a share also has its `share`."""
+    """Returns an analysis as plain dicts, lists, numbers and strings. Each of its shares also has its `share`, from 0 to 1."""
     return analysis._asdict() | {"shares": [share._asdict() | {"share": share.share} for share in analysis.shares]}

@@ -1,7 +1,7 @@
 const find = selector => document.querySelector(selector);
 const finite = value => typeof value === "number" && Number.isFinite(value);
 
-// Names may be anything: they become text nodes and attributes here, and nothing is ever parsed as HTML.
+// Names may be any text. They become text nodes and attributes here, and are never parsed as HTML.
 const maker = namespace => (tag, attributes, ...children) => {
   const element = document.createElementNS(namespace, tag);
   for (const [name, value] of Object.entries(attributes))
