@@ -1,14 +1,21 @@
 """What a bug report should say, on a machine where all is well, and where something is not."""
 
 import hashlib
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import pytest
 
 from crn_jax.vgg_weights import ENVIRONMENT_VARIABLE, PUBLISHED_NAME
 from launch import doctor
+from launch.common.exit_status import FAILED, USER_ERROR
 from launch.common.terminal import console
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(autouse=True)
@@ -47,6 +54,25 @@ def test_a_step_that_fails_is_reported_and_ends_with_status_1(monkeypatch):
         doctor.main([])
     assert ended.value.code == 1
     assert "training step: failed, RuntimeError: no cuDNN [here]" in capture.get() and "Traceback" in capture.get()
+
+
+@pytest.mark.parametrize("platform", ["none_such", "tpu"])
+def test_a_platform_that_is_not_there_is_told_in_a_sentence(platform):
+    environment = {**os.environ, "JAX_PLATFORMS": platform}
+    sentence = (
+        f"JAX finds no devices of the platform '{platform}' that the variable JAX_PLATFORMS names. Unset the variable, or"
+    )
+    for command, status in ((["doctor"], FAILED), (["train", "demo", "--dry_run"], USER_ERROR)):
+        ended = subprocess.run(
+            [sys.executable, "-m", f"launch.{command[0]}", *command[1:]],
+            env=environment,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
+        told = ended.stdout + ended.stderr
+        assert ended.returncode == status, told
+        assert sentence in told and "Traceback" not in told
 
 
 def test_vgg19_is_found_by_flag_variable_and_download(random_vgg_file, downloads, tmp_path, monkeypatch):
