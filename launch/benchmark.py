@@ -239,7 +239,8 @@ def prepare(case: Experiment, cache: str) -> tuple:
     state, vgg_params = init_state(objective, 0, abstract), put(mesh, random_vgg19(0))
     batch = put_batch(mesh, case.batch_size, random_batch(case))
     with jax.set_mesh(mesh):
-        return make_train_step(objective, abstract).lower(state, vgg_params, batch).compile(), state, vgg_params, batch
+        step: Any = make_train_step(objective, abstract)
+        return step.lower(state, vgg_params, batch).compile(), state, vgg_params, batch
 
 
 def first_step(case: Experiment, cache: str) -> float:

@@ -83,11 +83,13 @@ def command() -> Iterator[None]:
 
 
 def missing_platform() -> str | None:
-    """Returns a sentence that says why JAX has no devices here; None if it has some."""
+    """Returns a sentence that says which platform in JAX_PLATFORMS is not there; None if JAX has devices, or was not told."""
+    asked = jax.config.values["jax_platforms"]
+    if not asked:
+        return None
     try:
         jax.devices()
-    except (RuntimeError, AssertionError) as error:  # JAX asserts if only the platform's plug-in is missing
-        asked = jax.config.values["jax_platforms"]
+    except (RuntimeError, AssertionError) as error:  # JAX asserts if the plug-in of a platform that it knows is not installed
         reason = f" JAX says: {error}" if str(error) else ""
         return (
             f"JAX finds no devices of the platform '{asked}' that the variable JAX_PLATFORMS names. Unset the variable, or "

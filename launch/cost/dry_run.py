@@ -71,7 +71,7 @@ def lower_step(experiment: Experiment, mesh: Mesh) -> jax.stages.Lowered:
         "photograph": jax.ShapeDtypeStruct((batch_size, *config.size, 3), jnp.uint8),
     }
     with jax.set_mesh(mesh):
-        step = make_train_step(objective, abstract)
+        step: Any = make_train_step(objective, abstract)
         return step.lower(abstract, replicated(mesh, abstract_vgg19()), abstract_batch(mesh, batch))
 
 
