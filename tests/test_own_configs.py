@@ -106,8 +106,7 @@ def test_a_run_does_not_need_the_file_again(written, tiny, tmp_path, monkeypatch
     monkeypatch.setenv(VARIABLE, "")
     synthesize.main([str(folder), str(folder / "layouts"), "--out", str(tmp_path / "images")])
     assert len(list((tmp_path / "images").iterdir())) == 2
-    about, again = named_experiment(str(folder))
-    assert str(folder) in about and to_json(again) == to_json(stored)
+    assert to_json(named_experiment(str(folder))) == to_json(stored)
     with console.capture() as capture:
         train.main([str(folder), "--steps", "3"])
     assert f"Resuming {folder} at step 2." in capture.get().replace("\n", "")
@@ -140,9 +139,9 @@ def test_a_run_does_not_need_the_file_again(written, tiny, tmp_path, monkeypatch
         ),
         ("def f():\n    return 1 / 0\n\nEXPERIMENTS = f()", ["{file}, line 2: ZeroDivisionError"]),
         ("EXPERIMENT = {}", ["{file}", "none of EXPERIMENTS, RECIPES, ABLATIONS"]),
-        ("EXPERIMENTS = []", ["{file}: EXPERIMENTS is a list"]),
-        ("EXPERIMENTS = {'new': 3}", ["{file}: EXPERIMENTS['new'] is a int, not an experiment"]),
-        ("from configs import demo\nRECIPES = {'new': demo}", ["RECIPES['new'] is a Experiment, not a Recipe"]),
+        ("EXPERIMENTS = []", ["{file}: EXPERIMENTS is of type list"]),
+        ("EXPERIMENTS = {'new': 3}", ["{file}: EXPERIMENTS['new'] is of type int, not an experiment"]),
+        ("from configs import demo\nRECIPES = {'new': demo}", ["RECIPES['new'] is of type Experiment, not a Recipe"]),
     ],
 )
 def test_what_is_wrong_is_said_with_its_place(written, text, parts):

@@ -97,10 +97,10 @@ def _read(file: Path) -> dict[str, dict[str, Any]]:
         raise UserError(f"{file}: the file defines none of {', '.join(_KINDS)}. Define one of them, as configs.py does.")
     for kind, type_ in _KINDS.items():
         if not isinstance(found[kind], dict):
-            raise UserError(f"{file}: {kind} is a {type(found[kind]).__name__}; make it a dict by name, as in configs.py.")
+            raise UserError(f"{file}: {kind} is of type {type(found[kind]).__name__}. Make it a dict, as in configs.py.")
         for name, value in found[kind].items():
             if not isinstance(value, type_):
-                raise UserError(f"{file}: {kind}['{name}'] is a {type(value).__name__}, not {_a(type_)}.")
+                raise UserError(f"{file}: {kind}['{name}'] is of type {type(value).__name__}, not {_a(type_)}.")
     trained = ("EXPERIMENTS", "RECIPES")  # launch.train takes a name of either
     _refuse_twice(file, found, trained)
     _refuse_twice(file, found, ("ABLATIONS",))
