@@ -12,7 +12,7 @@ from launch.common.names import COMMANDS, summary, typed_as_crn, version
 
 
 def main() -> None:
-    """Runs the command that the first argument names, with the others; without one, lists the commands."""
+    """Runs the command that the first argument names, with the other arguments. Lists the commands if there is no argument."""
     program = "crn" if typed_as_crn() else "python -m launch"
     name, *arguments = sys.argv[1:] or [""]
     if name in ("", "-h", "--help"):

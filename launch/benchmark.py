@@ -1,7 +1,7 @@
 """Measures speed and memory on this machine: `python -m launch.benchmark EXPERIMENT [EXPERIMENT ...]`.
 
-Each case runs in a process of its own, on one device or on a mesh of this machine's, with random weights and layouts: their
-values do not change the time.
+Each case runs in its own process, on one device or on a mesh of this machine's devices. Weights, layouts and photographs are
+random, because their values do not change the time.
 """
 
 import concurrent.futures.process
@@ -54,32 +54,32 @@ from launch.cost.flops import forward_flops, step_flops
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Measures synthesis and the training step of every combination of what is given, and the reading of their input."""
+    """Measures synthesis and the training step for every combination of the given settings, and how fast input is read."""
 
     experiments: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """Names, as launch.train lists them. What is not given below is theirs."""
+    """Names of experiments, as launch.train lists them. Options that are not given take the experiment's value."""
     dtypes: tuple[Literal["float32", "bfloat16"], ...] = ()
-    """Of the convolutions."""
+    """Dtypes of the convolutions."""
     remats: tuple[Remat, ...] = ()
-    """What the backward pass computes again: none, conv, full."""
+    """What the backward pass computes again: none, images, conv, full."""
     num_images: tuple[int, ...] = ()
-    """Images k per layout."""
+    """Numbers of images k per layout."""
     batch_sizes: tuple[int, ...] = ()
-    """Layouts per step."""
+    """Numbers of layouts per step."""
     meshes: tuple[tuple[int, int], ...] = ((1, 1),)
-    """Devices along data and along spatial, one pair behind the other: 1 1 8 1 2 4 are three meshes."""
+    """Numbers of devices along data and spatial, one pair after the other: 1 1 8 1 2 4 means three meshes."""
     widths: tuple[int, ...] = ()
-    """Feature maps d_i of each module; their number sets the resolution."""
+    """Numbers of feature maps d_i of the modules. How many modules there are sets the resolution."""
     steps: int = 5
-    """Measurements, after one to warm up; on accelerators, each is the mean of ten steps in a row."""
+    """Number of measurements, after one to warm up. On accelerators, each is the mean of ten steps in a row."""
     against: str | None = None
-    """A module whose make_train_step(objective) is measured in alternation, such as the plain one of the tests: tests.plain"""
+    """A module whose make_train_step(objective) is measured in turns with this one, such as tests.plain, the plain step."""
     compile_only: bool = False
-    """Run nothing: count operations, and let the compiler tell the memory."""
+    """Run nothing. Count operations, and let the compiler tell the memory."""
     input: bool = False
-    """Also measure how fast pairs of each size are read from 1024x2048 PNGs, from PNGs of that size, and from a cache."""
+    """Also measure how fast examples of each size are read from 1024x2048 PNGs, from PNGs of that size, and from a cache."""
     json: Path | None = None
-    """File for the results."""
+    """JSON file for the results."""
     configs: Path | None = None
     """A file of experiments of your own. Default: $CRN_JAX_CONFIGS."""
 
@@ -90,7 +90,7 @@ def main(arguments: list[str] | None = None) -> None:
         given = sys.argv[1:] if arguments is None else arguments
         prog = as_typed("python -m launch.benchmark")
         asked = tyro.cli(Arguments, prog=prog, args=take_configs(given), use_underscores=True)
-        report = {"command": as_typed(shlex.join(["python", "-m", "launch.benchmark", *given]))}
+        report: dict[str, Any] = {"command": as_typed(shlex.join(["python", "-m", "launch.benchmark", *given]))}
         report |= {"machine": describe_machine(), "cases": [], "input": []}
         for case in cases_of(asked):
             setting = identity(case)
@@ -98,7 +98,7 @@ def main(arguments: list[str] | None = None) -> None:
                 try:
                     measured = analyse(case) if asked.compile_only else measure(case, asked)
                 except (jax.errors.JaxRuntimeError, concurrent.futures.process.BrokenProcessPool) as error:
-                    measured = {"error": str(error)}  # memory, most often; the other cases may fit
+                    measured = {"error": str(error)}  # mostly for want of memory; other cases may fit
                     show_error(f"{setting}: {error}")
             report["cases"].append(setting | measured)
             save(asked, report)
@@ -111,16 +111,16 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def save(asked: Arguments, report: dict[str, Any]) -> None:
-    """Writes what is measured so far."""
+    """Writes what is measured so far to the file that `--json` names, if any."""
     if asked.json:
         asked.json.write_text(json.dumps(report, indent=1))
 
 
 def cases_of(asked: Arguments) -> list[Experiment]:
-    """Every combination.
+    """Returns every combination of the given settings.
 
     Raises:
-      UserError: without an experiment, or for one that is not known.
+      UserError: if no experiment is named, one is not known, or options do not fit each other.
     """
     if not asked.experiments:
         raise UserError(f"Name at least one experiment of: {', '.join(experiments())}.")
@@ -140,13 +140,13 @@ def cases_of(asked: Arguments) -> list[Experiment]:
         )
         for num_images, batch_size, dtype, remat, sharding in axes:
             model = dataclasses.replace(cascade, num_images=num_images, dtype=dtype)
-            fields = {"cascade": model, "batch_size": batch_size, "remat": remat, "sharding": sharding}
-            cases.append(dataclasses.replace(experiment, **fields))
+            case = dataclasses.replace(experiment, cascade=model, batch_size=batch_size, remat=remat, sharding=sharding)
+            cases.append(case)
     return cases
 
 
 def describe_machine() -> dict[str, Any]:
-    """What the figures depend on."""
+    """Returns the processor and versions, which the figures depend on."""
     cpu = next((line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), "")
     versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax")}
     return {"cpu": cpu, "cores": len(os.sched_getaffinity(0)), "python": platform.python_version(), **versions}
@@ -156,14 +156,14 @@ def _lines(path: str) -> list[str]:
     return Path(path).read_text().splitlines() if Path(path).exists() else []
 
 
-def in_own_process(function: Callable, *arguments) -> Any:
-    """Calls a function in a fresh process, whose peaks of memory are then its own."""
+def in_own_process(function: Callable, *arguments: Any) -> Any:
+    """Calls a function in a fresh process, so that its peak of memory is its own. Returns what the function returns."""
     with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
 
 
 def measure(case: Experiment, asked: Arguments) -> dict[str, Any]:
-    """Start-up with an empty and with a filled compilation cache, then everything else."""
+    """Measures the time to the first step with an empty and a filled compilation cache, and all that `measure_steps` does."""
     with tempfile.TemporaryDirectory() as cache:
         began = time.time()
         cold = in_own_process(first_step, case, cache) - began
@@ -174,7 +174,7 @@ def measure(case: Experiment, asked: Arguments) -> dict[str, Any]:
 
 
 def identity(case: Experiment) -> dict[str, Any]:
-    """What a case is, and its operations."""
+    """Returns the settings of a case, and its floating-point operations."""
     height, width = case.cascade.size
     fields = {
         "height": height,
@@ -192,23 +192,23 @@ def identity(case: Experiment) -> dict[str, Any]:
 
 
 def analyse(case: Experiment) -> dict[str, Any]:
-    """What the compiler tells, without allocating anything."""
+    """Returns what the compiler tells about a case, without allocating anything."""
     return memory_of(lower_step(case, mesh_of(case)).compile())
 
 
 def mesh_of(case: Experiment) -> Mesh:
-    """The devices that a case runs on."""
+    """Returns the mesh that a case runs on."""
     return make_mesh(case.sharding, case.batch_size, case.cascade.size[0])
 
 
 def objective_of(case: Experiment) -> Objective:
-    """What a step does, in an epoch of any length."""
+    """Returns the static part of a case's step; the length of the epoch does not matter."""
     return case.objective(steps_per_epoch=1000)
 
 
 def memory_of(compiled: jax.stages.Compiled) -> dict[str, int]:
-    """Bytes, by the compiler's analysis."""
-    analysis = compiled.memory_analysis()
+    """Returns the bytes that the compiler says a step needs."""
+    analysis: Any = compiled.memory_analysis()
     return {
         "argument_bytes": analysis.argument_size_in_bytes,
         "temporary_bytes": analysis.temp_size_in_bytes,
@@ -217,7 +217,7 @@ def memory_of(compiled: jax.stages.Compiled) -> dict[str, int]:
 
 
 def random_batch(case: Experiment) -> dict[str, np.ndarray]:
-    """Layouts and photographs of noise."""
+    """Returns a batch of layouts and photographs of noise."""
     shape, rng = (case.batch_size, *case.cascade.size), np.random.default_rng(0)
     dtype = np.uint8 if case.cascade.num_classes <= 256 else np.uint16
     return {
@@ -227,32 +227,34 @@ def random_batch(case: Experiment) -> dict[str, np.ndarray]:
 
 
 def use_cache(folder: str) -> None:
-    """From now on, compiled programs are kept there and taken from there."""
+    """Makes JAX keep compiled programs in a folder."""
     jax.config.update("jax_compilation_cache_dir", folder)
 
 
 def prepare(case: Experiment, cache: str) -> tuple:
-    """In a case's own process: the compiled step, and its arguments."""
+    """Returns a case's compiled step, and its arguments. It is called in the case's own process."""
     use_cache(cache)
     mesh, objective = mesh_of(case), objective_of(case)
     abstract = abstract_state(objective, mesh)
     state, vgg_params = init_state(objective, 0, abstract), put(mesh, random_vgg19(0))
     batch = put_batch(mesh, case.batch_size, random_batch(case))
     with jax.set_mesh(mesh):
-        return make_train_step(objective, abstract).lower(state, vgg_params, batch).compile(), state, vgg_params, batch
+        step: Any = make_train_step(objective, abstract)
+        return step.lower(state, vgg_params, batch).compile(), state, vgg_params, batch
 
 
 def first_step(case: Experiment, cache: str) -> float:
-    """The time at which a fresh process has done its first step."""
+    """Returns the time at which a fresh process has done its first step, in seconds since 1970."""
     step, *arguments = prepare(case, cache)
     jax.block_until_ready(step(*arguments))
     return time.time()
 
 
 def measure_steps(case: Experiment, cache: str, count: int, against: str | None) -> dict[str, Any]:
-    """Times synthesis, the step, the reference's step and a matrix product, in turns.
+    """Measures the time of synthesis, the step, the reference's step and a matrix product, in turns.
 
-    On accelerators ten of each in a row: as in a training, the host starts one while the one before is computed.
+    On accelerators it runs ten of each in a row, so that the host starts one while the device computes the one before, as in a
+    training.
     """
     step, state, vgg_params, batch = prepare(case, cache)
     state, _ = jax.block_until_ready(step(state, vgg_params, batch))
@@ -293,28 +295,28 @@ def measure_steps(case: Experiment, cache: str, count: int, against: str | None)
         for name in steps:
             timed(name, functools.partial(next_step, name))
     for name, values in seconds.items():
-        values = values[1:]  # the first warms up
+        values = values[1:]  # the first was to warm up
         result[f"{name}_s"] = {"median": float(np.median(values)), "least": min(values), "most": max(values)}
     result["matrix_flops_per_s"] = 3 * 2 * side**3 / result.pop("product_s")["median"]
     flops = identity(case)
     for part in ("forward", "step"):
-        rate = flops[f"{part}_flops"] / result[f"{part}_s"]["median"] / math.prod(case.sharding.mesh)  # of one device
+        rate = flops[f"{part}_flops"] / result[f"{part}_s"]["median"] / math.prod(case.sharding.mesh)  # per device
         result[f"{part}_of_matrix_rate"] = rate / result["matrix_flops_per_s"]
     return result
 
 
 def peak_bytes() -> int:
-    """The device's own counter; for CPUs, the largest resident size of this process."""
+    """Returns the peak of the device's memory by its own counter; for CPUs, the largest resident size of this process."""
     counted = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
     return counted or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def input_rates(size: tuple[int, int], stored: tuple[int, int] = (1024, 2048), count: int = 256) -> dict[str, Any]:
-    """Pairs a second at `size`: shrunk from `large` PNGs of `stored`, from `png`s of `size`, and from a `cache`, in turns.
+    """Measures how many examples of `size` are read in a second, from three sources in turns.
 
-    One at a time (`example`), and as a training reads them, shuffled by Grain in one or two threads (`stream_1`, `stream_2`).
-    The `count` examples are as many as a small data set has: an epoch costs Grain 20 ms, and a few examples would stay in the
-    processor's cache.
+    They are PNGs of size `stored` that have to be shrunk (`large`), PNGs of `size` (`png`), and a `cache`. Examples are read
+    one at a time (`example`) and as in a training, shuffled by Grain in one or two threads (`stream_1`, `stream_2`). `count` is
+    the number of examples of a small data set. Fewer would stay in the processor's cache, and an epoch costs Grain 20 ms.
     """
     with tempfile.TemporaryDirectory() as folder:
         roots = {"large": Path(folder, "large"), "png": Path(folder, "png")}
@@ -322,7 +324,7 @@ def input_rates(size: tuple[int, int], stored: tuple[int, int] = (1024, 2048), c
         write_streets(roots["png"], size, count)
         sources = {name: open_source(DataConfig("cityscapes", str(root)), "train", size) for name, root in roots.items()}
         sources["cache"] = cached(sources["png"], Path(folder, "cache"))
-        rates = {name: {"example": [], "stream_1": [], "stream_2": []} for name in sources}
+        rates: dict[str, dict[str, list[float]]] = {name: {"example": [], "stream_1": [], "stream_2": []} for name in sources}
         for _ in range(3):
             for (name, source), number in zip(sources.items(), (8, 32, 400)):
                 indices = [i % count for i in range(2 * number)]
@@ -335,13 +337,14 @@ def input_rates(size: tuple[int, int], stored: tuple[int, int] = (1024, 2048), c
 
 
 def write_streets(folder: Path, size: tuple[int, int], count: int, drawn: int = 4) -> float:
-    """Writes streets in the layout of Cityscapes, of which `drawn` differ; returns the bytes of a photograph.
+    """Writes streets into folders like those of Cityscapes. Returns the mean size of a photograph's file in bytes.
 
-    They have noise, with which PNG packs them no better than Cityscapes' photographs (2.3 MB).
+    `drawn` streets differ, and the others are links to them. Noise makes the files as large as Cityscapes' photographs, 2.3 MB.
     """
     rng = np.random.default_rng(0)
     photographs, layouts = (folder / part / "train" / "x" for part in ("leftImg8bit", "gtFine"))
-    photographs.mkdir(parents=True), layouts.mkdir(parents=True)
+    photographs.mkdir(parents=True)
+    layouts.mkdir(parents=True)
     for i in range(count):
         files = photographs / f"x_{i}_0_leftImg8bit.png", layouts / f"x_{i}_0_gtFine_labelIds.png"
         if i < drawn:
@@ -357,21 +360,21 @@ def write_streets(folder: Path, size: tuple[int, int], count: int, drawn: int = 
 
 
 def rate(items: Generator | grain.DatasetIterator, number: int) -> float:
-    """Items a second, of `number`, behind as many that may have been made ahead."""
+    """Returns items a second over `number` items. As many are taken before, because they may have been read ahead."""
     for _ in range(number):
         next(items)
     began = time.perf_counter()
     for _ in range(number):
         next(items)
     seconds = time.perf_counter() - began
-    items.close()  # or it goes on reading ahead, beside what is measured next
+    items.close()  # or it would go on reading ahead during the next measurement
     return number / seconds
 
 
 def input_table(lines: list[dict[str, Any]]) -> rich.table.Table:
-    """How fast the input of each size is read, and how many times as fast from a cache as from large PNGs and from others."""
+    """Returns a table of how fast input of each size is read, and how much faster a cache is than large PNGs and than PNGs."""
     columns = "large PNGs", "PNGs", "cache", "times as fast"
-    table = rich.table.Table("pairs a second", *columns, box=None, header_style="dim")
+    table = rich.table.Table("examples a second", *columns, box=None, header_style="dim")
     ways = {"example": "one at a time", "stream_1": "Grain, 1 thread", "stream_2": "Grain, 2 threads"}
     for line in lines:
         for way, words in ways.items():
@@ -382,7 +385,7 @@ def input_table(lines: list[dict[str, Any]]) -> rich.table.Table:
 
 
 def table_of(cases: list[dict[str, Any]]) -> rich.table.Table:
-    """One column a case; what was not measured is left out."""
+    """Returns a table with one column for each case. Lines that no case has measured are left out."""
     lines: dict[str, Callable[[dict], str]] = {
         "images": lambda c: f"{c['height']}x{c['width']}, k = {c['k']}, batch {c['batch']}",
         "data x spatial": lambda c: "" if c["mesh"] == (1, 1) else f"{c['mesh'][0]} x {c['mesh'][1]}",

@@ -1,7 +1,7 @@
-"""Says what a bug report should say: `python -m launch.doctor`.
+"""Prints what a bug report needs: `python -m launch.doctor`.
 
-Versions, devices, memory, the compilation cache, VGG-19's weights, and whether a tiny cascade compiles and trains here. Exit
-status: 0 if it does, 1 if not. Paste all of it into a report.
+It prints versions, devices, memory, the compilation cache and the state of VGG-19's weights, and trains a tiny cascade for two
+steps. Paste the whole output into the report. The exit status is 0 if the training works here, and 1 if not.
 """
 
 import collections
@@ -37,8 +37,9 @@ from crn_jax.vgg_weights import (
     load_vgg19,
     random_vgg19,
 )
+from launch.common.exit_status import FAILED
 from launch.common.names import as_typed, version
-from launch.common.terminal import command, console
+from launch.common.terminal import command, console, missing_platform
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
@@ -51,33 +52,36 @@ ACCELERATOR_PACKAGES = (
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Says what a bug report should say, and tries a training step of a tiny cascade."""
+    """Prints what a bug report needs, and tries a training step of a tiny cascade."""
 
     vgg: Annotated[str | None, tyro.conf.arg(aliases=["--vgg.weights"])] = None
-    """VGG-19 weights. Default: as launch.train finds them, but nothing is downloaded."""
+    """File of VGG-19 weights. Default: the file that launch.train would find; nothing is downloaded."""
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Prints one line for each fact; ends with status 1 if the training step fails."""
+    """Prints one line for each fact. Ends with status 1 if JAX has no devices, or the training step fails."""
     with command():
         asked = tyro.cli(Arguments, prog=as_typed("python -m launch.doctor"), args=arguments, use_underscores=True)
         for lines in (software(), environment(), cache_line(), [f"VGG-19: {vgg19_state(asked.vgg)}"]):
             for line in lines:
                 console.print(line, markup=False)
+        if problem := missing_platform():
+            console.print(f"devices: none. {problem}", markup=False)
+            sys.exit(FAILED)
         try:
             for line in hardware():
                 console.print(line, markup=False)
             with console.status("compiling and running a training step, which takes up to a minute"):
                 done = training_step()
             console.print(done, markup=False)
-        except Exception as error:  # of any kind: it is what is to be reported
+        except Exception as error:  # whatever goes wrong is what the report is about
             console.print(f"training step: failed, {type(error).__name__}: {error}", markup=False)
             console.print(traceback.format_exc(), markup=False)
-            sys.exit(1)
+            sys.exit(FAILED)
 
 
 def software() -> Iterator[str]:
-    """Versions of crn_jax, Python and packages, and the operating system."""
+    """Yields the versions of crn_jax, Python, the operating system and the packages, a line each."""
     yield f"crn_jax: {version()}"
     yield f"Python: {platform.python_version()} ({sys.executable})"
     yield f"platform: {platform.platform()}"
@@ -89,7 +93,7 @@ def software() -> Iterator[str]:
 
 
 def installed_version(package: str) -> str | None:
-    """A package's version, or None if it is not installed."""
+    """Returns a package's version, or None if it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -97,7 +101,7 @@ def installed_version(package: str) -> str | None:
 
 
 def environment() -> Iterator[str]:
-    """The variables that JAX, XLA and the commands read."""
+    """Yields the environment variables that JAX, XLA and the commands read, a line each."""
     prefixes = ("JAX_", "XLA_", "CRN_JAX_", "CUDA_VISIBLE_DEVICES", "TPU_", "LIBTPU_")
     for name in sorted(os.environ):
         if name.startswith(prefixes):
@@ -105,11 +109,7 @@ def environment() -> Iterator[str]:
 
 
 def hardware() -> Iterator[str]:
-    """Processor cores, memory and devices.
-
-    Raises:
-      RuntimeError: by JAX, if the platform that it is told to use is not there.
-    """
+    """Yields memory, processor cores, JAX's backend and its devices, a line each."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     yield f"memory: {memory / 2**30:.1f} GiB, {len(os.sched_getaffinity(0))} processor cores"
     platform_version = jax.extend.backend.get_backend().platform_version
@@ -120,8 +120,8 @@ def hardware() -> Iterator[str]:
 
 
 def cache_line() -> Iterator[str]:
-    """The folder of compiled programs, and whether it can be written."""
-    folder = jax.config.jax_compilation_cache_dir
+    """Yields the folder of compiled programs, and whether it can be written."""
+    folder = jax.config.values["jax_compilation_cache_dir"]
     if not folder:
         yield "compilation cache: none"
     elif "://" in folder:
@@ -131,7 +131,7 @@ def cache_line() -> Iterator[str]:
 
 
 def writable(folder: Path) -> str:
-    """Whether a folder, or the one that it would be made in, can be written: tried with a file that leaves no trace."""
+    """Says whether a folder, or the one that it would be made in, can be written. It tries a file that leaves no trace."""
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     try:
         with tempfile.TemporaryFile(dir=existing):
@@ -141,7 +141,7 @@ def writable(folder: Path) -> str:
 
 
 def vgg19_state(named: str | None) -> str:
-    """Where VGG-19's weights are, and whether the file can be read and is the published one."""
+    """Says where VGG-19's weights are, and whether the file can be read and is the published one."""
     downloaded = cache_folder() / PUBLISHED_NAME
     path, origin = find_vgg19(named), "--vgg.weights" if named else ENVIRONMENT_VARIABLE
     if path is None:
@@ -158,10 +158,10 @@ def vgg19_state(named: str | None) -> str:
 
 
 def training_step() -> str:
-    """Compiles a training step of a cascade of 16x32 pixels, takes two steps, and says how long that took.
+    """Trains a cascade of 16x32 pixels for two steps, and says how long compiling and a step take.
 
     Raises:
-      ValueError: if the loss is not finite, beside whatever JAX raises.
+      ValueError: if the loss is not finite.
     """
     config = CascadeConfig(num_classes=3, widths=(8, 8, 8))
     objective = Objective(config, LambdaConfig(), OptimizerConfig(), "average", steps_per_epoch=1)

@@ -1,8 +1,8 @@
 """Trains a cascade, or a segmenter to judge its images: `python -m launch.train EXPERIMENT [--field value ...]`.
 
-A recipe in place of an experiment grows a cascade in stages. The same command resumes a run that was stopped, and so does the
-run's folder in place of the experiment. A run folder (default runs/EXPERIMENT; of a recipe, one for each stage in it) receives
-checkpoints, run.json, metrics.jsonl, TensorBoard files and contact sheets.
+Name a recipe in place of an experiment to grow a cascade in stages. The same command resumes a run that was stopped, and so
+does the run's folder in place of the experiment. The run folder, by default runs/EXPERIMENT, receives checkpoints, run.json,
+metrics.jsonl, TensorBoard files and contact sheets. A recipe has one run folder for each stage, runs/RECIPE/STAGE.
 """
 
 import contextlib
@@ -56,14 +56,18 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def estimate(stages: list[Command]) -> None:
-    """Prints what a step of each would take."""
+    """Prints the memory, exchanges and operations of a training step of each stage, without running it."""
     for stage in stages:
         experiment = require_kind(stage.experiment, Experiment, f"--dry_run: '{stage.experiment.name}'")
         dry_run(experiment, stage.topology)
 
 
 def build_caches(stages: list[Command]) -> None:
-    """Builds what each of them would build before its first step."""
+    """Builds the caches that the trainings would build before their first step.
+
+    Raises:
+      UserError: if no folder for the cache is given.
+    """
     for stage in stages:
         data, size = stage.experiment.data, stage.experiment.size
         if data.cache is None:
@@ -73,9 +77,12 @@ def build_caches(stages: list[Command]) -> None:
 
 
 def train(experiment: AnyExperiment) -> bool:
-    """Trains until all steps are done, from the last checkpoint if there is one.
+    """Trains from the last checkpoint, if there is one, until all steps are done or a signal asks the run to stop.
 
-    Returns whether they are done; otherwise the run was asked to stop, and is saved.
+    Returns whether all steps are done. The state is saved in either case.
+
+    Raises:
+      UserError: if the data, the weights, the run folder or the devices do not suit the experiment, or the loss diverges.
     """
     data, size, batch_size = experiment.data, experiment.size, experiment.batch_size
     mesh = make_mesh(experiment.sharding, batch_size, size[0])

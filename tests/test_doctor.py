@@ -1,14 +1,21 @@
 """What a bug report should say, on a machine where all is well, and where something is not."""
 
 import hashlib
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import pytest
 
 from crn_jax.vgg_weights import ENVIRONMENT_VARIABLE, PUBLISHED_NAME
 from launch import doctor
-from launch.common.terminal import console
+from launch.common.exit_status import FAILED, USER_ERROR
+from launch.common.terminal import console, missing_platform
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(autouse=True)
@@ -47,6 +54,28 @@ def test_a_step_that_fails_is_reported_and_ends_with_status_1(monkeypatch):
         doctor.main([])
     assert ended.value.code == 1
     assert "training step: failed, RuntimeError: no cuDNN [here]" in capture.get() and "Traceback" in capture.get()
+
+
+@pytest.mark.parametrize(("words", "status"), [("doctor", FAILED), ("train demo --dry_run", USER_ERROR)])
+def test_a_platform_that_is_not_there_is_told_in_a_sentence(words, status):
+    environment = {**os.environ, "JAX_PLATFORMS": "none_such"}
+    line = [sys.executable, "-m", *f"launch.{words}".split()]
+    ended = subprocess.run(line, env=environment, cwd=ROOT, capture_output=True, text=True)
+    output = ended.stdout + ended.stderr
+    assert ended.returncode == status, output
+    assert "JAX finds no devices of the platform 'none_such'" in output and "Traceback" not in output
+
+
+def test_so_is_one_whose_plug_in_is_not_installed(monkeypatch):
+    """For a platform that it knows, JAX only fails an assertion."""
+
+    def fail():
+        raise AssertionError
+
+    monkeypatch.setattr(jax, "devices", fail)
+    assert str(missing_platform()).startswith("JAX finds no devices of the platform 'cpu'")
+    monkeypatch.undo()
+    assert missing_platform() is None
 
 
 def test_vgg19_is_found_by_flag_variable_and_download(random_vgg_file, downloads, tmp_path, monkeypatch):

@@ -118,7 +118,9 @@ def test_kernels_in_the_order_of_gpus_change_nothing(tiny, uninterrupted, tmp_pa
 def test_a_run_does_not_go_back(tiny, uninterrupted, tmp_path):
     """Of the steps before the last there are no checkpoints; what is asked for already is done already."""
     shutil.copytree(uninterrupted, tmp_path / "copy")
-    assert f"trained to step {STEPS} already; 5 are asked for" in refused_run([*tiny, *LONG, "--steps", "5"], tmp_path / "copy")
+    assert f"trained to step {STEPS} already, but only 5 steps are asked for" in refused_run(
+        [*tiny, *LONG, "--steps", "5"], tmp_path / "copy"
+    )
     run([*tiny, *LONG, "--steps", str(STEPS)], tmp_path / "copy")
     assert_identical(final_state(tmp_path / "copy"), final_state(uninterrupted))
 

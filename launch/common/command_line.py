@@ -1,10 +1,10 @@
-"""What the command line of launch.train asks for: an experiment's name and overrides, or a recipe's stages."""
+"""Reads the command line of launch.train: the name of an experiment, or of a recipe of stages, and overrides of its fields."""
 
 import dataclasses
 import shlex
 import threading
 from pathlib import Path
-from typing import Annotated, Generic
+from typing import Annotated, Any, Generic
 
 import rich.table
 import tyro
@@ -19,38 +19,42 @@ from launch.common.names import as_typed
 from launch.common.processes import Processes
 from launch.common.terminal import console
 
-_PARSING = threading.Lock()  # tyro empties its caches when it has parsed, whoever parses beside it: launch.ablate's workers do
+_PARSING = threading.Lock()  # tyro empties its caches after parsing, also under other threads that parse, as launch.ablate's do
 
 
 @dataclasses.dataclass(frozen=True)
 class Command(Generic[Kind]):
-    """What the command line says."""
+    """What the command line of launch.train says."""
 
     experiment: Annotated[Kind, tyro.conf.arg(name="")]
     processes: Annotated[Processes, tyro.conf.arg(name="")] = Processes()
     dry_run: bool = False
-    """Compile the step, print how it lies on the mesh, the memory per device and what is exchanged, and end."""
+    """Compile the training step, print its layout on the mesh, its memory per device and what devices exchange, and end."""
     cache_only: bool = False
-    """Build the cache of the data (--data.cache), and end: so that no accelerator waits for it."""
+    """Build the cache of the data (--data.cache) and end, so that no accelerator has to wait for it later."""
     topology: str | None = None
-    """With --dry_run: compile for these devices, which need not be there: h100, h200:8, a100:4x8 (4 hosts), or a TPU slice such
-    as v5e:2x2, which is slow."""
+    """Devices that --dry_run compiles for, which need not be there: h100, h200:8, a100:4x8 (4 hosts), or a TPU slice such as
+    v5e:2x2, which compiles slowly."""
     configs: Path | None = None
-    """A file of experiments, recipes and ablations of your own, see launch/common/experiments.py. Default: $CRN_JAX_CONFIGS."""
+    """A file of experiments, recipes and ablations of your own, written as configs.py is. Default: $CRN_JAX_CONFIGS."""
 
 
 def parse(arguments: list[str]) -> Command:
-    """Returns what an experiment's name and overrides ask for."""
+    """Returns the command that an experiment's name, or a run folder, and overrides ask for.
+
+    Raises:
+      UserError: if there is no such experiment, or a value is wrong.
+    """
     name, *overrides = arguments
     experiment = named_experiment(name)
     return _overridden(experiment, overrides, name, experiment.about)
 
 
 def _overridden(experiment: AnyExperiment, overrides: list[str], name: str, description: str) -> Command:
-    """An experiment with overrides; help calls it by this name and description."""
+    """Returns an experiment with overrides, which help shows under this name and description."""
     with _PARSING:
         return tyro.cli(
-            Command[type(experiment)],
+            command_type(experiment),
             default=Command(experiment),
             args=overrides,
             prog=as_typed(f"python -m launch.train {name}"),
@@ -60,19 +64,25 @@ def _overridden(experiment: AnyExperiment, overrides: list[str], name: str, desc
         )
 
 
-def parse_stages(arguments: list[str]) -> list[Command]:
-    """What is to be trained in turn: a recipe's stages, which all take the overrides, or the one experiment that is named.
+def command_type(experiment: AnyExperiment) -> Any:
+    """Returns `Command` of the experiment's own type, so that tyro makes flags of that type's fields."""
+    return Command[type(experiment)]  # type: ignore[misc]  # known at run time only
 
-    Each stage has a folder of its own in the recipe's, and starts from the one before it.
+
+def parse_stages(arguments: list[str]) -> list[Command]:
+    """Returns what is to be trained in turn: the stages of a recipe, which all take the overrides, or one experiment.
+
+    Each stage has its own folder within the recipe's folder, and starts from the stage before it.
 
     Raises:
-      UserError: also if a stage does not fit behind the one before it, or freezes what it has not.
+      UserError: if there is no such name, a value is wrong, a stage does not fit the one before it, or freezes an unknown part.
     """
     name, *overrides = arguments
     if name not in recipes():
         return [parse(arguments)]
-    recipe, commands, before = recipes()[name], [], None
-    description = f"{recipe.about} Stages: {', '.join(recipe.stages)}. What is set here is set for each of them."
+    recipe, commands = recipes()[name], list[Command]()
+    before: Experiment | None = None
+    description = f"{recipe.about} Stages: {', '.join(recipe.stages)}. Options given here apply to every stage."
     for stage, words in recipe.stages.items():
         base, *settings = shlex.split(words)
         experiment = dataclasses.replace(named_experiment(base), about=f"{recipe.about} Stage {stage}.")
@@ -88,17 +98,18 @@ def parse_stages(arguments: list[str]) -> list[Command]:
 
 
 def check_growth(before: Experiment | None, experiment: Experiment) -> None:
-    """Raises UserError unless an experiment can start from the one before it; nothing is allocated for that."""
+    """Raises UserError unless an experiment can start from the one before it. Nothing is allocated."""
     state = abstract_state(experiment.objective(steps_per_epoch=1))
+    if before is None:
+        return
     try:
-        if before is not None:
-            grow(state.params, abstract_state(before.objective(steps_per_epoch=1)).params)
+        grow(state.params, abstract_state(before.objective(steps_per_epoch=1)).params)
     except ValueError as error:
         raise UserError(f"{experiment.name} cannot start from {before.name}: {error}.") from error
 
 
 def list_experiments(about: str) -> None:
-    """Prints what there is to train."""
+    """Prints `about` and every experiment and recipe, a line each."""
     console.print(about, markup=False)
     table = rich.table.Table(box=None, show_header=False)
     for name, experiment in experiments().items():
@@ -111,12 +122,12 @@ def list_experiments(about: str) -> None:
 
 
 def named_experiment(name: str) -> AnyExperiment:
-    """Returns the experiment of that name, or the one of that run folder.
+    """Returns the experiment of that name, or the experiment that a run folder of that name stores.
 
-    A run folder goes on with what it stores, also where the file that named its experiment is gone.
+    A run folder can go on even if the file that defined its experiment is gone.
 
     Raises:
-      UserError: if there is none of that name.
+      UserError: if there is neither.
     """
     if name in experiments():
         return experiments()[name]
@@ -129,9 +140,9 @@ def named_experiment(name: str) -> AnyExperiment:
 
 
 def experiment_of_kind(name: str, kind: type[Kind]) -> Kind:
-    """Returns an experiment of configs.py that has to be of a kind.
+    """Returns the experiment of that name, which has to be of a kind.
 
     Raises:
-      UserError: if there is none of that name, or if it trains something else.
+      UserError: if there is no such experiment, or it trains something else.
     """
     return require_kind(named_experiment(name), kind, f"'{name}'")

@@ -1,4 +1,4 @@
-"""What a shell completes behind `crn`: commands, experiments, and the options of each, as a script that tyro writes."""
+"""Shell completion for `crn`: a script, written by tyro, that completes commands, experiments and options."""
 
 import dataclasses
 import importlib
@@ -8,7 +8,7 @@ from typing import Annotated, Any, Union
 import tyro
 
 from crn_jax.errors import UserError
-from launch.common.command_line import Command
+from launch.common.command_line import Command, command_type
 from launch.common.experiments import experiments, recipes
 from launch.common.names import COMMANDS, summary
 from launch.common.terminal import command
@@ -17,7 +17,11 @@ SHELLS = ("bash", "zsh", "fish")
 
 
 def write_completion(arguments: list[str]) -> None:
-    """Writes the script for a shell into a file; `arguments` are the shell and the file. Ends the process."""
+    """Writes the completion script for a shell into a file, and ends the process. `arguments` are the shell and the file.
+
+    Raises:
+      UserError: if the shell is not one of `SHELLS`, or there is no file.
+    """
     with command():
         if len(arguments) != 2 or arguments[0] not in SHELLS:
             raise UserError(f"--tyro-write-completion: name a shell of {', '.join(SHELLS)}, and a file.")
@@ -27,7 +31,7 @@ def write_completion(arguments: list[str]) -> None:
 
 
 def every_command() -> Any:
-    """The command lines of all commands as one type, of which tyro makes subcommands."""
+    """Returns one type for the command lines of all commands, which tyro turns into subcommands."""
     modules = {name: importlib.import_module(f"launch.{name}") for name in COMMANDS}
     asked = {
         name: module.Asked if name == "convert" else module.Arguments for name, module in modules.items() if name != "train"
@@ -39,7 +43,7 @@ def every_command() -> Any:
 
 
 def _training() -> type:
-    """The command line of launch.train: the options of each experiment, and for a recipe those of its first stage's."""
+    """Returns the type of launch.train's command line, with the options of each experiment and each recipe's first stage."""
     known = experiments()
     first = {name: known[next(iter(recipe.stages.values())).split()[0]] for name, recipe in recipes().items()}
     about = {name: each.about for name, each in (known | recipes()).items()}
@@ -47,7 +51,7 @@ def _training() -> type:
     choice = _union(
         *(
             Annotated[
-                Command[type(experiment)],
+                command_type(experiment),
                 tyro.conf.subcommand(name, default=Command(experiment), description=about[name]),
             ]
             for name, experiment in named.items()
@@ -57,4 +61,4 @@ def _training() -> type:
 
 
 def _union(*types: Any) -> Any:
-    return Union[types]  # noqa: UP007 (there is no other way to write one of a number that is not known)
+    return Union[types]  # noqa: UP007 (no other syntax takes a tuple of types)

@@ -1,4 +1,4 @@
-"""Contact sheets: layout | photograph | synthesized image(s), a row an example, with a legend."""
+"""Contact sheets: one row for each example, with its layout, photograph and synthesized images, and a legend of the classes."""
 
 import math
 from collections.abc import Sequence
@@ -13,19 +13,18 @@ _GAP, _TEXT, _INK, _PAPER, _FULL = 4, 14, (32, 32, 32), (255, 255, 255), (0, 70,
 
 
 class Row(NamedTuple):
-    """One example: class indices `[H, W]`; photograph uint8 `[H, W, 3]`, if there is one; images uint8 `[k, H, W, 3]`; and the
-    image assembled from them, uint8 `[H, W, 3]`, if it is to be shown."""
+    """One example of a contact sheet."""
 
-    layout: np.ndarray
-    photograph: np.ndarray | None
-    images: np.ndarray
-    assembled: np.ndarray | None = None
+    layout: np.ndarray  # class indices [H, W]
+    photograph: np.ndarray | None  # uint8 [H, W, 3]
+    images: np.ndarray  # uint8 [k, H, W, 3]
+    assembled: np.ndarray | None = None  # uint8 [H, W, 3], made of the images that are the best for each class
 
 
 def contact_sheet(
     rows: Sequence[Row], label_space: LabelSpace, title: str, warning: str = "", made: str = "synthesized"
 ) -> Image.Image:
-    """Draws the sheet; `made` says how the images came about.
+    """Draws the sheet. `made` is the word above the images that says how they came about.
 
     Small images are enlarged by a whole number, without smoothing, so that the widest is about 256 pixels wide.
     """
@@ -66,7 +65,7 @@ def contact_sheet(
 
 
 def grid(images: np.ndarray) -> np.ndarray:
-    """A collection `[k, H, W, 3]` as one picture, in rows of about sqrt(k) images."""
+    """Returns k images, uint8 `[k, H, W, 3]`, as one picture with rows of about sqrt(k) images."""
     k, height, width, _ = images.shape
     columns = math.ceil(math.sqrt(k))
     rows = -(-k // columns)
@@ -78,11 +77,14 @@ def grid(images: np.ndarray) -> np.ndarray:
 
 
 def win_map(wins: np.ndarray, label_space: LabelSpace) -> Image.Image:
-    """Draws how often each of k images is the best for each class: shares `[k, c]`, NaN for classes never seen (left out)."""
+    """Draws in which fraction of the layouts each of k images is the best for a class.
+
+    `wins` `[k, c]` holds these fractions. A class with NaN occurs in no layout, and is left out.
+    """
     font, cell = ImageFont.load_default(_TEXT), (48, _TEXT + 8)
     classes = [c for c in range(wins.shape[1]) if np.isfinite(wins[:, c]).all()]
     label_w = max([int(font.getlength(label_space.classes[c])) for c in classes], default=0) + 3 * _GAP
-    title = "Share of layouts where an image is the best for a class"
+    title = "Fraction of layouts where an image is the best for a class"
     width = max(label_w + len(wins) * cell[0], int(font.getlength(title))) + 2 * _GAP
     picture = Image.new("RGB", (width, (len(classes) + 2) * cell[1] + _GAP), _PAPER)
     draw = ImageDraw.Draw(picture)
@@ -91,17 +93,17 @@ def win_map(wins: np.ndarray, label_space: LabelSpace) -> Image.Image:
         draw.text((label_w + (u + 0.5) * cell[0], 1.5 * cell[1]), str(u), _INK, font, anchor="mm")
     for line, c in enumerate(classes, 2):
         draw.text((_GAP, line * cell[1] + 3), label_space.classes[c], _INK, font)
-        for u, share in enumerate(wins[:, c]):
-            shade = tuple(round(paper + share * (full - paper)) for paper, full in zip(_PAPER, _FULL))
+        for u, win in enumerate(wins[:, c]):
+            shade = tuple(round(paper + win * (full - paper)) for paper, full in zip(_PAPER, _FULL))
             x, y = label_w + u * cell[0], line * cell[1]
             draw.rectangle((x, y, x + cell[0] - 2, y + cell[1] - 2), shade)
-            ink = _PAPER if share > 0.5 else _INK
-            draw.text((x + cell[0] / 2, y + cell[1] / 2), f"{share:.0%}" if share else "-", ink, font, anchor="mm")
+            ink = _PAPER if win > 0.5 else _INK
+            draw.text((x + cell[0] / 2, y + cell[1] / 2), f"{win:.0%}" if win else "-", ink, font, anchor="mm")
     return picture
 
 
 def stacked(*pictures: Image.Image) -> Image.Image:
-    """One below the other."""
+    """Returns the pictures as one, each below the one before it."""
     height = sum(picture.height for picture in pictures)
     whole = Image.new("RGB", (max(picture.width for picture in pictures), height), _PAPER)
     y = 0
@@ -112,7 +114,7 @@ def stacked(*pictures: Image.Image) -> Image.Image:
 
 
 def _legend_positions(names: Sequence[str], font, width: int) -> list[tuple[int, int]]:
-    """(x, line) of every legend entry, wrapped at `width`."""
+    """Returns (x, line) for each entry of the legend, whose lines are at most `width` pixels wide."""
     positions, x, line = [], _GAP, 0
     for name in names:
         entry = _TEXT + 5 + int(font.getlength(name)) + 14

@@ -3,13 +3,13 @@
 | status  | name         | meaning                                                                                           |
 |---------|--------------|---------------------------------------------------------------------------------------------------|
 | 0       |              | The command has done what it was asked for.                                                       |
-| 1       | `FAILED`     | `launch.inspect`: a data set cannot be trained on. `launch.ablate`: a training has failed. Python |
-|         |              | also ends with 1 behind a traceback, which means an error in the program.                         |
+| 1       | `FAILED`     | `launch.inspect`: the data set cannot be trained on. `launch.ablate`: a training has failed.      |
+|         |              | `launch.doctor`: JAX does not train here. After a traceback, 1 means an error in the program.     |
 | 2       | `USER_ERROR` | The command line, a file or a setting is wrong; the message says what to mend.                    |
-| 75      | `TRY_AGAIN`  | The run was stopped by a signal, and is saved. The same command resumes it.                       |
+| 75      | `TRY_AGAIN`  | A signal stopped the run, which is saved. The same command resumes it.                            |
 | 76      | `LOST`       | Another process of the run was lost. The same command resumes from the last checkpoint.           |
-| 128 + n |              | Signal n ended the process, as a shell counts. 134: JAX aborted it, as another process was lost.  |
-|         |              | 130 or 143: a second SIGINT or SIGTERM arrived before the run was saved.                          |
+| 128 + n |              | Signal n ended the process. 134: JAX aborted it because another process was lost. 130 or 143: a   |
+|         |              | second SIGINT or SIGTERM arrived before the run was saved.                                        |
 
 `launch/slurm.sbatch` and `launch/ablate.sbatch` requeue a job by these numbers, and `launch/gke_gpu.yaml` and
 `launch/gke_tpu.yaml` restart it.
@@ -18,5 +18,5 @@
 FAILED = 1
 USER_ERROR = 2
 TRY_AGAIN = 75
-"""EX_TEMPFAIL of sysexits.h."""
+"""The status EX_TEMPFAIL of sysexits.h."""
 LOST = 76

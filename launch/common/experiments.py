@@ -1,7 +1,7 @@
-"""What commands know by name: the experiments, recipes and ablations of configs.py, and those of a file of one's own.
+"""The experiments, recipes and ablations that commands know by name: those of configs.py, and those of a user's own file.
 
-Such a file is Python, named by `--configs FILE.py` or by the variable CRN_JAX_CONFIGS, with one or more of EXPERIMENTS, RECIPES
-and ABLATIONS, as in configs.py. The processes that a command starts read it, too.
+`--configs FILE.py` or the variable CRN_JAX_CONFIGS names such a file. It is Python code and defines one or more of EXPERIMENTS,
+RECIPES and ABLATIONS, as configs.py does. The processes that a command starts read the file, too.
 """
 
 import dataclasses
@@ -29,28 +29,36 @@ def experiments() -> dict[str, AnyExperiment]:
     """Returns every experiment by its name.
 
     Raises:
-      UserError: if one's own file has an error, or a name that is taken; also of the two functions below.
+      UserError: if the user's own file has an error, or a name that is taken.
     """
     return {**configs.EXPERIMENTS, **_own()["EXPERIMENTS"]}
 
 
 def recipes() -> dict[str, Recipe]:
-    """Every recipe, by name."""
+    """Returns every recipe by its name.
+
+    Raises:
+      UserError: if the user's own file has an error, or a name that is taken.
+    """
     return {**configs.RECIPES, **_own()["RECIPES"]}
 
 
 def ablations() -> dict[str, Ablation]:
-    """Every ablation, by name."""
+    """Returns every ablation by its name.
+
+    Raises:
+      UserError: if the user's own file has an error, or a name that is taken.
+    """
     return {**configs.ABLATIONS, **_own()["ABLATIONS"]}
 
 
 def take_configs(arguments: Sequence[str]) -> list[str]:
-    """The arguments without `--configs FILE.py`, which is read from now on, by this process and by those that it starts.
+    """Returns the arguments without `--configs FILE.py`, and notes that file for this process and those that it starts.
 
     Raises:
-      UserError: if no file is named behind it.
+      UserError: if `--configs` comes without a file.
     """
-    rest, remaining = [], iter(arguments)
+    rest, remaining = list[str](), iter(arguments)
     for argument in remaining:
         option, equals, file = argument.partition("=")
         if option != "--configs":
@@ -64,7 +72,7 @@ def take_configs(arguments: Sequence[str]) -> list[str]:
 
 
 def configs_arguments() -> list[str]:
-    """The arguments that make a command know one's own file, where there is one."""
+    """Returns the arguments by which another command reads the user's own file, if there is one."""
     return [] if _own_file() is None else ["--configs", str(_own_file())]
 
 
@@ -80,16 +88,16 @@ def _own() -> Mapping[str, Mapping[str, Any]]:
 
 @functools.cache
 def _read(file: Path) -> dict[str, dict[str, Any]]:
-    """EXPERIMENTS, RECIPES and ABLATIONS of a file, checked; an experiment's name is that in EXPERIMENTS."""
+    """Returns EXPERIMENTS, RECIPES and ABLATIONS of a file, checked. The key in EXPERIMENTS becomes the experiment's name."""
     if not file.is_file():
-        raise UserError(f"{file}: there is no such file; --configs and the variable {VARIABLE} name a file of experiments.")
+        raise UserError(f"{file}: there is no such file. --configs or the variable {VARIABLE} has to name a Python file.")
     defined = _run(file)
     found = {kind: defined.get(kind, {}) for kind in _KINDS}
     if not any(kind in defined for kind in _KINDS):
-        raise UserError(f"{file}: the file defines none of {', '.join(_KINDS)}; define one, as configs.py does.")
+        raise UserError(f"{file}: the file defines none of {', '.join(_KINDS)}. Define one of them, as configs.py does.")
     for kind, type_ in _KINDS.items():
         if not isinstance(found[kind], dict):
-            raise UserError(f"{file}: {kind} is a {type(found[kind]).__name__}; make it a dict from names, as in configs.py.")
+            raise UserError(f"{file}: {kind} is of type {type(found[kind]).__name__}. Make it a dict, as in configs.py.")
         for name, value in found[kind].items():
             if not isinstance(value, type_):
                 raise UserError(f"{file}: {kind}['{name}'] is of type {type(value).__name__}, not {_a(type_)}.")
@@ -101,10 +109,10 @@ def _read(file: Path) -> dict[str, dict[str, Any]]:
 
 
 def _run(file: Path) -> dict[str, Any]:
-    """What a Python file defines.
+    """Runs a Python file, and returns what it defines.
 
     Raises:
-      UserError: with the file's name and line, if it ends in an error.
+      UserError: if the file raises an error; the message gives its name and line.
     """
     linecache.checkcache(str(file))
     try:
@@ -117,12 +125,12 @@ def _run(file: Path) -> dict[str, Any]:
 
 
 def _refuse_twice(file: Path, found: Mapping[str, Mapping[str, Any]], kinds: Iterable[str]) -> None:
-    """Raises UserError for a name that stands for two things."""
+    """Raises UserError if a name is defined twice, in the file and in configs.py or in two kinds."""
     places = {name: f"{kind} of {configs.__file__}" for kind in kinds for name in getattr(configs, kind)}
     for kind in kinds:
         for name in found[kind]:
             if name in places:
-                raise UserError(f"'{name}' in {kind} of {file} is also in {places[name]}; give yours another name.")
+                raise UserError(f"'{name}' in {kind} of {file} is also in {places[name]}. Give yours another name.")
             places[name] = f"{kind} of {file}"
 
 

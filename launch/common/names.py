@@ -14,17 +14,17 @@ _MENTIONED = re.compile(rf"(?<![\w./])(?:python -m )?launch\.({'|'.join(COMMANDS
 
 
 def typed_as_crn() -> bool:
-    """Whether commands are typed as `crn NAME` here: in an environment that a wheel was installed in, or under that command."""
+    """Returns whether commands are typed as `crn NAME` here, because a wheel is installed or `crn` has started this process."""
     return _FOLDER.parent.name == "_commands" or Path(sys.argv[0]).stem == "crn"
 
 
 def as_typed(text: str) -> str:
-    """A text that mentions commands, with their names as a person types them here."""
+    """Returns a text with the commands that it mentions written as a person types them here."""
     return _MENTIONED.sub(r"crn \1", text) if typed_as_crn() else text
 
 
 def version() -> str:
-    """The version of crn_jax, if it is installed, also from a clone."""
+    """Returns the version of crn_jax, or "(not installed)" for a clone that was not installed."""
     try:
         return importlib.metadata.version("crn_jax")
     except importlib.metadata.PackageNotFoundError:
@@ -32,6 +32,6 @@ def version() -> str:
 
 
 def summary(name: str) -> str:
-    """What a command does, in a line: the first of its file, without the usage in it."""
+    """Returns one line that says what a command does: the first line of its file, without the usage."""
     docstring = ast.get_docstring(ast.parse((_FOLDER / f"{name}.py").read_text("utf-8"))) or ""
     return docstring.partition("\n")[0].partition(": `")[0].rstrip(".") + "."

@@ -1,4 +1,4 @@
-"""Results on disk: all of them, or nothing."""
+"""Writes results to disk so that all of them appear, or none."""
 
 import contextlib
 import json
@@ -16,7 +16,7 @@ from crn_jax.files import replace_text
 
 @contextlib.contextmanager
 def staged(folder: Path) -> Iterator[Path]:
-    """A temporary folder; what is written there replaces its namesakes in `folder` at the end, unless there was an error.
+    """Yields a temporary folder, whose files replace those of the same name in `folder` at the end, unless there is an error.
 
     Raises:
       UserError: if `folder` cannot be written.
@@ -35,7 +35,11 @@ def staged(folder: Path) -> Iterator[Path]:
 
 
 def replace(source: Path, folder: Path) -> None:
-    """Moves what is in `source` into `folder`, in the place of what has the same name there."""
+    """Moves the files and folders of `source` into `folder`, where they replace those of the same name.
+
+    Raises:
+      UserError: if `folder` cannot be written.
+    """
     try:
         folder.mkdir(exist_ok=True)
         for path in source.iterdir():
@@ -47,12 +51,12 @@ def replace(source: Path, folder: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes JSON, as a whole or not at all, see `finite`."""
+    """Writes a value as JSON, wholly or not at all. NaN and infinities become null."""
     replace_text(path, json.dumps(finite(value), indent=1))
 
 
 def finite(value: Any) -> Any:
-    """The same, with None for NaN and infinities, which JSON does not have."""
+    """Returns a tree of dicts and lists with None for NaN and infinities, which JSON does not have."""
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""Pages: HTML files that open from disk and ask for nothing else."""
+"""Writes pages: HTML files that open from disk and load no other file."""
 
 import base64
 import io
@@ -13,12 +13,13 @@ from launch.common.output import finite
 
 
 def write_page(template: str, data: Any, path: Path) -> None:
-    """Writes an HTML file: a template of `pages`, filled in with `data` as JSON (see `finite`) in the place of {{data}}.
+    """Writes an HTML file from a template in `launch/pages`.
 
-    style.css and elements.js, which several pages have in common, take the places of {{style}} and {{elements}}.
+    `data` takes the place of {{data}} as JSON, with null for NaN and infinities. style.css and elements.js, which the pages
+    share, take the places of {{style}} and {{elements}}.
     """
     text = json.dumps(finite(data), allow_nan=False, separators=(",", ":"))
-    harmless = text.replace("<", "\\u003c")  # neither "</script>" nor "<!--" in a name may end or hide the data
+    harmless = text.replace("<", "\\u003c")  # "</script>" in a name would end the data, and "<!--" would hide it
     pages = Path(__file__).parents[1] / "pages"
     page = (pages / template).read_text("utf-8")
     for place, file in (("{{style}}", "style.css"), ("{{elements}}", "elements.js")):
@@ -27,7 +28,11 @@ def write_page(template: str, data: Any, path: Path) -> None:
 
 
 def data_url(picture: np.ndarray, lossless: bool, quality: int = 92) -> str:
-    """A picture uint8 `[H, W, 3]` as PNG or, if it need not be lossless, as JPEG of this quality without chroma subsampling."""
+    """Returns a picture, uint8 `[H, W, 3]`, as a data URL.
+
+    It is a PNG file if `lossless`, else a JPEG file of this quality without chroma subsampling.
+    """
+    settings: dict[str, Any]
     kind, settings = ("png", {}) if lossless else ("jpeg", {"quality": quality, "subsampling": 0})
     file = io.BytesIO()
     Image.fromarray(picture).save(file, kind, **settings)

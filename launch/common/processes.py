@@ -1,7 +1,7 @@
-"""Several processes on one run: how they join, agree, and end when one of them is lost.
+"""Several processes of one run: how they join and agree, and how they end when one of them is lost.
 
-JAX's distributed runtime does the work. The first process alone writes; all of them run the same steps. stop_signals.py stops
-them together, and exit_status.py says what they end with.
+JAX's distributed runtime does the work. All processes run the same steps, and only the first one writes. stop_signals.py stops
+them together, and exit_status.py lists the statuses that they end with.
 """
 
 import dataclasses
@@ -17,28 +17,28 @@ from jax.experimental import multihost_utils
 from crn_jax.errors import UserError
 
 JOIN_SECONDS = 300
-"""How long the processes wait for each other at the start."""
+"""Seconds that the processes wait for each other at the start."""
 
 LOST_SECONDS = 60
-"""A process that has not been heard of for this long is lost, and the others end."""
+"""Seconds of silence after which a process counts as lost, and the others end."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Processes:
-    """Where the processes of a run meet. Found by itself under SLURM (srun), Open MPI 4, and on TPUs (VMs, GKE)."""
+    """Where the processes of a run meet. JAX finds out by itself under SLURM (srun) and Open MPI 4, and on TPUs (VMs, GKE)."""
 
     coordinator: str | None = None
-    """HOST:PORT of process 0, the same for all; any free port."""
+    """HOST:PORT where process 0 listens, the same for all processes. Take any free port of its host."""
     num_processes: int | None = None
-    """How many processes there are."""
+    """Number of processes of the run."""
     process_id: int | None = None
-    """Which one this is, from 0."""
+    """Number of this process, counted from 0."""
 
 
 def join(config: Processes) -> None:
-    """Connects this process with the others; does nothing where it is the only one, which has all devices then.
+    """Connects this process with the others. Does nothing if it is the only one, which then has all devices of the machine.
 
-    If the others do not come within `JOIN_SECONDS`, JAX's runtime aborts this process.
+    JAX's runtime aborts this process if the others do not come within `JOIN_SECONDS`.
 
     Raises:
       UserError: if the settings are incomplete or wrong.
@@ -54,7 +54,9 @@ def join(config: Processes) -> None:
     patience.start()
     try:
         jax.distributed.initialize(
-            *dataclasses.astuple(config),
+            config.coordinator,
+            config.num_processes,
+            config.process_id,
             local_device_ids=None if all(given) else gpus_of_a_node(),
             cluster_detection_method="deactivate" if all(given) else None,
             initialization_timeout=JOIN_SECONDS,
@@ -71,45 +73,48 @@ def join(config: Processes) -> None:
 
 
 def gpus_of_a_node() -> list[int] | None:
-    """All GPUs of this node, where SLURM has started one process on each node: JAX would give that the first one alone."""
+    """Returns the numbers of all GPUs of this node if SLURM has started one process on each node, else None.
+
+    JAX alone would give such a process only the first GPU.
+    """
     variables = [os.environ.get(name, "") for name in ("SLURM_NTASKS", "SLURM_STEP_NUM_NODES", "SLURM_GPUS_ON_NODE")]
     processes, nodes, gpus = (int(value) if value.isdecimal() else 0 for value in variables)
     return list(range(gpus)) if gpus and processes == nodes else None
 
 
 def refuse_undetected() -> None:
-    """JAX has found no other processes; raises UserError if a launcher started some nevertheless (Open MPI 5, say).
+    """Raises UserError if a launcher that JAX does not know, such as Open MPI 5, has started several processes.
 
     Each of them would train alone, in the same folder.
     """
     for variable in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"):
         if int(os.environ.get(variable, "1")) > 1:
             raise UserError(
-                f"{variable} says that there are {os.environ[variable]} processes, but JAX does not know how they meet: give "
+                f"{variable} says that there are {os.environ[variable]} processes, but JAX does not know how they meet. Give "
                 f"--coordinator HOST:PORT, --num_processes N and --process_id I."
             )
 
 
 def several_processes() -> bool:
-    """Whether there are others."""
+    """Returns whether the run has several processes."""
     return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes."""
+    """Returns whether this process is the one that writes."""
     return jax.process_index() == 0
 
 
 def wait_for_all(where: str) -> None:
-    """Returns when every process has come here."""
+    """Waits until every process has come to this call; `where` names it in JAX's errors."""
     multihost_utils.sync_global_devices(where)
 
 
 def agree(facts: dict[str, Any]) -> None:
-    """Checks, on every process, that all of them hold the same facts.
+    """Checks that all processes hold the same facts; every process has to call it.
 
     Raises:
-      UserError: naming the facts that differ, and what the processes hold.
+      UserError: on every process, if facts differ; the message names them and what two processes hold.
     """
     everywhere = [json.loads(text) for text in _gather(json.dumps(facts))]
     problems = []
@@ -120,8 +125,8 @@ def agree(facts: dict[str, Any]) -> None:
             problems.append(f"{key}: {held[0]} on process 0, {held[odd]} on process {odd}")
     if problems:
         raise UserError(
-            "The processes do not hold the same: " + "; ".join(problems) + ". They need the same code, settings, data and "
-            "weights, and one run folder that all of them reach."
+            "The processes do not hold the same: " + "; ".join(problems) + ". All processes need the same code, settings, data "
+            "and weights, and one run folder that all of them can reach."
         )
 
 
@@ -135,5 +140,5 @@ def _gather(text: str) -> list[str]:
 
 
 def sum_over_processes(values: np.ndarray) -> np.ndarray:
-    """The sum of an int32 array over all processes."""
+    """Returns the sum of an array over all processes. Its integers have to fit into int32; every process has to call it."""
     return multihost_utils.process_allgather(values).sum(0)

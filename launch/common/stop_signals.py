@@ -1,4 +1,4 @@
-"""How a run stops: a SIGTERM, SIGINT or SIGHUP ends it between two steps, on all of its processes behind the same step."""
+"""How a run stops: a SIGTERM, SIGINT or SIGHUP ends it between two steps, on all of its processes after the same step."""
 
 import os
 import signal
@@ -12,16 +12,18 @@ from launch.common.terminal import silence
 class Stop:
     """Notes a SIGTERM, SIGINT or SIGHUP, so that the run can end between two steps, the same two on every process.
 
-    JAX's preemption service, where it runs, catches SIGTERM, tells all processes of one to any, and names the step: the one
-    behind the latest that it has been told of. So it is told of `first_step` before the first step is done (else it could
-    name one that a resumed run has passed), and of ever larger numbers, also where one process trains several runs in turn.
+    With several processes, JAX's preemption service catches SIGTERM, tells all processes, and names the step after which they
+    stop: the one after the latest step that it has been told of. `listen_from` tells it of `first_step`, because it could
+    otherwise name a step that a resumed run has passed. The service only accepts growing numbers, also where one process trains
+    several runs in turn, so the class adds an offset to each run's steps.
     """
 
     _told = 0
+    _offset = 0
 
     @classmethod
     def listen_from(cls, first_step: int) -> None:
-        """Makes a SIGTERM count from here on, before the step behind this one; the same number on all processes."""
+        """Makes a SIGTERM count from now on. `first_step`, the steps done so far, is the same on all processes."""
         cls._offset = max(0, cls._told - first_step)
         cls._reached(first_step)
 
@@ -44,14 +46,14 @@ class Stop:
             signal.signal(number, handler)
 
     def requested_at(self, step: int) -> bool:
-        """Whether to stop behind this step; to be asked at every step."""
+        """Returns whether to stop after this step. Every process has to ask at every step."""
         return self._reached(step) if self._by_jax else self._noted
 
     def _note(self, number, _frame) -> None:
-        """A second signal ends at once. Where the terminal is gone, nothing can be written to it any more."""
+        """Notes a signal, and lets a second one end the process at once."""
         self._noted = True
         if number == signal.SIGHUP:
-            for terminal in self._terminals:
+            for terminal in self._terminals:  # it is gone, and writing to it would fail
                 silence(terminal)
         signal.signal(number, signal.SIG_DFL)
         if self._by_jax:

@@ -1,4 +1,4 @@
-"""What the commands share: the console, errors without a traceback, the compilation cache, data that takes a while to open."""
+"""What all commands share: the console, errors without a traceback, the compilation cache, and a bar while data is opened."""
 
 import contextlib
 import logging
@@ -27,7 +27,7 @@ from launch.common.processes import several_processes
 
 
 def silence(descriptor: int) -> None:
-    """From now on, what is written to it goes nowhere."""
+    """Discards from now on what is written to a file descriptor."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, descriptor)
     os.close(nowhere)
@@ -35,11 +35,11 @@ def silence(descriptor: int) -> None:
 
 class _Console(Console):
     def print(self, *objects: Any, **options: Any) -> None:
-        """Prints; commands that a text mentions have the names by which a person types them here."""
+        """Prints; a text that mentions a command names it as a person types it here."""
         super().print(*(as_typed(text) if isinstance(text, str) else text for text in objects), **options)
 
     def on_broken_pipe(self) -> None:
-        """Whoever read the output is gone; that is no reason to end a training, as rich would."""
+        """Goes on without output when its reader is gone, where rich would end the training."""
         silence(sys.stdout.fileno())
 
 
@@ -48,13 +48,14 @@ console = _Console(highlight=False, soft_wrap=True)
 
 @contextlib.contextmanager
 def command() -> Iterator[None]:
-    """Sets up a command's process, and turns a `UserError`, or a file that may not be read, into a message and an exit status.
+    """Sets up a command's process, and turns errors that a person can mend into a message and an exit status.
 
-    The statuses are those of exit_status.py. One of several processes leaves at once; the others notice that it is gone.
+    Such errors are a `UserError`, a file that may not be read or written, and a platform in JAX_PLATFORMS that is not there.
+    exit_status.py lists the statuses. One of several processes leaves at once; the others notice that it is gone.
     """
-    absl.logging.set_verbosity(absl.logging.FATAL)  # Orbax logs each failure many times over before it raises it
+    absl.logging.set_verbosity(absl.logging.FATAL)  # Orbax logs each failure many times before it raises it
     logging.getLogger("jax").setLevel(logging.ERROR)
-    for name in ("xla_bridge", "distributed"):  # such as of a GPU that is there but not used
+    for name in ("xla_bridge", "distributed"):  # they also tell of a GPU that is not used
         logging.getLogger(f"jax._src.{name}").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="orbax")
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(Path(pooch.os_cache("crn_jax")) / "xla")
@@ -64,38 +65,58 @@ def command() -> Iterator[None]:
     except Exception as error:
         if several_processes() and _is_lost_contact(error):
             show_error(
-                f"Another process of this run has ended, or the connection failed; its own output says why. This one ends. "
-                f"The same command goes on from the last checkpoint, on any number of devices and processes. ({error})"
+                f"Another process of this run has ended, or the connection to it has failed. The output of that process says "
+                f"why. This process ends, too. The same command goes on from the last checkpoint, on any number of devices and "
+                f"processes. ({error})"
             )
             _leave(LOST)
         if isinstance(error, UserError | PermissionError):
             show_error(str(error))
             _leave(USER_ERROR)
+        if isinstance(error, RuntimeError | AssertionError) and (problem := missing_platform()):
+            show_error(problem)
+            sys.exit(USER_ERROR)
         if not several_processes():
             raise
         traceback.print_exc()
         _leave(FAILED)
 
 
-def keep_compiled_in(folder: Path) -> None:
-    """From now on, several processes keep what they compile in a run's folder, unless the user has said where.
+def missing_platform() -> str | None:
+    """Returns a sentence that says which platform in JAX_PLATFORMS is not there; None if JAX has devices, or was not told."""
+    asked = jax.config.values["jax_platforms"]
+    if not asked:
+        return None
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # JAX asserts if the plug-in of a platform that it knows is not installed
+        reason = f" JAX says: {error}" if str(error) else ""
+        return (
+            f"JAX finds no devices of the platform '{asked}' that the variable JAX_PLATFORMS names. Unset the variable, or "
+            f"install JAX for that platform.{reason}"
+        )
+    return None
 
-    Only the first of them writes it down. Were it to find something that another one does not, that one would compile alone,
-    and on GPUs wait for hours for what the first has to say about the fastest kernels.
+
+def keep_compiled_in(folder: Path) -> None:
+    """Makes several processes keep what they compile in a run's folder, unless JAX_COMPILATION_CACHE_DIR says where.
+
+    Only the first process writes to the cache. If the processes had different caches, one of them could compile a program
+    alone, and on GPUs it would then wait for hours for the first to tell it the fastest kernels.
     """
     if several_processes() and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
 
 
 def show_error(message: str) -> None:
-    """Prints an error, with the number of the process where there are several."""
+    """Prints an error. If there are several processes, the number of this one comes first."""
     console.quiet = False
     console.print(f"[bold red]error{f' in process {jax.process_index()}' if several_processes() else ''}:[/] ", end="")
     console.print(message, markup=False)
 
 
 def opened(data: DataConfig, split: Split, size: tuple[int, int], label_space: LabelSpace | None = None) -> Source:
-    """A split of the data, as `open_source`, with a progress bar where a cache has to be built."""
+    """Opens a split of the data by `open_source`, with a progress bar if its cache has to be built."""
     with rich.progress.Progress(console=console, transient=True) as progress:
         task = progress.add_task(f"caching {split}", visible=False)
 
@@ -106,9 +127,9 @@ def opened(data: DataConfig, split: Split, size: tuple[int, int], label_space: L
 
 
 def _is_lost_contact(error: BaseException) -> bool:
-    """Collectives and the coordination service raise errors of many types, which tell only by their text.
+    """Tells whether an error, or its cause, comes from a lost process.
 
-    So does a checkpoint that could not be finished without another process, as the cause of its error.
+    Collectives and the coordination service raise errors of many types, which only their text tells apart.
     """
     signs = ("Gloo", "NCCL", "UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED")
     return any(sign in str(error) for sign in signs) or (error.__cause__ is not None and _is_lost_contact(error.__cause__))
@@ -118,12 +139,12 @@ def _leave(status: int) -> None:
     if several_processes():
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(status)  # not by way of JAX's shutdown, which waits for the others, who may be waiting for this one
+        os._exit(status)  # without JAX's shutdown, which waits for processes that may be waiting for this one
     sys.exit(status)
 
 
 def describe_devices(mesh: Mesh) -> str:
-    """Such as '8 x NVIDIA H100 80GB HBM3 (data 2 x spatial 4, 2 processes)'."""
+    """Describes a mesh in words, such as '8 x NVIDIA H100 80GB HBM3 (data 2 x spatial 4, 2 processes)'."""
     devices = mesh.devices.flat
     split = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
     processes = len({device.process_index for device in devices})

@@ -1,11 +1,11 @@
-"""What a training step would take, without allocating or running anything: `launch.train EXPERIMENT --dry_run`.
+"""What a training step would cost, without allocating or running anything: `launch.train EXPERIMENT --dry_run`.
 
-The compiler tells: memory per device, and what the devices exchange.
+The compiler tells the memory per device and what the devices exchange.
 """
 
 import math
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,13 @@ from launch.cost.traffic import ITEMSIZE, traffic
 
 
 def dry_run(experiment: Experiment, topology: str | None) -> None:
-    """Compiles the step for this machine's devices, or for others (`topologies.devices_of`), and prints what it would take."""
+    """Compiles the training step and prints what it would cost.
+
+    `topology` names the devices to compile for (see `topologies.devices_of`); None means the devices of this machine.
+
+    Raises:
+      UserError: if the mesh does not fit the devices, or there is no compiler for them.
+    """
     devices = devices_of(topology) if topology else None
     mesh = make_mesh(experiment.sharding, experiment.batch_size, experiment.cascade.size[0], devices)
     setting = f"batch {experiment.batch_size}, {experiment.cascade.dtype}, remat {experiment.remat}"
@@ -35,41 +41,42 @@ def dry_run(experiment: Experiment, topology: str | None) -> None:
     device = mesh.devices.flat[0]
     on_cpu = device.platform == "cpu"
     if on_cpu and jnp.dtype(experiment.cascade.dtype) == jnp.bfloat16:
-        console.print("The CPU's compiler widens bfloat16: its temporaries say nothing about an accelerator.")
-    console.print(collective_table(collectives(compiled.as_text())))
+        console.print("The CPU's compiler widens bfloat16, so its temporaries say nothing about an accelerator.")
+    hlo = compiled.as_text() or ""
+    console.print(collective_table(collectives(hlo)))
     if rate := bandwidth(device):
-        console.print(traffic_table(traffic(compiled.as_text()), rate))
+        console.print(traffic_table(traffic(hlo), rate))
     tera = step_flops(experiment.objective(steps_per_epoch=1000), experiment.batch_size) / 1e12
     one_by_one = experiment.cascade.num_images > 1 and experiment.remat != "none"
     if one_by_one:
-        console.print("(VGG-19's exchanges are those of one image; it takes them one after the other.)")
+        console.print("VGG-19 takes one image after the other. Its exchanges are shown for one image.")
     counted = compiled.cost_analysis()  # none from a GPU's compiler without a GPU
-    # The compiler counts a loop once: over images, or a CPU's convolution.
+    # The compiler counts the body of a loop once; the loop may go over images, or be a CPU's convolution.
     if one_by_one or (mesh.size == 1 and on_cpu) or not counted:
         console.print(f"{tera:.3g} TFLOP a step")
     else:
         counted = counted["flops"] / 1e12
         console.print(
-            f"{tera:.3g} TFLOP a step; by the compiler's count each device does {counted:.3g}, all that is done twice included"
+            f"{tera:.3g} TFLOP a step. The compiler counts {counted:.3g} on each device, with what is computed twice."
         )
 
 
 def lower_step(experiment: Experiment, mesh: Mesh) -> jax.stages.Lowered:
-    """The training step, ready to be compiled."""
+    """Returns the training step on a mesh, ready to be compiled."""
     config, batch_size = experiment.cascade, experiment.batch_size
-    objective = experiment.objective(steps_per_epoch=1000)  # any number: it does not change the program's size
+    objective = experiment.objective(steps_per_epoch=1000)  # the program is the same for any number
     abstract = abstract_state(objective, mesh, experiment.sharding.shard_state)
     batch = {
         "layout": jax.ShapeDtypeStruct((batch_size, *config.size), jnp.uint8),
         "photograph": jax.ShapeDtypeStruct((batch_size, *config.size, 3), jnp.uint8),
     }
     with jax.set_mesh(mesh):
-        step = make_train_step(objective, abstract)
+        step: Any = make_train_step(objective, abstract)
         return step.lower(abstract, replicated(mesh, abstract_vgg19()), abstract_batch(mesh, batch))
 
 
 def splitting(experiment: Experiment, mesh: Mesh) -> rich.table.Table:
-    """How each level's activations lie on the mesh."""
+    """Returns a table of how the activations of each level are sharded over the mesh."""
     config, batch = experiment.cascade, experiment.batch_size
     table = rich.table.Table("", "size", "maps", "examples a device", "rows a device", box=None, header_style="dim")
 
@@ -94,8 +101,11 @@ def splitting(experiment: Experiment, mesh: Mesh) -> rich.table.Table:
     return table
 
 
-def memory_table(experiment: Experiment, mesh: Mesh, analysis) -> rich.table.Table:
-    """Bytes on each device: what the step is given, by kind, and what it needs besides."""
+def memory_table(experiment: Experiment, mesh: Mesh, analysis: Any) -> rich.table.Table:
+    """Returns a table of the memory on each device: the step's arguments by kind, and its temporaries.
+
+    `analysis` is what `Compiled.memory_analysis` returns.
+    """
     state = abstract_state(experiment.objective(1000), mesh, experiment.sharding.shard_state)
     table = rich.table.Table("memory per device", "GB", box=None, header_style="dim")
     trees = {"parameters": state.params, "Adam's moments": state.opt_state, "moving average": state.ema}
@@ -109,13 +119,13 @@ def memory_table(experiment: Experiment, mesh: Mesh, analysis) -> rich.table.Tab
 
 
 def bytes_per_device(tree: TrainState | dict) -> int:
-    """The size of a tree of placed `ShapeDtypeStruct`s on one device."""
+    """Returns the bytes that a tree of `ShapeDtypeStruct`s with shardings takes on one device."""
     leaves = jax.tree.leaves(tree)
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
 
 
-def total_bytes(analysis) -> int:
-    """Peak bytes of a compiled step: arguments, temporaries, and results that do not take the arguments' place."""
+def total_bytes(analysis: Any) -> int:
+    """Returns the peak bytes of a compiled step: arguments, temporaries, and results that are not written over arguments."""
     return (
         analysis.argument_size_in_bytes
         + analysis.temp_size_in_bytes
@@ -125,7 +135,10 @@ def total_bytes(analysis) -> int:
 
 
 def traffic_table(found: dict[str, tuple[int, int]], rate: int) -> rich.table.Table:
-    """Kernels, what they move, and how long that takes at the device's bandwidth, in bytes a second."""
+    """Returns a table of kernels, the bytes that they move, and the time that this takes.
+
+    `found` is what `traffic` returns, and `rate` is the device's bandwidth in bytes a second.
+    """
     table = rich.table.Table("kernels", "number", "GB moved", f"ms at {rate / 1e12:.3g} TB/s", box=None, header_style="dim")
     for kind, (number, moved) in sorted(found.items()):
         table.add_row(kind, str(number), f"{moved / 1e9:.2f}", f"{moved / rate * 1e3:.2f}")
@@ -133,18 +146,18 @@ def traffic_table(found: dict[str, tuple[int, int]], rate: int) -> rich.table.Ta
 
 
 class Collective(NamedTuple):
-    """One exchange between the devices: its kind, the arrays that a device receives, and their bytes."""
+    """One exchange between the devices."""
 
     kind: str
-    arrays: list[tuple[str, tuple[int, ...]]]  # (dtype, shape)
-    size: int
+    arrays: list[tuple[str, tuple[int, ...]]]  # (dtype, shape) of what a device receives
+    size: int  # bytes of those arrays
 
 
 _KINDS = "all-gather|all-reduce|collective-permute|all-to-all|reduce-scatter"
 
 
 def collectives(hlo: str) -> list[Collective]:
-    """The exchanges in a compiled program, each once."""
+    """Returns the exchanges in the HLO text of a compiled program, each once."""
     found: dict[str, Collective] = {}
     for line in hlo.splitlines():
         if not (match := re.search(rf"%?([\w.-]+) = (.*?) ({_KINDS})(-start)?\(", line)):
@@ -153,18 +166,19 @@ def collectives(hlo: str) -> list[Collective]:
         arrays = [
             (dtype, tuple(int(n) for n in shape.split(",") if n)) for dtype, shape in re.findall(r"(\w+)\[([\d,]*)\]", result)
         ]
-        if started and kind != "all-reduce":  # operands, results, and scalars that the backend keeps beside them
+        if started and kind != "all-reduce":  # the result lists operands, results, and the backend's scalars
             arrays = [array for array in arrays if array[1]]
             arrays = arrays[len(arrays) // 2 :]
         size = sum(math.prod(shape) * ITEMSIZE[dtype] for dtype, shape in arrays)
-        # A program may repeat one exchange's text. Those that JAX's own functions make (`jax.lax.ppermute`) all have channel 1.
+        # A program may repeat the text of one exchange, which its channel tells. Channel 1 tells nothing, because all exchanges
+        # of JAX's own functions (`jax.lax.ppermute`) have it.
         channel = re.search(r"channel_id=(?!1\b)(\d+)", line)
         found[f"{kind} {channel.group(1) if channel else name}"] = Collective(kind, arrays, size)
     return list(found.values())
 
 
 def collective_table(found: list[Collective]) -> rich.table.Table:
-    """Number and size of the exchanges by kind."""
+    """Returns a table of the number and size of the exchanges of each kind."""
     table = rich.table.Table("exchanged per step", "number", "MB", "largest", box=None, header_style="dim")
     for kind in sorted({collective.kind for collective in found}):
         these = [collective for collective in found if collective.kind == kind]

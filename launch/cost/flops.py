@@ -1,8 +1,8 @@
-"""Floating-point operations, counted in a program's trace: two for each multiplication of a convolution or a matrix product.
+"""Counts floating-point operations in a program's trace: two for each multiplication of a convolution or a matrix product.
 
-Nothing else counts, and nothing is run, compiled or allocated. The operations are those of the mathematics, whatever algorithm
-computes it and however often: Winograd's form needs fewer, rematerialization more. A kernel's multiplications by the padding
-count, as if that were image; those by the zeros between the pixels of a transposed convolution do not.
+Nothing else counts, and nothing is run, compiled or allocated. The count is that of the equations, whatever algorithm computes
+them: Winograd's convolution needs fewer operations, and rematerialization needs more. Multiplications by the padding count as
+if it were image. Multiplications by the zeros between the pixels of a transposed convolution do not count.
 """
 
 import dataclasses
@@ -14,29 +14,33 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import Jaxpr, JaxprEqn, Var, jaxprs_in_params
 
+from crn_jax.baselines.gan import GANObjective
 from crn_jax.generator import Generator, init_params
 from crn_jax.objective import Objective
 from crn_jax.scores.segmenter import SegmenterObjective
 from crn_jax.train import Trainable
 from crn_jax.vgg import abstract_vgg19
 
+AnyObjective = Objective | SegmenterObjective | GANObjective
+
 
 def forward_flops(config: Generator, batch_size: int = 1) -> int:
-    """Synthesizing from a batch of layouts."""
+    """Returns the operations of synthesizing images from a batch of layouts."""
     config = _exact(config)
     params = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
     layout = jax.ShapeDtypeStruct((batch_size, *config.size, config.num_classes), jnp.float32)
     return operations(lambda params, layout: config.network().apply({"params": params}, layout), params, layout)
 
 
-def step_flops(objective: Trainable, batch_size: int = 1) -> int:
-    """One training step: forward and backward, nothing computed again.
+def step_flops(objective: AnyObjective, batch_size: int = 1) -> int:
+    """Returns the operations of a training step, forward and backward, with nothing computed twice.
 
-    A backward pass costs about the forward pass again for each gradient that is needed: that by the kernels, of what is
-    trained, and that by the input, unless it is the layout or a photograph.
+    A layer's backward pass costs about its forward pass for each gradient that is needed. These are the gradient with respect
+    to its kernel, if that is trained, and the one with respect to its input, unless that is the layout or a photograph.
     """
     fields = {field.name: getattr(objective, field.name) for field in dataclasses.fields(objective)}
-    objective = dataclasses.replace(objective, **{name: _exact(of) for name, of in fields.items() if hasattr(of, "dtype")})
+    exact: dict[str, Any] = {name: _exact(config) for name, config in fields.items() if hasattr(config, "dtype")}
+    objective = dataclasses.replace(objective, **exact)
     if isinstance(objective, Objective):
         objective = dataclasses.replace(objective, remat="none")
     size, frozen = _given(objective)
@@ -50,12 +54,12 @@ def step_flops(objective: Trainable, batch_size: int = 1) -> int:
 
 
 def _exact(config: Any) -> Any:
-    """A network's config in float32: for bfloat16, convolutions pad their channels."""
+    """Returns a network's config in float32, because convolutions in bfloat16 pad their channels."""
     return dataclasses.replace(config, dtype="float32")
 
 
-def _given(objective: Trainable) -> tuple[tuple[int, int], dict]:
-    """The size of the images, and the shapes of the frozen parameters that take part in the loss."""
+def _given(objective: AnyObjective) -> tuple[tuple[int, int], dict]:
+    """Returns the size of the images, and the shapes of the frozen parameters that the loss needs."""
     if isinstance(objective, Objective):
         return objective.generator.size, abstract_vgg19()
     if isinstance(objective, SegmenterObjective):
@@ -70,22 +74,23 @@ def _params(objective: Trainable) -> dict:
 
 
 def operations(function: Callable, *arguments: Any) -> int:
-    """Those of a function of arrays, or of trees of them; of the arguments, only shapes and dtypes matter.
+    """Returns the operations of a function of arrays, or of trees of arrays, of which only shapes and dtypes matter.
 
     Raises:
-      ValueError: for multiplications in a loop whose length follows from the data.
+      ValueError: if there are multiplications in a loop whose length depends on the data.
     """
     jaxpr = jax.make_jaxpr(function)(*arguments).jaxpr
     return _count(jaxpr, [True] * len(jaxpr.outvars))[0]
 
 
 def _count(jaxpr: Jaxpr, needed: Sequence[bool]) -> tuple[int, list[bool]]:
-    """The operations that the needed results take, and which of the arguments those results depend on.
+    """Returns the operations that the needed results take, and which arguments those results depend on.
 
-    It goes backwards and leaves out what no needed result depends on, as compilers do: a custom derivative's rule computes the
-    gradients by all of its arguments, also by the layout or by VGG-19's kernels.
+    It goes backwards and leaves out what no needed result depends on, as compilers do. This matters because a custom
+    derivative's rule computes the gradients with respect to all of its arguments, also the layout or VGG-19's kernels.
     """
-    alive, total = {result for result, is_needed in zip(jaxpr.outvars, needed) if is_needed and isinstance(result, Var)}, 0
+    alive = {result for result, is_needed in zip(jaxpr.outvars, needed) if is_needed and isinstance(result, Var)}
+    total = 0
     for equation in reversed(jaxpr.eqns):
         results = [result in alive for result in equation.outvars]
         if any(results):
@@ -107,25 +112,28 @@ def _count_equation(equation: JaxprEqn, needed: list[bool]) -> tuple[int, list[b
         case "scan":
             return _of_loop(equation, needed)
     if [(len(jaxpr.invars), len(jaxpr.outvars)) for jaxpr in inside] == [(len(equation.invars), len(equation.outvars))]:
-        return _count(inside[0], needed)  # a call, whatever its kind
+        return _count(inside[0], needed)  # a call of any kind
     if any(_count(jaxpr, [True] * len(jaxpr.outvars))[0] for jaxpr in inside):
-        raise ValueError(f"How often '{equation.primitive.name}' does the multiplications in it is not known before it is run.")
+        raise ValueError(f"How often '{equation.primitive.name}' does the multiplications in it is not known before it runs.")
     return 0, everything
 
 
 def _of_convolution(equation: JaxprEqn) -> int:
-    kernel, result = equation.invars[1].aval, equation.outvars[0].aval
-    taps = kernel.size // kernel.shape[equation.params["dimension_numbers"].rhs_spec[0]]  # for one number of the result
-    return 2 * result.size * taps // math.prod(equation.params["lhs_dilation"])
+    kernel, result = _shape(equation.invars[1]), _shape(equation.outvars[0])
+    taps = math.prod(kernel) // kernel[equation.params["dimension_numbers"].rhs_spec[0]]  # for one number of the result
+    return 2 * math.prod(result) * taps // math.prod(equation.params["lhs_dilation"])
 
 
 def _of_product(equation: JaxprEqn) -> int:
     (summed, _), _ = equation.params["dimension_numbers"]
-    return 2 * equation.outvars[0].aval.size * math.prod(equation.invars[0].aval.shape[axis] for axis in summed)
+    return 2 * math.prod(_shape(equation.outvars[0])) * math.prod(_shape(equation.invars[0])[axis] for axis in summed)
 
 
 def _of_branches(equation: JaxprEqn, needed: list[bool]) -> tuple[int, list[bool]]:
-    """Where platforms have branches, those of the platforms without one (XLA's convolution); else those of the costliest."""
+    """Counts the costliest branch. If platforms have branches of their own, it counts the branch of all other platforms.
+
+    That branch is XLA's convolution.
+    """
     branches, platforms = equation.params["branches"], equation.params.get("branches_platforms") or ()
     if None in platforms:
         branches = [branches[platforms.index(None)]]
@@ -146,4 +154,9 @@ def _of_loop(equation: JaxprEqn, needed: list[bool]) -> tuple[int, list[bool]]:
 
 
 def _same_shapes(outside: Sequence, inside: Sequence) -> int:
-    return sum(a.aval.shape == b.aval.shape for a, b in zip(outside, inside))
+    return sum(_shape(a) == _shape(b) for a, b in zip(outside, inside))
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    """Returns the shape of a variable or literal of a trace."""
+    return value.aval.shape

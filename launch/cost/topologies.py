@@ -1,4 +1,4 @@
-"""Devices that a program can be compiled for without having them: `launch.train --dry_run --topology h100:8`."""
+"""Devices to compile a program for that this machine does not have: `launch.train --dry_run --topology h100:8`."""
 
 import os
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from crn_jax.errors import UserError
 
 
 class GPU(NamedTuple):
-    """What XLA's compiler asks about one, from the descriptions that XLA keeps (xla/backends/gpu/target_config/specs)."""
+    """The facts that XLA's compiler needs about a GPU, taken from XLA's own files (xla/backends/gpu/target_config/specs)."""
 
     name: str
     compute_capability: int
@@ -32,10 +32,10 @@ GPUS = {
 
 
 def devices_of(topology: str) -> list[jax.Device]:
-    """The chips of a TPU slice, `v5e:2x2`, or some GPUs: `h100`, `h100:8` on one host, `h100:4x8` on four.
+    """Returns the chips of a TPU slice, such as `v5e:2x2`, or GPUs: `h100`, `h100:8` on one host, `h100:4x8` on four hosts.
 
     Raises:
-      UserError: without the compiler for them, or if it does not know them.
+      UserError: if there is no compiler for these devices, or it does not know them.
     """
     jax.config.update("jax_platforms", "cpu")
     kind, _, number = topology.partition(":")
@@ -44,26 +44,27 @@ def devices_of(topology: str) -> list[jax.Device]:
             shape = "x".join((["1", "1"] + (number or "1").split("x"))[-3:])  # slices, hosts, GPUs a host
             found = topologies.get_topology_desc(platform="cuda", topology=shape, target_config=_description(GPUS[kind]))
         else:
-            os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # do not look for the TPU that this machine would be part of
+            os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # or libtpu looks for the slice that this machine is part of
             os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
             os.environ.setdefault("TPU_ACCELERATOR_TYPE", "none")
             found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
-    except Exception as error:  # libtpu and PJRT each raise their own
+    except Exception as error:  # libtpu and PJRT raise errors of their own types
         raise UserError(
-            f"There is no compiler for the devices '{topology}' here: {error}\nThat for GPUs ({', '.join(GPUS)}; h100:8 are "
-            f"eight on one host, h100:4x8 on four) comes with pip install -e '.[cuda13]', that for TPUs with '.[tpu]'. Slices "
-            f"of those are named v5e:2x2, v5p:2x2x1, v6e:2x4 and so on. If a compilation was killed, remove libtpu's lock."
+            f"There is no compiler for the devices '{topology}' here: {error}\nThe compiler for GPUs ({', '.join(GPUS)}; "
+            "h100:8 means eight on one host, h100:4x8 eight on each of four) comes with pip install -e '.[cuda13]'. The "
+            "compiler for TPUs comes with '.[tpu]'; slices are named v5e:2x2, v5p:2x2x1, v6e:2x4 and so on. If a compilation "
+            "for TPUs was killed, remove libtpu's lock file."
         ) from error
     return list(found.devices)
 
 
 def bandwidth(device: jax.Device) -> int | None:
-    """Bytes a second between a GPU and its memory; None if it is not among `GPUS`."""
+    """Returns the bandwidth between a GPU and its memory in bytes a second, or None if the GPU is not in `GPUS`."""
     return next((gpu.bandwidth for gpu in GPUS.values() if gpu.name == device.device_kind), None)
 
 
 def _description(gpu: GPU) -> str:
-    """The text of XLA's GpuTargetConfigProto."""
+    """Returns the text of XLA's GpuTargetConfigProto for a GPU."""
     return f"""
         gpu_device_info {{
           threads_per_block_limit: 1024

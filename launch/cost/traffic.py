@@ -1,4 +1,4 @@
-"""What the kernels of a program compiled for a GPU move between it and its memory: what a step costs beside its products."""
+"""Counts the bytes that the kernels of a compiled program move between a GPU and its memory."""
 
 import math
 import re
@@ -13,31 +13,32 @@ _SUMMING = {"reduce", "reduce-window", "dot"}
 
 
 class Instruction(NamedTuple):
-    """One line of a computation."""
+    """One line of a computation in HLO text."""
 
     name: str
     result: str  # its shape, or shapes
     opcode: str
     operands: list[str]
-    inside: str  # the operands as they are written; of a parameter, its number
+    inside: str  # the operands as they are written, or a parameter's number
     rest: str  # attributes
 
 
 def traffic(hlo: str) -> dict[str, tuple[int, int]]:
-    """Kernels and the bytes that they move in one run of a program: `{"convolutions": (97, 16e9), "others": ...}`.
+    """Returns the number of kernels and the bytes that they move in one run: `{"convolutions": (97, 16e9), "others": ...}`.
 
-    Each kernel reads its operands once (of those that it only slices, the slices) and writes its results once. A loop counts as
-    often as it runs. What a convolution keeps in its workspace is not in the program, nor what caches save.
+    Each kernel reads its operands once, or the slices that it takes of them, and writes its results once. The body of a loop
+    counts as often as it runs. A convolution's workspace, and what the GPU's caches save, are not known from the text.
     """
     computations, entry = _parse(hlo)
-    kernels, moved = Counter(), Counter()
+    kernels, moved = Counter[str](), Counter[str]()
 
     def count(computation: str, times: int) -> None:
         shapes = {line.name: line.result for line in computations[computation]}
         for line in computations[computation]:
             if line.opcode == "while":
                 trips = re.search(r'"known_trip_count":\{"n":"(\d+)"', line.rest)
-                count(re.search(r"body=%([\w.-]+)", line.rest)[1], times * int(trips[1] if trips else 1))
+                body = re.findall(r"body=%([\w.-]+)", line.rest)[0]
+                count(body, times * int(trips[1] if trips else 1))
             elif line.opcode not in _FREE and not line.opcode.endswith("-done"):
                 kind = "convolutions" if "__cudnn$conv" in line.rest else "others"
                 kernels[kind] += times
@@ -51,19 +52,19 @@ def traffic(hlo: str) -> dict[str, tuple[int, int]]:
 
 
 def size_of(shapes: str) -> int:
-    """Bytes of all arrays in a text such as `(bf16[1,8,8,3]{3,2,1,0}, f32[])`."""
+    """Returns the bytes of all arrays in a text such as `(bf16[1,8,8,3]{3,2,1,0}, f32[])`."""
     found = re.findall(r"(\w+)\[([\d,]*)\]", shapes)
     return sum(ITEMSIZE.get(dtype, 0) * math.prod(int(n) for n in shape.split(",") if n) for dtype, shape in found)
 
 
 def _elements(shapes: str) -> int:
-    """Likewise, how many numbers."""
+    """Returns how many numbers all arrays in such a text have."""
     return sum(math.prod(int(n) for n in shape.split(",") if n) for _, shape in re.findall(r"(\w+)\[([\d,]*)\]", shapes))
 
 
 def _parse(hlo: str) -> tuple[dict[str, list[Instruction]], str]:
-    """The computations of a program's text, and the name of the one that it begins with."""
-    computations, entry, current = {}, "", []
+    """Returns the computations of a program's text by name, and the name of its entry computation."""
+    computations, entry, current = dict[str, list[Instruction]](), "", list[Instruction]()
     for line in hlo.splitlines():
         if header := re.match(r"(ENTRY )?%([\w.-]+) \(.*\{$", line):
             current = computations.setdefault(header[2], [])
@@ -75,14 +76,14 @@ def _parse(hlo: str) -> tuple[dict[str, list[Instruction]], str]:
 
 
 def _fused(lines: list[Instruction]) -> int:
-    """Bytes that a fused kernel moves: of what it only slices, the slices; of what it updates in place, the update."""
+    """Returns the bytes that a fused kernel moves. Of an array that it slices or updates in place, only that part counts."""
     results = {line.name: line.result for line in lines}
     counts = {name: _elements(result) for name, result in results.items()}
     *_, root = lines
     outputs = root.operands if root.opcode == "tuple" else [root.name]
     needed = Counter({name: counts[name] for name in outputs})  # elements of each value
     moved = 0
-    for line in reversed(lines):  # what uses a value comes behind it
+    for line in reversed(lines):  # the users of a value come after it
         if line.opcode == "tuple":
             continue
         written = line.name if line.opcode != "dynamic-update-slice" else line.operands[1]

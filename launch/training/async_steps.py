@@ -1,7 +1,8 @@
-"""The steps of a training as the host sees them: one behind the devices, so that these do not wait for it."""
+"""The host's view of the training steps: it looks at one step while the devices compute the next, so that they never wait."""
 
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -10,12 +11,12 @@ from launch.training.metrics_log import Window
 
 
 class AsyncSteps:
-    """Looks at what each step yields while the devices compute the next one.
+    """Looks at the metrics of each step while the devices compute the next one.
 
     Args:
       batches: this process's parts of the batches.
-      images: in a batch, of all processes.
-      look: is called with a step, its metrics and the window that they are in.
+      images: the number of images in a batch, over all processes.
+      look: a function that is called with each step, its metrics, and the window of steps since the last log line.
     """
 
     def __init__(
@@ -25,27 +26,28 @@ class AsyncSteps:
         look: Callable[[int, dict[str, np.ndarray], Window], None],
     ):
         self._batches, self._look, self._window = batches, look, Window(images)
-        self._computed: tuple[int, dict[str, jax.Array]] | None = None  # what is not looked at yet
+        self._computed: tuple[int, dict[str, jax.Array]] | None = None  # the step that is not looked at yet
 
     def next_batch(self) -> dict[str, np.ndarray]:
-        """The next batch. Time until it comes counts as waiting, unless the devices are still at work on the step before."""
+        """Returns the next batch. Time until it comes counts as waiting, unless the devices still compute the step before."""
         if self._computed is None:
             self._window.begin()
         asked = time.perf_counter()
         batch = next(self._batches)
-        if self._computed is None or self._computed[1]["loss"].is_ready():
+        loss: Any = None if self._computed is None else self._computed[1]["loss"]
+        if loss is None or loss.is_ready():  # a method that the type of jax.Array does not declare
             self._window.wait(time.perf_counter() - asked)
         return batch
 
     def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
-        """Takes in a step that the devices have just been given, and looks at the one before."""
+        """Notes a step that the devices have just been given, and looks at the step before."""
         self.settle()
         self._computed = step, metrics
 
     def settle(self) -> None:
-        """Looks at the last step, too, which waits until it is computed."""
+        """Waits until the last step is computed, and looks at it."""
         if self._computed is not None:
             (step, metrics), self._computed = self._computed, None
-            metrics = {name: np.asarray(value) for name, value in metrics.items()}
-            self._window.add(metrics)
-            self._look(step, metrics, self._window)
+            numbers = {name: np.asarray(value) for name, value in metrics.items()}
+            self._window.add(numbers)
+            self._look(step, numbers, self._window)

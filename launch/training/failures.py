@@ -1,4 +1,4 @@
-"""What a training fails by that a person can mend: a full disk, or too little memory on the devices."""
+"""Failures of a training that a person can mend: a full disk, or too little memory on the devices."""
 
 import contextlib
 from collections.abc import Iterator
@@ -11,7 +11,11 @@ from crn_jax.errors import UserError
 
 @contextlib.contextmanager
 def explained(checkpoints: Checkpoints) -> Iterator[None]:
-    """Turns such failures into a UserError that says what to do."""
+    """Turns such failures within the `with` block into an error that says what to do.
+
+    Raises:
+      UserError: if a file cannot be written, or the devices' memory does not suffice.
+    """
     try:
         yield
     except OSError as error:
@@ -20,6 +24,7 @@ def explained(checkpoints: Checkpoints) -> Iterator[None]:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise UserError(
-            f"The devices' memory does not suffice ({str(error).splitlines()[0]}). --dry_run says what a step needs. Less: "
-            f"--cascade.dtype bfloat16, --remat full, a smaller --batch_size, more devices along spatial (--sharding.mesh)."
+            f"The devices' memory does not suffice ({str(error).splitlines()[0]}). --dry_run says what a step needs. To need "
+            f"less, try --cascade.dtype bfloat16, --remat full, a smaller --batch_size, or more devices along spatial "
+            f"(--sharding.mesh)."
         ) from error

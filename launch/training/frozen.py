@@ -1,8 +1,9 @@
-"""The networks that stand beside the one that is trained, and stay as they are: VGG-19, or a segmenter."""
+"""The frozen networks that a loss needs beside the network that is trained: VGG-19, or a segmenter."""
 
 from crn_jax.errors import UserError
-from crn_jax.experiment import AnyExperiment, SegmenterExperiment
-from crn_jax.run import Run, load_run
+from crn_jax.experiment import AnyExperiment, SegmenterExperiment, require_kind
+from crn_jax.run import load_run
+from crn_jax.scores.segmenter import SegmenterConfig
 from crn_jax.train import Trainable
 
 
@@ -10,8 +11,8 @@ def objective_and_frozen(experiment: AnyExperiment, steps_per_epoch: int, vgg_pa
     """Returns the static part of the training step, and the frozen parameters that the step is given.
 
     Args:
-      experiment: what is trained.
-      steps_per_epoch: steps in one pass over the training data.
+      experiment: the experiment that is trained.
+      steps_per_epoch: the number of steps in one pass over the training data.
       vgg_params: the parameters of the VGG-19 that the experiment's `vgg` asks for.
 
     Raises:
@@ -19,21 +20,22 @@ def objective_and_frozen(experiment: AnyExperiment, steps_per_epoch: int, vgg_pa
     """
     if experiment.segmenter_run is None:
         return experiment.objective(steps_per_epoch), experiment.frozen(vgg_params)
-    run = load_segmenter(experiment.segmenter_run, experiment)
-    return experiment.objective(steps_per_epoch, run.experiment.segmenter), experiment.frozen(vgg_params, run.params)
+    segmenter, params = load_segmenter(experiment.segmenter_run, experiment)
+    return experiment.objective(steps_per_epoch, segmenter), experiment.frozen(vgg_params, params)
 
 
-def load_segmenter(folder: str, experiment: AnyExperiment) -> Run:
-    """Loads the segmenter of a run folder, which has to be for the experiment's classes and size.
+def load_segmenter(folder: str, experiment: AnyExperiment) -> tuple[SegmenterConfig, dict]:
+    """Loads config and parameters of the segmenter of a run folder.
 
     Raises:
-      UserError: if it is for others.
+      UserError: if it is for other classes, or for another size, than the experiment.
     """
     run = load_run(folder, "best", kind=SegmenterExperiment)
+    segmenter = require_kind(run.experiment, SegmenterExperiment, folder).segmenter
     wanted, found = (experiment.size, experiment.num_classes), (run.experiment.size, run.label_space.num_classes)
     if wanted != found:
         raise UserError(
-            f"--segmenter {folder} is for {found[0][0]}x{found[0][1]} and {found[1]} classes; images are "
-            f"{wanted[0][0]}x{wanted[0][1]}, of {wanted[1]} classes."
+            f"--segmenter {folder} is for {found[0][0]}x{found[0][1]} and {found[1]} classes. The experiment's images are "
+            f"{wanted[0][0]}x{wanted[0][1]} and have {wanted[1]} classes."
         )
-    return run
+    return segmenter, run.params

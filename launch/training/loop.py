@@ -1,7 +1,8 @@
-"""The loop over steps, and what happens between them: validation, checkpoints, reports, stopping."""
+"""The training loop, and what happens between its steps: validation, checkpoints, reports, stopping."""
 
 import dataclasses
 import functools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -26,33 +27,39 @@ from launch.training.progress import RANDOM_WARNING, Progress
 from launch.training.segmenter_validation import Segmentation, SegmenterValidator
 from launch.training.validation import Validation, Validator
 
-VALIDATORS = {"distance": Validator, "mIoU": SegmenterValidator}
-"""Who measures held-out examples, by the score that an experiment is `measured_by`."""
+VALIDATORS: dict[str, Callable[..., Validator | SegmenterValidator]] = {"distance": Validator, "mIoU": SegmenterValidator}
+"""The class that measures held-out examples, by the score that an experiment is `measured_by`."""
 
 
 @dataclasses.dataclass
 class TrainingLoop:
-    """One process's part of a training; `epoch` is the number of steps in an epoch, `frozen` what a step leaves as it is."""
+    """The loop of one process over the steps of a training."""
 
     experiment: AnyExperiment
     description: dict
+    """What run.json and every checkpoint say about the run."""
     mesh: Mesh
     frozen: dict
+    """The frozen parameters that every step is given, placed on the mesh."""
     val_source: Source
     log: MetricsLog | NoLog
     checkpoints: Checkpoints
     validator: Validator | SegmenterValidator
     epoch: int
+    """The number of steps in an epoch."""
 
     @property
     def last_step(self) -> int:
-        """Steps of the whole run."""
+        """The number of steps of the whole run."""
         return self.experiment.last_step(self.epoch)
 
-    def run(self, train_step, state: TrainState, batches, first_step: int) -> bool:
-        """Trains from `first_step` to the last step or to the first SIGTERM or SIGINT, saving at the end in either case.
+    def run(self, train_step: Callable, state: TrainState, batches: Iterator[dict[str, np.ndarray]], first_step: int) -> bool:
+        """Trains from `first_step` to the last step, or until a signal asks it to stop. It saves the state in either case.
 
         Returns whether all steps are done.
+
+        Raises:
+          UserError: if a number is not finite, or a file of the data is bad.
         """
         last_step, every, rescaled = self.last_step, self.experiment.run, self.experiment.rescale_epoch * self.epoch
         step, stopping = first_step, False
@@ -65,7 +72,7 @@ class TrainingLoop:
                 stopping = stop.requested_at(step)
                 validated = step == last_step or step % every.validate_every == 0
                 saved = validated or stopping or step % every.checkpoint_every == 0
-                if saved or step == rescaled:  # these read the state, which the next step uses up
+                if saved or step == rescaled:  # both read the state, which the next step donates
                     steps.settle()
                 if step == rescaled:
                     self.report_rescaling(step, metrics["weights"], state)
@@ -79,8 +86,9 @@ class TrainingLoop:
         return step == last_step
 
     def look_at(self, progress: Progress, step: int, metrics: dict[str, np.ndarray], window: Window) -> None:
-        """Checks what a step has yielded, and shows it."""
-        self.check_finite(step, by_layer(metrics.get("terms", ())), loss=metrics["loss"], gradient=metrics["grad_norm"])
+        """Checks the metrics of a step, and shows them."""
+        terms = by_layer(metrics["terms"]) if "terms" in metrics else {}
+        self.check_finite(step, terms, loss=float(metrics["loss"]), gradient=float(metrics["grad_norm"]))
         progress.step(step)
         if step % self.experiment.run.log_every == 0 or step == self.last_step:
             line = {"epoch": (step - 1) // self.epoch + 1, **window.line()}
@@ -88,13 +96,16 @@ class TrainingLoop:
             progress.line(step, line)
 
     def put(self, local: dict[str, np.ndarray]) -> dict:
-        """This process's part of a batch, on the mesh."""
+        """Places this process's part of a batch on the mesh."""
         return put_batch(self.mesh, self.experiment.batch_size, local)
 
     def next_batch(self, steps: AsyncSteps, step: int, state: TrainState) -> dict[str, np.ndarray]:
-        """This process's part of a step's batch; if its files are bad, what was trained before is saved first.
+        """Returns this process's part of a step's batch. If a file is bad, a single process first saves the state.
 
-        Not with several processes: the others, whose files are good, would not take part.
+        One of several processes cannot save, because the others, whose files are good, would not take part.
+
+        Raises:
+          UserError: if a file of the data is bad.
         """
         try:
             return steps.next_batch()
@@ -105,7 +116,7 @@ class TrainingLoop:
             raise
 
     def check_finite(self, step: int, terms: dict[str, float], **numbers: float) -> None:
-        """Ends the run where a term, or another number, is NaN or infinite, before that can be saved."""
+        """Raises UserError if a term, or another number, is NaN or infinite, before that state can be saved."""
         bad = [name for name, value in {**terms, **numbers}.items() if not np.isfinite(value)]
         if bad:
             self.checkpoints.wait()
@@ -117,13 +128,13 @@ class TrainingLoop:
             )
 
     def measure_floor(self, train_source: Source) -> None:
-        """Logs what can be had without training: the mean photograph, the most frequent class."""
+        """Logs the score that needs no training: that of the mean photograph, or of the most frequent class."""
         floor = self.validator.floor(train_source)
         self.log.write(0, {self.validator.floor_name.replace(" ", "_"): floor.line()["validation"]})
         console.print(f"The floor to beat, the {self.validator.floor_name}: {floor.headline()}")
 
     def validate(self, step: int, state: TrainState) -> Validation | Segmentation:
-        """Measures the held-out examples; the first process writes it down, with a contact sheet."""
+        """Measures the held-out examples. The first process logs the scores and draws a contact sheet."""
         validation = self.validator(state.params if state.ema is None else state.ema)
         self.check_finite(step, validation.numbers())
         if is_first():
@@ -131,7 +142,7 @@ class TrainingLoop:
         return validation
 
     def show(self, step: int, validation: Validation | Segmentation) -> None:
-        """Writes a validation's line and its contact sheet; at the start also a generator's layouts, to try on later."""
+        """Writes a validation's line and contact sheet. At the start it also writes the layouts, for synthesis later."""
         self.log.write(step, validation.line())
         warning = RANDOM_WARNING if self.description["vgg19"]["weights"] == "random" else ""
         title = f"{self.experiment.name}, step {step}, {validation.headline()}"
@@ -150,11 +161,12 @@ class TrainingLoop:
                 Image.fromarray(self.val_source.label_space.draw(layout)).save(folder / f"{i}.png")
 
     def sheet_path(self, step: int) -> Path:
-        """Where the contact sheet of a step lies."""
+        """Returns the path of the contact sheet of a step."""
         return Path(self.experiment.folder) / "contact_sheets" / f"step_{step:07d}.png"
 
     def report_rescaling(self, step: int, before: np.ndarray, state: TrainState) -> None:
-        """Logs λ before and after, with the mean terms that it was computed from."""
+        """Logs λ before and after rescaling, and the mean terms that it was computed from."""
+        assert state.lambdas is not None  # `rescale_epoch` is 0 if a loss has no terms to balance
         after, means = np.asarray(state.lambdas.weights), np.asarray(state.lambdas.sums) / self.epoch
         event = {
             "before": by_layer(before),
@@ -167,7 +179,7 @@ class TrainingLoop:
         console.print(f"step {step}: λ x elements rescaled: {changes}", markup=False)
 
     def farewell(self, step: int) -> None:
-        """Says where everything is and what to do next."""
+        """Says where the run's images are and what to do next."""
         folder = self.experiment.folder
         if step < self.last_step:
             console.print(f"Stopped and saved at step {step} of {self.last_step}. The same command resumes.")

@@ -1,4 +1,4 @@
-"""What a run tells while it trains: metrics.jsonl, TensorBoard, and the progress display."""
+"""The numbers that a run writes while it trains, to metrics.jsonl and for TensorBoard, as means over a window of steps."""
 
 import json
 import time
@@ -15,20 +15,20 @@ from crn_jax.vgg import by_layer
 
 
 class MetricsLog:
-    """`metrics.jsonl` and TensorBoard of a run that goes on from `first_step`; later lines of an earlier try are dropped."""
+    """The `metrics.jsonl` and TensorBoard files of a run that goes on from `first_step`. Lines of later steps are dropped."""
 
     def __init__(self, folder: Path, first_step: int):
         self.path = folder / "metrics.jsonl"
         kept = [line for line in read_metrics(self.path) if first_step and line["step"] <= first_step]
         replace_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = open(self.path, "a")
-        # Not SummaryWriter: its thread dies of a full disk, and the next call but a few then blocks for ever.
+        # SummaryWriter would not do: its thread dies of a full disk, and a later call then blocks for ever.
         (folder / "tensorboard").mkdir(exist_ok=True)
         self._board = EventsWriter(str(folder / "tensorboard" / "events"))
-        self._event(first_step + 1, session_log=SessionLog(status=SessionLog.START))  # hides what came later before
+        self._event(first_step + 1, session_log=SessionLog(status=SessionLog.START))  # hides later steps of an earlier try
 
     def write(self, step: int, values: dict[str, Any]) -> None:
-        """One line, on disk at once; numbers go to TensorBoard as well."""
+        """Writes one line to disk at once, and its numbers for TensorBoard, too."""
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
         for name, value in _scalars(values):
@@ -36,7 +36,7 @@ class MetricsLog:
         self._board.flush()
 
     def picture(self, step: int, name: str, image: np.ndarray) -> None:
-        """A picture `[H, W, 3]` for TensorBoard."""
+        """Writes a picture, uint8 `[H, W, 3]`, for TensorBoard."""
         self._event(step, summary=summary.image(name, image, dataformats="HWC"))
 
     def _event(self, step: int, **content) -> None:
@@ -49,7 +49,7 @@ class MetricsLog:
 
 
 class NoLog:
-    """In place of a `MetricsLog`, in processes that do not write."""
+    """Takes the place of a `MetricsLog` in processes that do not write."""
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         """Does nothing."""
@@ -62,7 +62,7 @@ class NoLog:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl; a last line cut short by a kill is left out."""
+    """Returns the lines of a metrics.jsonl. A last line that was cut short by a kill is left out."""
     if not path.is_file():
         return []
     lines = path.read_text().split("\n")
@@ -70,12 +70,12 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def last_step(path: Path) -> int:
-    """That of the last line of a metrics.jsonl, which is not read for it; 0 before there is one."""
+    """Returns the step of the last line of a metrics.jsonl, of which only the end is read; 0 if there is no line."""
     if not path.is_file():
         return 0
     with open(path, "rb") as file:
         file.seek(max(0, path.stat().st_size - (1 << 16)))
-        lines = file.read().split(b"\n")[-2:-1]  # what stands behind the last line's end is cut short
+        lines = file.read().split(b"\n")[-2:-1]  # what follows the last line break was cut short
     return json.loads(lines[0])["step"] if lines else 0
 
 
@@ -90,7 +90,7 @@ def _scalars(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:
 
 
 class Window:
-    """Means of the metrics of the steps, of so many images each, since the last line, and how the time was spent."""
+    """Means of the metrics since the last line, and how the time was spent. Each step has `images` images."""
 
     def __init__(self, images: int):
         self._images = images
@@ -101,25 +101,25 @@ class Window:
         self._seconds, self._waited = 0.0, 0.0
 
     def begin(self) -> None:
-        """Training begins, or goes on: what came before does not count."""
+        """Starts the clock: training begins or goes on, and time before this moment does not count."""
         self._since = time.perf_counter()
 
     def wait(self, seconds: float) -> None:
-        """Takes in seconds spent waiting for data."""
+        """Adds seconds that were spent waiting for data."""
         self._waited += seconds
 
     def add(self, metrics: dict[str, np.ndarray]) -> None:
-        """Takes in a step that is done now."""
+        """Adds the metrics of a step that has just been computed."""
         self._steps.append({name: value for name, value in metrics.items() if name not in ("all_terms", "weights")})
         self._weights = metrics.get("weights")
         now = time.perf_counter()
         self._seconds, self._since = self._seconds + now - self._since, now
 
     def line(self) -> dict[str, Any]:
-        """The means as a line of metrics.jsonl; a new window begins."""
-        line = {}
+        """Returns the means as a line of metrics.jsonl, and begins a new window."""
+        line: dict[str, Any] = {}
         for name in ("loss", *sorted(self._steps[0].keys() - {"loss", "grad_norm"}), "grad_norm"):
-            mean = np.mean([metrics[name] for metrics in self._steps], axis=0, dtype=np.float64)
+            mean = np.asarray(np.mean([metrics[name] for metrics in self._steps], axis=0, dtype=np.float64))
             line[name] = by_layer(mean) if mean.shape else float(mean)
         if self._weights is not None:
             line["lambda"] = by_layer(self._weights)

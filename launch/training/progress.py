@@ -1,4 +1,4 @@
-"""What a person sees of a training: what is to be trained; then a bar with the time left, and loss, terms, λ and speed."""
+"""What a person sees of a training: first what is trained, then a bar with the time left, and loss, terms, λ and speed."""
 
 from typing import Any
 
@@ -20,7 +20,10 @@ _COMMON = ("epoch", "loss", "grad_norm", "images_per_second", "seconds_per_step"
 
 
 def announce(experiment: AnyExperiment, mesh: Mesh, state: TrainState, first_step: int, epoch: int, vgg19: dict) -> None:
-    """Says what is about to be trained; `epoch` is the number of steps in one, `vgg19` where VGG-19's weights come from."""
+    """Says what is about to be trained.
+
+    `epoch` is the number of steps in an epoch, and `vgg19` says where VGG-19's weights come from.
+    """
     height, width = experiment.size
     images = f"k = {experiment.generator.num_images}, " if experiment.generator else ""
     console.print(
@@ -38,12 +41,12 @@ def announce(experiment: AnyExperiment, mesh: Mesh, state: TrainState, first_ste
 
 
 def _own(line: dict[str, Any]) -> dict[str, float]:
-    """The numbers of a line that only this kind of training has."""
+    """Returns the numbers of a line that only this kind of training has."""
     return {name: value for name, value in line.items() if name not in _COMMON}
 
 
 class Progress:
-    """A bar with the time left and, beneath it, loss, terms, λ and speed; plain lines where there is no terminal."""
+    """A bar with the time left, above loss, terms, λ and speed. Without a terminal, plain lines take its place."""
 
     def __init__(self, console: Console, first_step: int, last_step: int, devices: str):
         self._console, self._devices = console, devices
@@ -71,7 +74,7 @@ class Progress:
             self._live.stop()
 
     def step(self, step: int) -> None:
-        """Moves the bar."""
+        """Moves the bar to a step."""
         self._bar.update(self._task, completed=step)
 
     def line(self, step: int, line: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Held-out mIoU and contact sheets while a segmenter is trained."""
+"""Measures held-out mIoU, and draws contact sheets, while a segmenter is trained."""
 
 from typing import Any, NamedTuple
 
@@ -19,31 +19,31 @@ from launch.common.processes import sum_over_processes
 
 
 class Segmentation(NamedTuple):
-    """The confusion `[c, c]` of all examples, void left out of its scores, and the answers, `[H, W]` by index, to be shown."""
+    """How a segmenter labels the held-out examples. Its scores leave void out."""
 
-    confusion: np.ndarray
-    images: dict[int, np.ndarray]
+    confusion: np.ndarray  # int64 [c, c]: numbers of pixels, rows the layouts' classes, columns the segmenter's
+    images: dict[int, np.ndarray]  # class ids [H, W] of the examples that a contact sheet shows, by the examples' index
 
     @property
     def distance(self) -> float:
-        """What the best checkpoint has least of."""
-        return 1 - segmentation_scores(self.confusion).miou
+        """1 - mIoU, which is smallest at the best checkpoint."""
+        return 1 - float(segmentation_scores(self.confusion).miou)
 
     def line(self) -> dict[str, Any]:
-        """For metrics.jsonl."""
+        """Returns the scores for a line of metrics.jsonl."""
         return {"validation": segmentation_scores(self.confusion)._asdict()}
 
     def headline(self) -> str:
-        """In words."""
+        """Returns the scores in words."""
         scores = segmentation_scores(self.confusion)
         return f"held-out mIoU {scores.miou:.1%}, pixel accuracy {scores.accuracy:.1%}"
 
     def numbers(self) -> dict[str, float]:
-        """What has to be finite."""
+        """Returns the numbers that have to be finite for a training to go on."""
         return {"distance": self.distance}
 
     def pictures(self, source: Source, title: str, warning: str) -> dict[str, Image.Image]:
-        """The contact sheet."""
+        """Returns the contact sheet."""
         rows = []
         for index, answer in self.images.items():
             example = source[index]
@@ -52,7 +52,7 @@ class Segmentation(NamedTuple):
 
 
 class SegmenterValidator:
-    """Measures parameters on a fixed selection of the validation split; arguments as of `validation.Validator`."""
+    """Measures parameters on a fixed selection of the validation split. It takes the arguments of `validation.Validator`."""
 
     floor_name = "most frequent class"
 
@@ -70,28 +70,32 @@ class SegmenterValidator:
         self._answers = jax.jit(answers, out_shardings=self._everywhere)
 
     def __call__(self, params: dict) -> Segmentation:
-        """Validates one set of parameters."""
-        total, images, row = 0, {}, 0
+        """Labels the held-out examples with these parameters; every process has to call it."""
+        total = np.zeros((self._config.num_classes,) * 2, np.int64)
+        images, row = dict[int, np.ndarray](), 0
         rows = local_rows(self._mesh, self._batch_size)
         for local in validation_batches(self._source, self._batch_size, self._indices, rows):
             answers = self._answers(params, put_batch(self._mesh, self._batch_size, local))
             for answer, layout in zip(*map(np.asarray, answers)):
-                if row < len(self._indices):  # behind them, the last batch is filled up
-                    total = total + confusion(layout, answer, self._config.num_classes)
+                if row < len(self._indices):  # the last batch is padded
+                    total += confusion(layout, answer, self._config.num_classes)
                     images |= {self._indices[row]: answer} if row in self._shown else {}
                 row += 1
         return Segmentation(total, images)
 
     def floor(self, train_source: Source, limit: int = 512) -> Segmentation:
-        """What the class that most training pixels have (of at most `limit` layouts) scores, said of every pixel."""
+        """Returns the scores of giving every pixel the class that is most frequent in at most `limit` training layouts."""
         num_classes, counts = self._config.num_classes, np.zeros(self._config.num_classes, np.int64)
+        total = np.zeros((num_classes, num_classes), np.int64)
         for index in spread(train_source, limit)[jax.process_index() :: jax.process_count()]:
             counts += np.bincount(train_source[index]["layout"].ravel(), minlength=num_classes)
         most = int(sum_over_processes(counts)[:-1].argmax())
-        layouts = (self._source[index]["layout"] for index in self._indices)
-        return Segmentation(sum(confusion(layout, np.full_like(layout, most), num_classes) for layout in layouts), {})
+        for index in self._indices:
+            layout = self._source[index]["layout"]
+            total += confusion(layout, np.full_like(layout, most), num_classes)
+        return Segmentation(total, {})
 
     @staticmethod
     def advice(folder: str) -> str:
-        """What to do with a trained run."""
+        """Returns a sentence that says what to do with a trained run."""
         return f"Next: python -m launch.evaluate RUN --segmenter {folder}"

@@ -1,4 +1,4 @@
-"""The state that a training goes on from: its last checkpoint's, another run's (`--init_from RUN`), or a fresh one."""
+"""The state that a training begins with: that of its last checkpoint, of another run (`--init_from RUN`), or a fresh one."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from launch.training.run_folder import check_room
 def first_state(
     experiment: AnyExperiment, objective: Trainable, abstract: TrainState, checkpoints: Checkpoints, first_step: int
 ) -> TrainState:
-    """Returns the state after `first_step`, which is 0 or that of the last checkpoint, placed as `abstract` says.
+    """Returns the state after `first_step`, the step of the last checkpoint or 0, placed as `abstract` says.
 
     Raises:
       UserError: if the run that the experiment starts from does not fit, or there is no room for checkpoints.
@@ -33,25 +33,25 @@ def first_state(
         state = init_state(objective, experiment.seed, abstract)
         if experiment.start:
             state = started_from(experiment.start, label_space_of(experiment.data), state)
-    return jax.device_put(state, formats_of(abstract))  # of orders in memory neither Orbax nor growth knows
+    return jax.device_put(state, formats_of(abstract))  # Orbax and growth do not know the orders in memory
 
 
 def started_from(start: Start, label_space: LabelSpace, state: TrainState) -> TrainState:
-    """Returns the fresh state with the modules of the run to start from taken over; step and λ start anew.
+    """Returns the fresh state with the modules of another run in place of its own. Step and λ start anew.
 
     Raises:
-      UserError: if that run's classes, or the shapes of its modules, are others.
+      UserError: if that run has other classes, or modules of other shapes.
     """
     folder = start.folder
     run = load_run(folder, kind=Experiment, moments=start.keeps_moments)
     if run.label_space.classes != label_space.classes:
         raise UserError(f"--init_from {folder}: that run's classes are others: {', '.join(run.label_space.classes)}.")
     try:
-        grown, fresh, kept = grow_state(state, state._replace(params=run.params, opt_state=run.opt_state))
+        grown, fresh, kept = grow_state(state, state._replace(params=run.params, opt_state=run.opt_state or {}))
     except ValueError as error:
         raise UserError(f"--init_from {folder}: its cascade does not fit into this one ({error}).") from error
     taken_over = [part for part in state.params if part not in fresh]
-    moments = f" Adam's moments are kept of {', '.join(kept) or 'nothing'}." * start.keeps_moments
+    moments = f" Adam's moments kept: {', '.join(kept) or 'none'}." * start.keeps_moments
     console.print(
         f"Started from {folder}, step {run.step}: {', '.join(taken_over)}. Fresh: {', '.join(fresh) or 'nothing'}.{moments}",
         markup=False,

@@ -1,4 +1,4 @@
-"""Held-out perceptual distance and contact sheets while a cascade is trained."""
+"""Measures the held-out perceptual distance, and draws contact sheets, while a generator is trained."""
 
 from typing import Any, NamedTuple
 
@@ -21,48 +21,49 @@ from launch.common.processes import sum_over_processes
 
 
 class Diversity(NamedTuple):
-    """Of collections of k images; distances are those of `Validation`, means over the examples.
-
-    `assembled_distance` is that of the virtual images made of the best for each class, `class_distance` the sum over classes
-    of their best image's part (Eq. 3), `pairwise_distance` and `pairwise_pixels` (0..255) that between a collection's images.
-    `wins` `[k, c]`: in which fraction of the layouts that have a class each image was the best for it; NaN if none has it.
-    `assembled` has the virtual images, uint8 `[H, W, 3]`, that a contact sheet shows, by their example's index.
-    """
+    """How the k images of a layout differ, and what they are together. Distances are means over the held-out examples."""
 
     assembled_distance: float
+    """The distance of the virtual images, which are assembled from the best image for each class."""
     class_distance: float
+    """The sum over classes of the best image's distance within the class (Eq. 3)."""
     pairwise_distance: float
+    """The distance between the images of a layout."""
     pairwise_pixels: float
+    """The mean absolute difference between the images of a layout, on the scale 0..255."""
     wins: np.ndarray
+    """The fraction of a class's layouts where an image is the best for it, `[k, c]`; NaN if there are none."""
     assembled: dict[int, np.ndarray]
+    """The virtual images, uint8 `[H, W, 3]`, that a contact sheet shows, by their example's index."""
 
     def line(self) -> dict[str, Any]:
-        """For metrics.jsonl; `never_best` counts the images that are the best for no class of any example."""
+        """Returns the numbers for metrics.jsonl. `never_best` counts the images that are best for no class of any example."""
         numbers = {name: value for name, value in self._asdict().items() if isinstance(value, float)}
-        wins = [[share if np.isfinite(share) else None for share in image] for image in self.wins.tolist()]
+        wins = [[win if np.isfinite(win) else None for win in image] for image in self.wins.tolist()]
         return numbers | {"never_best": int((np.nansum(self.wins, axis=1) == 0).sum()), "wins": wins}
 
 
 class Validation(NamedTuple):
-    """`distance` is the weighted sum of the `terms` [6], means over the examples; of a collection, the nearest image counts.
-
-    `images` has the synthesized images, uint8 `[k, H, W, 3]`, of the examples that a contact sheet shows, by their index.
-    """
+    """How far synthesized images are from held-out photographs. If a layout has k images, the nearest one counts."""
 
     distance: float
+    """The sum of the terms, weighted by `evaluation.DISTANCE_WEIGHTS`."""
     terms: np.ndarray
+    """The terms of the perceptual distance, `[6]`, in the order of `vgg.TAPS`: means over the examples."""
     images: dict[int, np.ndarray]
+    """The synthesized images, uint8 `[k, H, W, 3]`, that a contact sheet shows, by their example's index."""
     diversity: Diversity | None = None
+    """How the images of a layout differ; None if k = 1."""
 
     def line(self) -> dict[str, Any]:
-        """For metrics.jsonl."""
+        """Returns the numbers for a line of metrics.jsonl."""
         line = {"distance": self.distance, "terms": by_layer(self.terms)}
         if self.diversity:
             line["diversity"] = self.diversity.line()
         return {"validation": line}
 
     def headline(self) -> str:
-        """In words."""
+        """Returns the distances in words."""
         together = ""
         if self.diversity:
             assembled, pairwise = self.diversity.assembled_distance, self.diversity.pairwise_distance
@@ -70,11 +71,11 @@ class Validation(NamedTuple):
         return f"held-out distance {self.distance:.1f}{together}"
 
     def numbers(self) -> dict[str, float]:
-        """What has to be finite."""
+        """Returns the numbers that have to be finite for a training to go on."""
         return by_layer(self.terms)
 
     def pictures(self, source: Source, title: str, warning: str) -> dict[str, Image.Image]:
-        """The contact sheet, and of collections the map of wins."""
+        """Returns the contact sheet and, if a layout has several images, the map of wins."""
         examples = {index: source[index] for index in self.images}
         assembled = self.diversity.assembled if self.diversity else {}
         rows = [Row(e["layout"], e["photograph"], self.images[i], assembled.get(i)) for i, e in examples.items()]
@@ -85,13 +86,13 @@ class Validation(NamedTuple):
 
 
 class Validator:
-    """Measures parameters on a fixed selection of the validation split. With k images, the nearest one counts.
+    """Measures parameters on a fixed selection of the validation split.
 
     Args:
-      experiment: what is trained.
+      experiment: the experiment that is trained.
       source: the validation split.
       mesh: the devices; each process decodes its part of the examples.
-      abstract: the state's shapes and places on the mesh.
+      abstract: the state's shapes and their placement on the mesh.
       vgg_params: VGG-19's parameters, on the mesh.
     """
 
@@ -106,9 +107,9 @@ class Validator:
         self._shown = set(spread(self._indices, experiment.run.sheet_examples))
 
     def __call__(self, params: dict) -> Validation:
-        """Validates one set of parameters."""
+        """Measures these parameters; every process has to call it."""
         params = self._experiment.inference_params(params)
-        numbers, images, assembled = [], {}, {}
+        numbers, images, assembled = [], dict[int, np.ndarray](), dict[int, np.ndarray]()
         for start, local in zip(range(0, len(self._indices), self._batch_size), self._batches):
             batch = put_batch(self._mesh, self._batch_size, local)
             terms, batch_images, collection = self._evaluate(params, self._vgg_params, batch)
@@ -116,13 +117,14 @@ class Validator:
                 images[self._indices[row]] = np.asarray(batch_images[row - start])
                 if collection:
                     assembled[self._indices[row]] = np.asarray(collection.assembled[row - start])
-            numbers.append(jax.tree.map(np.asarray, (terms, collection and collection._replace(assembled=None))))
+            without_images: Any = collection and collection._replace(assembled=None)  # type: ignore[arg-type]  # to save memory
+            numbers.append(jax.tree.map(np.asarray, (terms, without_images)))
         terms, collection = jax.tree.map(lambda *parts: np.concatenate(parts)[: len(self._indices)], *numbers)
         diversity = diversity_of(collection, assembled) if collection else None
-        return _validation(_nearest(np.float64(terms)), images, diversity)
+        return _validation(_nearest(np.asarray(terms, np.float64)), images, diversity)
 
     def floor(self, train_source: Source, limit: int = 512) -> Validation:
-        """The distance of the mean training photograph (over at most `limit`): what a cascade has to beat."""
+        """Returns the distance of the mean of at most `limit` training photographs, which a generator has to beat."""
         indices = spread(train_source, limit)
         total = np.zeros((*train_source.size, 3), np.int32)
         for index in indices[jax.process_index() :: jax.process_count()]:
@@ -145,32 +147,33 @@ class Validator:
 
     @staticmethod
     def advice(folder: str) -> str:
-        """What to do with a trained run."""
+        """Returns a sentence that says what to do with a trained run."""
         return f"Next: python -m launch.synthesize {folder} {folder}/layouts --sheet"
 
 
 def _validation(
     terms: np.ndarray, images: dict[int, np.ndarray] | None = None, diversity: Diversity | None = None
 ) -> Validation:
-    """From the terms `[examples, 6]`."""
+    """Averages terms `[examples, 6]`."""
     mean = terms.mean(0)
     return Validation(float(mean @ DISTANCE_WEIGHTS), mean, images or {}, diversity)
 
 
 def _nearest(terms: np.ndarray) -> np.ndarray:
-    """Terms `[B, k, 6]` of each example's image with the smallest distance: `[B, 6]`."""
+    """Returns the terms `[B, 6]` of each example's nearest image, of terms `[B, k, 6]`."""
     return terms[np.arange(len(terms)), (terms @ DISTANCE_WEIGHTS).argmin(1)]
 
 
 def diversity_of(collection: Collection, assembled: dict[int, np.ndarray]) -> Diversity:
-    """Sums up the collections of all examples."""
-    by_class = np.float64(collection.class_terms) @ DISTANCE_WEIGHTS  # [B, k, c]
-    won = collection.choice[:, None] == np.arange(by_class.shape[1])[None, :, None]
-    layouts = collection.present.sum(0)
-    wins = (won & collection.present[:, None]).sum(0) / np.where(layouts, layouts, np.nan)
-    between = np.float64(collection.pairwise_terms)
+    """Averages the collections of all examples. `assembled` holds the virtual images to show, by their example's index."""
+    by_class = np.asarray(collection.class_terms, np.float64) @ DISTANCE_WEIGHTS  # [B, k, c]
+    choice, present = np.asarray(collection.choice), np.asarray(collection.present)
+    won = choice[:, None] == np.arange(by_class.shape[1])[None, :, None]
+    layouts = present.sum(0)
+    wins = (won & present[:, None]).sum(0) / np.where(layouts, layouts, np.nan)
+    between = np.asarray(collection.pairwise_terms, np.float64)
     return Diversity(
-        float((np.float64(collection.assembled_terms) @ DISTANCE_WEIGHTS).mean()),
+        float((np.asarray(collection.assembled_terms, np.float64) @ DISTANCE_WEIGHTS).mean()),
         float(by_class.min(1).sum(1).mean()),
         float((between @ DISTANCE_WEIGHTS).mean()),
         float(between[:, 0].mean()),
