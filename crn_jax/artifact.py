@@ -20,7 +20,7 @@ import cattrs
 import flax.traverse_util
 import jax
 import numpy as np
-from jaxtyping import Array, Int, UInt8
+from jaxtyping import Array, Integer, UInt8
 
 from crn_jax import load_artifact
 from crn_jax.errors import UserError
@@ -49,7 +49,7 @@ def export_synthesize(
       ValueError: if the height or the width does not fit the generator.
     """
 
-    def function(params: dict, layout_ids: Int[Array, "B H W"]) -> UInt8[Array, "B k H W 3"]:
+    def function(params: dict, layout_ids: Integer[Array, "B H W"]) -> UInt8[Array, "B k H W 3"]:
         return synthesize(config, flax.traverse_util.unflatten_dict(params, sep="/"), layout_ids)
 
     (batch,) = jax.export.symbolic_shape("batch")

@@ -76,6 +76,7 @@ class Training:
     """The held-out score that validation measures, and which decides about the best checkpoint."""
 
     name: str
+    """The name of the run, and of its folder in runs/ unless --run.folder names another."""
     about: str = ""
     """One line that describes this run."""
     data: DataConfig

@@ -8,7 +8,7 @@ import dataclasses
 import fnmatch
 import functools
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -87,6 +87,7 @@ class TrainState(NamedTuple):
     ema: Any = None  # like params, if a moving average is kept
 
 
+@runtime_checkable  # so that the tests can check annotations
 class Trainable(Protocol):
     """The static, hashable part of a training step: the network that is trained, and its loss."""
 

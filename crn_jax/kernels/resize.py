@@ -195,5 +195,5 @@ def _weighted(x: jax.Array, rows: list[Tap], columns: list[Tap]) -> jax.Array:
     def total(terms: list[jax.Array]) -> jax.Array:
         return functools.reduce(operator.add, terms)
 
-    sums = [total([t[None, None, :, None] * at(i, j) for j, t in columns]) for i, _ in rows]
-    return total([s[None, :, None, None] * row for (_, s), row in zip(rows, sums)]).astype(x.dtype)
+    sums = [total([at(i, j) * t[None, None, :, None] for j, t in columns]) for i, _ in rows]
+    return total([row * s[None, :, None, None] for (_, s), row in zip(rows, sums)]).astype(x.dtype)
