@@ -1,6 +1,7 @@
-"""The named experiments. `python -m launch.train NAME [--field value ...]`; `launch.train --help` lists them.
+"""The named experiments, recipes and ablations.
 
-Above each stand its command, its cost, and what to expect, measured where that is said.
+`python -m launch.train NAME [--field value ...]` runs an experiment or a recipe, and `launch.train --help` lists them. The
+comment above each one gives its command, its cost, and the result to expect, which is measured unless it says "not yet".
 """
 
 import dataclasses
@@ -24,14 +25,14 @@ from crn_jax.vgg_weights import VGGConfig
 
 
 def _fields(experiment: Training, *names: str) -> dict[str, Any]:
-    """What an experiment of another kind takes over from it."""
+    """Returns these fields of an experiment, which one of another kind takes over."""
     return {name: getattr(experiment, name) for name in names}
 
 
-# Procedural streets at 64x128: shows the whole path without any data.
+# Procedural streets at 64x128. The demo shows the whole path and needs no data.
 #   python -m launch.train demo
-# Expect: 500 steps in about three minutes on two CPU cores; surfaces, trees, cars and people in their places, soft; a
-# held-out distance of 106 with random VGG-19 weights (they define the distance, so it compares with nothing else).
+# Expect: 500 steps in about three minutes on two CPU cores. Images show surfaces, trees, cars and people in their places, but
+# softly. The held-out distance is 106 with random VGG-19 weights. They define the distance, so do not compare it with others.
 demo = Experiment(
     name="demo",
     about="A first look: procedural streets at 64x128, trained in minutes on a CPU.",
@@ -44,13 +45,14 @@ demo = Experiment(
     run=RunConfig(validate_every=250, validation_examples=16, checkpoint_every=250),
 )
 
-# The released program's loss of a collection: the best image of each class, and a thousandth of the mean.
+# The loss of a collection in the authors' program: the best image for each class, and a thousandth of the mean over all images.
 COLLECTION = LossConfig(best_per="class", mean_share=0.001)
 
-# Procedural streets with hidden choices (time of day, weather, colours of cars), six images a layout, the best of each class.
+# Procedural streets with hidden choices (time of day, weather, colours of cars). The cascade synthesizes six images for each
+# layout, and the loss takes the best one for each class.
 #   python -m launch.train streets_diverse
-# Expect: 2,000 steps of a second on two cores; day, dusk, night and haze in different images; with an ImageNet VGG-19, a
-# held-out distance of 188 (one image: 206).
+# Expect: 2,000 steps of one second each on two cores. Different images show day, dusk, night and haze. With ImageNet's VGG-19
+# weights, the held-out distance is 188 (206 for a cascade with one image).
 streets_diverse = dataclasses.replace(
     demo,
     name="streets_diverse",
@@ -62,9 +64,10 @@ streets_diverse = dataclasses.replace(
     run=RunConfig(validate_every=500, validation_examples=48, checkpoint_every=250),
 )
 
-# Procedural streets at 256x512, narrow, with the weights λ of the released program of that size: to compare growth with.
+# Procedural streets at 256x512, by a narrow cascade, with the weights λ of the authors' program for that size. Growth is
+# compared with this experiment.
 #   python -m launch.train streets_256x512
-# Expect: a held-out distance of 184 (the mean photograph: 212) after 1,000 steps of 1.8 s on two cores.
+# Expect: a held-out distance of 184 (the mean photograph has 212) after 1,000 steps of 1.8 s on two cores.
 streets_256x512 = dataclasses.replace(
     demo,
     name="streets_256x512",
@@ -75,9 +78,10 @@ streets_256x512 = dataclasses.replace(
     run=RunConfig(validate_every=50, validation_examples=12, checkpoint_every=50),
 )
 
-# CamVid, 367 photographs of 4:3. Narrow, for a CPU: 0.05 TFLOP a step. λ is rescaled early, as the run is short.
+# CamVid, 367 photographs of 4:3, by a cascade that is narrow enough for a CPU: 0.05 TFLOP for each step. λ is rescaled early,
+# because the run is short.
 #   python -m launch.train camvid_96x128 --data.root DIR
-# Expect: a held-out distance of 188 (the mean photograph: 264) after 8,074 steps of 0.4 s on two cores.
+# Expect: a held-out distance of 188 (the mean photograph has 264) after 8,074 steps of 0.4 s on two cores.
 camvid_96x128 = Experiment(
     name="camvid_96x128",
     about="CamVid at 96x128 by a narrow cascade, trained in an hour or two on two CPU cores.",
@@ -89,16 +93,16 @@ camvid_96x128 = Experiment(
     run=RunConfig(validate_every=734, checkpoint_every=367),
 )
 
-# What the paper compares the cascade with, as far as it is trained by the same loss (section 5), at the size of camvid_96x128.
-# The encoder-decoder has about as many parameters as the cascade; the full-resolution network a quarter of the paper's maps.
+# The baselines of the paper (section 5) that do without a discriminator, at the size of camvid_96x128. The encoder-decoder has
+# about as many parameters as the cascade. The full-resolution network has a quarter of the paper's feature maps.
 #   python -m launch.train camvid_image_space --data.root DIR
 #   python -m launch.train camvid_encoder_decoder --data.root DIR
 #   python -m launch.train camvid_full_resolution --data.root DIR
-# Expect: after 4 epochs, of 0.4 to 0.7 s a step on two cores, held-out distances of 239, 231 and 247 (the cascade: 230).
+# Expect: held-out distances of 239, 231 and 247 after 4 epochs (the cascade has 230); a step takes 0.4 to 0.7 s on two cores.
 camvid_image_space = dataclasses.replace(
     camvid_96x128,
     name="camvid_image_space",
-    about="The cascade of camvid_96x128, trained by the difference of the colours alone, without VGG-19's features.",
+    about="The cascade of camvid_96x128, trained with the difference of the colours alone, without VGG-19's features.",
     lambdas=LambdaConfig(initial=(1, 0, 0, 0, 0, 0), rescale_epoch=None),
 )
 camvid_encoder_decoder = BaselineExperiment(
@@ -114,11 +118,12 @@ camvid_full_resolution = dataclasses.replace(
     baseline=FullResolutionConfig(CAMVID.num_classes, camvid_96x128.size, maps=64),
 )
 
-# Its adversarial baselines: pix2pix, with the published networks and losses, and a GAN with a segmenter, whose networks are our
-# reconstruction (train segmenter_camvid first). Adam as pix2pix has it; no moving average, which the paper has not either.
+# The adversarial baselines of the paper: pix2pix, with the published networks and losses, and a GAN with a segmenter, whose
+# networks are our reconstruction (train segmenter_camvid first). Adam has the settings of pix2pix. There is no moving average
+# of the parameters, as in the paper.
 #   python -m launch.train camvid_pix2pix --data.root DIR
 #   python -m launch.train camvid_gan_segmentation --data.root DIR --segmenter runs/segmenter_camvid
-# Expect: after 6 epochs, which are few for a GAN, held-out distances of 261 and 328 (docs/ablations.md).
+# Expect: held-out distances of 261 and 328 after 6 epochs, which are few for a GAN (docs/ablations.md).
 camvid_pix2pix = GANExperiment(
     name="camvid_pix2pix",
     about="CamVid at 96x128 by pix2pix, to compare with the cascade of camvid_96x128.",
@@ -135,10 +140,10 @@ camvid_gan_segmentation = dataclasses.replace(
     segmenter="runs/segmenter_camvid",
 )
 
-# The paper's widths at 192x256, for a GPU: 2.5 TFLOP a step.
+# The paper's widths at 192x256, for a GPU: 2.5 TFLOP for each step.
 #   python -m launch.train camvid_192x256 --data.root DIR --cascade.dtype bfloat16
-# Expect: 121 steps a second on an H200; held-out distances of 201, 196 and 187 after 10, 20 and 30 epochs (the mean photograph:
-# 243). Not yet trained to the end by us.
+# Expect: 121 steps per second on an H200, and held-out distances of 201, 196 and 187 after 10, 20 and 30 epochs (the mean
+# photograph has 243). We have not yet trained it to the end.
 camvid_192x256 = dataclasses.replace(
     camvid_96x128,
     name="camvid_192x256",
@@ -148,12 +153,12 @@ camvid_192x256 = dataclasses.replace(
     epochs=100,
 )
 
-# The paper on Cityscapes (2975 photographs): Adam at 1e-4, batch 1, λ rescaled at epoch 100 of 200. 6.7 TFLOP a step,
-# 595,000 steps. Loss and λ are the paper's, the cascade's last layer is the released program's. All is the paper's with
-# --cascade.variant paper, and the program's in cityscapes_256p_diverse.
+# The paper's experiment on Cityscapes (2975 photographs): Adam at 1e-4, a batch of 1, λ rescaled at epoch 100 of 200. 595,000
+# steps of 6.7 TFLOP. Loss and λ are the paper's, and the last layer of the cascade is that of the authors' program.
+# --cascade.variant paper follows the paper in everything; cityscapes_256p_diverse follows the program in everything.
 #   python -m launch.train cityscapes_256p --data.root DIR
-# Expect: not yet trained by us; in bfloat16 a step takes 13.7 ms on an H200. The paper's images score 52.4 mIoU and 104.7 FID
-# (as measured by SPADE's authors).
+# Expect: we have not yet trained it; in bfloat16 a step takes 13.7 ms on an H200. The paper's images score 52.4 mIoU and 104.7
+# FID (as measured by SPADE's authors).
 cityscapes_256p = Experiment(
     name="cityscapes_256p",
     about="Cityscapes at 256x512 by the paper's cascade.",
@@ -162,26 +167,26 @@ cityscapes_256p = Experiment(
     run=RunConfig(validate_every=2975, checkpoint_every=2975),
 )
 
-# Nine images a layout, as the released program of this size makes them, with the weights λ that it contains, from the first
-# step on. 8.3 TFLOP a step, and 0.9 to compute VGG-19 again.
+# Nine images for each layout, and weights λ that are fixed from the first step, as in the authors' program for this size.
+# A step takes 8.3 TFLOP, and 0.9 TFLOP more because VGG-19 is computed twice.
 #   python -m launch.train cityscapes_256p_diverse --data.root DIR
-# Expect: not yet trained by us.
+# Expect: we have not yet trained it.
 cityscapes_256p_diverse = dataclasses.replace(
     cityscapes_256p,
     name="cityscapes_256p_diverse",
-    about="Cityscapes at 256x512 by the paper's cascade: nine images for each layout, of which the best shows each class.",
+    about="Cityscapes at 256x512 by the paper's cascade: nine images for each layout, the best of which counts for each class.",
     cascade=dataclasses.replace(cityscapes_256p.cascade, num_images=9),
     lambdas=LambdaConfig(initial=RELEASED_WEIGHTS["cityscapes_256p"], rescale_epoch=None),
     loss=COLLECTION,
     remat="images",
 )
 
-# Eight and nine modules, all of them trained from scratch, with the weights λ that the released programs contain; 9.9 and
-# 14.1 TFLOP a step. The released models start from the next smaller one and take 20 and 5 epochs.
+# Cascades of eight and nine modules, trained from scratch with the weights λ of the authors' programs. Steps of 9.9 and 14.1
+# TFLOP. (The authors' models start from the next smaller model, and train for 20 and 5 epochs: see cityscapes_grow_released.)
 #   python -m launch.train cityscapes_512p --data.root DIR
 #   python -m launch.train cityscapes_1024p --data.root DIR --cascade.dtype bfloat16
-# Expect: not yet trained by us. At 1024p all that can be is computed twice, for 7.1 GB; --remat none does without: 31.9 ms a
-# step and 6.1 GB on an H200 in bfloat16.
+# Expect: we have not yet trained them. At 1024p, a CPU needs 7.1 GB in float32, thanks to --remat full. An H200 needs
+# 31.9 ms for a step, and 6.1 GB, in bfloat16 with --remat none.
 cityscapes_512p = dataclasses.replace(
     cityscapes_256p,
     name="cityscapes_512p",
@@ -197,14 +202,14 @@ cityscapes_1024p = dataclasses.replace(
     remat="full",
 )
 
-# What the paper compares its cascade with, at its size and, where it tells them, its widths. The encoder-decoder has 1% more
-# parameters than the cascade.
+# The baselines of the paper at its size, with its widths where it gives them. The encoder-decoder has 1% more parameters than
+# the cascade.
 #   python -m launch.ablate paper_cityscapes --data DIR
-# Expect: not yet trained by us.
+# Expect: we have not yet trained them.
 cityscapes_image_space = dataclasses.replace(
     cityscapes_256p,
     name="cityscapes_image_space",
-    about="The cascade of cityscapes_256p, trained by the difference of the colours alone, without VGG-19's features.",
+    about="The cascade of cityscapes_256p, trained with the difference of the colours alone, without VGG-19's features.",
     lambdas=camvid_image_space.lambdas,
 )
 cityscapes_encoder_decoder = BaselineExperiment(
@@ -235,9 +240,9 @@ cityscapes_gan_segmentation = dataclasses.replace(
     segmenter="runs/segmenter_cityscapes",
 )
 
-# Segmenters, to score what cascades of the same size make of layouts (launch.evaluate --segmenter). 0.06 TFLOP a step.
+# Segmenters, which score the images of cascades of the same size (launch.evaluate --segmenter). 0.06 TFLOP for each step.
 #   python -m launch.train segmenter_camvid --data.root DIR
-# Expect: a held-out mIoU of 45%, pixel accuracy 87%, after 2,730 steps of 0.7 s on two cores.
+# Expect: a held-out mIoU of 45% and a pixel accuracy of 87% after 2,730 steps of 0.7 s on two cores.
 segmenter_camvid = SegmenterExperiment(
     name="segmenter_camvid",
     about="A segmenter of CamVid at 96x128, to score synthesized images with.",
@@ -250,7 +255,7 @@ segmenter_camvid = SegmenterExperiment(
 )
 
 #   python -m launch.train segmenter_cityscapes --data.root DIR
-# Expect: not yet trained by us. Published scores are those of a DRN-D-105, which is the stronger judge.
+# Expect: we have not yet trained it. Published scores come from a DRN-D-105, which is a stronger judge.
 segmenter_cityscapes = SegmenterExperiment(
     name="segmenter_cityscapes",
     about="A segmenter of Cityscapes at 256x512, to score synthesized images with.",
@@ -293,7 +298,8 @@ EXPERIMENTS = {
 _RELEASED = " ".join(f"{weight:.6g}" for weight in RELEASED_WEIGHTS["cityscapes_256p"])
 
 
-# Growth: a cascade trained at one size, then with one more module at twice that size. Adam starts anew in each stage.
+# Recipes of growth: a cascade is trained at one size, and then with one more module at twice that size. Adam starts anew in
+# each stage.
 
 _GROWN_512P = "cityscapes_512p --epochs 20 --run.validate_every 2975"
 _GROWN_1024P = "cityscapes_1024p --epochs 5 --run.validate_every 2975"
@@ -301,16 +307,17 @@ _CAMVID_WIDTHS, _STREETS_WIDTHS = "256 256 256 256 128", "128 128 128 96 48"
 
 RECIPES = {
     # python -m launch.train cityscapes_grow --data.root DIR --cascade.dtype bfloat16
-    # Expect: not yet trained by us. 595,000, 59,500 and 14,875 steps of 6.7, 9.9 and 14.1 TFLOP.
+    # Expect: we have not yet trained it. The stages have 595,000, 59,500 and 14,875 steps of 6.7, 9.9 and 14.1 TFLOP.
     "cityscapes_grow": Recipe(
-        "Cityscapes to 1024x2048 by growth, all modules trained in each stage.",
+        "Cityscapes to 1024x2048 by growth; each stage trains all modules.",
         {"256p": "cityscapes_256p", "512p": _GROWN_512P, "1024p": _GROWN_1024P},
     ),
     # python -m launch.train cityscapes_grow_released --data.root DIR --data.cache DIR
-    # Expect: not yet trained by us. Photographs of the two larger stages are made vivid (45 s each at 1024p), hence the cache.
+    # Expect: we have not yet trained it. The cache saves time, because the photographs of the two larger stages are made vivid,
+    # which takes 45 s for each one at 1024p.
     "cityscapes_grow_released": Recipe(
-        "Cityscapes to 1024x2048 by growth, as the released models came about: nine images for each layout at first, vivid "
-        "photographs then, and at 1024x2048 the last two modules alone.",
+        "Cityscapes to 1024x2048 by growth, as the authors trained their models: first nine images for each layout, then vivid "
+        "photographs, and at 1024x2048 the last two modules alone.",
         {
             "256p": "cityscapes_256p_diverse",
             "512p": f"{_GROWN_512P} --data.vivid",
@@ -318,9 +325,9 @@ RECIPES = {
         },
     ),
     # python -m launch.train camvid_grow --data.root DIR
-    # Expect: held-out distances of 202, 206 and 197 (the mean photograph: 281, 264, 243), an hour on two busy cores.
+    # Expect: held-out distances of 202, 206 and 197 (the mean photograph has 281, 264 and 243) after an hour on two busy cores.
     "camvid_grow": Recipe(
-        "CamVid to 192x256 by growth, narrow, for a CPU.",
+        "CamVid to 192x256 by growth of a narrow cascade, for a CPU.",
         {
             "48x64": f"camvid_96x128 --cascade.widths {_CAMVID_WIDTHS} --epochs 10",
             "96x128": f"camvid_96x128 --cascade.widths {_CAMVID_WIDTHS} 64 --epochs 6",
@@ -328,9 +335,9 @@ RECIPES = {
         },
     ),
     # python -m launch.train streets_grow
-    # Expect: a held-out distance of 177.5 (streets_256x512 in the same time: 183) after 33 minutes on two cores.
+    # Expect: a held-out distance of 177.5 after 33 minutes on two cores (streets_256x512 reaches 183 in the same time).
     "streets_grow": Recipe(
-        "Procedural streets to 256x512 by growth, narrow: without any data, on a CPU.",
+        "Procedural streets to 256x512 by growth of a narrow cascade, for a CPU; no data are needed.",
         {
             "64x128": f"streets_256x512 --cascade.widths {_STREETS_WIDTHS} --steps 1000 --run.validate_every 250",
             "128x256": f"streets_256x512 --cascade.widths {_STREETS_WIDTHS} 32 --steps 300 --run.validate_every 100",
@@ -340,12 +347,12 @@ RECIPES = {
 }
 
 
-# The ablations: trainings of the experiments above, under the same budget, data order and evaluation. Variants are command
-# lines of launch.train; the first is what the others are compared with.
+# Ablations: trainings of the experiments above, with the same budget, data order and evaluation. Variants are command lines of
+# launch.train, and the first variant is the reference with which the others are compared.
 
 
 def _papers_comparison(data: str, cascade: str) -> Ablation:
-    """Table 1 of the paper, in its order: whom people preferred the cascade to, and how many of a hundred did."""
+    """Returns the comparison of the paper's Table 1, in its order, with the percentages of people who preferred the cascade."""
     published = {
         "full_resolution": (67.7, 65.8),
         "encoder_decoder": (78.3, 71.2),
@@ -354,13 +361,15 @@ def _papers_comparison(data: str, cascade: str) -> Ablation:
         "image_space": (99.7, 91.4),
     }
     about = {
-        "full_resolution": "Ten dilated convolutions without resampling; our reconstruction, as far as the paper is silent.",
-        "encoder_decoder": "A U-Net with about the cascade's parameters, its loss and procedure; the widths are ours.",
-        "pix2pix": "Published networks and losses; the layout one-hot, at 96x128 five of the eight levels. No jitter or "
-        "mirroring, as all variants see the same data; both networks updated at once; no moving average of the parameters.",
-        "gan_segmentation": "In the manner of DCGAN; widths and weights are ours. Trained to please the suite's segmenter, "
-        "which judges mIoU, too, unless --judge names another. No moving average of the parameters.",
-        "image_space": "The same cascade, trained with the image's own difference alone.",
+        "full_resolution": "Ten dilated convolutions without resampling. We chose what the paper does not say.",
+        "encoder_decoder": "A U-Net with about as many parameters, and the same loss and procedure. We chose the widths.",
+        "pix2pix": "The published networks and losses, with one-hot layouts and, at 96x128, five of the eight levels. All "
+        "variants see the same data, so there is no jitter or mirroring. Both networks are updated at once, and there is no "
+        "moving average of the parameters.",
+        "gan_segmentation": "A GAN in the manner of DCGAN. We chose the widths and the weights. It is trained to please the "
+        "suite's segmenter, which also judges the mIoU unless --judge names another one. There is no moving average of the "
+        "parameters.",
+        "image_space": "The same cascade, trained with the difference of the colours alone.",
     }
     others = (
         Variant(name.replace("_", "-"), f"{data}_{name}", about[name], dict(zip(("Cityscapes", "NYU"), people)))
@@ -368,13 +377,13 @@ def _papers_comparison(data: str, cascade: str) -> Ablation:
     )
     return Ablation(
         "What does the cascade gain over what the paper compares it with?",
-        (Variant("cascade", cascade, "Feedforward, trained end to end with the perceptual loss."), *others),
+        (Variant("cascade", cascade, "The paper's cascade, trained end to end with the perceptual loss."), *others),
         f"segmenter_{data}",
     )
 
 
 def _without(tap: int) -> str:
-    """The weights of Eq. 1 without one layer."""
+    """Returns the weights of Eq. 1 without one layer."""
     return " ".join("0" if i == tap else "1" for i in range(len(TAPS)))
 
 
@@ -382,13 +391,13 @@ _CAMVID, _DIVERSE = "camvid_96x128", "streets_diverse"
 
 ABLATIONS = {
     # python -m launch.ablate paper --data DIR --budget 2202
-    # Expect: docs/ablations.md; two and a half hours on two cores, the segmenter included.
+    # Expect: the results in docs/ablations.md after two and a half hours on two cores, which include the segmenter.
     "paper": _papers_comparison("camvid", _CAMVID),
     # python -m launch.ablate paper_cityscapes --data DIR --jobs 6
-    # Expect: not yet run by us.
+    # Expect: we have not yet run it.
     "paper_cityscapes": _papers_comparison("cityscapes", "cityscapes_256p"),
     # python -m launch.ablate design --data DIR --budget 2202
-    # Expect: not yet run by us.
+    # Expect: we have not yet run it.
     "design": Ablation(
         "Which of the design's choices matter?",
         (
@@ -396,40 +405,44 @@ ABLATIONS = {
             Variant(
                 "5 modules",
                 f"{_CAMVID} --cascade.base 6 8 --cascade.widths 256 256 256 128 64",
-                "Fewer parameters, too.",
+                "This variant also has fewer parameters.",
             ),
             Variant(
                 "4 modules",
                 f"{_CAMVID} --cascade.base 12 16 --cascade.widths 256 256 128 64",
-                "Likewise.",
+                "This variant also has fewer parameters.",
             ),
-            Variant("3 modules", f"{_CAMVID} --cascade.base 24 32 --cascade.widths 256 128 64", "Likewise."),
-            Variant("no layer norm", f"{_CAMVID} --cascade.no_norm", "Biases in its place."),
-            Variant("no norm at the end", f"{_CAMVID} --cascade.variant paper", "As the paper has it, not its program."),
-            Variant("half-pixel upsampling", f"{_CAMVID} --cascade.upsampling half_pixel", "As today's libraries do it."),
-            Variant("layout at the first only", f"{_CAMVID} --cascade.layout_at first", "At the first module."),
+            Variant(
+                "3 modules",
+                f"{_CAMVID} --cascade.base 24 32 --cascade.widths 256 128 64",
+                "This variant also has fewer parameters.",
+            ),
+            Variant("no layer norm", f"{_CAMVID} --cascade.no_norm", "Biases take the place of the norms."),
+            Variant("no norm at the end", f"{_CAMVID} --cascade.variant paper", "The paper says so; its program has a norm."),
+            Variant("half-pixel upsampling", f"{_CAMVID} --cascade.upsampling half_pixel", "Today's libraries upsample so."),
+            Variant("layout at the first only", f"{_CAMVID} --cascade.layout_at first", "Other modules do not see it."),
             Variant("1/2 of the widths", f"{_CAMVID} --cascade.widths 128 128 128 128 64 32"),
             Variant("1/4 of the widths", f"{_CAMVID} --cascade.widths 64 64 64 64 32 16"),
             *(Variant(f"without {tap}", f"{_CAMVID} --lambdas.initial {_without(i)}") for i, tap in enumerate(TAPS)),
-            Variant("image only", "camvid_image_space", "Φ_0 alone."),
-            Variant("deep layers only", f"{_CAMVID} --lambdas.initial 0 0 0 0 1 1", "conv4_2 and conv5_2 alone."),
-            Variant("max pooling", f"{_CAMVID} --vgg.pooling max", "In the loss; the scores' VGG-19 pools by averages."),
-            Variant("untrained VGG-19", f"{_CAMVID} --vgg.untrained", "In the loss; the scores' has ImageNet's weights."),
-            Variant("λ never rescaled", f"{_CAMVID} --lambdas.rescale_epoch None", "1/elements throughout."),
+            Variant("image only", "camvid_image_space", "The loss has the term of Φ_0 alone."),
+            Variant("deep layers only", f"{_CAMVID} --lambdas.initial 0 0 0 0 1 1", "The loss has conv4_2 and conv5_2 alone."),
+            Variant("max pooling", f"{_CAMVID} --vgg.pooling max", "In the loss; the VGG-19 of the scores pools by averages."),
+            Variant("untrained VGG-19", f"{_CAMVID} --vgg.untrained", "In the loss; the scores use ImageNet's weights."),
+            Variant("λ never rescaled", f"{_CAMVID} --lambdas.rescale_epoch None", "λ is 1/elements throughout."),
             Variant("λ rescaled at epoch 1", f"{_CAMVID} --lambdas.rescale_epoch 1"),
             Variant("λ rescaled at epoch 4", f"{_CAMVID} --lambdas.rescale_epoch 4"),
             Variant("conv5_2 not tenfold", f"{_CAMVID} --lambdas.conv5_2_factor 1", "All layers contribute equally."),
             Variant(
                 "λ released",
                 f"{_CAMVID} --lambdas.initial {_RELEASED} --lambdas.rescale_epoch None",
-                "The released program's divisors, found on Cityscapes, from the start.",
+                "The weights of the authors' program, which were found on Cityscapes, are used from the start.",
             ),
         ),
         "segmenter_camvid",
     ),
-    # Of procedural streets, whose hidden choices are known; no data are needed.
+    # This ablation uses procedural streets, whose hidden choices are known, and needs no data.
     #   python -m launch.ablate diversity --budget 2000
-    # Expect: not yet run by us.
+    # Expect: we have not yet run it.
     "diversity": Ablation(
         "How many images, which of them is rewarded, and what does the mean add?",
         (
@@ -437,7 +450,7 @@ ABLATIONS = {
             Variant("k = 1", f"{_DIVERSE} --cascade.num_images 1"),
             Variant("k = 3", f"{_DIVERSE} --cascade.num_images 3"),
             Variant("k = 9", f"{_DIVERSE} --cascade.num_images 9"),
-            Variant("best whole image", f"{_DIVERSE} --loss.best_per image", "Eq. 2."),
+            Variant("best whole image", f"{_DIVERSE} --loss.best_per image", "The loss is Eq. 2."),
             Variant("no mean", f"{_DIVERSE} --loss.mean_share 0"),
             Variant("a hundredth of the mean", f"{_DIVERSE} --loss.mean_share 0.01"),
         ),

@@ -1,7 +1,7 @@
-"""The command `crn`, which a wheel brings: `crn --help` lists what it does.
+"""The command `crn`, which a wheel installs: `crn --help` lists its commands.
 
-The commands lie beside this package in a clone, and in `crn_jax/_commands` where a wheel has put them. They become importable
-as `launch` and `configs` in this process alone, so that an environment gets no module of ours but `crn_jax`.
+The code of the commands lies beside this package in a clone, and in `crn_jax/_commands` in a wheel. It becomes importable as
+`launch` and `configs` in this process alone, so that `crn_jax` is the only module that a wheel adds to an environment.
 """
 
 import importlib

@@ -1,27 +1,27 @@
-"""An ablation: one question, put to several trainings. `configs.py` names them, `launch.ablate` carries them out."""
+"""An ablation: several trainings that answer one question. `configs.py` names ablations, and `launch.ablate` runs them."""
 
 import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """One of the trainings that are compared."""
+    """One of the trainings that an ablation compares."""
 
     name: str
     arguments: str
-    """Those of launch.train: an experiment of configs.py, and what is set otherwise."""
+    """The arguments of launch.train: a named experiment, and flags."""
     about: str = ""
-    """What a reader of the table should know."""
+    """What a reader of the table should know about this variant."""
     preferred: dict[str, float] | None = None
-    """How many of a hundred people preferred the paper's cascade to it, by data set."""
+    """The percentage of people in the paper's study who preferred the cascade to this variant, by data set."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Ablation:
-    """A suite of trainings under the same budget, data order and evaluation."""
+    """A suite of trainings with the same budget, data order and evaluation."""
 
     question: str
     variants: tuple[Variant, ...]
-    """The first is what the others are compared with."""
+    """The trainings. The first one is the reference with which the others are compared."""
     segmenter: str | None = None
-    """The experiment of the segmenter that judges the images, and that an adversarial variant may train with."""
+    """The named experiment of the segmenter that judges the images. An adversarial variant may also train with it."""

@@ -1,12 +1,12 @@
-"""A trained generator as a folder that travels: the function as it was exported, its weights beside it, and how to load both.
+"""An artifact: a folder that contains a trained generator, and runs wherever jax and numpy are installed.
 
-| file             | what it is                                                                                     |
+| file             | contents                                                                                       |
 |------------------|------------------------------------------------------------------------------------------------|
-| synthesize.bin   | the jitted function, by `jax.export`, for any batch on CPUs, NVIDIA GPUs and TPUs               |
+| synthesize.bin   | the jitted function, by `jax.export`, for any batch size on CPUs, NVIDIA GPUs and TPUs          |
 | weights.npz      | its parameters, by name                                                                        |
-| artifact.json    | sizes, classes, versions, where it comes from, and the SHA-256 of the files                    |
-| load.py          | `load_artifact.py`: the loader, which needs jax and numpy alone                                |
-| flatbuffers.zip  | the Python package (Apache 2.0) by which jax reads the function; jax does not install it       |
+| artifact.json    | sizes, classes, versions, origin, and the SHA-256 of the files                                 |
+| load.py          | a copy of `load_artifact.py`, the loader, which needs jax and numpy alone                      |
+| flatbuffers.zip  | the Python package (Apache 2.0) with which jax reads the function; jax does not install it     |
 """
 
 import importlib.metadata
@@ -20,10 +20,11 @@ import cattrs
 import flax.traverse_util
 import jax
 import numpy as np
+from jaxtyping import Array, Integer, UInt8
 
 from crn_jax import load_artifact
 from crn_jax.errors import UserError
-from crn_jax.experiment import to_json
+from crn_jax.experiment import Synthesis, require_kind, to_json
 from crn_jax.files import sha256_of
 from crn_jax.generator import Generator
 from crn_jax.run import Run
@@ -33,14 +34,22 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 FILES = ("synthesize.bin", "weights.npz", "flatbuffers.zip")
 
 
-def export_synthesize(config: Generator, params: dict[str, np.ndarray], size: tuple[int, int], dtype: np.dtype) -> bytes:
-    """`synthesize` as a serialized `jax.export.Exported` of (flat parameters, class ids `[b, H, W]`), for any b.
+def export_synthesize(
+    config: Generator, params: dict[str, np.ndarray], size: tuple[int, int], dtype: np.typing.DTypeLike
+) -> bytes:
+    """Returns `synthesize` as a serialized `jax.export.Exported`, a function of parameters and class ids for any batch size.
+
+    Args:
+      config: the generator.
+      params: its parameters, by names such as "module_0/conv1/kernel".
+      size: the height and the width of the layouts, in pixels.
+      dtype: the dtype of the class ids.
 
     Raises:
-      ValueError: if height or width do not fit the generator.
+      ValueError: if the height or the width does not fit the generator.
     """
 
-    def function(params: dict, layout_ids: jax.Array) -> jax.Array:
+    def function(params: dict, layout_ids: Integer[Array, "B H W"]) -> UInt8[Array, "B k H W 3"]:
         return synthesize(config, flax.traverse_util.unflatten_dict(params, sep="/"), layout_ids)
 
     (batch,) = jax.export.symbolic_shape("batch")
@@ -50,15 +59,21 @@ def export_synthesize(config: Generator, params: dict[str, np.ndarray], size: tu
 
 
 def write_artifact(folder: Path, run: Run, size: tuple[int, int] | None = None) -> dict[str, Any]:
-    """Writes a run's artifact for layouts of this size (default: the run's own), and returns what artifact.json says.
+    """Writes the artifact of a run, and returns the content of its artifact.json.
+
+    Args:
+      folder: the folder to write.
+      run: a run that has trained a generator.
+      size: the height and the width of the layouts, in pixels (default: the run's own).
 
     Raises:
       UserError: if the size does not fit, or the folder cannot be written.
     """
-    config, size = run.experiment.generator, size or run.experiment.size
-    params = {name: np.asarray(leaf) for name, leaf in flax.traverse_util.flatten_dict(run.params, sep="/").items()}
+    generator, size = _generator(run), size or run.experiment.size
+    leaves = flax.traverse_util.flatten_dict(run.params, sep="/")
+    params: dict[str, Any] = {name: np.asarray(leaf) for name, leaf in leaves.items()}
     try:
-        function = export_synthesize(config, params, size, run.label_space.dtype)
+        function = export_synthesize(generator, params, size, run.label_space.dtype)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "synthesize.bin").write_bytes(function)
         np.savez(folder / "weights.npz", **params)
@@ -73,12 +88,15 @@ def write_artifact(folder: Path, run: Run, size: tuple[int, int] | None = None) 
     return about
 
 
+def _generator(run: Run) -> Generator:
+    return require_kind(run.experiment, Synthesis, "The run").generator
+
+
 def _describe(run: Run, size: tuple[int, int]) -> dict[str, Any]:
-    config = run.experiment.generator
     return {
         "size": size,
         "dtype": np.dtype(run.label_space.dtype).name,
-        "num_images": config.num_images,
+        "num_images": _generator(run).num_images,
         "classes": run.label_space.classes,
         "label_space": cattrs.unstructure(run.label_space),
         "jax": jax.__version__,
@@ -90,15 +108,20 @@ def _describe(run: Run, size: tuple[int, int]) -> dict[str, Any]:
 
 
 def _without_folders(value: Any) -> Any:
-    """Of paths only the last part: what travels does not tell how its maker's disks are laid out."""
+    """Shortens every path to its last part, so that an artifact does not reveal the folders of the machine that wrote it."""
     if isinstance(value, dict):
         return {key: _without_folders(item) for key, item in value.items()}
     return Path(value).name if isinstance(value, str) and os.sep in value else value
 
 
 def _zip_flatbuffers(path: Path) -> None:
-    """The installed package, as a zip that Python imports from."""
-    files = [file for file in importlib.metadata.files("flatbuffers") if file.suffix == ".py" or file.name == "METADATA"]
+    """Writes the installed package as a zip file from which Python can import it."""
+    installed = importlib.metadata.files("flatbuffers")
+    if installed is None:
+        raise UserError(
+            "The files of flatbuffers cannot be listed. Install it again: pip install --force-reinstall flatbuffers"
+        )
+    files = [file for file in installed if file.suffix == ".py" or file.name == "METADATA"]
     with zipfile.ZipFile(path, "w") as archive:
         for file in files:
             archive.writestr(zipfile.ZipInfo(str(file)), file.read_binary(), zipfile.ZIP_DEFLATED)

@@ -1,20 +1,21 @@
-"""The variables of the released TensorFlow program and this project's parameters, as a table.
+"""The variables of the authors' TensorFlow program, and the parameters of this project to which they correspond.
 
-| released                         | here                       | for                                     |
+| released                         | here                       | meaning                                 |
 |----------------------------------|----------------------------|-----------------------------------------|
-| g_{height}_conv1/weights         | module_i/conv1/kernel      | height = 4, 8, ... of module i          |
+| g_{height}_conv1/weights         | module_i/conv1/kernel      | module i has height 4, 8, ...           |
 | g_{height}_conv1/LayerNorm/gamma | module_i/norm1/scale       |                                         |
-| g_{height}_conv1/LayerNorm/beta  | module_i/norm1/bias        | conv2 likewise                          |
+| g_{height}_conv1/LayerNorm/beta  | module_i/norm1/bias        | conv2 has the same names as conv1       |
 | g_{last}_conv100/weights, biases | to_rgb/kernel, bias        | the projection to colour                |
 
-Beside a variable its checkpoint may hold Adam's moments: {variable}/Adam the first, {variable}/Adam_1 the second, and once
-beta1_power and beta2_power, the decays to the power of the steps done plus one.
+A checkpoint may also hold Adam's moments: {variable}/Adam is the first moment of a variable, {variable}/Adam_1 the second.
+beta1_power and beta2_power are Adam's decays to the power of the steps done plus one.
 """
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import flax.traverse_util
 import jax
@@ -30,9 +31,9 @@ from crn_jax.generator import init_params
 _NAME = re.compile(r"g_(\d+)_conv(1|2|100)/(weights|biases|LayerNorm/gamma|LayerNorm/beta)")
 
 
-def variable_names(heights: list[int]) -> dict[str, tuple[str, str, str] | tuple[str, str]]:
-    """TensorFlow name -> path in the parameters, for modules working at these heights."""
-    table = {}
+def variable_names(heights: list[int]) -> dict[str, tuple[str, ...]]:
+    """Returns, for modules that work at these heights, each variable's name and its parameter's path."""
+    table: dict[str, tuple[str, ...]] = {}
     for i, height in enumerate(heights):
         for conv in (1, 2):
             module = f"module_{i}"
@@ -44,18 +45,20 @@ def variable_names(heights: list[int]) -> dict[str, tuple[str, str, str] | tuple
     return table
 
 
-def config_from_shapes(shapes: Mapping[str, tuple[int, ...]]) -> CascadeConfig:
-    """Reads widths, classes and k off the variables' shapes.
+def config_from_shapes(shapes: Mapping[str, Sequence[int]]) -> CascadeConfig:
+    """Derives the widths, the classes and k from the shapes of the variables.
 
     Raises:
-      ValueError: naming each variable that is missing, not one of a cascade's, or of a shape that does not fit.
+      ValueError: if a variable is missing, unknown, or of a shape that does not fit; the message names each.
     """
     heights = sorted({int(match[1]) for name in shapes if (match := _NAME.fullmatch(name))})
     if not heights:
-        raise ValueError(f"No variable of a released cascade (g_4_conv1/weights, ...) among {sorted(shapes)[:5]}.")
+        raise ValueError(
+            f"No variable of a released cascade (g_4_conv1/weights, ...) is there; the first names are {sorted(shapes)[:5]}."
+        )
     expected = variable_names([heights[0] * 2**i for i in range((heights[-1] // heights[0]).bit_length())])
     _refuse("missing", expected.keys() - shapes.keys())
-    _refuse("not a cascade's", shapes.keys() - expected.keys())
+    _refuse("unknown", shapes.keys() - expected.keys())
     last = heights[-1]
     config = CascadeConfig(
         num_classes=shapes[f"g_{heights[0]}_conv1/weights"][2],
@@ -66,9 +69,9 @@ def config_from_shapes(shapes: Mapping[str, tuple[int, ...]]) -> CascadeConfig:
     )
     params = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
     _refuse(
-        "of an unexpected shape",
+        "of a wrong shape",
         [
-            f"{name} {tuple(shapes[name])}, expected {_at(params, path).shape}"
+            f"{name} has {tuple(shapes[name])}, expected {_at(params, path).shape}"
             for name, path in expected.items()
             if tuple(shapes[name]) != _at(params, path).shape
         ],
@@ -77,10 +80,10 @@ def config_from_shapes(shapes: Mapping[str, tuple[int, ...]]) -> CascadeConfig:
 
 
 def cascade_from_variables(variables: Mapping[str, np.ndarray]) -> tuple[CascadeConfig, dict]:
-    """Converts the generator variables of a released checkpoint, `{name: array}`, into a config and its parameters.
+    """Converts the generator's variables in a released checkpoint, `{name: array}`, into a config and parameters.
 
     Raises:
-      ValueError: naming each variable that is missing, extra or misshapen.
+      ValueError: if a variable is missing, unknown, or of a shape that does not fit; the message names each.
     """
     config = config_from_shapes({name: array.shape for name, array in variables.items()})
     leaves = {path: np.asarray(variables[name], np.float32) for name, path in variable_names(_heights(config)).items()}
@@ -96,10 +99,10 @@ def load_released(prefix: str | Path) -> tuple[CascadeConfig, dict, dict[str, op
     """Reads a checkpoint of the authors' program, such as result_512p/model.ckpt.
 
     Returns:
-      the config, the parameters, and Adam's moments of those parts that the checkpoint has them of.
+      the config, the parameters, and Adam's moments for those parts whose moments the checkpoint contains.
 
     Raises:
-      UserError: if the files are missing or damaged, or naming each variable that is missing, extra or misshapen.
+      UserError: if the files are missing or damaged, or are not the checkpoint of a cascade.
     """
     index = read_index(prefix)
     own = [name for name in index if not _is_optimizers(name)]
@@ -111,7 +114,7 @@ def load_released(prefix: str | Path) -> tuple[CascadeConfig, dict, dict[str, op
     except UserError:
         raise
     except ValueError as error:
-        raise UserError(f"{prefix}: this is no checkpoint of a released cascade. {error}") from error
+        raise UserError(f"{prefix}: this is not a checkpoint of a released cascade. {error}") from error
 
 
 def _is_optimizers(name: str) -> bool:
@@ -120,7 +123,7 @@ def _is_optimizers(name: str) -> bool:
 
 
 def _moments(config: CascadeConfig, values: Mapping[str, np.ndarray]) -> dict[str, optax.ScaleByAdamState]:
-    """Of each part all of whose variables have both moments."""
+    """Returns Adam's moments for each part of which every variable has both moments."""
     table = variable_names(_heights(config))
     parts = dict.fromkeys(path[0] for path in table.values())
     for name, path in table.items():
@@ -135,7 +138,7 @@ def _moments(config: CascadeConfig, values: Mapping[str, np.ndarray]) -> dict[st
 
 
 def _steps_done(values: Mapping[str, np.ndarray]) -> int:
-    """By the decays' powers; once those have vanished, many."""
+    """Returns the steps done, from the powers of Adam's decays; `_FULLY_GROWN` once these have vanished."""
     for name, decay in reversed(_POWERS.items()):
         power = float(values.get(name, 0))
         if power > np.finfo(np.float32).tiny:
@@ -147,12 +150,12 @@ def _heights(config: CascadeConfig) -> list[int]:
     return [config.base[0] * 2**i for i in range(len(config.widths))]
 
 
-def _at(tree, path: tuple[str, ...]):
+def _at(tree: Any, path: tuple[str, ...]) -> Any:
     for key in path:
         tree = tree[key]
     return tree
 
 
-def _refuse(what: str, names) -> None:
+def _refuse(what: str, names: Collection[str]) -> None:
     if names:
         raise ValueError(f"Variables {what}: {'; '.join(sorted(names))}.")

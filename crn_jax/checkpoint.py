@@ -1,4 +1,4 @@
-"""Checkpoints of a run, through Orbax: asynchronous, atomic, the last few and the best kept."""
+"""Checkpoints of a run: Orbax writes them in the background and atomically, and keeps the last few and the best one."""
 
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,15 @@ from crn_jax.train import TrainState
 
 
 class Checkpoints:
-    """The checkpoints of one run folder, named by the number of steps done.
+    """The checkpoints of one run, named by the number of steps done.
 
     Args:
-      folder: where they lie.
-      keep_last: how many to keep besides the best one. None: the folder is only read, which a training that writes to
-        it at the same time does not notice.
+      folder: the folder that contains the checkpoints.
+      keep_last: how many checkpoints to keep besides the best one. None: the folder is only read, which does not disturb a
+        training that writes to it at the same time.
+
+    Raises:
+      UserError: if no checkpoints can be written into the folder.
     """
 
     def __init__(self, folder: str | Path, keep_last: int | None = None):
@@ -25,7 +28,7 @@ class Checkpoints:
         policies = ocp.training.preservation_policies
         keep = [
             policies.LatestN(n=keep_last),
-            # In descending order the last one, which BestN keeps, has the smallest distance.
+            # BestN keeps the last one, which in descending order has the smallest distance.
             policies.BestN(
                 get_metric_fn=lambda metrics: metrics["distance"],
                 reverse=True,
@@ -40,44 +43,48 @@ class Checkpoints:
                 cleanup_tmp_directories=keep_last is not None,  # what a killed save left behind
             )
         except OSError as error:
-            raise UserError(f"{self.folder}: checkpoints cannot be kept here ({error}).") from error
-        self._saving = None
+            raise UserError(f"{self.folder}: checkpoints cannot be kept in this folder ({error}).") from error
+        self._saving: Any = None
         self._failed = False
 
     def latest_step(self) -> int | None:
-        """Steps done at the newest checkpoint, None if there is none."""
+        """Returns the steps done at the newest checkpoint, None if there is no checkpoint."""
         return self._orbax.latest.step if self._orbax.latest else None
 
     def best_step(self) -> int | None:
-        """Steps done at the checkpoint with the smallest held-out distance, None if none was validated."""
+        """Returns the steps done at the checkpoint with the smallest held-out distance, None if none was validated."""
         validated = [c for c in self._orbax.checkpoints if c.metrics]
         return min(validated, key=lambda c: c.metrics["distance"]).step if validated else None
 
     def steps(self) -> list[int]:
-        """Steps done at every checkpoint there is, ascending."""
+        """Returns the steps done at every checkpoint, in ascending order."""
         return [c.step for c in self._orbax.checkpoints]
 
     def save(self, step: int, state: TrainState, distance: float | None, description: dict[str, Any]) -> None:
-        """Starts saving; the disk is written in the background.
+        """Starts to save a state; the writing goes on in the background.
 
         Args:
           step: the number of steps done.
-          state: the training state; it may be donated as soon as this returns.
-          distance: the held-out distance at this step, by which the best is chosen.
-          description: plain JSON stored beside the state (config, label space).
+          state: the training state, which may be donated as soon as this function returns.
+          distance: the held-out distance at this step, which decides about the best checkpoint.
+          description: plain JSON to store beside the state (experiment, label space).
 
         Raises:
-          UserError: if this save, or the one before it, could not be written.
+          UserError: if this state, or the one saved before it, could not be written.
         """
         self.wait()
         metrics = None if distance is None else {"distance": distance}
         try:
             self._saving = self._orbax.save_async(step, state, force=True, metrics=metrics, custom_metadata=description)
-        except Exception as error:  # Orbax, TensorStore and the file system each raise their own.
+        except Exception as error:  # Orbax, TensorStore and the file system raise errors of many classes
             raise self.write_error(error) from error
 
     def wait(self) -> None:
-        """Returns once everything is on disk."""
+        """Waits until everything is on disk.
+
+        Raises:
+          UserError: if the last state could not be written.
+        """
         saving, self._saving = self._saving, None
         if saving is not None:
             try:
@@ -86,14 +93,15 @@ class Checkpoints:
                 raise self.write_error(error) from error
 
     def load(self, step: int, abstract: TrainState) -> TrainState:
-        """Reads the state at `step`, on whatever mesh it was saved; leaves that are `ocp.PLACEHOLDER` are left out.
+        """Reads the state at `step`, on whatever mesh it was saved.
 
         Args:
           step: the number of steps done.
-          abstract: from `abstract_state`; without a mesh there, the state comes to the first device.
+          abstract: the result of `abstract_state`. Leaves without a sharding are put on the first device, and leaves that are
+            `ocp.PLACEHOLDER` are not read.
 
         Raises:
-          UserError: if something is missing, damaged or of another shape than in `abstract`.
+          UserError: if something is missing, damaged, or has another shape than in `abstract`.
         """
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
@@ -106,7 +114,7 @@ class Checkpoints:
             state = self._orbax.load(step, jax.tree.map(placed, abstract))
         except Exception as error:
             raise UserError(f"{self.folder}/{step}: the checkpoint cannot be read: {_cause(error)}") from error
-        # Where a key is missing Orbax leaves the ShapeDtypeStruct, without an error.
+        # Orbax raises no error if a key is missing, but leaves the ShapeDtypeStruct in its place.
         missing = [
             jax.tree_util.keystr(path)
             for path, leaf in jax.tree_util.tree_leaves_with_path(state)
@@ -117,7 +125,11 @@ class Checkpoints:
         return state
 
     def load_params(self, step: int, abstract: TrainState) -> dict:
-        """Reads only the parameters to synthesize with: the moving average if the run keeps one."""
+        """Reads only the parameters for synthesis: the moving average if the run keeps one, else the parameters themselves.
+
+        Raises:
+          UserError: if they are missing, damaged, of another shape than in `abstract`, or not finite.
+        """
         wanted = "params" if abstract.ema is None else "ema"
         return getattr(self.load_fields(step, abstract, wanted), wanted)
 
@@ -125,7 +137,8 @@ class Checkpoints:
         """Reads only these fields of the state.
 
         Raises:
-          UserError: as `load`; and if what is read is not finite throughout: there are no checksums of it.
+          UserError: if they are missing, damaged or of another shape than in `abstract`, or not finite. Checkpoints have no
+            checksums, so the last check is the only one that finds wrong numbers.
         """
         skipped = {
             field: jax.tree.map(lambda _: ocp.PLACEHOLDER, getattr(abstract, field))
@@ -137,13 +150,13 @@ class Checkpoints:
         leaves = jax.tree_util.tree_leaves_with_path(wanted)
         if wrong := [jax.tree_util.keystr(path) for path, leaf in leaves if not np.isfinite(leaf).all()]:
             raise UserError(
-                f"{self.folder}/{step}: the checkpoint holds numbers that are not finite in {', '.join(wrong[:5])}; take "
-                f"another checkpoint, or fetch this one again."
+                f"{self.folder}/{step}: the checkpoint has numbers that are not finite in {', '.join(wrong[:5])}. Use another "
+                f"checkpoint, or fetch this one again."
             )
         return state
 
     def close(self) -> None:
-        """Waits for the last save, unless one has failed already: Orbax would raise that error once more."""
+        """Waits for the last save, unless a save has failed already: Orbax would raise its error a second time."""
         if self._failed:
             return
         self.wait()
@@ -153,15 +166,15 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind, *_) -> None:
-        """Closes, but does not wait behind an error that the other processes of the run may not share."""
+        """Closes, except after an error in a run of several processes: the others may not share it, and waiting would hang."""
         if kind is None or jax.process_count() == 1:
             self.close()
 
     def write_error(self, error: Exception) -> UserError:
-        """What to tell a user whose disk refused a write; nothing more is saved from here on."""
+        """Returns the error for a user whose disk refused a write; from here on, nothing is saved."""
         self._failed = True
         kept = self.steps()
-        good = f"step {kept[-1]}, its last good checkpoint" if kept else "the start: nothing was saved yet"
+        good = f"step {kept[-1]}, its last good checkpoint" if kept else "the start, because nothing was saved yet"
         return UserError(
             f"{self.folder.parent} could not be written: {_cause(error)}\nMake room there or make it writable, then give "
             f"the same command again; the run goes on from {good}."
@@ -169,7 +182,7 @@ class Checkpoints:
 
 
 def _cause(error: BaseException) -> str:
-    """What Orbax's chain of errors began with; their own texts repeat the whole state."""
+    """Returns the text of the first error in Orbax's chain; the texts of the later ones repeat the whole state."""
     while error.__cause__ is not None:
         error = error.__cause__
     text = str(error)

@@ -1,14 +1,14 @@
-"""The one error that a person can act on, and what its messages have in common."""
+"""The error that a person can act on, and a suggestion for misspelt names in its messages."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """Something in the files, weights, folders or settings is wrong; the message says what, where, and the remedy."""
+    """An error in files, weights, folders or settings, whose message says what is wrong, where, and what to do."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """` Did you mean 'X'?` for a name that is misspelt, else an empty string."""
+    """Returns ` Did you mean 'X'?` if `name` resembles a known name, else an empty string."""
     close = difflib.get_close_matches(name, known, n=1)
     return f" Did you mean '{close[0]}'?" if close else ""

@@ -1,6 +1,7 @@
-"""An experiment: all that defines a run, as one frozen dataclass that goes to JSON and back.
+"""An experiment: everything that defines a run, as one frozen dataclass that can be stored as JSON.
 
-`configs.py` names instances; a run folder stores its own, so that no flag has to be repeated to resume or use it.
+`configs.py` names experiments. Each run folder stores its experiment, so that no flag has to be repeated to resume or use the
+run.
 """
 
 import dataclasses
@@ -30,22 +31,23 @@ from crn_jax.vgg_weights import VGGConfig, random_vgg19
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
-    """Where a run lives and how often it reports. All of this may change when a run is resumed."""
+    """Where a run is stored and how often it reports. All of these settings may change when a run is resumed."""
 
     folder: str | None = None
-    """Default: runs/NAME."""
+    """The folder in which the run is stored. Default: runs/NAME."""
     log_every: int = 20
-    """Steps between lines of metrics.jsonl; a line holds means over them."""
+    """The number of steps between two lines of metrics.jsonl. A line contains means over these steps."""
     validate_every: int = 1000
-    """Steps between validations, each with a contact sheet and a checkpoint; one more comes at the end."""
+    """The number of steps between two validations. A validation writes a contact sheet and a checkpoint. There is always a
+    validation at the end."""
     validation_examples: int = 50
-    """Examples of a validation, spread evenly over the split."""
+    """The number of held-out examples in a validation, spread evenly over the validation split."""
     sheet_examples: int = 6
-    """Rows of a contact sheet."""
+    """The number of rows of a contact sheet."""
     checkpoint_every: int = 1000
-    """Steps between further checkpoints; one more comes at an interruption."""
+    """The number of steps between two checkpoints besides those of validations. An interrupted run saves one, too."""
     keep_last: int = 2
-    """Checkpoints kept besides the best one."""
+    """The number of checkpoints to keep besides the best one."""
 
     def __post_init__(self):
         if min(dataclasses.astuple(self)[1:]) < 1:
@@ -53,7 +55,7 @@ class RunConfig:
 
 
 class Start(NamedTuple):
-    """The run that a training starts from."""
+    """The run from which a training starts, and whether Adam's moments are taken over from it."""
 
     folder: str
     keeps_moments: bool
@@ -61,31 +63,32 @@ class Start(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Training:
-    """What every named experiment says, whatever it trains.
+    """What all kinds of named experiments have in common.
 
-    Besides its fields, a kind of experiment says what its training needs: `vgg`, the VGG-19 that validation compares images by
-    (None: none); `segmenter_run` and `frozen`, the networks that stand beside the one that is trained; `start`; and
-    `measured_by`. Its `generator` is what makes images of layouts (None: it makes none).
+    Besides its fields, each kind has these attributes: `vgg`, the VGG-19 that compares images with held-out photographs (None
+    if nothing is compared); `generator`, which makes images of layouts (None if the experiment trains no generator);
+    `segmenter_run` and `frozen`, the other networks that the training needs; `start`; and `measured_by`.
     """
 
     trains: ClassVar[str]
-    """The kind in a word: its tag in JSON."""
+    """The kind of network that is trained, in a word; it marks the kind of experiment in JSON."""
     measured_by: ClassVar[Literal["distance", "mIoU"]]
-    """The held-out score that validation measures, and that the best checkpoint is chosen by."""
+    """The held-out score that validation measures, and which decides about the best checkpoint."""
 
     name: str
+    """The name of the run, and of its folder in runs/ unless --run.folder names another."""
     about: str = ""
-    """One line that says what this run is."""
+    """One line that describes this run."""
     data: DataConfig
     optimizer: OptimizerConfig = OptimizerConfig()
     batch_size: int = 1
-    """Examples per step; the paper's is 1."""
+    """The number of examples in each step. The paper uses 1."""
     epochs: int = 200
-    """Passes over the training data."""
+    """The number of passes over the training data."""
     steps: int | None = None
-    """Steps in all, in place of whole epochs."""
+    """The number of steps of the whole training. None: as many as the epochs have."""
     seed: int = 0
-    """Of the initial parameters and of the data's order."""
+    """The seed of the initial parameters and of the order of the data."""
     sharding: ShardingConfig = ShardingConfig()
     run: RunConfig = RunConfig()
 
@@ -96,7 +99,7 @@ class Training:
             self.check_classes(label_space_of(self.data))
 
     def last_step(self, steps_per_epoch: int) -> int:
-        """Steps of the whole run."""
+        """Returns the number of steps of the whole run."""
         return self.epochs * steps_per_epoch if self.steps is None else self.steps
 
     @property
@@ -106,22 +109,27 @@ class Training:
 
     @property
     def rescale_epoch(self) -> int:
-        """At the end of which epoch λ is rescaled; 0 if never."""
+        """The epoch at whose end λ is rescaled; 0 if λ is never rescaled."""
         return 0
 
     @property
     def num_classes(self) -> int:
-        """Of the model, void included."""
+        """The number of classes of the network, void included."""
+        raise NotImplementedError
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """The height and the width of the images or photographs, in pixels."""
         raise NotImplementedError
 
     @property
     def segmenter_run(self) -> str | None:
-        """The run folder of the segmenter that the loss needs; None if it needs none."""
+        """The run folder of the segmenter that the loss needs; None if it needs no segmenter."""
         return None
 
     @property
     def start(self) -> Start | None:
-        """The run that the training starts from; None if it starts from fresh parameters."""
+        """The run from which the training starts; None if it starts from fresh parameters."""
         return None
 
     def objective(self, steps_per_epoch: int, segmenter: SegmenterConfig | None = None) -> Trainable:
@@ -129,20 +137,24 @@ class Training:
         raise NotImplementedError
 
     def frozen(self, vgg_params: dict, segmenter_params: dict | None = None) -> dict:
-        """Returns the parameters that the training step is given and leaves as they are.
+        """Returns the frozen parameters, which the training step uses but does not train.
 
         Args:
-          vgg_params: those of the VGG-19 that `vgg` asks for.
-          segmenter_params: those of `segmenter_run`, if there is one.
+          vgg_params: the parameters of the VGG-19 that `vgg` describes.
+          segmenter_params: the parameters of the segmenter of `segmenter_run`, if there is one.
         """
         return {}
 
     def inference_params(self, params: dict) -> dict:
-        """Returns the parameters that the trained network is used with, of all that are trained."""
+        """Returns those of the trained parameters that inference needs."""
         return params
 
     def check_classes(self, label_space: LabelSpace) -> None:
-        """Raises UserError unless the model has the data's classes."""
+        """Checks that the network has as many classes as the data.
+
+        Raises:
+          UserError: if it does not.
+        """
         if self.num_classes != label_space.num_classes:
             raise UserError(
                 f"{self.data.labels or self.data.source} has {label_space.num_classes} classes, void included, but "
@@ -152,15 +164,16 @@ class Training:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Synthesis(Training):
-    """What trains a generator of images, which are compared with photographs by VGG-19."""
+    """A named experiment that trains a generator, whose images VGG-19 compares with photographs."""
 
     trains = "cascade"
     measured_by = "distance"
 
     vgg: VGGConfig = VGGConfig()
     remat: Remat = "none"
-    """What the backward pass computes again instead of keeping it. none: nothing; images: VGG-19 on k images, one at a time;
-    conv: also norms, nonlinearities, upsampling (on CPUs in vain); full: convolutions too. (Of a baseline: of VGG-19.)"""
+    """What the backward pass computes a second time instead of keeping it in memory. none: nothing. images: VGG-19, for one of
+    the k images at a time. conv: also norms, nonlinearities and upsampling, which saves nothing on CPUs. full: convolutions,
+    too. With baselines, conv and full concern VGG-19 alone."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -172,35 +185,35 @@ class Synthesis(Training):
 
     @property
     def generator(self) -> Generator:
-        """What is trained."""
+        """The generator that is trained."""
         raise NotImplementedError
 
     @property
     def num_classes(self) -> int:
-        """Of the model, void included."""
+        """The number of classes of the network, void included."""
         return self.generator.num_classes
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of the images, in pixels."""
+        """The height and the width of the images, in pixels."""
         return self.generator.size
 
     @property
     def perception(self) -> Perception:
-        """How images are compared with held-out photographs: by average pooling, whatever the loss compares them by."""
+        """The comparison with held-out photographs, in which VGG-19 pools by averages, whatever pooling the loss uses."""
         return Perception("average", self.generator.dtype, self.remat)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Regression(Synthesis):
-    """What trains a generator with the perceptual loss."""
+    """A named experiment that trains a generator with the perceptual loss."""
 
     lambdas: LambdaConfig = LambdaConfig()
     loss: LossConfig = LossConfig()
 
     @property
     def rescale_epoch(self) -> int:
-        """At the end of which epoch λ is rescaled; 0 if never."""
+        """The epoch at whose end λ is rescaled; 0 if λ is never rescaled."""
         return self.lambdas.rescale_epoch or 0
 
     def objective(self, steps_per_epoch: int, segmenter: SegmenterConfig | None = None) -> Objective:
@@ -208,34 +221,36 @@ class Regression(Synthesis):
         return Objective(self.generator, self.lambdas, self.optimizer, self.vgg.pooling, steps_per_epoch, self.remat, self.loss)
 
     def frozen(self, vgg_params: dict, segmenter_params: dict | None = None) -> dict:
-        """Returns VGG-19's parameters: the given ones, or random ones if the loss takes an untrained VGG-19."""
+        """Returns VGG-19's parameters: `vgg_params`, or random ones if the loss uses an untrained VGG-19."""
         return random_vgg19(seed=0) if self.vgg.untrained else vgg_params
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Experiment(Regression):
-    """A named experiment: a cascade."""
+    """A named experiment that trains a cascade."""
 
     cascade: CascadeConfig
     init_from: str | None = None
-    """A run folder to start from: its modules are taken over. New ones are fresh, as is the head then, or for another k."""
+    """The folder of a run from which the modules are taken over. Further modules start from random parameters. The projection
+    to colour does so, too, if there are further modules or another number of images."""
     init_moments: Literal["fresh", "kept"] = "fresh"
-    """Adam's moments of what is taken over. kept: that run's, and its last parameters instead of their moving average."""
+    """What becomes of Adam's moments of the modules that --init_from takes over. fresh: they start from 0. kept: they are
+    taken over, too, and the modules come from that run's last parameters instead of their moving average."""
 
     @property
     def generator(self) -> CascadeConfig:
-        """What is trained."""
+        """The generator that is trained."""
         return self.cascade
 
     @property
     def start(self) -> Start | None:
-        """The run that the training starts from; None if it starts from fresh parameters."""
+        """The run from which the training starts; None if it starts from fresh parameters."""
         return Start(self.init_from, self.init_moments == "kept") if self.init_from else None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BaselineExperiment(Regression):
-    """A named experiment: what the paper compares the cascade with, trained by its loss and procedure."""
+    """A named experiment that trains a baseline of the paper with the cascade's loss and procedure."""
 
     trains = "baseline"
 
@@ -243,37 +258,37 @@ class BaselineExperiment(Regression):
 
     @property
     def generator(self) -> EncoderDecoderConfig | FullResolutionConfig:
-        """What is trained."""
+        """The generator that is trained."""
         return self.baseline
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GANExperiment(Synthesis):
-    """A named experiment: an adversarial network that the paper compares the cascade with."""
+    """A named experiment that trains an adversarial baseline of the paper."""
 
     trains = "gan"
 
     gan: GANConfig
     loss: GANLossConfig = GANLossConfig()
     segmenter: str | None = None
-    """A run folder of a segmenter of this size, for a loss with segmentation."""
+    """The run folder of a segmenter of the same image size, for a loss with --loss.segmentation_weight."""
 
     def __post_init__(self):
         super().__post_init__()
         if (self.loss.segmentation_weight > 0) != (self.segmenter is not None):
             raise UserError(
-                f"--segmenter RUN and --loss.segmentation_weight belong together; got {self.segmenter} and "
+                f"--segmenter RUN and a positive --loss.segmentation_weight belong together; got {self.segmenter} and "
                 f"{self.loss.segmentation_weight:g}."
             )
 
     @property
     def generator(self) -> GANConfig:
-        """What synthesizes."""
+        """The generator that is trained."""
         return self.gan
 
     @property
     def segmenter_run(self) -> str | None:
-        """The run folder of the segmenter that the loss needs; None if it needs none."""
+        """The run folder of the segmenter that the loss needs; None if it needs no segmenter."""
         return self.segmenter
 
     def objective(self, steps_per_epoch: int, segmenter: SegmenterConfig | None = None) -> GANObjective:
@@ -281,17 +296,17 @@ class GANExperiment(Synthesis):
         return GANObjective(self.gan, self.loss, self.optimizer, steps_per_epoch, segmenter)
 
     def frozen(self, vgg_params: dict, segmenter_params: dict | None = None) -> dict:
-        """Returns the segmenter's parameters, under that name, if there is one."""
+        """Returns the segmenter's parameters under the key `segmenter`, if there is a segmenter."""
         return {} if segmenter_params is None else {"segmenter": segmenter_params}
 
     def inference_params(self, params: dict) -> dict:
-        """Returns the generator's parameters; the discriminator has no part in synthesis."""
+        """Returns the generator's parameters; synthesis does not need the discriminator."""
         return params["generator"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SegmenterExperiment(Training):
-    """A named experiment: a segmenter, trained on photographs, to judge synthesized images by."""
+    """A named experiment that trains a segmenter on photographs, to judge synthesized images."""
 
     trains = "segmenter"
     measured_by = "mIoU"
@@ -302,12 +317,12 @@ class SegmenterExperiment(Training):
 
     @property
     def num_classes(self) -> int:
-        """Of the model, void included."""
+        """The number of classes of the network, void included."""
         return self.segmenter.num_classes
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of the photographs, in pixels."""
+        """The height and the width of the photographs, in pixels."""
         return self.segmenter.size
 
     def objective(self, steps_per_epoch: int, segmenter: SegmenterConfig | None = None) -> SegmenterObjective:
@@ -321,36 +336,45 @@ Kind = TypeVar("Kind", bound=Training)
 
 
 def require_kind(experiment: Training, kind: type[Kind], whose: str) -> Kind:
-    """Returns the experiment, which has to be of a kind; `whose` it is, the message says first.
+    """Returns the experiment if it is of the required kind.
+
+    Args:
+      experiment: any experiment.
+      kind: the class that it has to be of.
+      whose: the subject of the error message, such as "The run runs/demo".
 
     Raises:
-      UserError: if it trains something else.
+      UserError: if the experiment is of another kind.
     """
     if not isinstance(experiment, kind):
         raise UserError(f"{whose} trains a {experiment.trains}; here one that trains a {kind.trains} is needed.")
     return experiment
 
 
+def _tag(kind: Any) -> str:
+    return kind.trains
+
+
 _converter = cattrs.Converter(forbid_extra_keys=True)
-configure_tagged_union(AnyExperiment, _converter, tag_generator=lambda kind: kind.trains, tag_name="kind")
+configure_tagged_union(AnyExperiment, _converter, tag_generator=_tag, tag_name="kind")
 
 
 def to_json(experiment: Training) -> dict[str, Any]:
-    """Returns an experiment as plain dicts, lists, numbers and strings; `kind` says which class it is of."""
+    """Returns an experiment as plain dicts, lists, numbers and strings; the key `kind` names its class."""
     fields = _converter.unstructure(experiment, unstructure_as=AnyExperiment)
-    return {"kind": fields.pop("kind"), **fields}  # first, as a person reads it
+    return {"kind": fields.pop("kind"), **fields}  # a person reads the kind first
 
 
 def from_json(fields: dict[str, Any]) -> AnyExperiment:
-    """Returns the experiment that `to_json` was given.
+    """Returns the experiment that `to_json` has turned into `fields`.
 
     Raises:
-      UserError: naming each field that is unknown, missing or of a wrong type.
+      UserError: if fields are unknown, missing or of a wrong type; the message names each.
     """
-    if "kind" not in fields:  # stored before there was that key; a GAN may have a segmenter, but no segmenter has a GAN
+    if "kind" not in fields:  # older versions did not store it; a GAN may have a segmenter, but no segmenter has a GAN
         fields = {**fields, "kind": next((kind for kind in ("baseline", "gan", "segmenter") if kind in fields), "cascade")}
     try:
-        return _converter.structure(fields, AnyExperiment)
+        return _converter.structure(fields, AnyExperiment)  # type: ignore[arg-type]  # cattrs accepts unions, its types do not
     except KeyError as error:
         raise UserError(f"the stored experiment is of a kind that this version of crn_jax does not know: {error}.") from error
     except cattrs.BaseValidationError as error:
@@ -379,7 +403,7 @@ _MAY_CHANGE = (
 
 
 def differences(stored: Training, asked: Training) -> list[str]:
-    """The fields that a resumed run must not change but that differ, each as 'field: stored, now asked'."""
+    """Returns the fields that differ but must not change when a run is resumed, each as 'field: stored, now asked'."""
     before, after = flat(to_json(stored)), flat(to_json(asked))
     return [
         f"{key}: {before.get(key)}, now {after.get(key)}"
@@ -389,8 +413,8 @@ def differences(stored: Training, asked: Training) -> list[str]:
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dicts as one, with dotted keys."""
-    leaves = {}
+    """Returns nested dicts as one dict with dotted keys."""
+    leaves: dict[str, Any] = {}
     for key, value in tree.items():
         leaves |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
     return leaves

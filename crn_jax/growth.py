@@ -1,4 +1,4 @@
-"""Growth: a cascade that starts from a trained one with fewer modules, or of another number of images."""
+"""Growth: a cascade starts from a trained one that has fewer modules, or synthesizes another number of images."""
 
 import dataclasses
 
@@ -9,36 +9,37 @@ from crn_jax.train import TrainState
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """A cascade that grows in stages, each of which starts from the one before it. `configs.py` names them."""
+    """A cascade that grows in stages, each of which starts from the result of the stage before. `configs.py` names recipes."""
 
     about: str
+    """One sentence that says what the recipe trains."""
     stages: dict[str, str]
-    """By name the arguments of launch.train: an experiment of configs.py, and what is set otherwise."""
+    """The command line of launch.train for each stage, by the stage's name: a named experiment, and flags."""
 
 
 def grow(fresh: dict, trained: dict) -> tuple[dict, list[str]]:
-    """Puts a trained cascade's modules into a fresh one.
+    """Puts a trained cascade's modules into a fresh cascade.
 
-    The head is kept only where it fits and still follows the same module: with new modules or another k it stays fresh, as
-    in the released models of 512x1024, which grew from those of 256x512.
+    The head is taken over only if it fits and still follows the same module. With new modules or another k it stays fresh,
+    as in the released model of 512x1024, which grew from the model of 256x512.
 
     Args:
-      fresh: the new cascade's initial parameters.
-      trained: those of the cascade to start from.
+      fresh: the initial parameters of the new cascade.
+      trained: the parameters of the cascade to start from.
 
     Returns:
-      parameters shaped like `fresh`, and the names of the parts in them that are fresh.
+      parameters shaped like `fresh`, and the names of the parts that are fresh.
 
     Raises:
-      ValueError: naming the parameters that do not fit.
+      ValueError: if parameters do not fit; the message names them.
     """
     target, source = (flax.traverse_util.flatten_dict(params, sep="/") for params in (fresh, trained))
     head = {name for name in target if name.startswith("to_rgb/")}
     grows = not fresh.keys() <= trained.keys() or any(target[name].shape != source[name].shape for name in head)
     used = {name: value for name, value in source.items() if not (grows and name in head)}
-    problems = [f"{name}: not in this cascade" for name in sorted(used.keys() - target.keys())]
+    problems = [f"{name}: this cascade has no such parameter" for name in sorted(used.keys() - target.keys())]
     problems += [
-        f"{name}: {tuple(value.shape)}, here {tuple(target[name].shape)}"
+        f"{name}: it has shape {tuple(value.shape)}, but this cascade needs {tuple(target[name].shape)}"
         for name, value in used.items()
         if name in target and value.shape != target[name].shape
     ]
@@ -49,12 +50,16 @@ def grow(fresh: dict, trained: dict) -> tuple[dict, list[str]]:
 
 
 def grow_state(fresh: TrainState, trained: TrainState) -> tuple[TrainState, list[str], list[str]]:
-    """Likewise a whole state, with Adam's moments of what is taken over; step, λ and its sums stay fresh.
+    """Puts a trained cascade's modules, and Adam's moments of them, into a fresh training state.
 
-    The moving average starts from the parameters. A state without `opt_state` brings no moments.
+    Step, λ and its sums stay fresh, and the moving average starts from the new parameters. If `trained` has no `opt_state`,
+    all moments stay fresh.
 
     Returns:
-      the state, the names of its parts that are fresh, and of those that kept their moments.
+      the state, the names of the parts that are fresh, and the names of the parts that keep their moments.
+
+    Raises:
+      ValueError: if parameters do not fit; the message names them.
     """
     params, parts = grow(fresh.params, trained.params)
     moments = trained.opt_state or {}

@@ -1,4 +1,4 @@
-"""A run by its folder: what it stores of itself, and how it is loaded to be used."""
+"""A run folder: the description that it contains, and how to load the trained network from it."""
 
 import json
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import cattrs
 import jax
 import numpy as np
+from jaxtyping import Shaped
 
 from crn_jax.checkpoint import Checkpoints
 from crn_jax.data.geometry import view
@@ -17,17 +18,17 @@ from crn_jax.train import abstract_state
 
 
 class Run(NamedTuple):
-    """A trained run: what `synthesize` (or `segmenter.segment`) needs, and how it came about; Adam's moments if asked for."""
+    """A trained run: everything that `synthesize` (or `segmenter.segment`) needs, and its origin."""
 
     experiment: AnyExperiment
     label_space: LabelSpace
     params: dict
-    step: int
-    vgg19: dict[str, str]
-    opt_state: dict | None = None
+    step: int  # the number of steps done
+    vgg19: dict[str, str]  # where VGG-19's weights came from
+    opt_state: dict | None = None  # Adam's moments, if `load_run` was asked for them
 
-    def read_layout(self, path: str | Path) -> np.ndarray:
-        """A layout file as class indices `[H, W]` at the run's size, which it reaches as held-out examples do.
+    def read_layout(self, path: str | Path) -> Shaped[np.ndarray, "H W"]:
+        """Reads a layout file as class ids, resized or cropped to the run's size as held-out examples are.
 
         Raises:
           UserError: if the file cannot be read, or does not fit the run's size.
@@ -38,7 +39,7 @@ class Run(NamedTuple):
 
 
 def describe_run(experiment: Training, label_space: LabelSpace, vgg19: dict[str, str], data: dict[str, Any]) -> dict[str, Any]:
-    """What `run.json` and every checkpoint say of a run; `data` identifies the training examples."""
+    """Returns the description of a run for `run.json` and its checkpoints; `data` identifies the training examples."""
     return {
         "experiment": to_json(experiment),
         "label_space": cattrs.unstructure(label_space),
@@ -49,26 +50,26 @@ def describe_run(experiment: Training, label_space: LabelSpace, vgg19: dict[str,
 
 
 def read_description(folder: str | Path) -> tuple[AnyExperiment, LabelSpace, dict[str, Any]]:
-    """Reads a run folder's `run.json`: the experiment, the label space, and all of it as plain JSON.
+    """Reads `run.json` in a run folder, and returns the experiment, the label space, and the whole file as plain JSON.
 
     Raises:
-      UserError: if the folder is not a run's, or the file is damaged.
+      UserError: if the folder is not a run folder, or the file is damaged.
     """
     path = Path(folder) / "run.json"
     if not path.is_file():
-        raise UserError(f"{folder}: this is not a run folder (no run.json in it); give one that launch.train has made.")
+        raise UserError(f"{folder}: this is not a run folder (it has no run.json); give one that launch.train has made.")
     try:
         fields = json.loads(path.read_text())
-    except ValueError as error:  # no JSON, or not even text
+    except ValueError as error:  # it is no JSON, or not even text
         raise _damaged(path, error) from error
     return *parse_description(fields, path), fields
 
 
 def parse_description(fields: dict[str, Any], path: str | Path) -> tuple[AnyExperiment, LabelSpace]:
-    """The experiment and the label space of what `describe_run` gave; `path` is the file that it was read from.
+    """Returns the experiment and the label space of a description by `describe_run`, which was read from the file `path`.
 
     Raises:
-      UserError: naming the file, if something is missing in it, damaged, or of another version of crn_jax.
+      UserError: if something is missing, damaged, or of another version of crn_jax; the message names the file.
     """
     try:
         experiment, label_space = from_json(fields["experiment"]), cattrs.structure(fields["label_space"], LabelSpace)
@@ -83,28 +84,28 @@ def parse_description(fields: dict[str, Any], path: str | Path) -> tuple[AnyExpe
 
 def _damaged(path: str | Path, error: Exception) -> UserError:
     return UserError(
-        f"{path}: the file is damaged ({error!r}). Fetch it again; or, if it is a run.json, remove it and give the command "
-        f"that trained the run, which writes it anew."
+        f"{path}: the file is damaged ({error!r}). Fetch it again. If it is a run.json, you can also remove it and repeat the "
+        f"command that trained the run, which writes a new one."
     )
 
 
 def load_run(
     folder: str | Path, checkpoint: str | int = "latest", kind: type[Training] = Synthesis, *, moments: bool = False
 ) -> Run:
-    """Loads a run.
+    """Loads a trained run.
 
     Args:
       folder: a run folder.
       checkpoint: `latest`, `best` (smallest held-out distance), or a number of steps.
-      kind: what it should be a run of; `SegmenterExperiment` for a segmenter.
-      moments: also Adam's moments, and the parameters that they belong to instead of the moving average.
+      kind: the kind of experiment that the run must have; `SegmenterExperiment` for a segmenter.
+      moments: loads Adam's moments, too, and the parameters that belong to them instead of the moving average.
 
     Raises:
-      UserError: if the folder, the checkpoint or what is in it does not fit.
+      UserError: if the folder is not a run of this kind, has no such checkpoint, or is damaged.
     """
     experiment, label_space, description = read_description(folder)
     require_kind(experiment, kind, f"The run {folder}")
-    if not (Path(folder) / "checkpoints").is_dir():  # Orbax would make it
+    if not (Path(folder) / "checkpoints").is_dir():  # Orbax would create it
         raise _no_checkpoint(folder, checkpoint, [])
     checkpoints = Checkpoints(Path(folder) / "checkpoints")
     try:

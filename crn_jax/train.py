@@ -1,19 +1,20 @@
-"""The training step: a pure function of (state, frozen parameters, batch), jitted, its state donated.
+"""The training step: a pure, jitted function of state, frozen parameters and batch, which donates its state.
 
-A batch is `{"layout": uint8 or uint16 [B, H, W] class ids, "photograph": uint8 [B, H, W, 3]}`. What is trained on it, and for
-what, a `Trainable` says: the cascade (objective.py) or a segmenter (segmenter.py).
+A batch is `{"layout": uint8 or uint16 [B, H, W] class ids, "photograph": uint8 [B, H, W, 3]}`. A `Trainable` says which
+network is trained on it, and with which loss: see objective.py for the cascade, scores/segmenter.py for a segmenter.
 """
 
 import dataclasses
 import fnmatch
 import functools
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
+from jaxtyping import Array, Float, Int, Key
 
 from crn_jax.errors import UserError
 from crn_jax.lambdas import LambdaState
@@ -22,39 +23,40 @@ from crn_jax.sharding import all_gathered, formats_of, laid_out, replicated, sha
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """Adam, as in the paper."""
+    """The optimizer, which is Adam, as in the paper."""
 
     learning_rate: float = 1e-4
-    """The paper's, constant over the training."""
+    """The learning rate of Adam. The paper uses 1e-4 throughout."""
     schedule: Literal["constant", "authors_fallback"] = "constant"
-    """authors_fallback: min(1e-6 * 1.1^(epoch-1), 1e-4 if epoch > 100 else 1e-3), for a training that diverges."""
+    """How the learning rate changes. constant: never. authors_fallback: the rate is min(1e-6 * 1.1^(epoch-1), 1e-4 if epoch >
+    100 else 1e-3), which the authors' program offers for a training that diverges."""
     b1: float = 0.9
-    """Adam's decay of the gradient's mean; GANs use 0.5."""
+    """Adam's decay rate for the mean of the gradient. GANs use 0.5."""
     ema_decay: float | None = None
-    """Keeps an exponential moving average of the parameters, say 0.999, which validation and synthesis then use."""
+    """The decay, such as 0.999, of an exponential moving average of the parameters. Validation and synthesis use the average
+    instead of the parameters. None: no average is kept."""
     freeze: tuple[str, ...] = ()
-    """Parts that stay as they are: module_0, to_rgb, or patterns such as 'module_[0-6]'. No gradient of them is computed, and
-    no moments are kept."""
+    """Parts of the network whose parameters stay as they are: module_0, to_rgb, or patterns such as 'module_[0-6]'."""
 
     def __post_init__(self):
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"ema_decay must lie between 0 and 1, got {self.ema_decay}.")
 
-    def rate(self, step: jax.Array, steps_per_epoch: int) -> float | jax.Array:
-        """The learning rate of a step, counted from 0."""
+    def rate(self, step: Int[Array, ""], steps_per_epoch: int) -> float | Float[Array, ""]:
+        """Returns the learning rate of a step, counted from 0."""
         if self.schedule == "constant":
             return self.learning_rate
         epoch = step // steps_per_epoch + 1
         return jnp.minimum(1e-6 * 1.1 ** (epoch - 1), jnp.where(epoch > 100, 1e-4, 1e-3))
 
     def init(self, params: dict) -> dict[str, optax.ScaleByAdamState]:
-        """Adam's moments before the first step, of each part of the parameters that is trained.
+        """Returns Adam's moments before the first step, for each part of the parameters that is trained.
 
-        A part (a refinement module, the head) has a count of steps of its own, so that what is new beside parts that keep
-        their moments (growth.py) gets the bias correction of its own age.
+        Each part (a refinement module, the head) counts its own steps. A new part beside parts that keep their moments
+        (growth.py) therefore gets the bias correction of its own age.
 
         Raises:
-          UserError: if `freeze` names a part that there is not, or leaves nothing to train.
+          UserError: if `freeze` names a part that does not exist, or leaves nothing to train.
         """
         for pattern in self.freeze:
             if not fnmatch.filter(params, pattern):
@@ -64,8 +66,8 @@ class OptimizerConfig:
             raise UserError(f"--optimizer.freeze {' '.join(self.freeze)} leaves nothing to train of {', '.join(params)}.")
         return {part: self._adam().init(params[part]) for part in trained}
 
-    def update(self, params: dict, gradient: dict, opt_state: dict, rate: float | jax.Array) -> tuple[dict, dict]:
-        """The parts `params` that are trained, after a step of Adam at this rate, and its moments."""
+    def update(self, params: dict, gradient: dict, opt_state: dict, rate: float | Float[Array, ""]) -> tuple[dict, dict]:
+        """Returns the trained parts `params` after one step of Adam at this rate, and Adam's new moments."""
         directions, moments = {}, {}
         for part in params:
             directions[part], moments[part] = self._adam().update(gradient[part], opt_state[part])
@@ -76,44 +78,52 @@ class OptimizerConfig:
 
 
 class TrainState(NamedTuple):
-    """All that a run is, as one pytree: what is not in it does not survive a restart."""
+    """The whole state of a training, as one pytree: nothing else survives a restart."""
 
-    step: jax.Array  # int32 [], steps done
+    step: Int[Array, ""]  # the number of steps done
     params: Any
-    opt_state: dict[str, optax.ScaleByAdamState]  # of each part of params that is trained
-    lambdas: LambdaState | None  # where the loss has terms to balance
+    opt_state: dict[str, optax.ScaleByAdamState]  # for each part of params that is trained
+    lambdas: LambdaState | None  # None if the loss has no terms to balance
     ema: Any = None  # like params, if a moving average is kept
 
 
+@runtime_checkable  # so that the tests can check annotations
 class Trainable(Protocol):
-    """The static part of a training step, hashable: what is trained, and what for."""
+    """The static, hashable part of a training step: the network that is trained, and its loss."""
 
     optimizer: OptimizerConfig
     steps_per_epoch: int
 
     @property
     def dtype(self) -> str:
-        """Of its 3x3 convolutions."""
+        """The dtype of the network's 3x3 convolutions."""
 
-    def init_params(self, key: jax.Array) -> dict:
-        """Fresh parameters."""
+    def init_params(self, key: Key[Array, ""]) -> dict:
+        """Returns fresh parameters."""
 
     def init_lambdas(self) -> LambdaState | None:
-        """The balance of the loss's terms before the first step; None, as here, if there are none to balance."""
+        """Returns the balance of the loss's terms before the first step; None, as here, if there are no terms to balance."""
         return None
 
     def loss_of(
-        self, params: dict, lambdas: LambdaState | None, frozen: dict, batch: dict, step: jax.Array
-    ) -> tuple[jax.Array, dict]:
-        """The loss [] of a batch, and a dict of metrics; `frozen` are parameters that stay as they are, and `step` (counted
-        from 0) is what anything random follows from."""
+        self, params: dict, lambdas: LambdaState | None, frozen: dict, batch: dict, step: Int[Array, ""]
+    ) -> tuple[Float[Array, ""], dict]:
+        """Returns the loss of a batch, and a dict of metrics.
 
-    def update_lambdas(self, lambdas: LambdaState | None, metrics: dict, step: jax.Array) -> LambdaState | None:
-        """The balance after step `step` (counted from 0) with these metrics."""
+        Args:
+          params: the parameters that are trained.
+          lambdas: the balance of the loss's terms.
+          frozen: parameters of other networks, which stay as they are.
+          batch: layouts and photographs, as the module's docstring describes them.
+          step: the number of the step, counted from 0; everything random follows from it.
+        """
+
+    def update_lambdas(self, lambdas: LambdaState | None, metrics: dict, step: Int[Array, ""]) -> LambdaState | None:
+        """Returns the balance after step `step` (counted from 0), which yielded these metrics."""
         return None
 
 
-def _initial(objective: Trainable, seed: int | jax.Array) -> TrainState:
+def _initial(objective: Trainable, seed: int | Int[Array, ""]) -> TrainState:
     params = objective.init_params(jax.random.key(seed))
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -125,24 +135,25 @@ def _initial(objective: Trainable, seed: int | jax.Array) -> TrainState:
 
 
 def abstract_state(objective: Trainable, mesh: Mesh | None = None, shard_state: bool = True) -> TrainState:
-    """Shapes and dtypes of the state, without allocating it; with a mesh, also how it lies on that: see `ShardingConfig`."""
+    """Returns the state's shapes and dtypes without allocating it, and with a mesh also its shardings (`ShardingConfig`)."""
     state = jax.eval_shape(functools.partial(_initial, objective), 0)
     if mesh is None:
         return state
     placed = replicated(mesh, state)
     if shard_state:
         large = {name: sharded(mesh, getattr(state, name)) for name in ("params", "opt_state", "ema")}
-        placed = placed._replace(**large)  # what is left is looked at
+        placed = placed._replace(**large)  # the host reads the other fields, which are small
     return laid_out(mesh, placed)
 
 
-def init_state(objective: Trainable, seed: int | jax.Array, abstract: TrainState | None = None) -> TrainState:
-    """The state before the first step; everything random in it follows from the seed.
+def init_state(objective: Trainable, seed: int | Int[Array, ""], abstract: TrainState | None = None) -> TrainState:
+    """Returns the state before the first step; everything random in it follows from the seed.
 
     Args:
-      objective: what is to be trained.
+      objective: the network to train, and its loss.
       seed: any integer.
-      abstract: from `abstract_state` with a mesh; the state is made in its place there, and is the same on every mesh.
+      abstract: the result of `abstract_state` with a mesh. The state is created on that mesh, with the same values as on
+        every other mesh.
     """
     formats = None if abstract is None else formats_of(abstract)
     return jax.jit(_initial, static_argnums=0, out_shardings=formats)(objective, seed)
@@ -151,13 +162,13 @@ def init_state(objective: Trainable, seed: int | jax.Array, abstract: TrainState
 def make_train_step(
     objective: Trainable, abstract: TrainState | None = None
 ) -> Callable[[TrainState, dict, dict], tuple[TrainState, dict]]:
-    """Makes `step(state, frozen, batch) -> (state, metrics)`, jitted; the state passed in is used up.
+    """Returns the jitted `step(state, frozen, batch) -> (state, metrics)`, which uses up the state that it is given.
 
-    On a mesh, give `abstract` from `abstract_state`, so that the state stays where it was, and call the step within
-    `jax.set_mesh(mesh)`, with a batch from `sharding.put_batch`. On CPUs the step sets compiler options, which JAX takes
-    from outermost functions only: do not call it inside another `jax.jit`.
+    On a mesh, pass the `abstract` of `abstract_state`, so that the state keeps its shardings. Call the step within
+    `jax.set_mesh(mesh)`, with a batch from `sharding.put_batch`. Do not call the step inside another `jax.jit`: it sets
+    compiler options, which JAX accepts for outermost functions only.
 
-    Metrics are the objective's (see its `loss_of`), the `loss` [] and the `grad_norm` [].
+    The metrics are those of the objective's `loss_of`, and the scalars `loss` and `grad_norm`.
     """
     optimizer = objective.optimizer
     state_is_sharded = any(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(abstract and abstract.params))
@@ -165,7 +176,7 @@ def make_train_step(
     def step(state: TrainState, frozen: dict, batch: dict) -> tuple[TrainState, dict]:
         trained = {part: state.params[part] for part in state.opt_state}
 
-        def loss_of(trained: dict) -> tuple[jax.Array, dict]:
+        def loss_of(trained: dict) -> tuple[Float[Array, ""], dict]:
             params = {**state.params, **trained}
             params = all_gathered(params, objective.dtype) if state_is_sharded else params
             return objective.loss_of(params, state.lambdas, frozen, batch, state.step)
@@ -174,7 +185,7 @@ def make_train_step(
         rate = optimizer.rate(state.step, objective.steps_per_epoch)
         trained, opt_state = optimizer.update(trained, gradient, state.opt_state, rate)
         ema = state.ema
-        if ema is not None:
+        if optimizer.ema_decay is not None:
             averaged = {part: ema[part] for part in trained}
             ema = {**ema, **optax.incremental_update(trained, averaged, 1 - optimizer.ema_decay)}
         lambdas = objective.update_lambdas(state.lambdas, metrics, state.step)
@@ -186,18 +197,20 @@ def make_train_step(
 
 
 def _compiler_options(abstract: TrainState | None) -> dict[str, Any] | None:
-    """What to ask of XLA's compiler.
+    """Returns the options for XLA's compiler that make a step smaller or faster; None if there are none for the platform.
 
-    For CPUs, by default it orders a program for concurrency, which costs a quarter more memory and gains no time. For GPUs, it
-    puts off sums of gradients until each device's shard of them is 30 MB, which is the end of the backward pass; 30 MB in all
-    are on their way while the rest is computed.
+    By default, XLA for CPUs orders a program for concurrency, which costs a quarter more memory and gains no time. XLA for
+    GPUs delays the reduce-scatter of gradients until each shard has 30 MB, which is the end of the backward pass. With 30 MB
+    for all shards together, the exchange overlaps with the computation.
     """
     if abstract is None:
         platform, size = jax.devices()[0].platform, 1
     else:
-        mesh = abstract.step.sharding.mesh
-        platform, size = mesh.devices.flat[0].platform, mesh.size
-    return {
+        sharding = abstract.step.sharding
+        assert isinstance(sharding, NamedSharding)
+        platform, size = sharding.mesh.devices.flat[0].platform, sharding.mesh.size
+    options: dict[str, dict[str, Any]] = {
         "cpu": {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"},
         "gpu": {"xla_gpu_reduce_scatter_combine_threshold_bytes": 30 * 2**20 // size},
-    }.get(platform)
+    }
+    return options.get(platform)

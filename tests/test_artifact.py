@@ -92,7 +92,7 @@ for wrong in (layouts[:, :32], layouts + 20, layouts[0], layouts / 1, layouts.as
 """
     result = run_alone(jax_alone, artifact, program)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.count("Layouts are [B, 48, 64] of class ids below 20, integers") == 5
+    assert result.stdout.count("Layouts must be integer arrays [B, 48, 64] of class ids below 20") == 5
     run = load_run(trained)
     expected = np.asarray(synthesize(run.experiment.cascade, run.params, layouts)).astype(int)
     three, one = np.load(tmp_path / "three.npy"), np.load(tmp_path / "one.npy")

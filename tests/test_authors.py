@@ -73,8 +73,8 @@ def test_variables_that_do_not_fit_are_named(simple_run):
     good = simple_run.variables
     cases = {
         "missing: g_8_conv2/weights": {k: v for k, v in good.items() if k != "g_8_conv2/weights"},
-        "not a cascade's: d_conv1/weights": {**good, "d_conv1/weights": np.zeros(3)},
-        r"g_16_conv2/LayerNorm/beta \(25,\), expected \(24,\)": {**good, "g_16_conv2/LayerNorm/beta": np.zeros(25)},
+        "unknown: d_conv1/weights": {**good, "d_conv1/weights": np.zeros(3)},
+        r"g_16_conv2/LayerNorm/beta has \(25,\), expected \(24,\)": {**good, "g_16_conv2/LayerNorm/beta": np.zeros(25)},
         "No variable of a released cascade": {"weights": np.zeros(3)},
     }
     for message, variables in cases.items():
@@ -127,12 +127,12 @@ def test_moments_go_on_as_tensorflows():
     ("name", "other", "message"),
     [
         ("g_4_conv1/weights", "d_4_conv1/weights", "missing: g_4_conv1/weights"),
-        ("beta2_power", "global_step", "not a cascade's: global_step"),
+        ("beta2_power", "global_step", "unknown: global_step"),
     ],
 )
 def test_a_checkpoint_of_something_else_is_refused(name, other, message, monkeypatch):
     """Without a variable of a cascade's, or with one that is neither its nor its optimizer's."""
     index = {other if key == name else key: variable for key, variable in authors.read_index(RECORDED).items()}
     monkeypatch.setattr(authors, "read_index", lambda prefix: index)
-    with pytest.raises(UserError, match=rf"released\.ckpt: this is no checkpoint of a released cascade\..*{message}"):
+    with pytest.raises(UserError, match=rf"released\.ckpt: this is not a checkpoint of a released cascade\..*{message}"):
         load_released(RECORDED)

@@ -54,9 +54,10 @@ def test_the_papers_last_module_gets_the_norm_that_it_lacked():
 
 
 def test_what_does_not_fit_is_named():
-    with pytest.raises(ValueError, match=r"module_1/conv1/kernel: \(3, 3, 7, 5\), here \(3, 3, 7, 6\); .*module_1/norm2/scale"):
+    shapes = r"module_1/conv1/kernel: it has shape \(3, 3, 7, 5\), but this cascade needs \(3, 3, 7, 6\)"
+    with pytest.raises(ValueError, match=rf"{shapes}; .*module_1/norm2/scale"):
         grow(params_of(1, widths=(4, 6)), params_of(0))
-    with pytest.raises(ValueError, match="module_1/conv1/kernel: not in this cascade"):
+    with pytest.raises(ValueError, match="module_1/conv1/kernel: this cascade has no such parameter"):
         grow(params_of(1, widths=(4,)), params_of(0))
 
 

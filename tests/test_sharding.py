@@ -291,15 +291,15 @@ def test_a_mesh_may_split_an_axis_of_a_tpus_network():
         ((4, 1), 2, 256, "a batch of 2 cannot be split into 4 equal parts"),
         ((-1, 1), 1, 256, "a batch of 1 cannot be split into 8 equal parts"),
         ((1, 8), 1, 100, "100 rows cannot be split into 8 equal parts"),
-        ((4, 4), 4, 256, "does not fit the 8 devices"),
-        ((0, 1), 4, 256, "does not fit the 8 devices"),
+        ((4, 4), 4, 256, "this does not fit the 8 devices"),
+        ((0, 1), 4, 256, "this does not fit the 8 devices"),
     ],
 )
 def test_a_mesh_that_does_not_fit_is_refused_with_those_that_do(mesh, batch, height, problem):
     with pytest.raises(UserError, match=problem) as error:
         make_mesh(ShardingConfig(mesh), batch, height)
     fitting = {(2, 256): "1 8, 2 4", (1, 256): "1 8", (1, 100): "1 5", (4, 256): "1 8, 2 4, 4 2"}
-    assert f"can use: {fitting[batch, height]}." in str(error.value)
+    assert f"these meshes are possible: {fitting[batch, height]}." in str(error.value)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (4, 2), (1, 8)])

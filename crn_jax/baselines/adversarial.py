@@ -1,15 +1,17 @@
-"""The adversarial networks that the paper compares the cascade with (section 5): pix2pix, and one in the manner of DCGAN.
+"""The adversarial baselines of the paper (section 5): pix2pix, and a network in the manner of DCGAN.
 
-Layouts are float `[B, H, W, c]`, one-hot; images are `[B, H, W, 3]`, float32, RGB on the 0..255 scale, in and out. Kernels
-start from N(0, 0.02²), scales of norms from N(1, 0.02²), as published. The networks are pure functions: batch norm takes its
-statistics from the batch at hand, in training and after it (as pix2pix does, one image at a time, so that it is an instance
-norm). What shares a batch therefore shows in the result, and a discriminator gets real and synthesized images in batches of
-their own.
+Layouts are one-hot. Images are float32, RGB on the 0..255 scale, as inputs and as outputs. Kernels start from N(0, 0.02²), and
+the scales of norms from N(1, 0.02²), as published.
+
+The networks are pure functions. Batch norm takes its statistics from the current batch, in training and in inference, as
+pix2pix does with one image at a time (where it is an instance norm). A result therefore depends on the other images of its
+batch, and a discriminator gets real and synthesized images in separate batches.
 """
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from crn_jax.kernels.convolution import DIMENSIONS
 from crn_jax.sharding import MIN_ROWS, constrain
@@ -18,27 +20,27 @@ _NORMAL = nn.initializers.normal(0.02)
 
 
 def fitting(widths: tuple[int, ...], height: int, width: int, smallest: int = 1) -> tuple[int, ...]:
-    """The first of `widths`, one for each time that both sides can be halved, to no less than `smallest` pixels.
+    """Returns the first of `widths`, as many as both sides can be halved times, to no less than `smallest` pixels.
 
     Raises:
-      ValueError: if that is less than twice.
+      ValueError: if the sides cannot be halved twice.
     """
     sides, count = [height, width], 0
     while count < len(widths) and all(side % 2 == 0 and side >= 2 * smallest for side in sides):
         sides, count = [side // 2 for side in sides], count + 1
     if count < 2:
         raise ValueError(
-            f"A network of {len(widths)} widths halves sides of {height}x{width} (to no less than {smallest}) {count} time(s); "
-            "it has to twice."
+            f"A network of {len(widths)} widths halves sides of {height}x{width} (to no less than {smallest}) {count} time(s), "
+            "but must halve them at least twice."
         )
     return widths[:count]
 
 
 @jax.custom_vjp
-def transposed_conv4x4(x: jax.Array, k: jax.Array) -> jax.Array:
-    """The transpose of a 4x4 convolution of stride 2, padding 1: `[B, H, W, C] * [4, 4, C, D] -> [B, 2H, 2W, D]`.
+def transposed_conv4x4(x: Float[Array, "B H W C"], k: Float[Array, "4 4 C D"]) -> Float[Array, "B 2*H 2*W D"]:
+    """Computes the transpose of a 4x4 convolution of stride 2 with padding 1.
 
-    Row i of x, times row a of k, is added to row 2i + 2 - a of the result; likewise for columns.
+    Row i of x, times row a of k, is added to row 2i + 2 - a of the result, and columns in the same way.
     """
     return jax.lax.conv_general_dilated(x, k, (1, 1), ((2, 2), (2, 2)), (2, 2), dimension_numbers=DIMENSIONS)
 
@@ -48,7 +50,7 @@ def _transposed_forward(x: jax.Array, k: jax.Array) -> tuple[jax.Array, tuple[ja
 
 
 def _transposed_backward(residuals: tuple[jax.Array, jax.Array], y: jax.Array) -> tuple[jax.Array, jax.Array]:
-    # By the convolution that this is the transpose of: XLA computes JAX's own derivative by k 30 times slower on CPUs.
+    # It uses the convolution of which this is the transpose: JAX's own derivative by k is 30 times slower on CPUs.
     x, k = residuals
 
     def convolution(k: jax.Array) -> jax.Array:
@@ -63,12 +65,12 @@ transposed_conv4x4.defvjp(_transposed_forward, _transposed_backward)
 
 
 class BatchNorm(nn.Module):
-    """Batch norm by the statistics of the batch at hand, with a scale and a bias per channel; statistics in float32."""
+    """Batch norm by the float32 statistics of the current batch, with a scale and a bias for each channel."""
 
     epsilon: float = 1e-5
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:  # [B, H, W, C]
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
         scale = self.param("scale", lambda key, shape: 1 + _NORMAL(key, shape), x.shape[-1:])
         bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
         y = jnp.asarray(x, jnp.promote_types(x.dtype, jnp.float32))
@@ -79,7 +81,7 @@ class BatchNorm(nn.Module):
 
 
 class Conv4x4(nn.Module):
-    """Layer Ck of pix2pix and DCGAN: a 4x4 convolution of padding 1, batch norm, LReLU: `[B, H, W, C] -> [B, h, w, width]`."""
+    """Layer Ck of pix2pix and DCGAN: a 4x4 convolution with padding 1, batch norm, and leaky ReLU."""
 
     width: int
     dtype: jnp.dtype
@@ -88,7 +90,7 @@ class Conv4x4(nn.Module):
     bias: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w {self.width}"]:
         x = nn.Conv(
             self.width, (4, 4), self.stride, padding=1, use_bias=self.bias, kernel_init=_NORMAL, dtype=self.dtype, name="conv"
         )(x)
@@ -97,14 +99,14 @@ class Conv4x4(nn.Module):
 
 
 class TransposedConv4x4(nn.Module):
-    """`transposed_conv4x4`, with a bias or batch norm: `[B, H, W, C] -> [B, 2H, 2W, width]`."""
+    """A layer that computes `transposed_conv4x4`, with batch norm or a bias."""
 
     width: int
     dtype: jnp.dtype
     norm: bool = True
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B 2*H 2*W {self.width}"]:
         kernel = self.param("kernel", _NORMAL, (4, 4, x.shape[-1], self.width))
         x = constrain(transposed_conv4x4(x.astype(self.dtype), kernel.astype(self.dtype)), MIN_ROWS)
         if self.norm:
@@ -113,13 +115,13 @@ class TransposedConv4x4(nn.Module):
 
 
 def _generate(layout: jax.Array, widths: tuple[int, ...], dtype: jnp.dtype, skips: bool, noise_layers: int) -> jax.Array:
-    """Encodes a layout down to `widths[-1]` maps and decodes an image; called within a module, whose layers these become."""
+    """Encodes a layout down to `widths[-1]` maps and decodes an image; the layers belong to the module that calls this."""
     encoded, last = [layout.astype(dtype)], len(widths) - 1
     for i, width in enumerate(widths):
-        # None at the innermost: of one pixel of one image it would leave its bias only.
+        # The innermost layer has no norm, which would leave only its bias of a single pixel.
         encoded.append(Conv4x4(width, dtype, norm=0 < i < last, name=f"encoder_{i}")(encoded[-1]))
 
-    # ReLU of LReLU is ReLU, so that what is skipped to may be taken behind the encoder's nonlinearity.
+    # ReLU of leaky ReLU is ReLU, so that skips may start behind the encoder's nonlinearity.
     x = nn.relu(encoded.pop())
     for i in reversed(range(last)):
         x = TransposedConv4x4(widths[i], dtype, name=f"decoder_{i + 1}")(x)
@@ -131,68 +133,70 @@ def _generate(layout: jax.Array, widths: tuple[int, ...], dtype: jnp.dtype, skip
 
 
 def _noise(x: jax.Array, name: str) -> jax.Array:
-    """Half of x at random; without a key, as when images are synthesized, always the same half."""
+    """Drops a random half of x; without a key, as in synthesis, always the same half."""
     dropout = nn.Dropout(0.5, deterministic=False, name=name)
     return dropout(x, rng=None if dropout.has_rng("dropout") else jax.random.key(0))
 
 
 class Pix2PixGenerator(nn.Module):
-    """The U-Net-256 of pix2pix (Isola et al., 2017): a layout `[B, H, W, c]` -> an image `[B, H, W, 3]`.
+    """The generator of pix2pix (Isola et al., 2017), U-Net-256.
 
-    C64-C128-C256-C512-C512-C512-C512-C512 down, CD512-CD512-CD512-C512-C256-C128-C64 up, each layer of the way up beside that
-    of the same size on the way down. Dropout in the first three layers of the way up is the noise, in training and after it:
-    by `rngs={"dropout": key}` or, without, always the same. (So the paper and the Torch program; the PyTorch program has it in
-    the second to the fourth.) No norm in the first layer, nor in the innermost, as the authors corrected their first release.
-    With three channels in, the 54.41M parameters of their PyTorch program.
+    The encoder is C64-C128-C256-C512-C512-C512-C512-C512 and the decoder CD512-CD512-CD512-C512-C256-C128-C64; skips connect
+    layers of the same size. Dropout in the first three layers of the decoder is the noise, in training and in synthesis, where
+    `rngs={"dropout": key}` chooses it. (The paper and the Torch program place it there; the PyTorch program has it in the
+    second to the fourth layer.) The first and the innermost layer have no norm, as the authors corrected their first release.
+    With three input channels, the network has the 54.41M parameters of their PyTorch program.
 
-    The layout is one-hot where the authors' program has it in colours. Sides that cannot be halved eight times take as many
-    of the layers, from the outside, as they can be halved: 96x128 five, down to 3x4. So the parameters depend on the size.
+    The layout is one-hot; the authors' program takes colours. If the sides cannot be halved eight times, the network has only
+    as many of the outer layers as they can be: five for 96x128, down to 3x4. The parameters therefore depend on the size.
     """
 
     widths: tuple[int, ...] = (64, 128, 256, 512, 512, 512, 512, 512)
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, layout: jax.Array) -> jax.Array:
-        widths = fitting(self.widths, *layout.shape[1:3])
+    def __call__(self, layout: Float[Array, "B H W c"]) -> Float[Array, "B H W 3"]:
+        height, width = layout.shape[1:3]
+        widths = fitting(self.widths, height, width)
         return _generate(layout, widths, self.dtype, skips=True, noise_layers=3)
 
 
 class DCGANGenerator(nn.Module):
-    """A generator in the manner of DCGAN (Radford et al., 2016): a layout `[B, H, W, c]` -> an image `[B, H, W, 3]`.
+    """A generator in the manner of DCGAN (Radford et al., 2016).
 
-    Our reconstruction: the paper says that the generator's input is L, nothing of layers and widths. Strided convolutions
-    bring the layout to the few pixels that DCGAN's noise starts from, 4x8 of 256x512 or 3x4 of 96x128; transposed ones make
-    the image. Batch norm and ReLU as in DCGAN, no skips, no noise. Sides are halved to no less than 3 pixels, so the
-    parameters depend on the size.
+    This is our reconstruction: the paper says that the generator's input is the layout L, but not which layers and widths it
+    has. Strided convolutions reduce the layout to as few pixels as DCGAN's noise has, 4x8 for 256x512 or 3x4 for 96x128.
+    Transposed convolutions make the image. Batch norm and ReLU are as in DCGAN, and there are no skips and no noise. Sides are
+    halved to no less than 3 pixels, so that the parameters depend on the size.
     """
 
     widths: tuple[int, ...] = (64, 128, 256, 512, 512, 512)
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, layout: jax.Array) -> jax.Array:
-        widths = fitting(self.widths, *layout.shape[1:3], smallest=3)
+    def __call__(self, layout: Float[Array, "B H W c"]) -> Float[Array, "B H W 3"]:
+        height, width = layout.shape[1:3]
+        widths = fitting(self.widths, height, width, smallest=3)
         return _generate(layout, widths, self.dtype, skips=False, noise_layers=0)
 
 
 def _beside(layout: jax.Array, images: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """What a discriminator sees: the layout and the image, -1..1, as channels of one array."""
+    """Concatenates what a discriminator sees: the layout, and the image on the scale -1..1."""
     return jnp.concatenate([layout.astype(dtype), (images / 127.5 - 1).astype(dtype)], axis=-1)
 
 
 class PatchDiscriminator(nn.Module):
-    """The 70x70 PatchGAN of pix2pix: layout `[B, H, W, c]`, image `[B, H, W, 3]` -> a logit for each patch, `[B, h, w]`.
+    """The discriminator of pix2pix, the 70x70 PatchGAN, which returns a logit for each patch.
 
-    C64-C128-C256-C512, the last of stride 1 and the first without norm, and a last convolution to one channel. A logit sees
-    70x70 pixels; the next one those 8 pixels further on. h = H/8 - 2 (30 of 256), likewise w.
+    The layers are C64-C128-C256-C512, of which the first has no norm and the last has stride 1, and a convolution to one
+    channel. A logit sees 70x70 pixels, and its neighbour sees those 8 pixels further on, so that h = H/8 - 2 and w = W/8 - 2.
     """
 
     widths: tuple[int, ...] = (64, 128, 256, 512)
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, layout: jax.Array, images: jax.Array) -> jax.Array:
+    def __call__(self, layout: Float[Array, "B H W c"], images: Float[Array, "B H W 3"]) -> Float[Array, "B h w"]:
         x, last = _beside(layout, images, self.dtype), len(self.widths) - 1
         for i, width in enumerate(self.widths):
             stride = 1 if i == last else 2
@@ -205,19 +209,20 @@ class PatchDiscriminator(nn.Module):
 
 
 class DCGANDiscriminator(nn.Module):
-    """A discriminator in the manner of DCGAN: layout `[B, H, W, c]`, image `[B, H, W, 3]` -> one logit for the image, `[B]`.
+    """A discriminator in the manner of DCGAN, which returns one logit for each image.
 
-    Our reconstruction, as `DCGANGenerator`: strided convolutions to the same few pixels, with batch norm in all but the first,
-    LReLU, and one linear map of all that is left.
+    This is our reconstruction, too: strided convolutions down to as few pixels as in `DCGANGenerator`, batch norm in all layers
+    but the first, leaky ReLU, and one linear map of all features that remain.
     """
 
     widths: tuple[int, ...] = (64, 128, 256, 512, 512, 512)
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, layout: jax.Array, images: jax.Array) -> jax.Array:
+    def __call__(self, layout: Float[Array, "B H W c"], images: Float[Array, "B H W 3"]) -> Float[Array, " B"]:
         x = _beside(layout, images, self.dtype)
-        for i, width in enumerate(fitting(self.widths, *layout.shape[1:3], smallest=3)):
-            x = Conv4x4(width, self.dtype, norm=i > 0, bias=i == 0, name=f"conv_{i}")(x)
+        height, width = layout.shape[1:3]
+        for i, maps in enumerate(fitting(self.widths, height, width, smallest=3)):
+            x = Conv4x4(maps, self.dtype, norm=i > 0, bias=i == 0, name=f"conv_{i}")(x)
         wide = jnp.promote_types(self.dtype, jnp.float32)
         return nn.Dense(1, kernel_init=_NORMAL, dtype=wide, name="to_logit")(x.reshape(x.shape[0], -1))[:, 0]

@@ -1,7 +1,4 @@
-"""What the paper compares the cascade with (section 5), and what is built of the same parts.
-
-Arrays are float `[B, H, W, C]`. The networks that are trained against a discriminator are in `adversarial.py`.
-"""
+"""The full-resolution network, a baseline of the paper (section 5): dilated convolutions without any resampling."""
 
 import dataclasses
 import functools
@@ -10,6 +7,7 @@ from typing import ClassVar, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from crn_jax.images import FromLayout
 from crn_jax.kernels.convolution import DIMENSIONS
@@ -19,15 +17,16 @@ from crn_jax.sharding import MIN_ROWS, constrain
 
 
 def dilations(height: int, width: int, layers: int) -> tuple[int, ...]:
-    """Dilations of 3x3 convolutions through which every pixel sees the whole image: large first, halved from one to the next.
+    """Returns dilations of 3x3 convolutions through which every pixel sees the whole image.
 
-    256, 128, ..., 2, 1, 1 for ten layers at 256x512; layers that are left have dilation 1.
+    The first dilation is the largest, and each one is half of the one before; the last layers have dilation 1. Ten layers at
+    256x512 have 256, 128, ..., 2, 1, 1.
 
     Raises:
-      ValueError: if so few layers do not see so far.
+      ValueError: if the layers are too few to see the whole image.
     """
     side, largest = max(height, width), 1
-    while 2 * largest < side:  # halved down to 1, they see 2 largest - 1 pixels far
+    while 2 * largest < side:  # dilations halved down to 1 see 2 largest - 1 pixels far
         largest *= 2
     if largest >> layers:
         raise ValueError(f"{layers} layers of halved dilations see the whole of {2**layers} pixels, not of {height}x{width}.")
@@ -35,8 +34,8 @@ def dilations(height: int, width: int, layers: int) -> tuple[int, ...]:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def dilated_conv3x3(x: jax.Array, k: jax.Array, dilation: int) -> jax.Array:
-    """A 3x3 convolution of pixels `dilation` apart, zero padding: `[B, H, W, C] * [3, 3, C, D] -> [B, H, W, D]`."""
+def dilated_conv3x3(x: Float[Array, "B H W C"], k: Float[Array, "3 3 C D"], dilation: int) -> Float[Array, "B H W D"]:
+    """Convolves 3x3 pixels that lie `dilation` pixels apart, with zero padding."""
     return _dilated(x, k, dilation)
 
 
@@ -51,14 +50,14 @@ def _dilated_backward(dilation: int, saved: tuple[jax.Array, jax.Array], y: jax.
     def xla(x: jax.Array, y: jax.Array) -> jax.Array:
         return jax.linear_transpose(lambda k: _dilated(x, k, dilation), k)(y)[0]
 
-    # For GPUs, XLA makes of its own derivative by k a convolution with a kernel as large as the image.
+    # XLA for GPUs turns its own derivative by k into a convolution with a kernel as large as the image.
     products = functools.partial(dilated_by_kernel, dilation=dilation)
     by_k = jax.lax.platform_dependent(x, y, cuda=products, default=xla)
     return jax.linear_transpose(lambda x: _dilated(x, k, dilation), x)(y)[0], by_k
 
 
-def dilated_by_kernel(x: jax.Array, y: jax.Array, dilation: int) -> jax.Array:
-    """The gradient by the kernel of `dilated_conv3x3` as nine matrix products: `[B, H, W, C], [B, H, W, D] -> [3, 3, C, D]`."""
+def dilated_by_kernel(x: Float[Array, "B H W C"], y: Float[Array, "B H W D"], dilation: int) -> Float[Array, "3 3 C D"]:
+    """Computes the gradient of `dilated_conv3x3` by the kernel as nine matrix products, for the cotangent y."""
     height, width = x.shape[1:3]
     padded = jnp.pad(x, ((0, 0), (dilation, dilation), (dilation, dilation), (0, 0)))
 
@@ -73,26 +72,27 @@ dilated_conv3x3.defvjp(lambda x, k, dilation: (dilated_conv3x3(x, k, dilation), 
 
 
 class DilatedConv3x3(nn.Module):
-    """`dilated_conv3x3`, without a bias."""
+    """A layer that computes `dilated_conv3x3`, without a bias."""
 
     width: int
     dilation: int
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W {self.width}"]:
         kernel = self.param("kernel", nn.initializers.xavier_uniform(), (3, 3, x.shape[-1], self.width))
         return dilated_conv3x3(x.astype(self.dtype), kernel.astype(self.dtype), self.dilation)
 
 
 class FullResolution(nn.Module):
-    """A network without any resampling: `[B, H, W, C] -> [B, H, W, channels]`, float32.
+    """The full-resolution network, which has no resampling.
 
-    The paper's has 10 layers of 256 maps at 256x512 and is an inverted context aggregation network. Those of Yu & Koltun
-    (2016) and of Chen, Xu & Koltun (2017) double the dilation of their 3x3 convolutions from layer to layer, end with one of
-    dilation 1 and project by a 1x1 convolution; this one halves it, so that what is far away is gathered first. Our
-    reconstruction: that the first dilation is such that every pixel sees the whole image (at 256x512 ten layers just do), that
-    the projection is not one of the ten, and norm and nonlinearity, which are the cascade's.
+    The paper describes an inverted context aggregation network with 10 layers of 256 maps at 256x512. The context aggregation
+    networks of Yu & Koltun (2016) and of Chen, Xu & Koltun (2017) double the dilation of their 3x3 convolutions from layer to
+    layer, end with a dilation of 1, and project by a 1x1 convolution. This network halves the dilation instead, so that the
+    first layer already sees distant pixels. The paper does not say more, so the rest is our reconstruction: the first dilation
+    lets every pixel see the whole image (at 256x512, this takes ten layers), the projection is not one of the ten layers, and
+    norm and nonlinearity are the cascade's.
     """
 
     channels: int
@@ -101,9 +101,10 @@ class FullResolution(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "B H W c"]) -> Float[Array, "B H W {self.channels}"]:
         x = x.astype(self.dtype)
-        for i, dilation in enumerate(dilations(*x.shape[1:3], self.layers)):
+        height, width = x.shape[1:3]
+        for i, dilation in enumerate(dilations(height, width, self.layers)):
             x = DilatedConv3x3(self.width, dilation, self.dtype, name=f"conv_{i}")(constrain(x, MIN_ROWS))
             x = nn.leaky_relu(LayerNorm(name=f"norm_{i}")(x), 0.2)
         return Projection(self.channels, name="to_output")(x)
@@ -111,24 +112,24 @@ class FullResolution(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class FullResolutionConfig:
-    """The full-resolution baseline; the paper's has 10 layers of 256 maps, the GPU's limit."""
+    """The full-resolution baseline. The paper's network has 10 layers of 256 maps, which its GPU could just hold."""
 
     num_classes: int
-    """Channels of the layout, void included."""
+    """The number of classes, which are the channels of the layout, void included."""
     size: tuple[int, int]
-    """Height and width of the images, in pixels."""
+    """The height and the width of the images, in pixels."""
     maps: int
-    """Feature maps of each layer."""
+    """The number of feature maps in each layer. The paper's network has 256."""
     layers: int = 10
-    """Dilated convolutions."""
+    """The number of dilated convolutions."""
     num_images: int = 1
-    """Images k synthesized from one layout."""
+    """The number k of images to synthesize from each layout."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the convolutions."""
+    """The dtype of the convolutions."""
 
-    min_size: ClassVar[tuple[int, int]] = (2, 2)  # of the layouts that its parameters can be made with; any size fits
+    min_size: ClassVar[tuple[int, int]] = (2, 2)  # the layout with which parameters are made; any size fits
     fixed_size: ClassVar[bool] = False
 
     def network(self, remat: Remat = "none") -> nn.Module:
-        """From layouts to images; `remat` is not heeded."""
+        """Returns the network from layouts to images; `remat` has no effect."""
         return FromLayout(FullResolution(3 * self.num_images, self.maps, self.layers, jnp.dtype(self.dtype)))

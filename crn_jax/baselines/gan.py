@@ -1,91 +1,97 @@
-"""The adversarial baselines, as they are trained: a generator against a discriminator, at once.
+"""The training of the adversarial baselines: a generator and its discriminator, both in one step.
 
-One loss serves both. In the generator's part the discriminator's parameters are constants, in the discriminator's part the
-synthesized image is; so each gradient reaches its own network only. Adam works parameter by parameter, so one optimizer is two.
-(pix2pix updates the discriminator first, and the generator against the new one; here both see the same step.)
+One loss serves both networks. Its part for the generator takes the discriminator's parameters as constants, and its part for
+the discriminator takes the synthesized image as a constant, so that each gradient reaches one network only. Adam treats each
+parameter separately, so that one optimizer does the work of two. (pix2pix updates the discriminator first, and then the
+generator against the new discriminator; here both are updated at once.)
 """
 
 import dataclasses
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Float, Int, Key
 
 from crn_jax.baselines.adversarial import DCGANDiscriminator, DCGANGenerator, PatchDiscriminator, Pix2PixGenerator
 from crn_jax.generator import init_params
 from crn_jax.kernels.remat import Remat
+from crn_jax.lambdas import LambdaState
 from crn_jax.scores.segmenter import SegmenterConfig, cross_entropy, scaled
 from crn_jax.train import OptimizerConfig, Trainable
 
 
 @dataclasses.dataclass(frozen=True)
 class GANConfig:
-    """A generator and a discriminator; widths of None are those published, or of dcgan our reconstruction's."""
+    """A generator and a discriminator."""
 
     num_classes: int
-    """Channels of the layout, void included."""
+    """The number of classes, which are the channels of the layout, void included."""
     size: tuple[int, int]
-    """Height and width of the images, in pixels; parameters depend on it."""
+    """The height and the width of the images, in pixels. The parameters depend on it."""
     networks: Literal["pix2pix", "dcgan"]
-    """pix2pix: U-Net-256 and the 70x70 PatchGAN; dcgan: our reconstruction of the paper's GAN."""
+    """The kind of networks. pix2pix: U-Net-256 and the 70x70 PatchGAN. dcgan: our reconstruction of the paper's GAN."""
     widths: tuple[int, ...] | None = None
-    """Feature maps of the generator's layers, from the outside."""
+    """The number of feature maps in each layer of the generator, from the outermost. None: as published for pix2pix, and by our
+    choice for dcgan."""
     discriminator_widths: tuple[int, ...] | None = None
-    """Feature maps of the discriminator's layers."""
+    """The number of feature maps in each layer of the discriminator. None: as published for pix2pix, and by our choice for
+    dcgan."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the convolutions."""
+    """The dtype of the convolutions."""
 
     @property
     def num_images(self) -> int:
-        """Images k synthesized from one layout."""
+        """The number k of images that are synthesized from each layout."""
         return 1
 
     @property
     def min_size(self) -> tuple[int, int]:
-        """Of the layout that parameters are made with."""
+        """The height and the width of the layout with which parameters are made, in pixels."""
         return self.size
 
     fixed_size: ClassVar[bool] = True
 
     def network(self, remat: Remat = "none") -> nn.Module:
-        """The generator, `[B, H, W, c] -> [B, 1, H, W, 3]`; `remat` is not heeded."""
-        kind = Pix2PixGenerator if self.networks == "pix2pix" else DCGANGenerator
+        """Returns the generator, from layouts [B, H, W, c] to images [B, 1, H, W, 3]; `remat` has no effect."""
+        kind: Any = Pix2PixGenerator if self.networks == "pix2pix" else DCGANGenerator
         widths = {} if self.widths is None else {"widths": self.widths}
         return OneImage(kind(**widths, dtype=jnp.dtype(self.dtype)))
 
     def discriminator(self) -> nn.Module:
-        """Layouts `[B, H, W, c]` and images `[B, H, W, 3]` -> logits."""
-        kind = PatchDiscriminator if self.networks == "pix2pix" else DCGANDiscriminator
+        """Returns the discriminator, from layouts [B, H, W, c] and images [B, H, W, 3] to logits."""
+        kind: Any = PatchDiscriminator if self.networks == "pix2pix" else DCGANDiscriminator
         widths = {} if self.discriminator_widths is None else {"widths": self.discriminator_widths}
         return kind(**widths, dtype=jnp.dtype(self.dtype))
 
 
 class OneImage(nn.Module):
-    """A generator's images `[B, H, W, 3]` as collections of one, `[B, 1, H, W, 3]`."""
+    """A generator whose images form collections of one, as the k images of a cascade form a collection of k."""
 
     inside: nn.Module
 
-    def __call__(self, layout: jax.Array) -> jax.Array:
+    def __call__(self, layout: Float[Array, "B H W c"]) -> Float[Array, "B 1 H W 3"]:
         return self.inside(layout)[:, None]
 
 
 @dataclasses.dataclass(frozen=True)
 class GANLossConfig:
-    """What the generator is trained for beside deceiving the discriminator."""
+    """The terms of the generator's loss besides the one for deceiving the discriminator."""
 
     l1_weight: float = 100.0
-    """Of the mean absolute difference, on the scale -1..1; pix2pix: 100."""
+    """The weight of the mean absolute difference from the photograph, on the scale -1..1. pix2pix uses 100."""
     segmentation_weight: float = 0.0
-    """Of the segmenter's cross-entropy; the paper does not say how much."""
+    """The weight of the segmenter's cross-entropy on synthesized images. The paper does not give one."""
 
 
 @dataclasses.dataclass(frozen=True)
 class GANObjective(Trainable):
-    """The static part of a GAN's training step; its frozen parameters are the `segmenter`'s, under that name, if there is one.
+    """The static part of a GAN's training step.
 
-    Parameters are `{"generator": ..., "discriminator": ...}`.
+    The parameters are `{"generator": ..., "discriminator": ...}`. If the loss needs a segmenter, the frozen parameters are
+    `{"segmenter": ...}`.
     """
 
     gan: GANConfig
@@ -96,25 +102,31 @@ class GANObjective(Trainable):
 
     @property
     def dtype(self) -> str:
-        """Of the convolutions."""
+        """The dtype of the convolutions."""
         return self.gan.dtype
 
-    def init_params(self, key: jax.Array) -> dict:
-        """Both networks', fresh."""
+    def init_params(self, key: Key[Array, ""]) -> dict:
+        """Returns fresh parameters of both networks."""
         one, other = jax.random.split(key)
         layout = jnp.zeros((1, *self.gan.size, self.gan.num_classes))
         discriminator = jax.jit(self.gan.discriminator().init)(other, layout, layout[..., :3])["params"]
         return {"generator": init_params(self.gan, one), "discriminator": discriminator}
 
-    def loss_of(self, params: dict, lambdas: None, frozen: dict, batch: dict, step: jax.Array) -> tuple[jax.Array, dict]:
-        """The sum [] of both networks' losses. Metrics: `deceived` (the generator's cross-entropy), `l1`, `segmentation` and
-        `discriminator` (its cross-entropy, real and synthesized images by half)."""
+    def loss_of(
+        self, params: dict, lambdas: LambdaState | None, frozen: dict, batch: dict, step: Int[Array, ""]
+    ) -> tuple[Float[Array, ""], dict]:
+        """Returns the sum of both networks' losses, and metrics.
+
+        The metrics are `deceived` (the cross-entropy of the generator), `l1`, `segmentation`, and `discriminator` (the mean of
+        the discriminator's cross-entropies for real and for synthesized images).
+        """
         layout = jax.nn.one_hot(batch["layout"].astype(jnp.int32), self.gan.num_classes)
         photograph = batch["photograph"].astype(jnp.float32)
         noise = {"dropout": jax.random.fold_in(jax.random.key(0), step)}
-        images = self.gan.network().apply({"params": params["generator"]}, layout, rngs=noise)[:, 0]
+        synthesized: Any = self.gan.network().apply({"params": params["generator"]}, layout, rngs=noise)
+        images = synthesized[:, 0]
 
-        def judged(parameters: dict, images: jax.Array) -> jax.Array:
+        def judged(parameters: dict, images: jax.Array) -> Any:
             return self.gan.discriminator().apply({"params": parameters}, layout, images)
 
         constant = jax.lax.stop_gradient
@@ -124,7 +136,7 @@ class GANObjective(Trainable):
             "segmentation": jnp.zeros(()),
         }
         if self.segmenter is not None:
-            scores = self.segmenter.network().apply({"params": frozen["segmenter"]}, scaled(images))
+            scores: Any = self.segmenter.network().apply({"params": frozen["segmenter"]}, scaled(images))
             metrics["segmentation"] = cross_entropy(scores, batch["layout"].astype(jnp.int32))
         real, false = judged(params["discriminator"], photograph), judged(params["discriminator"], constant(images))
         metrics["discriminator"] = (_binary(real, 1) + _binary(false, 0)) / 2

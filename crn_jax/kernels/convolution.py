@@ -1,25 +1,25 @@
-"""The 3x3 convolution, stride 1, zero padding: where nearly all of the time goes.
+"""The 3x3 convolution of stride 1 with zero padding, which takes nearly all of the time.
 
-It is linear in the input x, in the kernel k, and, paired with a cotangent y, in that: one trilinear form
-T(x, k, y) = <conv3x3(x, k), y>. The three maps here are its derivatives by y, x and k; each has the other two for
-gradients, so everything can be differentiated as often as one likes (in reverse mode).
+It is linear in the input x and in the kernel k. Its product with a cotangent y is the trilinear form
+T(x, k, y) = <conv3x3(x, k), y>. The three maps in this file are the derivatives of T by y, x and k. The gradients of each map
+are the other two, so all can be differentiated any number of times (in reverse mode).
 
-Accelerators get XLA's convolution; NVIDIA's GPUs, in bfloat16, with padded channels and, where few come out, for several pixels
-of a row at once. XLA's for CPUs runs at a fifth of the matrix-product rate by k, and on small images by x; one CPU gets matrix
-products instead (cpu_convolution.py).
+Accelerators use XLA's convolution. In bfloat16, NVIDIA's GPUs also get padded channels and, for few output channels, several
+pixels of a row at once. A single CPU gets matrix products instead (cpu_convolution.py), because XLA's convolution for CPUs
+computes the derivative by k, and by x for small images, at a fifth of the rate of matrix products.
 
-Where an image's rows are split over devices, `conv3x3_inside` takes those of one device with their halo (halo.py), and
-`trained_conv3x3` keeps them with it for the derivative by k.
-
-Arrays: x `[B, H, W, C]`, k `[3, 3, C, D]`, y `[B, H, W, D]`.
+If the rows of an image are split over devices, `conv3x3_inside` takes the rows of one device with their halo (halo.py), and
+`trained_conv3x3` keeps the rows with the halo for the derivative by k.
 """
 
 import functools
 import itertools
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from crn_jax.kernels.cpu_convolution import col2im, im2col, im2col_by_kernel, winograd, winograd_by_input, winograd_by_kernel
 from crn_jax.kernels.halo import Haloed, haloed
@@ -27,32 +27,35 @@ from crn_jax.kernels.remat import added
 from crn_jax.sharding import MIN_ROWS, by_device, constrain, is_split, reduce_scattered, rows_are_split
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")  # of images, kernels and results
-_SMALL = 16 * 32  # pixels; below, transforming the kernel would cost more than Winograd saves
-# C D / (C + D), the products for each element that is moved; below, Winograd's transforms cost more than it saves.
+_SMALL = 16 * 32  # pixels; in smaller images, transforming the kernel costs more than Winograd saves
+# The least C D / (C + D), the number of products for each element that is moved. For less, Winograd's transforms of images cost
+# more than it saves.
 _NARROW = 60
 _NARROW_KERNEL = 8  # for the derivative by k, which XLA computes slowest
 
 
 @jax.custom_vjp
-def conv3x3(x: jax.Array, k: jax.Array) -> jax.Array:
-    """`[B, H, W, C] * [3, 3, C, D] -> [B, H, W, D]`, a cross-correlation, as `flax.linen.Conv` computes it."""
+def conv3x3(x: Float[Array, "B H W C"], k: Float[Array, "3 3 C D"]) -> Float[Array, "B H W D"]:
+    """Convolves images: computes a cross-correlation, as `flax.linen.Conv` does."""
     cpu = _choice(x, k.shape[2:], _NARROW, _xla, im2col, winograd)
     return jax.lax.platform_dependent(x, k, cpu=cpu, cuda=_cuda, default=_xla)
 
 
-def conv3x3_inside(x: jax.Array, k: jax.Array) -> jax.Array:
-    """`conv3x3` of a device's rows with their halo, of which it takes a row on either side: `-> [B, h - 2, W, D]`.
+def conv3x3_inside(x: Float[Array, "B h W C"], k: Float[Array, "3 3 C D"]) -> Float[Array, "B h-2 W D"]:
+    """Convolves a device's rows, which have a halo; the result loses one row of it on either side.
 
-    On all platforms the same: in the derivative that JAX makes of a choice, XLA for CPUs would not see the convolution.
+    The computation is the same on all platforms. If it depended on the platform, XLA for CPUs would not recognize the
+    convolution in JAX's derivative.
     """
     return _xla(_align(x, 3), _align(k, 2), margin=0)
 
 
-def trained_conv3x3(parts: tuple[jax.Array | Haloed, ...], k: jax.Array) -> jax.Array:
-    """`conv3x3` of arrays beside each other, `[B, H, W, C_i]` with C_0 + C_1 + ... = C, for a kernel that is trained.
+def trained_conv3x3(parts: tuple[Float[Array, "B H W _"] | Haloed, ...], k: Float[Array, "3 3 C D"]) -> Float[Array, "B H W D"]:
+    """Convolves the concatenation of `parts`, whose channels add up to C, with a kernel that is trained.
 
-    The gradient by k comes first, so that it frees x. That by each part is a convolution of its own: so the compiler drops the
-    one by the layout, which nobody asks for. Parts whose rows are split over devices may have their halos already.
+    The gradient by k is computed first, so that x can be freed. The gradient by each part is a convolution of its own, so that
+    the compiler drops the gradient by the layout, which nothing uses. Parts whose rows are split over devices may already have
+    their halos.
     """
     if any(isinstance(part, Haloed) or rows_are_split(part, MIN_ROWS) for part in parts):
         return _haloed_conv3x3(tuple(haloed(part) for part in parts), k)
@@ -70,24 +73,24 @@ def _haloed_conv3x3(parts: tuple[Haloed, ...], k: jax.Array) -> jax.Array:
 
 
 @jax.custom_vjp
-def input_gradient(y: jax.Array, k: jax.Array) -> jax.Array:
-    """`[B, H, W, D], [3, 3, C, D] -> [B, H, W, C]`: the derivative of T by x."""
+def input_gradient(y: Float[Array, "B H W D"], k: Float[Array, "3 3 C D"]) -> Float[Array, "B H W C"]:
+    """Returns the derivative of T by x."""
     cpu = _choice(y, k.shape[2:], _NARROW, _xla_by_input, col2im, winograd_by_input)
     return jax.lax.platform_dependent(y, k, cpu=cpu, cuda=_cuda_by_input, default=_xla_by_input)
 
 
 @jax.custom_vjp
-def kernel_gradient(x: jax.Array, y: jax.Array) -> jax.Array:
-    """`[B, H, W, C], [B, H, W, D] -> [3, 3, C, D]`: the derivative of T by k."""
+def kernel_gradient(x: Float[Array, "B H W C"], y: Float[Array, "B H W D"]) -> Float[Array, "3 3 C D"]:
+    """Returns the derivative of T by k."""
     channels = x.shape[-1], y.shape[-1]
     cpu = _choice(x, channels, _NARROW_KERNEL, _xla_by_kernel, im2col_by_kernel, winograd_by_kernel)
     return jax.lax.platform_dependent(x, y, cpu=cpu, cuda=_cuda_by_kernel, default=_xla_by_kernel)
 
 
 def _choice(
-    image: jax.Array, channels: tuple[int, int], narrow: float, xla: Callable, small: Callable, large: Callable
+    image: jax.Array, channels: tuple[int, ...], narrow: float, xla: Callable, small: Callable, large: Callable
 ) -> Callable:
-    """The fastest of three equal functions on one CPU."""
+    """Chooses the fastest of three equal functions for one CPU."""
     if is_split() or image.dtype not in (jnp.float32, jnp.float64):  # XLA widens bfloat16 itself
         return xla
     if image.shape[1] * image.shape[2] < _SMALL:
@@ -96,12 +99,12 @@ def _choice(
     return large if c * d / (c + d) >= narrow else xla
 
 
-def _beside(parts: tuple[jax.Array, ...]) -> jax.Array:
-    """In bfloat16 with zeros, up to a multiple of 32 channels: cuDNN prefers 160 to 152 (docs/performance_log.md).
-    They cost nothing in a kernel that writes all parts. For one array they would be a copy, so there it is a multiple of 8.
+def _beside(parts: Sequence[jax.Array]) -> jax.Array:
+    """Concatenates parts and, in bfloat16, pads with zeros to a multiple of 32 channels, with which cuDNN is faster.
 
-    The zeros belong to the last part: behind all parts they would keep GPUs from writing several channels at once. They are
-    there on every platform, as this is what is kept.
+    The zeros cost nothing in a kernel that writes all parts (docs/performance_log.md). A single part would have to be copied,
+    and is padded to a multiple of 8 only. The last part gets the zeros: as a part of their own they would keep GPUs from
+    writing several channels at once. All platforms pad, because the result is what the backward pass keeps.
     """
     *others, last = parts
     missing = _missing(sum(part.shape[3] for part in parts), 32 if others else 8, last.dtype)
@@ -116,13 +119,13 @@ def _whole_forward(parts: tuple[jax.Array, ...], k: jax.Array) -> tuple[jax.Arra
 def _whole_backward(saved: tuple, y: jax.Array) -> tuple[tuple[jax.Array, ...], jax.Array]:
     x, k, parts = saved
     by_kernel = _without_padding(kernel_gradient(x, y), k.shape[2])
-    if not is_split():  # CPUs would leave the kernels' to the end of the step, and hold each x until then: 3 GB at 1024x2048
+    if not is_split():  # XLA for CPUs would compute by_kernel at the end of the step, and keep every x: 3 GB at 1024x2048
         y = jax.lax.platform_dependent(y, by_kernel, cpu=added, default=lambda y, by_kernel: y)
     return tuple(input_gradient(y, of_part) for of_part in _of_parts(k, parts)), by_kernel
 
 
-def _of_parts(k: jax.Array, parts: tuple[jax.Array, ...]) -> list[jax.Array]:
-    """The channels of the kernel for each of the parts."""
+def _of_parts(k: jax.Array, parts: Sequence[jax.Array]) -> list[jax.Array]:
+    """Splits a kernel into the channels for each of the parts."""
     ends = list(itertools.accumulate(part.shape[-1] for part in parts))
     return jnp.split(k, ends[:-1], axis=2)
 
@@ -146,7 +149,7 @@ def _haloed_backward(saved: tuple, y: jax.Array) -> tuple[tuple[Haloed, ...], ja
 
 
 def _inside(cuda: Callable, xla: Callable) -> Callable:
-    """One of the three maps, of a device's rows with their halo."""
+    """Returns one of the three maps for a device's rows with their halo."""
     return lambda *of: jax.lax.platform_dependent(
         *of, cuda=functools.partial(cuda, margin=0), default=functools.partial(xla, margin=0)
     )
@@ -168,11 +171,11 @@ kernel_gradient.defvjp(
 )
 
 
-# XLA's own
+# The three maps by XLA's convolution
 
 
 def _xla(x: jax.Array, k: jax.Array, margin: int = 1) -> jax.Array:
-    """With margin 0, of images with their halos: they lose a row on either side."""
+    """Convolves; with margin 0, images have halos and lose a row on either side."""
     return jax.lax.conv_general_dilated(x, k, (1, 1), ((margin, margin), (1, 1)), dimension_numbers=DIMENSIONS)
 
 
@@ -186,11 +189,11 @@ def _xla_by_kernel(x: jax.Array, y: jax.Array, margin: int = 1) -> jax.Array:
     return jax.lax.conv_general_dilated(x, y, (1, 1), (rows, (1, 1)), dimension_numbers=("CHWN", "IHWO", "HWNC"))
 
 
-# Likewise, as NVIDIA's tensor cores want it in bfloat16 (docs/performance_log.md, "On a GPU").
+# The three maps by XLA's convolution, as NVIDIA's tensor cores compute it fastest in bfloat16 (docs/performance_log.md)
 
 
 def _align(x: jax.Array, axis: int) -> jax.Array:
-    """Channels padded with zeros to a multiple of 8 ("Convolutional Layers User's Guide"), which XLA does for float16 only."""
+    """Pads channels with zeros to a multiple of 8 ("Convolutional Layers User's Guide"), as XLA does for float16 only."""
     return _padded(x, axis, _missing(x.shape[axis], 8, x.dtype))
 
 
@@ -203,14 +206,14 @@ def _padded(x: jax.Array, axis: int, missing: int) -> jax.Array:
 
 
 def _pixels_at_once(channels: int, image: jax.Array) -> int:
-    """How many pixels of a row are computed as one pixel with as many times the channels, so that these become up to 64."""
+    """Returns how many pixels of a row to compute as one pixel with that many times the channels, but at most 64 channels."""
     if image.dtype != jnp.bfloat16:
         return 1
     return max(n for n in (1, 2, 4, 8) if n == 1 or (n * channels <= 64 and image.shape[2] % n == 0))
 
 
 def _cuda(x: jax.Array, k: jax.Array, margin: int = 1) -> jax.Array:
-    """For n pixels at once, the kernel becomes 3x(n+2) and moves by n: it contains k n times, once for each place."""
+    """Convolves n pixels at once, by a kernel of 3x(n+2) that moves by n pixels and contains k at n places."""
     n = _pixels_at_once(k.shape[3], x)
     k = jnp.concatenate([jnp.pad(k, [(0, 0), (i, n - 1 - i), (0, 0), (0, 0)]) for i in range(n)], 3)
     rows, columns = (margin, margin), (1, 1)
@@ -219,26 +222,26 @@ def _cuda(x: jax.Array, k: jax.Array, margin: int = 1) -> jax.Array:
 
 
 def _cuda_by_input(y: jax.Array, k: jax.Array, margin: int = 1) -> jax.Array:
-    """As the convolution by the kernel turned around; with margin 0, its result has a row more on either side."""
+    """Convolves y by k, rotated by 180 degrees and transposed; with margin 0, the result has one more row on either side."""
     if _pixels_at_once(k.shape[2], y) > 1:
         return _cuda(y, k[::-1, ::-1].swapaxes(2, 3), 2 - margin)
     return _xla_by_input(y, _align(k, 2), margin)[..., : k.shape[2]]
 
 
 def _cuda_by_kernel(x: jax.Array, y: jax.Array, margin: int = 1) -> jax.Array:
-    """With y's n pixels as one of n d channels, for a kernel of 3x(n+2): that of place i begins at its column i."""
+    """Takes n pixels of y as one pixel of n d channels; column i of the 3x(n+2) kernel is the first of place i."""
     b, h, w, d = y.shape
     n = _pixels_at_once(d, y)
     y = y.reshape(b, h, w // n, n * d)
     padding, labels = ((margin, margin), (1, 1)), ("CHWN", "IHWO", "HWNC")
     several = jax.lax.conv_general_dilated(_align(x, 3), y, (1, 1), padding, rhs_dilation=(1, n), dimension_numbers=labels)
     places = [several[:, i : i + 3, :, i * d : (i + 1) * d].astype(jnp.float32) for i in range(n)]  # added before rounding
-    return _without_padding(sum(places).astype(y.dtype) if n > 1 else several, x.shape[3])
+    return _without_padding(functools.reduce(operator.add, places).astype(y.dtype) if n > 1 else several, x.shape[3])
 
 
 def _without_padding(by_kernel: jax.Array, channels: int) -> jax.Array:
-    """The kernel's gradient without the padded channels; scattered before it is cut, else every device would sum all of it."""
+    """Cuts the padded channels off a kernel's gradient, after reduce-scatter: every device would otherwise sum all of it."""
     if by_kernel.shape[2] == channels:
         return by_kernel
-    # As one, both cuts are more than XLA for TPUs can take: "the shape doesn't match" (libtpu 0.0.42).
+    # XLA for TPUs fails at both cuts in one: "the shape doesn't match" (libtpu 0.0.42).
     return jax.lax.optimization_barrier(reduce_scattered(by_kernel))[:, :, :channels]

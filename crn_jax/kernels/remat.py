@@ -1,4 +1,4 @@
-"""What the backward pass keeps from the forward pass, and what it computes again."""
+"""Rematerialization: which values the backward pass keeps from the forward pass, and which it computes a second time."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -6,30 +6,37 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Float
 
 from crn_jax.sharding import is_split
 
 Remat = Literal["none", "images", "conv", "full"]
-"""none: all is kept; images: of the loss of k images, one image's part at a time, computed again from the image; conv: also of
-each refinement module and each stage of VGG-19 only its input and what its convolutions yield; full: its input alone, so that
-convolutions are computed twice. `conv` and `full` compute VGG-19 on several images once more, as `images` does. (On CPUs `conv`
-saves nothing: the compiler merges what is computed again with what was.)"""
+"""What the backward pass keeps.
+
+- none: everything.
+- images: the k images, of which the loss is computed a second time, for one image at a time.
+- conv: the input of each refinement module and of each stage of VGG-19, and the results of their convolutions. On CPUs this
+  saves nothing, because the compiler merges the second computation with the first.
+- full: the inputs alone, so that convolutions are computed twice.
+
+If k > 1, `conv` and `full` also do what `images` does, which computes VGG-19 once more.
+"""
 
 _CONVOLUTION = "convolution"
 
 
-def convolved(x: jax.Array) -> jax.Array:
-    """x, marked as what a convolution yields."""
+def convolved(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Marks x as the result of a convolution."""
     return checkpoint_name(x, _CONVOLUTION)
 
 
 def keeps_all(remat: Remat) -> bool:
-    """Whether modules and stages are kept as they are."""
+    """Returns whether everything inside modules and stages is kept."""
     return remat in ("none", "images")
 
 
 def rematerialized(function: Callable, remat: Remat) -> Callable:
-    """A function of arrays (or trees of them), the inside of which is kept as `remat` says."""
+    """Returns `function`, of arrays or trees of arrays, such that the backward pass keeps its inner values as `remat` says."""
     if keeps_all(remat):
         return function
     if remat == "conv":
@@ -38,7 +45,7 @@ def rematerialized(function: Callable, remat: Remat) -> Callable:
 
 
 def _recomputed(function: Callable) -> Callable:
-    """Of which only the arguments are kept: `jax.checkpoint`, but on CPUs too, see `added`."""
+    """Keeps only the arguments, as `jax.checkpoint` does, but on CPUs, too (see `added`)."""
     wrapped = jax.custom_vjp(function)
 
     def backward(arguments: tuple, y: Any) -> tuple:
@@ -49,8 +56,8 @@ def _recomputed(function: Callable) -> Callable:
     return wrapped
 
 
-def behind(x: jax.Array, y: jax.Array) -> jax.Array:
-    """x, but not before y is there: what is computed from it is not what was computed from x before."""
+def behind(x: Float[Array, "..."], y: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Returns x, but only once y is computed, so that the compiler does not reuse what it has computed from x before."""
     if is_split():
         return _barrier(x, y)
     return jax.lax.platform_dependent(x, y, cpu=added, default=_barrier)
@@ -60,10 +67,10 @@ def _barrier(x: jax.Array, y: jax.Array) -> jax.Array:
     return jax.lax.optimization_barrier((x, y))[0]
 
 
-def added(x: jax.Array, y: jax.Array) -> jax.Array:
-    """x + 0, where the 0 comes from y's first entry (which, if it is NaN, makes all of x so).
+def added(x: Float[Array, "..."], y: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Returns x + 0, where 0 is computed from the first entry of y. (If that is NaN, all of the result is.)
 
-    XLA for CPUs drops optimization barriers before it merges equal computations and orders what is left. It cannot ignore an
+    XLA for CPUs drops optimization barriers before it merges equal computations and orders the others. It cannot ignore an
     addition.
     """
     return x + jnp.minimum(jnp.abs(jax.lax.stop_gradient(y).reshape(-1)[0]), 0).astype(x.dtype)

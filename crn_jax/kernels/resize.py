@@ -1,14 +1,17 @@
 """The two resamplings of the cascade, as local stencils.
 
-Arrays are float `[B, H, W, C]`. Both functions change height and width by exactly two, touch only neighbouring
-rows and columns (so an image split by rows over devices exchanges single rows), and keep the input's dtype.
+Both change the height and the width by a factor of two and keep the dtype. They read neighbouring rows and columns only, so
+that images whose rows are split over devices exchange single rows.
 """
 
+import functools
+import operator
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from crn_jax.kernels.halo import Haloed, with_halo
 from crn_jax.sharding import MIN_ROWS, by_device, constrain, place_in_height, rows_are_split
@@ -16,8 +19,8 @@ from crn_jax.sharding import MIN_ROWS, by_device, constrain, place_in_height, ro
 Upsampling = Literal["align_corners", "half_pixel"]
 
 
-def halve_area(x: jax.Array) -> jax.Array:
-    """Averages 2x2 blocks: `[B, H, W, C] -> [B, H/2, W/2, C]`, TensorFlow's `resize_area` at a factor of two.
+def halve_area(x: Float[Array, "B H W C"]) -> Float[Array, "B H//2 W//2 C"]:
+    """Averages blocks of 2x2 pixels, as TensorFlow's `resize_area` does at a factor of two.
 
     Raises:
       ValueError: if the height or the width is odd.
@@ -28,39 +31,42 @@ def halve_area(x: jax.Array) -> jax.Array:
     return x.reshape(b, h // 2, 2, w // 2, 2, c).mean((2, 4))
 
 
-def double_bilinear(x: jax.Array, upsampling: Upsampling = "align_corners") -> jax.Array:
-    """Bilinear upsampling: `[B, H, W, C] -> [B, 2H, 2W, C]`.
+def double_bilinear(x: Float[Array, "B H W C"], upsampling: Upsampling = "align_corners") -> Float[Array, "B 2*H 2*W C"]:
+    """Upsamples bilinearly by a factor of two.
 
-    With aligned corners, it is TensorFlow's `resize_bilinear(align_corners=True)`, which the released program uses; with half
-    pixels, `jax.image.resize` and what other libraries do by default. Of x whose rows are split over devices, GPUs would gather
-    all: use `upsampled`.
+    With `align_corners`, this is TensorFlow's `resize_bilinear(align_corners=True)`, which the authors' program uses. With
+    `half_pixel`, it is `jax.image.resize` and the default of other libraries. If the rows of x are split over devices, use
+    `upsampled`: GPUs would gather all of x here.
     """
     return _doubled(x, *(_weights(n, upsampling, _exact(x)) for n in x.shape[1:3]))
 
 
-def upsampled(x: jax.Array, upsampling: Upsampling) -> jax.Array | Haloed:
-    """`double_bilinear` for a convolution: where x's rows are split over devices, with the halo that this needs.
+def upsampled(x: Float[Array, "B H W C"], upsampling: Upsampling) -> Float[Array, "B 2*H 2*W C"] | Haloed:
+    """Upsamples x for a convolution: `double_bilinear`, with the halo of the convolution if x's rows are split over devices.
 
-    The row of x beyond a device's own yields the upsampled row there, so one exchange serves for both.
+    One exchange serves both: the row of x beyond those of a device also yields the upsampled row there.
     """
     if not rows_are_split(x, MIN_ROWS):
         return constrain(_of_whole(x, upsampling), MIN_ROWS)
 
     def of_its_own(x: jax.Array) -> jax.Array:
-        # Rows outside the image are zero, and have no weight in those inside; so those outside yield zero.
+        # Rows outside the image are zero and have no weight in rows inside, so that upsampled rows outside are zero, too.
         place, devices = place_in_height()
         h = x.shape[1]
-        rows, columns = (_weights(n, upsampling, _exact(x)) for n in (devices * h, x.shape[2]))
-        rows = tuple(jax.lax.dynamic_slice_in_dim(jnp.pad(weights, 1), place * h, h + 2) for weights in rows)
-        return _doubled(with_halo(x, 1), rows, columns)[:, 1:-1]
+
+        def own(weights: jax.Array | np.ndarray) -> jax.Array:
+            return jax.lax.dynamic_slice_in_dim(jnp.pad(weights, 1), place * h, h + 2)
+
+        (even, odd), columns = (_weights(n, upsampling, _exact(x)) for n in (devices * h, x.shape[2]))
+        return _doubled(with_halo(x, 1), (own(even), own(odd)), columns)[:, 1:-1]
 
     return Haloed(by_device(of_its_own, x))
 
 
 def _of_whole(x: jax.Array, upsampling: Upsampling) -> jax.Array:
-    """`double_bilinear` where all of x is on every device, whether or not the rows of the result are split.
+    """Upsamples x, of which every device has all, whether or not the rows of the result are split over devices.
 
-    If they are, by slices on all platforms: by indices, GPUs would sum every tap of the derivative over all devices.
+    If they are split, all platforms use slices: with indices, GPUs would sum every tap of the derivative over all devices.
     """
     b, h, w, c = x.shape
     doubled = jax.ShapeDtypeStruct((b, 2 * h, 2 * w, c), x.dtype)
@@ -74,14 +80,14 @@ def _exact(x: jax.Array) -> jnp.dtype:
 
 
 Weights = tuple[jax.Array | np.ndarray, jax.Array | np.ndarray]
-"""The weight of neighbour k - 1 in output 2k, and that of neighbour k + 1 in output 2k + 1; the rest is k's. Each `[n]`."""
+"""The weights [n] of neighbour k - 1 in output 2k, and of neighbour k + 1 in output 2k + 1; input k has what remains to 1."""
 
 
 def _weights(n: int, upsampling: Upsampling, dtype: jnp.dtype) -> Weights:
-    """With aligned corners, output r samples the input at r (n-1)/(2n-1). For r = 2k that lies k/(2n-1) before k, for r = 2k+1
-    it lies (n-1-k)/(2n-1) behind it. With half pixels, at r/2 - 1/4: always a quarter, but not past the edges.
+    """Returns the weights as constants, so that compilers need no kernels to compute what follows from them.
 
-    As constants: compilers need no kernels then for what follows from them.
+    With aligned corners, output r samples the input at r (n-1)/(2n-1), which lies k/(2n-1) before k for r = 2k, and
+    (n-1-k)/(2n-1) behind k for r = 2k+1. With half pixels, it samples at r/2 - 1/4, but not beyond the edges.
     """
     k = np.arange(n).astype(dtype)
     if upsampling == "align_corners":
@@ -91,17 +97,17 @@ def _weights(n: int, upsampling: Upsampling, dtype: jnp.dtype) -> Weights:
 
 @jax.custom_vjp
 def _doubled(x: jax.Array, rows: Weights, columns: Weights) -> jax.Array:
-    """`double_bilinear`, with the weights given.
+    """Upsamples with given weights.
 
-    Each pixel as the weighted mean of its four neighbours in x, not one axis behind the other: so on a GPU this is part of
-    the kernel that puts the layout beside it, and its derivative is one kernel.
+    Each pixel is the weighted mean of its four neighbours in x, without a pass for each axis. On a GPU, this becomes a part of
+    the kernel that puts the layout beside the result, and its derivative is one kernel.
     """
     return jax.lax.platform_dependent(x, rows, columns, cuda=_with_indices, default=_interleaved)
 
 
 @jax.custom_vjp
 def _by_input(y: jax.Array, rows: Weights, columns: Weights) -> jax.Array:
-    """The derivative of `_doubled`: its transpose, `[B, 2H, 2W, C] -> [B, H, W, C]`."""
+    """Computes the derivative of `_doubled`, which is its transpose: [B, 2H, 2W, C] -> [B, H, W, C]."""
 
     def of_interleaved(y: jax.Array, rows: Weights, columns: Weights) -> jax.Array:
         like = y[:, ::2, ::2]
@@ -120,11 +126,11 @@ _by_input.defvjp(
 )
 
 
-# With slices and pads, which CPUs vectorize and the compiler for TPUs splits over devices
+# By slices and pads, which CPUs vectorize and the compiler for TPUs splits over devices
 
 
 def _interleaved(x: jax.Array, weights_of_rows: Weights, weights_of_columns: Weights) -> jax.Array:
-    """Even and odd rows, even and odd columns apart, joined at the end."""
+    """Upsamples: computes even and odd rows and columns separately, and joins them at the end."""
     b, h, w, c = x.shape
     rows = []
     for step_h, s in zip((-1, 1), weights_of_rows):
@@ -137,27 +143,27 @@ def _interleaved(x: jax.Array, weights_of_rows: Weights, weights_of_columns: Wei
     return jnp.stack(rows, 2).reshape(b, 2 * h, 2 * w, c).astype(x.dtype)
 
 
-def _neighbour(x: jax.Array, axis: int, step: Literal[-1, 1]) -> jax.Array:
-    """x's neighbours before (-1) or behind (1) along an axis; those outside, whose weight is zero, are zero."""
-    # Where the axis is split over devices, this order (slice, then pad) exchanges one row with each neighbour; pad, then
-    # slice exchanges more rows the more devices there are. And no negative pad: XLA miscompiles that when a replicated operand
-    # meets a sharded result (seen in jax 0.10.2 to 0.12.0).
+def _neighbour(x: jax.Array, axis: int, step: int) -> jax.Array:
+    """Returns each pixel's neighbour before (-1) or behind (1) it along an axis; zero outside, where weights are zero."""
+    # If the axis is split over devices, this order (slice, then pad) exchanges one row with each neighbour. Pad, then slice
+    # would exchange more rows the more devices there are. A negative pad does not work: XLA miscompiles it if the operand is
+    # replicated and the result sharded (seen in jax 0.10.2 to 0.12.0).
     n = x.shape[axis]
     inside = jax.lax.slice_in_dim(x, max(step, 0), n + min(step, 0), axis=axis)
     outside = (1, 0) if step < 0 else (0, 1)
     return jnp.pad(inside, [outside if a == axis else (0, 0) for a in range(x.ndim)])
 
 
-# With indices. On a GPU slices and pads become branches, in which a thread reads channels one by one; like this it reads four.
+# By indices. Slices and pads become branches on a GPU, in which a thread reads one channel at a time; by indices it reads four.
 
-Tap = tuple[np.ndarray, jax.Array]
-"""For each output along an axis, which input it takes, and with which weight."""
+Tap = tuple[np.ndarray, jax.Array | np.ndarray]
+"""The input that each output along an axis takes, and its weight."""
 
 
 def _with_indices(x: jax.Array, rows: Weights, columns: Weights) -> jax.Array:
-    """`_interleaved`, but for the outermost outputs where neighbours outside x have weights.
+    """Computes `_interleaved`, except for the outermost outputs if neighbours outside x have weights.
 
-    That is so at the edges of a device's rows, and `upsampled` cuts those outputs off.
+    Such neighbours exist at the edges of a device's rows, and `upsampled` cuts those outputs off.
     """
 
     def taps(weights: Weights) -> list[Tap]:
@@ -169,7 +175,7 @@ def _with_indices(x: jax.Array, rows: Weights, columns: Weights) -> jax.Array:
 
 
 def _by_input_with_indices(y: jax.Array, rows: Weights, columns: Weights) -> jax.Array:
-    """`_by_input`: each pixel of x counts in four rows and four columns."""
+    """Computes `_by_input`: each pixel of x contributes to four rows and four columns."""
 
     def taps(weights: Weights) -> list[Tap]:
         even, odd = weights
@@ -181,10 +187,13 @@ def _by_input_with_indices(y: jax.Array, rows: Weights, columns: Weights) -> jax
 
 
 def _weighted(x: jax.Array, rows: list[Tap], columns: list[Tap]) -> jax.Array:
-    """The sum over the taps of either axis."""
+    """Sums over the taps of both axes."""
 
     def at(i: np.ndarray, j: np.ndarray) -> jax.Array:
         return x.at[:, i[:, None], j[None]].get(mode="promise_in_bounds").astype(_exact(x))
 
-    sums = [sum(t[None, None, :, None] * at(i, j) for j, t in columns) for i, _ in rows]
-    return sum(s[None, :, None, None] * row for (_, s), row in zip(rows, sums)).astype(x.dtype)
+    def total(terms: list[jax.Array]) -> jax.Array:
+        return functools.reduce(operator.add, terms)
+
+    sums = [total([at(i, j) * t[None, None, :, None] for j, t in columns]) for i, _ in rows]
+    return total([row * s[None, :, None, None] for (_, s), row in zip(rows, sums)]).astype(x.dtype)
