@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from crn_jax.load_artifact import load
 from launch import convert, evaluate, inspect, synthesize, train
 from launch.common.command_line import parse
 from tests.support.commands import ROOT
@@ -57,7 +58,7 @@ def test_one_pass_through_every_module(tiny, tmp_path, called):
     train.main([*small, *collection, str(first), "--run.folder", str(second)])
     train.main(
         "segmenter_camvid --data.source streets --data.num_scenes 3 --data.clear_days --segmenter.num_classes 20 --epochs 1 "
-        "--segmenter.size 16 32 --segmenter.widths 4 6 --run.validation_examples 2 --run.sheet_examples 2 --sharding.mesh 1 1 "
+        "--segmenter.size 16 32 --segmenter.widths 4 6 --batch_size 2 --run.validation_examples 2 --run.sheet_examples 2 --sharding.mesh 1 1 "
         f"--run.folder {segmenter}".split()
     )
     train.main([*small, "--dry_run"])
@@ -72,6 +73,8 @@ def test_one_pass_through_every_module(tiny, tmp_path, called):
     with Image.open(tmp_path / "images" / "0_1.png") as image:
         assert image.size == (32, 16)
     convert.main(["export", str(first), str(tmp_path / "exported")])
+    exported, _ = load(tmp_path / "exported")
+    assert exported(np.zeros((1, 16, 32), np.uint8)).shape == (1, 1, 16, 32, 3)
     convert.main(["safetensors", str(first), str(tmp_path / "first.safetensors")])
 
     for part, value in (("photographs", 90), ("layouts", 3)):
