@@ -15,8 +15,8 @@ _FLAGS = [
     # XLA aborts the process if one of the eight devices keeps a collective waiting too long, as it may on a busy machine.
     "--xla_cpu_collective_call_terminate_timeout_seconds=300",
 ]
-if importlib.metadata.version("jaxlib").startswith("0.10."):  # it halves the time to compile; later versions abort at it
-    _FLAGS.append("--xla_cpu_use_fusion_emitters=false")
+if importlib.metadata.version("jaxlib").startswith("0.10."):  # they halve the time to compile; later versions abort at them
+    _FLAGS += ["--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1"]
 os.environ["XLA_FLAGS"] = " ".join(_FLAGS)
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"  # also for the commands that tests start: sums depend on it in the last bit
 os.environ.pop("CRN_JAX_VGG19", None)

@@ -74,7 +74,7 @@ def shares(size, k, regions) -> int:
 
 @pytest.mark.parametrize(
     "batch, change",
-    [(1, {}), (4, {}), (2, {"base": (3, 4), "num_images": 3}), (3, {"base": (1, 2), "widths": (7, 6, 5, 4, 3)}),
+    [(4, {}), (2, {"base": (3, 4), "num_images": 3}), (3, {"base": (1, 2), "widths": (7, 6, 5, 4, 3)}),
      (1, {"widths": (96, 96, 96), "base": (8, 8), "num_classes": 20}), (1, {"variant": "paper", "dtype": "bfloat16"}),
      (2, {"layout_at": "first", "norm": False, "upsampling": "half_pixel"})],
     ids=str,

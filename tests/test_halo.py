@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from crn_jax.kernels import convolution
 from crn_jax.kernels.convolution import trained_conv3x3
 from crn_jax.kernels.halo import haloed, with_halo, without_outside
 from crn_jax.kernels.resize import double_bilinear, upsampled
 from crn_jax.sharding import ShardingConfig, activation_spec, by_device, make_mesh, rows_are_split
 from crn_jax.vgg import vgg19_stage
+from tests.plain import conv as plain_conv
 
 MESHES = [(2, 4), (1, 8), (4, 2)]  # of two images each; by the last one's first axis they do not divide
 HEIGHT = 64
@@ -126,7 +126,7 @@ def test_a_trained_convolution_as_gpus_compute_it(monkeypatch):
         return jax.value_and_grad(summed, (0, 1, 2))
 
     got = on_mesh(mesh_of(2, 4), gradients(lambda a, b, k: trained_conv3x3((a, b), k), "bfloat16"), *arguments)
-    expected = gradients(lambda a, b, k: convolution._xla(jnp.concatenate([a, b], -1), k), "float32")(*arguments)
+    expected = gradients(lambda a, b, k: plain_conv(jnp.concatenate([a, b], -1), k), "float32")(*arguments)
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
         np.testing.assert_array_equal(a, jnp.asarray(b).astype(jnp.bfloat16).astype("float32") if a.ndim else b)
 
@@ -139,7 +139,7 @@ def test_a_trained_convolution_of_arrays_beside_each_other(mesh):
         return trained_conv3x3((features, layout), k)
 
     def plain(features, layout, k):
-        return convolution._xla(jnp.concatenate([features, layout], -1), k)
+        return plain_conv(jnp.concatenate([features, layout], -1), k)
 
     def slope(conv):
         return jax.grad(lambda *a: sum(jnp.sum(jnp.sin(g)) for g in value_and_gradients(conv, *a)), (0, 1, 2))
@@ -156,7 +156,7 @@ def test_in_bfloat16_with_channels_for_tensor_cores_and_over_a_further_axis():
     x, k = (jnp.asarray(a, jnp.bfloat16) for a in (random(2, HEIGHT, 5, 9), random(3, 3, 9, 5)))
     conv = jax.vmap(lambda x, k: trained_conv3x3((x,), k), in_axes=(2, None))
     got = on_mesh(mesh_of(2, 4), functools.partial(value_and_gradients, conv), x[:, :, None], k)
-    expected = value_and_gradients(lambda x, k: convolution._xla(x[:, :, 0], k)[None], x[:, :, None], k)
+    expected = value_and_gradients(lambda x, k: plain_conv(x[:, :, 0], k)[None], x[:, :, None], k)
     for a, b in zip(got, expected, strict=True):
         assert a.shape == b.shape and a.dtype == b.dtype
         a, b = (np.asarray(array, np.float32) for array in (a, b))

@@ -9,7 +9,7 @@ import pytest
 import crn_jax
 from tests.support.commands import PATIENCE, ROOT
 
-HEAVY = {"orbax", "h5py", "scipy", "pooch", "grain", "cattrs", "optax", "safetensors", "tensorboardX", "tyro", "rich"}
+HEAVY = {"orbax", "h5py", "scipy", "pooch", "grain", "cattrs", "optax", "safetensors", "tensorboardX", "tyro"}
 UNIX = {"fcntl", "resource", "pwd", "grp", "termios"}
 
 

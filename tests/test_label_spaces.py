@@ -329,9 +329,13 @@ def test_a_file_of_another_kind_is_named(tmp_path):
 
 
 SCALARS = st.none() | st.booleans() | st.integers(-2, 300) | st.floats() | st.sampled_from(["a", "b", "void", "1", ""])
-VALUES = st.recursive(
-    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["0", "1", "a"]), inner), max_leaves=6
-)
+
+
+def containers(inner: st.SearchStrategy) -> st.SearchStrategy:
+    return st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["0", "1", "a"]), inner)
+
+
+VALUES = SCALARS | containers(SCALARS | containers(SCALARS))
 COLOURS = st.lists(st.lists(st.integers(0, 2), min_size=3, max_size=3), max_size=3)
 FILES = st.fixed_dictionaries(
     {"classes": st.lists(st.sampled_from(["a", "b", "void"]), max_size=3) | VALUES},

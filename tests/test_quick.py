@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from crn_jax.load_artifact import load
 from launch import convert, evaluate, inspect, synthesize, train
 from launch.common.command_line import parse
 from tests.support.commands import ROOT
@@ -48,19 +49,18 @@ def imported_by_quick_tests() -> set[Path]:
 
 
 @pytest.mark.quick
-def test_one_pass_through_every_module(tiny, tmp_path, called):
+def test_one_pass_through_every_module(tiny, tmp_path, called, monkeypatch):
     """Each module has a function that is called here, or is imported by name in a file with quick tests."""
-    small = [*tiny, "--cascade.base", "2", "4", "--data.num_scenes", "3", "--epochs", "1"]
+    small = [*tiny, *"--cascade.base 8 16 --cascade.widths 8 8 --data.num_scenes 3 --epochs 1".split()]
     first, second, segmenter = tmp_path / "first", tmp_path / "second", tmp_path / "segmenter"
     train.main([*small, "--data.cache", str(tmp_path / "cache"), "--run.folder", str(first)])
     collection = "--cascade.num_images 2 --loss.best_per class --lambdas.rescale_epoch 1 --init_from".split()
     train.main([*small, *collection, str(first), "--run.folder", str(second)])
     train.main(
         "segmenter_camvid --data.source streets --data.num_scenes 3 --data.clear_days --segmenter.num_classes 20 --epochs 1 "
-        "--segmenter.size 16 32 --segmenter.widths 4 6 --run.validation_examples 2 --run.sheet_examples 2 --sharding.mesh 1 1 "
-        f"--run.folder {segmenter}".split()
+        "--segmenter.size 16 32 --segmenter.widths 4 6 --batch_size 2 --run.validation_examples 2 --run.sheet_examples 2 "
+        f"--sharding.mesh 1 1 --run.folder {segmenter}".split()
     )
-    train.main([*small, "--dry_run"])
     evaluate.main([str(second), "--segmenter", str(segmenter), "--examples", "2"])
     evaluation = json.loads((second / "evaluation" / "evaluation.json").read_text())
     assert [candidate["name"] for candidate in evaluation["candidates"]][1:] == [
@@ -72,6 +72,9 @@ def test_one_pass_through_every_module(tiny, tmp_path, called):
     with Image.open(tmp_path / "images" / "0_1.png") as image:
         assert image.size == (32, 16)
     convert.main(["export", str(first), str(tmp_path / "exported")])
+    monkeypatch.setattr(sys, "path", sys.path.copy())  # load adds to it
+    exported, _ = load(tmp_path / "exported")
+    assert exported(np.zeros((1, 16, 32), np.uint8)).shape == (1, 1, 16, 32, 3)
     convert.main(["safetensors", str(first), str(tmp_path / "first.safetensors")])
 
     for part, value in (("photographs", 90), ("layouts", 3)):

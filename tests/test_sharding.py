@@ -196,6 +196,7 @@ def test_memory_falls_with_the_mesh(xlas_convolution):
     assert sizes[0] > 3.2 * sizes[1]
 
 
+@pytest.mark.quick
 def test_exchanges_are_read_from_a_program_once_each():
     found = collectives("""
   %a = f32[4,8]{1,0} all-reduce(%x), channel_id=1, to_apply=%add
