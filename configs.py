@@ -11,7 +11,7 @@ from crn_jax.ablation import Ablation, Variant
 from crn_jax.baselines.full_resolution import FullResolutionConfig
 from crn_jax.baselines.gan import GANConfig, GANLossConfig
 from crn_jax.cascade import PAPER_WIDTHS, CascadeConfig
-from crn_jax.data.labels.label_space import CAMVID, CITYSCAPES
+from crn_jax.data.labels.published import CAMVID, CITYSCAPES
 from crn_jax.data.sources import DataConfig
 from crn_jax.experiment import BaselineExperiment, Experiment, GANExperiment, RunConfig, SegmenterExperiment, Training
 from crn_jax.growth import Recipe
@@ -164,6 +164,10 @@ cityscapes_256p = Experiment(
     about="Cityscapes at 256x512 by the paper's cascade.",
     data=DataConfig("cityscapes", threads=8),
     cascade=CascadeConfig(CITYSCAPES.num_classes, widths=PAPER_WIDTHS[:7]),
+    lambdas=LambdaConfig(rescale_epoch=100),
+    optimizer=OptimizerConfig(learning_rate=1e-4),
+    batch_size=1,
+    epochs=200,
     run=RunConfig(validate_every=2975, checkpoint_every=2975),
 )
 

@@ -12,7 +12,7 @@ from crn_jax.kernels.remat import Remat
 from crn_jax.lambdas import LambdaConfig, LambdaState, init_lambdas, update_lambdas
 from crn_jax.losses import LossConfig, Perception, layer_terms, perceptual_loss
 from crn_jax.train import OptimizerConfig, Trainable
-from crn_jax.vgg import Pooling
+from crn_jax.vgg import Pooling, abstract_vgg19
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +31,15 @@ class Objective(Trainable):
     def dtype(self) -> str:
         """The dtype of the convolutions."""
         return self.generator.dtype
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of a batch's photographs, in pixels."""
+        return self.generator.size
+
+    def abstract_frozen(self) -> dict:
+        """Returns shapes and dtypes of VGG-19's parameters."""
+        return abstract_vgg19()
 
     @property
     def perception(self) -> Perception:

@@ -98,6 +98,14 @@ class Trainable(Protocol):
     def dtype(self) -> str:
         """The dtype of the network's 3x3 convolutions."""
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of a batch's photographs, in pixels."""
+
+    def abstract_frozen(self) -> dict:
+        """Returns shapes and dtypes of the frozen parameters that the loss takes; none, as here, if it takes none."""
+        return {}
+
     def init_params(self, key: Key[Array, ""]) -> dict:
         """Returns fresh parameters."""
 

@@ -23,8 +23,8 @@ from launch.ablation.findings import Entry, collect
 from launch.ablation.summary import conclusions, figures_table, markdown
 from launch.ablation.tasks import Budget, Task, shown, slug, trains_with_segmenter, with_segmenter
 from launch.ablation.workers import Workers, check_jobs
+from launch.common.catalogue import ablations, take_configs
 from launch.common.exit_status import FAILED, TRY_AGAIN
-from launch.common.experiments import ablations, take_configs
 from launch.common.names import as_typed
 from launch.common.output import staged, write_json
 from launch.common.page import write_page

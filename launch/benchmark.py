@@ -44,8 +44,8 @@ from crn_jax.sharding import ShardingConfig, make_mesh, put, put_batch
 from crn_jax.synthesize import synthesize
 from crn_jax.train import abstract_state, init_state, make_train_step
 from crn_jax.vgg_weights import random_vgg19
+from launch.common.catalogue import experiments, take_configs
 from launch.common.command_line import experiment_of_kind
-from launch.common.experiments import experiments, take_configs
 from launch.common.names import as_typed
 from launch.common.terminal import command, console, show_error
 from launch.cost.dry_run import lower_step, total_bytes

@@ -30,7 +30,7 @@ from crn_jax.scores.inception import PUBLISHED_SHA256, load_inception
 from crn_jax.scores.lpips import load_lpips, network_name
 from crn_jax.synthesize import synthesize
 from crn_jax.vgg_weights import obtain_vgg19
-from launch.common.experiments import take_configs
+from launch.common.catalogue import take_configs
 from launch.common.names import as_typed
 from launch.common.output import staged, write_json
 from launch.common.terminal import command, console

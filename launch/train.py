@@ -19,9 +19,9 @@ from crn_jax.run import describe_run
 from crn_jax.sharding import local_rows, make_mesh, put
 from crn_jax.train import abstract_state, make_train_step
 from crn_jax.vgg_weights import obtain_vgg19
+from launch.common.catalogue import take_configs
 from launch.common.command_line import Command, list_experiments, parse_stages
 from launch.common.exit_status import TRY_AGAIN, USER_ERROR
-from launch.common.experiments import take_configs
 from launch.common.processes import agree, is_first, join
 from launch.common.stop_signals import Stop
 from launch.common.terminal import command, console, keep_compiled_in, opened

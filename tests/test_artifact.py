@@ -17,7 +17,7 @@ import safetensors.numpy
 
 from crn_jax.artifact import export_synthesize
 from crn_jax.cascade import CascadeConfig
-from crn_jax.data.labels.label_space import CITYSCAPES
+from crn_jax.data.labels.published import CITYSCAPES
 from crn_jax.generator import init_params
 from crn_jax.run import describe_run, load_run, read_description
 from crn_jax.synthesize import synthesize

@@ -15,7 +15,8 @@ from PIL import Image
 from crn_jax.data import cache
 from crn_jax.data.cache import cached
 from crn_jax.data.examples import Source
-from crn_jax.data.labels.label_space import CAMVID, LabelSpace
+from crn_jax.data.labels.label_space import LabelSpace
+from crn_jax.data.labels.published import CAMVID
 from crn_jax.data.pipeline import training_batches
 from crn_jax.data.sources import DataConfig, open_source
 from crn_jax.data.vivid import vivid_of
@@ -304,7 +305,7 @@ PROCESSES = """
 import dataclasses, itertools, os, pathlib, shutil, signal, sys, time
 import numpy as np
 from crn_jax.data import cache
-from crn_jax.data.labels.label_space import CAMVID
+from crn_jax.data.labels.published import CAMVID
 from crn_jax.data.examples import Source
 
 FOLDER = pathlib.Path(sys.argv[1])

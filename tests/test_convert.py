@@ -13,7 +13,7 @@ from PIL import Image
 
 from crn_jax.authors import load_released
 from crn_jax.cascade import Cascade
-from crn_jax.data.labels.label_space import CITYSCAPES
+from crn_jax.data.labels.published import CITYSCAPES
 from crn_jax.data.sources import DataConfig, label_space_of
 from crn_jax.errors import UserError
 from crn_jax.experiment import Experiment

@@ -8,7 +8,7 @@ import pytest
 
 from crn_jax import vgg_weights
 from crn_jax.cascade import Cascade, CascadeConfig
-from crn_jax.data.labels.label_space import CITYSCAPES
+from crn_jax.data.labels.published import CITYSCAPES
 from crn_jax.diversity import assemble, pairwise_terms
 from crn_jax.errors import UserError
 from crn_jax.evaluation import DISTANCE_WEIGHTS, Collection, make_eval_step

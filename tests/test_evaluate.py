@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 from crn_jax.cascade import CascadeConfig
-from crn_jax.data.labels.label_space import CITYSCAPES
+from crn_jax.data.labels.published import CITYSCAPES
 from crn_jax.data.sources import DataConfig, open_source
 from crn_jax.errors import UserError
 from crn_jax.evaluation import DISTANCE_WEIGHTS

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from crn_jax.data.labels.label_space import CAMVID, CITYSCAPES
-from crn_jax.data.labels.published import LABEL_SPACES
+from crn_jax.data.labels.published import CAMVID, CITYSCAPES, LABEL_SPACES
 from crn_jax.data.sources import DataConfig
 from crn_jax.errors import UserError
 from launch import inspect

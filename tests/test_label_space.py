@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from crn_jax.data.labels.label_space import CAMVID, CITYSCAPES, LabelSpace, open_image
-from crn_jax.data.labels.published import LABEL_SPACES
+from crn_jax.data.labels.label_space import LabelSpace, open_image
+from crn_jax.data.labels.published import CAMVID, CITYSCAPES, LABEL_SPACES
 from crn_jax.errors import UserError
 
 pytestmark = pytest.mark.quick

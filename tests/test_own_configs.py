@@ -11,8 +11,8 @@ from crn_jax.experiment import to_json
 from crn_jax.run import read_description
 from launch import ablate, benchmark, synthesize, train
 from launch.ablation.workers import own
+from launch.common.catalogue import VARIABLE, ablations, experiments, recipes, take_configs
 from launch.common.command_line import named_experiment, parse, parse_stages
-from launch.common.experiments import VARIABLE, ablations, experiments, recipes, take_configs
 from launch.common.terminal import console
 
 FILE = """

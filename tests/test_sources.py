@@ -8,7 +8,7 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from crn_jax.data.labels.label_space import CAMVID
+from crn_jax.data.labels.published import CAMVID
 from crn_jax.data.pipeline import spread, steps_per_epoch, training_batches, validation_batches
 from crn_jax.data.sources import DataConfig, label_space_of, open_photograph, open_source, pairs_of
 from crn_jax.data.vivid import vivid

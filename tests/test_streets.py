@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from crn_jax.data.labels.label_space import CITYSCAPES
+from crn_jax.data.labels.published import CITYSCAPES
 from crn_jax.data.streets import CAR_COLORS, TIMES, WEATHERS, render_street
 from launch.hidden_choices import shown
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from crn_jax.baselines.gan import GANConfig
 from crn_jax.cascade import Cascade, CascadeConfig
-from crn_jax.data.labels.label_space import CITYSCAPES
+from crn_jax.data.labels.published import CITYSCAPES
 from crn_jax.data.streets import render_street
 from crn_jax.diversity import assemble
 from crn_jax.errors import UserError

@@ -22,7 +22,7 @@ from configs import EXPERIMENTS, RECIPES
 from crn_jax import sharding, vgg_weights
 from crn_jax.checkpoint import Checkpoints
 from crn_jax.data.examples import Source
-from crn_jax.data.labels.label_space import CITYSCAPES
+from crn_jax.data.labels.published import CITYSCAPES
 from crn_jax.data.pipeline import training_batches, validation_batches
 from crn_jax.data.sources import open_source
 from crn_jax.errors import UserError

@@ -19,7 +19,7 @@ from crn_jax.baselines.adversarial import DCGANDiscriminator, DCGANGenerator, Pa
 from crn_jax.generator import init_params
 from crn_jax.kernels.remat import Remat
 from crn_jax.lambdas import LambdaState
-from crn_jax.scores.segmenter import SegmenterConfig, cross_entropy, scaled
+from crn_jax.scores.segmenter import SegmenterConfig, SegmenterObjective, cross_entropy, scaled
 from crn_jax.train import OptimizerConfig, Trainable
 
 
@@ -104,6 +104,18 @@ class GANObjective(Trainable):
     def dtype(self) -> str:
         """The dtype of the convolutions."""
         return self.gan.dtype
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of a batch's photographs, in pixels."""
+        return self.gan.size
+
+    def abstract_frozen(self) -> dict:
+        """Returns shapes and dtypes of the segmenter's parameters, if there is one."""
+        if self.segmenter is None:
+            return {}
+        segmenter = SegmenterObjective(self.segmenter, self.optimizer, self.steps_per_epoch)
+        return {"segmenter": jax.eval_shape(segmenter.init_params, jax.random.key(0))}
 
     def init_params(self, key: Key[Array, ""]) -> dict:
         """Returns fresh parameters of both networks."""

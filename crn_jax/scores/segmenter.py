@@ -57,6 +57,11 @@ class SegmenterObjective(Trainable):
         """The dtype of the convolutions."""
         return self.segmenter.dtype
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of a batch's photographs, in pixels."""
+        return self.segmenter.size
+
     def init_params(self, key: jax.Array) -> dict:
         """Returns fresh parameters. Their shapes do not depend on the resolution, so the smallest photograph is enough."""
         scale = 2 ** (len(self.segmenter.widths) - 1)

@@ -17,8 +17,8 @@ from pathlib import Path
 from crn_jax.errors import UserError
 from crn_jax.experiment import AnyExperiment, Synthesis, differences, require_kind
 from crn_jax.run import read_description
+from launch.common.catalogue import configs_arguments
 from launch.common.command_line import parse
-from launch.common.experiments import configs_arguments
 from launch.common.names import as_typed
 from launch.common.output import write_json
 from launch.training.metrics_log import last_step, read_metrics

@@ -14,7 +14,7 @@ from crn_jax.experiment import AnyExperiment, Experiment, Kind, require_kind
 from crn_jax.growth import grow
 from crn_jax.run import read_description
 from crn_jax.train import abstract_state
-from launch.common.experiments import experiments, recipes
+from launch.common.catalogue import experiments, recipes
 from launch.common.names import as_typed
 from launch.common.processes import Processes
 from launch.common.terminal import console

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Union
 import tyro
 
 from crn_jax.errors import UserError
+from launch.common.catalogue import experiments, recipes
 from launch.common.command_line import Command, command_type
-from launch.common.experiments import experiments, recipes
 from launch.common.names import COMMANDS, summary
 from launch.common.terminal import command
 

@@ -14,14 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import Jaxpr, JaxprEqn, Var, jaxprs_in_params
 
-from crn_jax.baselines.gan import GANObjective
 from crn_jax.generator import Generator, init_params
-from crn_jax.objective import Objective
-from crn_jax.scores.segmenter import SegmenterObjective
 from crn_jax.train import Trainable
-from crn_jax.vgg import abstract_vgg19
-
-AnyObjective = Objective | SegmenterObjective | GANObjective
 
 
 def forward_flops(config: Generator, batch_size: int = 1) -> int:
@@ -32,41 +26,31 @@ def forward_flops(config: Generator, batch_size: int = 1) -> int:
     return operations(lambda params, layout: config.network().apply({"params": params}, layout), params, layout)
 
 
-def step_flops(objective: AnyObjective, batch_size: int = 1) -> int:
+def step_flops(objective: Trainable, batch_size: int = 1) -> int:
     """Returns the operations of a training step, forward and backward, with nothing computed twice.
 
     A layer's backward pass costs about its forward pass for each gradient that is needed. These are the gradient with respect
     to its kernel, if that is trained, and the one with respect to its input, unless that is the layout or a photograph.
     """
-    fields = {field.name: getattr(objective, field.name) for field in dataclasses.fields(objective)}
+    static: Any = objective  # it is a dataclass, which a protocol cannot say
+    fields = {field.name: getattr(static, field.name) for field in dataclasses.fields(static)}
     exact: dict[str, Any] = {name: _exact(config) for name, config in fields.items() if hasattr(config, "dtype")}
-    objective = dataclasses.replace(objective, **exact)
-    if isinstance(objective, Objective):
-        objective = dataclasses.replace(objective, remat="none")
-    size, frozen = _given(objective)
+    if "remat" in fields:
+        exact["remat"] = "none"
+    objective = dataclasses.replace(static, **exact)
     batch = {
-        "layout": jax.ShapeDtypeStruct((batch_size, *size), jnp.uint8),
-        "photograph": jax.ShapeDtypeStruct((batch_size, *size, 3), jnp.uint8),
+        "layout": jax.ShapeDtypeStruct((batch_size, *objective.size), jnp.uint8),
+        "photograph": jax.ShapeDtypeStruct((batch_size, *objective.size, 3), jnp.uint8),
     }
     params, lambdas = _params(objective), jax.eval_shape(objective.init_lambdas)
     step = jax.ShapeDtypeStruct((), jnp.int32)
+    frozen = objective.abstract_frozen()
     return operations(jax.value_and_grad(objective.loss_of, has_aux=True), params, lambdas, frozen, batch, step)
 
 
 def _exact(config: Any) -> Any:
     """Returns a network's config in float32, because convolutions in bfloat16 pad their channels."""
     return dataclasses.replace(config, dtype="float32")
-
-
-def _given(objective: AnyObjective) -> tuple[tuple[int, int], dict]:
-    """Returns the size of the images, and the shapes of the frozen parameters that the loss needs."""
-    if isinstance(objective, Objective):
-        return objective.generator.size, abstract_vgg19()
-    if isinstance(objective, SegmenterObjective):
-        return objective.segmenter.size, {}
-    if objective.segmenter is None:
-        return objective.gan.size, {}
-    return objective.gan.size, {"segmenter": _params(SegmenterObjective(objective.segmenter, objective.optimizer, 1))}
 
 
 def _params(objective: Trainable) -> dict:

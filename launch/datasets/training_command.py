@@ -12,8 +12,8 @@ from crn_jax.data.geometry import alike, sizes_that_fit
 from crn_jax.data.labels.label_space import LabelSpace
 from crn_jax.data.sources import DataConfig, Split, label_space_of, open_source
 from crn_jax.errors import UserError
+from launch.common.catalogue import experiments
 from launch.common.command_line import parse
-from launch.common.experiments import experiments
 from launch.datasets.survey import Look, Pair, Problem
 
 _START = "camvid_96x128"  # the experiment whose schedule other data take over

@@ -9,8 +9,45 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from crn_jax.data.labels.label_file import palette, read_label_file
-from crn_jax.data.labels.label_space import CAMVID, CITYSCAPES, Color, LabelSpace
+from crn_jax.data.labels.label_space import Color, LabelSpace
 from crn_jax.errors import UserError, did_you_mean
+
+# The table of cityscapesScripts' helpers/labels.py: (labelId, class, colour).
+_CITYSCAPES = (
+    (7, "road", (128, 64, 128)), (8, "sidewalk", (244, 35, 232)), (11, "building", (70, 70, 70)),
+    (12, "wall", (102, 102, 156)), (13, "fence", (190, 153, 153)), (17, "pole", (153, 153, 153)),
+    (19, "traffic light", (250, 170, 30)), (20, "traffic sign", (220, 220, 0)), (21, "vegetation", (107, 142, 35)),
+    (22, "terrain", (152, 251, 152)), (23, "sky", (70, 130, 180)), (24, "person", (220, 20, 60)),
+    (25, "rider", (255, 0, 0)), (26, "car", (0, 0, 142)), (27, "truck", (0, 0, 70)), (28, "bus", (0, 60, 100)),
+    (31, "train", (0, 80, 100)), (32, "motorcycle", (0, 0, 230)), (33, "bicycle", (119, 11, 32)),
+)  # fmt: skip
+
+CITYSCAPES = LabelSpace(
+    name="cityscapes",
+    classes=tuple(name for _, name, _ in _CITYSCAPES) + ("void",),
+    colors=tuple(color for _, _, color in _CITYSCAPES) + ((0, 0, 0),),
+    # polegroup (18) has pole's colour, and the released program reads colours, so it trains polegroup as pole.
+    ids={i: len(_CITYSCAPES) for i in range(-1, 34)} | {i: n for n, (i, _, _) in enumerate(_CITYSCAPES)} | {18: 5},
+    void_colors=(
+        (20, 20, 20), (111, 74, 0), (81, 0, 81), (250, 170, 160), (230, 150, 140), (180, 165, 180), (150, 100, 100),
+        (150, 120, 90), (0, 0, 90), (0, 0, 110),
+    ),
+)  # fmt: skip
+"""The 19 classes of Cityscapes, and void. Files hold labelIds or the official colours. (20, 20, 20) occurs in GTA5's files."""
+
+_CAMVID = (
+    ("sky", (128, 128, 128)), ("building", (128, 0, 0)), ("pole", (192, 192, 128)), ("road", (128, 64, 128)),
+    ("pavement", (60, 40, 222)), ("tree", (128, 128, 0)), ("sign", (192, 128, 128)), ("fence", (64, 64, 128)),
+    ("car", (64, 0, 128)), ("pedestrian", (64, 64, 0)), ("bicyclist", (0, 128, 192)), ("void", (0, 0, 0)),
+)  # fmt: skip
+
+CAMVID = LabelSpace(
+    name="camvid",
+    classes=tuple(name for name, _ in _CAMVID),
+    colors=tuple(color for _, color in _CAMVID),
+    ids={i: i for i in range(len(_CAMVID))},
+)
+"""The 11 classes of the SegNet tutorial's split, and void."""
 
 
 def find_label_space(name_or_file: str) -> LabelSpace:

@@ -12,8 +12,8 @@ from PIL import Image
 from skimage.color import rgb2lab
 
 from crn_jax.data.labels.label_file import palette, read_label_file
-from crn_jax.data.labels.label_space import CAMVID, CITYSCAPES, LabelSpace, open_image
-from crn_jax.data.labels.published import LABEL_SPACES, find_label_space
+from crn_jax.data.labels.label_space import LabelSpace, open_image
+from crn_jax.data.labels.published import CAMVID, CITYSCAPES, LABEL_SPACES, find_label_space
 from crn_jax.errors import UserError
 
 pytestmark = pytest.mark.quick
