@@ -24,7 +24,7 @@ os.environ.pop("CRN_JAX_VGG19", None)
 if "PYTEST_XDIST_WORKER" not in os.environ:
     # All that is compiled, however small, is compiled once: for the workers of this session, and for the commands they start.
     _COMPILED = tempfile.TemporaryDirectory(prefix="crn_jax_compiled_", ignore_cleanup_errors=True)
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ.get("TESTCACHE", _COMPILED.name)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _COMPILED.name
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 

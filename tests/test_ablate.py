@@ -25,7 +25,7 @@ COMMANDS = ["launch.train", "launch.evaluate", "launch.synthesize"]
 @pytest.fixture(scope="module")
 def suite(tiny_wide) -> Ablation:
     """Two trainings of seconds, one of them of collections, and one that cannot begin."""
-    arguments = " ".join([*tiny_wide, "--cascade.base 2 4", "--run.checkpoint_every", "10"])
+    arguments = " ".join([*tiny_wide, "--cascade.base 8 16 --cascade.widths 8 8", "--run.checkpoint_every", "10"])
     return Ablation(
         "Which?",
         (

@@ -74,7 +74,7 @@ def test_lambda_is_rescaled_inside_the_step_without_a_recompilation(four_steps):
     means = (history[0]["terms"] + history[1]["terms"]) / 2
     np.testing.assert_allclose(history[2]["weights"] * means, means.mean(), rtol=1e-5)
     assert (history[3]["weights"] == history[2]["weights"]).all()
-    assert programs.count("jit(step)") == 1
+    assert programs.count("step") == 1
 
 
 def test_the_moving_average(four_steps):
@@ -181,7 +181,7 @@ def test_frozen_parts_stay_bit_identical_and_take_no_memory(problem, four_steps)
                 free = four_steps[0][1].opt_state
                 for part in ("module_2", "to_rgb"):
                     jax.tree.map(same_gradient, state.opt_state[part].mu, free[part].mu)
-    assert programs.count("jit(step)") == 1
+    assert programs.count("step") == 1
     for part in ("module_0", "module_1"):
         for tree in (state.params, state.ema):
             jax.tree.map(np.testing.assert_array_equal, tree[part], before.params[part])

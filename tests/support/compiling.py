@@ -15,7 +15,7 @@ def compiled() -> Iterator[list[str]]:
 
     def note(event: str, seconds: float, fun_name: str = "", **_) -> None:
         if event == _SECONDS:
-            programs.append(fun_name)
+            programs.append(fun_name.removeprefix("jit(").removesuffix(")"))
 
     jax.monitoring.register_event_duration_secs_listener(note)
     try:
