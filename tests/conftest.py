@@ -97,14 +97,15 @@ def traced_once():
 
 
 def shared(make):
-    """`make(objective, abstract)`, which is called once for all that are equal."""
+    """`make(*configs, abstract)`, which is called once for all that are equal."""
     made = {}
 
-    def shared_make(objective, abstract):
+    def shared_make(*arguments):
+        *configs, abstract = arguments
         leaves, structure = jax.tree.flatten(abstract)
-        key = objective, structure, tuple((leaf.shape, leaf.dtype, leaf.format) for leaf in leaves), settings()
+        key = *configs, structure, tuple((leaf.shape, leaf.dtype, leaf.format) for leaf in leaves), settings()
         if key not in made:
-            made[key] = make(objective, abstract)
+            made[key] = make(*arguments)
         return made[key]
 
     def settings():  # which tests change, and which are looked at while a function is traced
