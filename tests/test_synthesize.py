@@ -263,7 +263,7 @@ def test_a_size_beyond_the_memory_is_refused_with_what_it_needs(trained, tmp_pat
     with console.capture() as capture, pytest.raises(SystemExit):
         command.main([str(folder), str(layouts / "ids.png"), "--out", str(tmp_path / "out")])
     assert re.search(
-        r"1 at a time, images of 48x64 need \d+\.\d GB; .* has 0\.0 GB\. Tiles would not fit together", capture.get()
+        r"1 at a time, images of 48x64 need \d+\.\d GB, but .* has 0\.0 GB\. Tiles would not fit together", capture.get()
     )
 
 
