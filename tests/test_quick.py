@@ -1,9 +1,9 @@
 """One pass through the commands, for `pytest -m quick`, and that the quick tests leave no module out."""
 
 import ast
+import cProfile
 import json
 import sys
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -16,22 +16,6 @@ from launch.common.command_line import parse
 from tests.support.commands import ROOT
 
 MODULES = {file for package in ("crn_jax", "launch") for file in (ROOT / package).rglob("*.py") if file.stem != "__init__"}
-
-
-@pytest.fixture
-def called():
-    """The files of all functions that are called meanwhile, in any thread; modules that are imported do not count."""
-    files = set()
-
-    def note(frame, event, _):
-        if event == "call" and frame.f_code.co_name != "<module>":
-            files.add(frame.f_code.co_filename)
-
-    threading.setprofile(note)
-    sys.setprofile(note)
-    yield files
-    sys.setprofile(None)
-    threading.setprofile(None)
 
 
 def imported_by_quick_tests() -> set[Path]:
@@ -48,34 +32,32 @@ def imported_by_quick_tests() -> set[Path]:
     return files & MODULES
 
 
-@pytest.mark.quick
-def test_one_pass_through_every_module(tiny, tmp_path, called, monkeypatch):
-    """Each module has a function that is called here, or is imported by name in a file with quick tests."""
-    small = [*tiny, *"--cascade.base 8 16 --cascade.widths 8 8 --data.num_scenes 3 --epochs 1".split()]
-    first, second, segmenter = tmp_path / "first", tmp_path / "second", tmp_path / "segmenter"
-    train.main([*small, "--data.cache", str(tmp_path / "cache"), "--run.folder", str(first)])
-    collection = "--cascade.num_images 2 --loss.best_per class --lambdas.rescale_epoch 1 --init_from".split()
-    train.main([*small, *collection, str(first), "--run.folder", str(second)])
+def pass_through(tiny, trained_streets, tmp_path, monkeypatch) -> None:
+    """Trains, evaluates, synthesizes, converts and inspects, of all of it a little."""
+    collection, segmenter = tmp_path / "collection", tmp_path / "segmenter"
+    arguments = [
+        *tiny,
+        *"--cascade.base 2 4 --cascade.num_images 2 --loss.best_per class --data.num_scenes 3 --epochs 1".split(),
+    ]
+    arguments += ["--init_from", str(trained_streets), "--data.cache", str(tmp_path / "cache")]
+    train.main([*arguments, "--lambdas.rescale_epoch", "1", "--run.folder", str(collection)])
     train.main(
         "segmenter_camvid --data.source streets --data.num_scenes 3 --data.clear_days --segmenter.num_classes 20 --epochs 1 "
         "--segmenter.size 16 32 --segmenter.widths 4 6 --batch_size 2 --run.validation_examples 2 --run.sheet_examples 2 "
         f"--sharding.mesh 1 1 --run.folder {segmenter}".split()
     )
-    evaluate.main([str(second), "--segmenter", str(segmenter), "--examples", "2"])
-    evaluation = json.loads((second / "evaluation" / "evaluation.json").read_text())
-    assert [candidate["name"] for candidate in evaluation["candidates"]][1:] == [
-        "second",
-        "second, best of 2",
-        "second, assembled",
-    ]
-    synthesize.main([str(second), str(second / "layouts"), "--out", str(tmp_path / "images"), "--sheet"])
+    evaluate.main([str(collection), "--segmenter", str(segmenter), "--examples", "2"])
+    evaluation = json.loads((collection / "evaluation" / "evaluation.json").read_text())
+    names = [candidate["name"] for candidate in evaluation["candidates"]]
+    assert names[1:] == ["collection", "collection, best of 2", "collection, assembled"]
+    synthesize.main([str(collection), str(collection / "layouts"), "--out", str(tmp_path / "images"), "--sheet"])
     with Image.open(tmp_path / "images" / "0_1.png") as image:
         assert image.size == (32, 16)
-    convert.main(["export", str(first), str(tmp_path / "exported")])
+    convert.main(["export", str(trained_streets), str(tmp_path / "exported")])
     monkeypatch.setattr(sys, "path", sys.path.copy())  # load adds to it
     exported, _ = load(tmp_path / "exported")
-    assert exported(np.zeros((1, 16, 32), np.uint8)).shape == (1, 1, 16, 32, 3)
-    convert.main(["safetensors", str(first), str(tmp_path / "first.safetensors")])
+    assert exported(np.zeros((1, 48, 64), np.uint8)).shape == (1, 1, 48, 64, 3)
+    convert.main(["safetensors", str(trained_streets), str(tmp_path / "run.safetensors")])
 
     for part, value in (("photographs", 90), ("layouts", 3)):
         (tmp_path / "own" / part).mkdir(parents=True)
@@ -83,7 +65,14 @@ def test_one_pass_through_every_module(tiny, tmp_path, called, monkeypatch):
             pixels = np.full((16, 32, 3) if part == "photographs" else (16, 32), value + i, np.uint8)
             Image.fromarray(pixels).save(tmp_path / "own" / part / f"{i}.png")
     inspect.main([str(tmp_path / "own"), "--labels", "camvid", "--out", str(tmp_path / "inspection")])
-    assert parse(small).experiment.size == (16, 32)
+    assert parse(arguments).experiment.size == (16, 32)
 
+
+@pytest.mark.quick
+def test_one_pass_through_every_module(tiny, trained_streets, tmp_path, monkeypatch):
+    """Each module has a function that is called here, or is imported by name in a file with quick tests."""
+    with cProfile.Profile(builtins=False) as profile:
+        pass_through(tiny, trained_streets, tmp_path, monkeypatch)
+    called = {entry.code.co_filename for entry in profile.getstats() if entry.code.co_name != "<module>"}
     left_out = MODULES - {Path(file) for file in called} - imported_by_quick_tests()
     assert not left_out, sorted(str(file.relative_to(ROOT)) for file in left_out)
