@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from crn_jax.kernels.convolution import DIMENSIONS, trained_conv3x3
@@ -20,7 +21,7 @@ class Conv3x3(nn.Module):
     """A 3x3 convolution without a bias. Its input is the concatenation of the given arrays along their channels."""
 
     width: int
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, *parts: Float[Array, "B H W _"] | Haloed) -> Float[Array, "B H W {self.width}"]:

@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from crn_jax.images import FromLayout
@@ -27,7 +28,7 @@ class EncoderDecoder(nn.Module):
 
     widths: tuple[int, ...]
     channels: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W {self.channels}"]:

@@ -74,6 +74,7 @@ def test_shared_modules_compute_the_same_bits(fields):
     layout = jnp.asarray(np.eye(3, dtype=np.float32)[ids])
 
     def modules(config, params, layout):
+        params = jax.tree.map(jnp.asarray, params)
         _, kept = config.network().apply({"params": params}, layout, capture_intermediates=True)
         return {name: value["__call__"][0] for name, value in kept["intermediates"].items() if name.startswith("module")}
 
