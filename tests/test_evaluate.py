@@ -238,8 +238,8 @@ def test_what_does_not_go_together_is_named(runs, tiny_segmenter, tmp_path):
     assert "ids 20 to 20, but cityscapes has 0 to 19" in refused(
         runs / "one", "--segmenter", "tests.test_evaluate:out_of_range", *out
     )
-    assert "run of a cascade; here a segmenter's" in refused(runs / "one", "--segmenter", runs / "one", *out)
-    assert "run of a segmenter; here a cascade's" in refused(tiny_segmenter[1], *out)
+    assert "trains a cascade; here one that trains a segmenter" in refused(runs / "one", "--segmenter", runs / "one", *out)
+    assert "trains a segmenter; here one that trains a cascade" in refused(tiny_segmenter[1], *out)
     assert "none.pth" in refused(runs / "one", "--inception", tmp_path / "none.pth", *out)
     assert "--batch_size" in refused(runs / "one", "--batch_size", 0, *out)
     assert "given twice" in refused(runs / "one", runs / "one", *out)
