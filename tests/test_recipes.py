@@ -102,7 +102,7 @@ def test_a_stage_that_was_asked_to_stop_is_the_last(recipe, tmp_path, monkeypatc
     [
         (
             "--cascade.widths 8 6 8 8",
-            r"grown_large cannot start from grown_small: module_1/conv1/kernel: \(3, 3, 28, 8\), here",
+            r"grown_large cannot start from grown_small: module_1/conv1/kernel: it has shape \(3, 3, 28, 8\), but",
         ),
         ("--optimizer.freeze module_4", "freeze module_4: there is no such part"),
     ],
