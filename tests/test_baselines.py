@@ -225,7 +225,8 @@ def test_regression_baselines_are_trained_and_used_like_a_cascade(name, options,
     assert isinstance(run.experiment, BaselineExperiment) and run.step == 4
     for path in layouts.iterdir():
         ids = run.label_space.read(path)
-        expected = run.experiment.baseline.network().apply({"params": run.params}, np.eye(20, dtype=np.float32)[ids][None])
+        layout = jnp.eye(20)[ids][None]
+        expected = run.experiment.baseline.network().apply({"params": run.params}, layout)
         with Image.open(tmp_path / "out" / path.name) as image:
             off = np.abs(np.asarray(image) - np.clip(expected[0, 0], 0, 255))
         assert off.max() <= 0.51
