@@ -20,8 +20,9 @@ from crn_jax.experiment import Experiment
 from crn_jax.generator import one_hot
 from crn_jax.run import describe_run, load_run
 from crn_jax.train import init_state
-from launch import convert, synthesize, train
+from launch import convert, synthesize
 from launch.common.terminal import console
+from launch.training.start import started_from
 from tests.support import commands
 
 RECORDED = Path(__file__).parent / "data" / "released.ckpt"
@@ -71,7 +72,7 @@ def test_a_training_starts_from_a_converted_run(converted):
     cascade = dataclasses.replace(run.experiment.cascade, widths=(*run.experiment.cascade.widths, 8))
     experiment = dataclasses.replace(run.experiment, cascade=cascade, init_from=str(converted))
     with console.capture() as capture:
-        state = train.started_from(experiment, init_state(experiment.objective(1), 0))
+        state = started_from(experiment.start, run.label_space, init_state(experiment.objective(1), 0))
     taken_over = "module_0, module_1, module_2, module_3. Fresh: module_4, to_rgb."
     assert f"Started from {converted}, step 0: {taken_over}" in capture.get()
     jax.tree.map(np.testing.assert_array_equal, state.params["module_3"], run.params["module_3"])
