@@ -98,8 +98,8 @@ def test_every_command_has_a_line_of_its_own():
     "arguments, status, told",
     [
         (["--version"], None, f"crn_jax {names.version()}\n"),
-        (["--help"], 0, "Scores runs and images"),
-        ([], 2, "Scores runs and images"),
+        (["--help"], 0, "Scores runs and folders of images"),
+        ([], 2, "Scores runs and folders of images"),
         (["trian"], 2, "There is no command 'trian'. Did you mean 'train'?"),
         (["synthesize"], 2, "RUN"),
         (["--tyro-write-completion", "tcsh", "file"], 2, "name a shell of bash, zsh, fish"),
