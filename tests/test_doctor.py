@@ -97,6 +97,7 @@ def test_the_published_weights_are_verified(random_vgg_file, monkeypatch):
     assert doctor.vgg19_state(str(random_vgg_file)).endswith("read, verified: the published file")
 
 
+@pytest.mark.quick
 def test_a_folder_is_writable_to_be_made_or_not(tmp_path):
     (tmp_path / "file").write_text("")
     assert doctor.writable(tmp_path) == "writable"

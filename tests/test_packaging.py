@@ -10,6 +10,7 @@ import hatchling.build
 import pytest
 from rich.console import Console
 
+import crn_jax.__main__
 import launch.__main__
 from launch.common import names
 from launch.common.completion import write_completion
@@ -86,6 +87,7 @@ def test_a_clone_finds_its_own_configs_whatever_lies_in_the_folder(elsewhere):
     assert "cityscapes_1024p" in run(["-m", "launch.train", "--help"], ROOT, elsewhere)
 
 
+@pytest.mark.quick
 def test_every_command_has_a_line_of_its_own():
     assert {"ablate", "benchmark", "convert", "doctor", "evaluate", "inspect", "synthesize", "train"} <= set(names.COMMANDS)
     summaries = [names.summary(name) for name in names.COMMANDS]
@@ -115,6 +117,14 @@ def test_crn_from_its_command_line(arguments, status, told, monkeypatch, capsys)
         assert ended.value.code == status
     printed = capsys.readouterr()
     assert told in printed.out + printed.err
+
+
+@pytest.mark.quick
+def test_crn_starts_the_commands(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "argv", ["crn", "--version"])
+    crn_jax.__main__.main()
+    assert capsys.readouterr().out.startswith("crn_jax ")
 
 
 @pytest.mark.parametrize("program", ["/home/me/bin/crn", "launch/train.py"])

@@ -26,6 +26,8 @@ def imported_by_quick_tests() -> set[Path]:
         if "pytest.mark.quick" not in text or test_file == Path(__file__):
             continue
         for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Import):
+                files |= {ROOT / f"{alias.name.replace('.', '/')}.py" for alias in node.names}
             if isinstance(node, ast.ImportFrom) and node.module:
                 names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
                 files |= {ROOT / f"{name.replace('.', '/')}.py" for name in names}
