@@ -5,7 +5,7 @@ layout, `[B, k, H, W, 3]`: float32, RGB on the 0..255 scale, not clipped.
 """
 
 import dataclasses
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -130,7 +130,7 @@ class Cascade(nn.Module):
         return to_images(rgb)
 
 
-def check_layout_shape(config: CascadeConfig, shape: tuple[int, ...]) -> None:
+def check_layout_shape(config: CascadeConfig, shape: tuple[Any, ...]) -> None:
     """Checks that a layout of this shape `[B, H, W, c]` fits the cascade.
 
     Raises:
