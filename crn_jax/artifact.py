@@ -9,10 +9,12 @@
 | flatbuffers.zip  | the Python package (Apache 2.0) with which jax reads the function; jax does not install it     |
 """
 
+import contextlib
 import importlib.metadata
 import json
 import os
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +57,20 @@ def export_synthesize(
     (batch,) = jax.export.symbolic_shape("batch")
     layouts = jax.ShapeDtypeStruct((batch, *size), dtype)
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
-    return bytes(jax.export.export(jax.jit(function), platforms=PLATFORMS)(shapes, layouts).serialize())
+    with _without_source_folders():
+        return bytes(jax.export.export(jax.jit(function), platforms=PLATFORMS)(shapes, layouts).serialize())
+
+
+@contextlib.contextmanager
+def _without_source_folders() -> Iterator[None]:
+    """Makes functions that are lowered in the block name the source files that they come from without their folders."""
+    name = "jax_hlo_source_file_canonicalization_regex"
+    before = jax.config.values[name]
+    jax.config.update(name, "^.*/")
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)
 
 
 def write_artifact(folder: Path, run: Run, size: tuple[int, int] | None = None) -> dict[str, Any]:

@@ -168,11 +168,11 @@ def training_step() -> str:
     height, width = config.size
     layout = np.arange(height * width, dtype=np.uint8).reshape(1, height, width) % 3
     batch = {"layout": layout, "photograph": np.repeat(layout[..., None] * 100, 3, axis=-1)}
-    state, network, step = init_state(objective, 0), jax.device_put(random_vgg19(0)), make_train_step(objective)
+    state, frozen, step = init_state(objective, 0), jax.device_put(random_vgg19(0)), make_train_step(objective)
     seconds = []
     for _ in range(2):
         start = time.perf_counter()
-        state, metrics = jax.block_until_ready(step(state, network, batch))
+        state, metrics = jax.block_until_ready(step(state, frozen, batch))
         seconds.append(time.perf_counter() - start)
     loss = float(metrics["loss"])
     if not np.isfinite(loss):

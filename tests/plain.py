@@ -76,7 +76,7 @@ def loss(params, weights, vgg_params, batch, num_classes):
 
 
 def make_train_step(objective: Objective):
-    """As `crn_jax.train.make_train_step`, for k = 1, float32, average pooling and fixed λ."""
+    """Makes the step that `crn_jax.train.make_train_step` makes, for k = 1, float32, average pooling and fixed λ."""
     config = objective.generator
     if (config.num_images, config.dtype, config.variant, objective.pooling) != (1, "float32", "authors", "average"):
         raise UserError("The plain implementation is for one image in float32, as the authors' program with average pooling.")

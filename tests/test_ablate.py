@@ -50,7 +50,7 @@ def start(suite: Ablation, out: Path) -> subprocess.Popen:
 
 
 def carry_out(suite: Ablation, out: Path) -> int:
-    """Likewise in this process; the exit status."""
+    """Carries out an ablation in this process, and returns its exit status."""
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as exit_:
         patch.setitem(configs.ABLATIONS, "tiny", suite)
         ablate.main(arguments(out))

@@ -24,7 +24,7 @@ DISTANCES = {"a": [10, 20, 30, 40], "b": [12, 22, 32, 42], "c": [9, 21, 31, 39],
 
 
 def evaluation(name: str, distances, chosen=()) -> dict:
-    """As launch.evaluate writes it, with the scores that matter here."""
+    """Writes an evaluation as launch.evaluate does, with the scores that matter here."""
 
     def candidate(name: str, distances) -> dict:
         mean = float(np.mean(distances))
@@ -135,7 +135,7 @@ def test_what_is_chosen_from_a_collection_has_scores_of_its_own():
 
 
 def test_of_collections_the_best_is_compared():
-    """With one image a layout, where that is the best, and image by image with another collection."""
+    """A collection is compared by its best image with a single image, and image by image with another collection."""
     three = evaluation("seed_0", DISTANCES["a"], [("seed_0, best of 3", [1, 2, 3, 4]), ("seed_0, assembled", [9] * 4)])
     six = evaluation("seed_0", DISTANCES["b"], [("seed_0, best of 6", [0, 1, 2, 3])])
     assert difference([(evaluation("seed_0", [2, 3, 4, 5]), three)])["seeds"] == [1]

@@ -193,13 +193,13 @@ def test_the_table_has_the_numbers_and_sorts_by_them(open_page, path):
 
 
 def points(page, variant: int, number: int = 0) -> np.ndarray:
-    """Of a curve that is drawn, in thousandths of the chart, from above."""
+    """Returns the points of a drawn curve, in thousandths of the chart, from above."""
     lines = page.locator(f'.curve[data-variant="{variant}"] polyline')
     return np.array([pair.split(",") for pair in lines.nth(number).get_attribute("points").split()], float)
 
 
 def check_axis(page, anchor: str, positions, values, scale=float) -> float:
-    """That positions are a straight line over the scaled values, and labelled so; returns its slope. In shares of the chart."""
+    """Checks that positions, in shares of the chart, are a straight line over the scaled values; returns its slope."""
     scaled = np.array([scale(value) for value in values])
     slope, start = np.polyfit(scaled, positions, 1)
     np.testing.assert_allclose(positions, start + slope * scaled, atol=2e-4)

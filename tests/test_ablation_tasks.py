@@ -115,7 +115,7 @@ def test_another_judge_scores_again_what_is_trained_already(tmp_path):
 
 
 def test_a_run_of_other_settings_counts_as_nothing(tmp_path):
-    """As when configs.py has another experiment of that name now; the training itself then says what differs."""
+    """configs.py may have another experiment of that name now. The training itself then says what differs."""
     finish(task(tmp_path))
     given = parse(["demo", "--optimizer.learning_rate", "7"]).experiment
     description = describe_run(given, label_space_of(given.data), {"weights": "file"}, {"steps_per_epoch": 6})
@@ -151,7 +151,7 @@ def test_the_problem_is_that_of_the_last_command(log, problem, tmp_path):
 
 
 def test_minutes_become_steps_once(tmp_path):
-    """By the fastest of the first windows; what is measured later does not count."""
+    """The fastest of the first windows decides. What is measured later does not count."""
     timed = task(tmp_path, Budget(minutes=3))
     assert timed.outstanding()[-4:] == ["--steps", "60", "--run.validate_every", "60"]
     finish(timed, 1)

@@ -297,7 +297,7 @@ NETWORKS = {
 
 
 def loss_and_gradients(networks, params, layout):
-    """Of a generator and a discriminator together."""
+    """Computes the loss and the gradients of a generator and a discriminator together."""
     generator, discriminator = networks
 
     def loss(params):
@@ -313,7 +313,7 @@ def both_params(networks, layout):
 
 @pytest.mark.parametrize("name", ["pix2pix", "dcgan"])
 def test_gradients_reach_every_parameter_of_one_image(name):
-    """Also where what is left of the image is one pixel, of which a batch norm would leave nothing."""
+    """The image may be reduced to one pixel, of which a batch norm would leave nothing."""
     layout = layout_of(1, 12, 12, 3) if name == "dcgan" else layout_of(1, 8, 8, 3)
     networks = NETWORKS[name][0].clone(widths=(8, 16, 32)), PatchDiscriminator((3,))
     loss, gradients = jax.jit(functools.partial(loss_and_gradients, networks))(both_params(networks, layout), layout)

@@ -120,7 +120,7 @@ def test_an_older_jax_is_refused(artifact, jax_alone, tmp_path):
 
 
 def test_weights_lie_beside_the_function(artifact, trained):
-    """Which is for all three platforms and any batch; nothing is said of the maker's disks."""
+    """The exported function is for all three platforms and any batch, and says nothing of its maker's disks."""
     with np.load(artifact / "weights.npz") as weights:
         stored = {name: weights[name] for name in weights}
     expected = flax.traverse_util.flatten_dict(load_run(trained).params, sep="/")
@@ -130,6 +130,8 @@ def test_weights_lie_beside_the_function(artifact, trained):
     exported = jax.export.deserialize(bytearray((artifact / "synthesize.bin").read_bytes()))
     assert exported.platforms == ("cpu", "cuda", "tpu")
     assert [str(n) for n in exported.in_avals[-1].shape] == ["batch", "48", "64"]
+    function = (artifact / "synthesize.bin").read_bytes()
+    assert b".py" in function and not [place for place in (commands.ROOT, sys.prefix) if str(place).encode() in function]
     about = (artifact / "artifact.json").read_text()
     assert str(trained.parent) not in about and json.loads(about)["experiment"]["run"]["folder"] == "travelled"
 

@@ -58,7 +58,7 @@ def test_trajectory_of_thirty_steps(simple_run, imagenet_vgg19):
 
 
 def test_trajectory_of_a_diverse_collection(diversity_run, imagenet_vgg19):
-    """Likewise with nine images, the best of each class: every [image, class] term of the first step, then the means."""
+    """Nine images, the best of each class: every [image, class] term of the first step is compared, then the means."""
     loss = LossConfig(best_per="class", mean_share=0.001)
     history, difference = thirty_steps(diversity_run, imagenet_vgg19, "cityscapes_256p", loss)
     terms = [metrics["all_terms"] * metrics["weights"] for metrics in history]  # [9, 20, 6]
@@ -106,7 +106,7 @@ RECORDED = Path(__file__).parent / "data" / "released.ckpt"
 
 @pytest.mark.quick
 def test_moments_go_on_as_tensorflows():
-    """Of the two parts that TensorFlow trained towards 0 for five steps; three more are the same there and here."""
+    """TensorFlow trained two parts towards 0 for five steps. Three more steps are the same there and here."""
     with np.load(RECORDED.with_suffix(".npz")) as arrays:
         expected = {name: arrays[name] for name in arrays if not name.startswith("further/") and name.startswith("g_")}
         further = {name.removeprefix("further/"): arrays[name] for name in arrays if name.startswith("further/")}

@@ -33,7 +33,7 @@ def test_operations_agree_with_the_compilers_count(name, k):
 
 @pytest.fixture
 def in_this_process(monkeypatch):
-    """And not in processes of its own: starting JAX takes its time. With a narrow VGG-19."""
+    """Runs the cases in this process, because starting JAX takes its time, and with a narrow VGG-19."""
     monkeypatch.setattr(benchmark, "in_own_process", lambda function, *arguments: function(*arguments))
     monkeypatch.setattr(benchmark, "use_cache", lambda folder: None)
     monkeypatch.setattr(benchmark, "first_step", lambda case, cache: time.time() + 1)

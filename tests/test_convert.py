@@ -79,7 +79,7 @@ def test_a_training_starts_from_a_converted_run(converted):
 
 
 def test_moments_are_kept_in_the_run(tmp_path):
-    """Those that TensorFlow left of the two parts which it trained; the others' are fresh."""
+    """The two parts that TensorFlow trained keep its moments. The moments of other parts are fresh."""
     config, params, moments = load_released(RECORDED)
     (tmp_path / "labels.json").write_text(json.dumps({"classes": ["a", "b", "c"]}))
     data = DataConfig("folder", labels=str(tmp_path / "labels.json"))

@@ -154,7 +154,7 @@ TENSOR_CORES = {(1, 4, 5, 20, 8): 1, (1, 8, 16, 20, 32): 2, (2, 5, 8, 12, 3): 8,
 @pytest.mark.parametrize("margin", [1, 0])
 @pytest.mark.parametrize("shape", TENSOR_CORES)
 def test_convolutions_for_tensor_cores(shape, margin):
-    """In bfloat16 a GPU's are of padded channels and of several pixels at once. Of small integers, all are exact."""
+    """A GPU pads channels and takes several pixels at once in bfloat16. Small integers make all sums exact."""
     rng, (b, h, w, c, d) = np.random.default_rng(0), shape
     shapes = (b, h, w, c), (3, 3, c, d), (b, h - 2 * (1 - margin), w, d)
     x, k, y = (jnp.asarray(rng.integers(-2, 3, s), "bfloat16") for s in shapes)

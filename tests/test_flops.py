@@ -51,13 +51,13 @@ def cascade_layers(config) -> list[int]:
 
 
 def by_layouts(config) -> int:
-    """Of the derivatives by the layout, which no step needs."""
+    """Returns the operations of the derivatives by the layout, which no step needs."""
     seen = range(len(config.widths)) if config.layout_at == "every" else range(1)
     return sum(9 * config.base[0] * config.base[1] * 4**i * config.num_classes * config.widths[i] for i in seen)
 
 
 def vgg19(height, width) -> int:
-    """Of one image. Odd sides are halved upwards."""
+    """Returns VGG-19's operations for one image. Odd sides are halved upwards."""
     halved = {name: 2 ** (int(name[4]) - 1) for name in LAYERS}
     return sum(9 * -(-height // halved[name]) * -(-width // halved[name]) * c * d for name, (c, d) in LAYERS.items())
 
@@ -74,7 +74,7 @@ def shares(size, k, regions) -> int:
 
 @pytest.mark.parametrize(
     "batch, change",
-    [(4, {}), (2, {"base": (3, 4), "num_images": 3}), (3, {"base": (1, 2), "widths": (7, 6, 5, 4, 3)}),
+    [(1, {}), (4, {}), (2, {"base": (3, 4), "num_images": 3}), (3, {"base": (1, 2), "widths": (7, 6, 5, 4, 3)}),
      (1, {"widths": (96, 96, 96), "base": (8, 8), "num_classes": 20}), (1, {"variant": "paper", "dtype": "bfloat16"}),
      (2, {"layout_at": "first", "norm": False, "upsampling": "half_pixel"})],
     ids=str,
@@ -143,7 +143,7 @@ def test_a_strided_convolution():
 
 @pytest.mark.parametrize("transposed", [transposed_conv4x4, conv(padding=2, inserted=2)])
 def test_a_transposed_convolution(transposed):
-    """Of the 16 entries of the kernel, four meet a pixel and no zero; whichever of two programs computes the gradients."""
+    """Four of the kernel's 16 entries meet a pixel and no zero, whichever of two programs computes the gradients."""
     x, k, y = shape(2, 6, 4, 3), shape(4, 4, 3, 5), shape(2, 12, 8, 5)
     each = 2 * (2 * 12 * 8) * 4 * 3 * 5
     assert operations(transposed, x, k) == each

@@ -32,7 +32,7 @@ def test_frechet_distance_by_the_matrix_root(n, m):
 
 @pytest.mark.parametrize(("n", "m"), [(5, 5), (3, 7), (2, 2), (5, 60)])
 def test_frechet_distance_of_singular_covariances(n, m):
-    """Where sqrtm fails: by the eigenvalues of S_x^(1/2) S_y S_x^(1/2), which is symmetric."""
+    """Where sqrtm fails, the eigenvalues of the symmetric S_x^(1/2) S_y S_x^(1/2) give the distance."""
     x, y = features(n, 12), features(m, 12, 1)
     s_x, s_y = np.cov(x, rowvar=False), np.cov(y, rowvar=False)
     values, vectors = np.linalg.eigh(s_x)

@@ -20,12 +20,12 @@ places = st.tuples(st.floats(0, 1), st.floats(0, 1))
 
 
 def centres(first: float, last: float, count: int) -> np.ndarray:
-    """Of `count` equal parts of the interval."""
+    """Returns the centres of `count` equal parts of the interval."""
     return first + (np.arange(count) + 0.5) * (last - first) / count
 
 
 def cubic_weights(first: float, last: float, count: int, length: int) -> np.ndarray:
-    """Of `length` pixels for each of `count`: Keys' cubic (a = -0.5), widened by the scale where it shrinks."""
+    """Returns the weights of `length` pixels for each of `count`: Keys' cubic (a = -0.5), widened where it shrinks."""
     widening = max((last - first) / count, 1)
     x = np.abs((np.arange(length) + 0.5 - centres(first, last, count)[:, None]) / widening)
     near, far = 1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2

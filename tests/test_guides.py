@@ -112,7 +112,7 @@ def test_the_commands_that_a_page_shows_can_be_given(page):
 
 
 def test_the_guides_show_commands_of_every_kind():
-    """So that a change of their form cannot leave them unread."""
+    """A change of the pages' form must not leave their commands unread."""
     shown = [
         command for page in PAGES for block in fenced(page, "bash") for words in commands(block) if (command := launched(words))
     ]

@@ -28,7 +28,7 @@ def random(*shape: int) -> np.ndarray:
 
 
 def value_and_gradients(function, *arguments):
-    """With a cotangent that is none of those that make mistakes cancel."""
+    """Returns a function's gradients for a cotangent that lets no two mistakes cancel."""
     value, gradients = jax.vjp(function, *arguments)
     cotangent = np.sin(np.arange(value.size)).reshape(value.shape)
     return value, *gradients(jnp.asarray(cotangent, value.dtype))
@@ -75,7 +75,7 @@ def test_sums_over_the_devices_that_share_an_image():
 
 
 def as_on_a_gpu(*arguments, cuda, default, cpu=None):
-    """In place of `jax.lax.platform_dependent`."""
+    """Chooses the GPU's form, in place of `jax.lax.platform_dependent`."""
     return cuda(*jax.tree.map(jnp.asarray, arguments))
 
 
@@ -113,7 +113,7 @@ def test_upsampling_to_rows_that_are_split_sums_nothing(monkeypatch):
 
 
 def test_a_trained_convolution_as_gpus_compute_it(monkeypatch):
-    """Of eight pixels at once, with padding: of small integers, which bfloat16 holds."""
+    """GPUs take eight pixels at once, with padding. The numbers are small integers, which bfloat16 holds."""
     monkeypatch.setattr(jax.lax, "platform_dependent", as_on_a_gpu)
     rng = np.random.default_rng(0)
     shapes = (2, HEIGHT, 8, 6), (2, HEIGHT, 8, 3), (3, 3, 9, 5), (2, HEIGHT, 8, 5)
@@ -133,7 +133,7 @@ def test_a_trained_convolution_as_gpus_compute_it(monkeypatch):
 
 @pytest.mark.parametrize("mesh", MESHES)
 def test_a_trained_convolution_of_arrays_beside_each_other(mesh):
-    """And its derivative's derivative, which JAX makes of what is written out for the first."""
+    """The second derivative is compared, too. JAX makes it of the first, which is written out."""
 
     def beside(features, layout, k):
         return trained_conv3x3((features, layout), k)

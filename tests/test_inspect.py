@@ -611,7 +611,7 @@ def test_the_page_of_a_sound_data_set(camvid, open_page):
 
 
 def test_palettes_numbered_differently_in_each_file_are_no_ids(tmp_path, capsys):
-    """As programs write them that number colours in order of appearance: index 0 is another class in each file."""
+    """Some programs number colours in order of appearance, so index 0 is another class in each file."""
     root, colors = tmp_path / "own", ((10, 120, 30), (200, 60, 90), (50, 70, 210))
     for i in range(12):
         save(photograph(i), root / "photographs" / f"{i}.png")

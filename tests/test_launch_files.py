@@ -90,7 +90,7 @@ def test_the_ablations_that_are_shown_can_be_asked_for(name):
 @pytest.mark.quick
 @pytest.mark.parametrize(("ended", "requeued"), [(75, True), (0, False), (1, False)])
 def test_a_job_that_is_told_to_stop_is_requeued_if_it_was_saved(tmp_path, ended, requeued):
-    """With a training that takes its time to save, and a SLURM that notes what it is asked."""
+    """The training takes its time to save, and the pretended SLURM notes what it is asked."""
     programs = {
         "python": f"trap 'sleep 0.3; touch saved; exit {ended}' TERM; touch begun; while true; do sleep 0.05; done",
         "scontrol": 'echo "$@" > asked',

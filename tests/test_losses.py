@@ -62,7 +62,7 @@ def loss_and_gradient(terms, weights, mean_share):
 
 
 def terms_and_weights(k, classes):
-    """Of two examples. Whole numbers, so that sums are exact and ties occur; any class may be absent."""
+    """Draws whole numbers, for exact sums and for ties, as terms of two examples and weights. A class may be absent."""
     term = st.integers(0, 9).map(float)
     terms = arrays(np.float32, (2, k, classes, 6), elements=term)
     absent = arrays(np.bool_, (2, 1, classes, 1))

@@ -79,7 +79,7 @@ def segmentations(draw):
 
 
 def scores_of(layout, predicted, c, count_void):
-    """By scikit-learn: the IoU of each class, their mean, and the accuracy."""
+    """scikit-learn gives the same IoU of each class, mean, and accuracy."""
     counted = np.full(layout.shape, True) if count_void else layout != c - 1
     layout, predicted = layout[counted], predicted[counted]
     occurs = [bool((layout == u).any() or (predicted == u).any()) for u in range(c - 1)]
@@ -112,7 +112,7 @@ def test_segmentation_scores_are_those_of_scikit_learn(case, count_void):
 
 
 def test_void_by_hand():
-    """Of 8 pixels: class 0 twice right, once called void; class 1 once called 0; void twice called 0, once 2, once void."""
+    """There are 8 pixels: class 0 twice right, once called void; class 1 once called 0; void called 0, 0, 2 and void."""
     layout, predicted = np.array([[0, 0, 0, 1, 3, 3, 3, 3]]), np.array([[0, 0, 3, 0, 0, 0, 2, 3]])
     found = confusion(layout, predicted, 4)
     np.testing.assert_array_equal(class_iou(found), [2 / 4, 0, np.nan])

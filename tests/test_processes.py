@@ -141,7 +141,7 @@ def test_processes_that_were_started_together_but_not_detected_do_not_train_alon
 
 
 def test_a_signal_before_the_first_step_counts():
-    """Of a resumed run, or of one behind another."""
+    """A signal may come before a resumed run's first step, or between two runs of one recipe."""
     program = """
 import os, signal, socket, time
 from launch.common.processes import Processes, join
@@ -179,7 +179,7 @@ def test_several_processes_keep_what_they_compile_with_the_run(tmp_path, monkeyp
 
 @pytest.mark.quick
 def test_a_terminal_that_is_closed_ends_a_run_between_two_steps(monkeypatch):
-    """Unless it was started with nohup, by which the signal is ignored."""
+    """A run that was started with nohup ignores the signal and goes on."""
     monkeypatch.setattr(os, "isatty", lambda _: False)
     before = signal.getsignal(signal.SIGHUP)
     for handler, stops in ((signal.SIG_DFL, True), (signal.SIG_IGN, False)):

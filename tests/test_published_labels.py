@@ -209,7 +209,7 @@ def test_nyus_40_and_13():
 
 
 def test_generated_colours_can_be_told_apart():
-    """By their distances in CIELAB, where 2.3 can just be noticed; the 895 of NYU have to be closer."""
+    """Colours are told apart by their distance in CIELAB, where 2.3 can just be noticed. NYU's 895 have to be closer."""
     for count, least in ((13, 20), (40, 12), (182, 4), (894, 1)):
         colors = (*palette(count), (0, 0, 0), (255, 255, 255))
         lab = rgb2lab(np.array(colors)[None] / 255)[0]

@@ -62,7 +62,7 @@ def test_only_gpus_get_indices():
 
 
 def test_derivatives_of_derivatives():
-    """Of a sum of cubes; by finite differences."""
+    """Second derivatives of a sum of cubes equal finite differences."""
     x, direction = (np.random.default_rng(seed).normal(size=(1, 3, 2, 2)) for seed in (5, 6))
     with jax.enable_x64(True):
         gradient = jax.grad(lambda x: (double_bilinear(x) ** 3).sum())

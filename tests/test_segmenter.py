@@ -113,7 +113,7 @@ def two_steps(shape, batch) -> tuple[list, float]:
 
 
 def test_two_steps_on_a_mesh_equal_those_on_one_device(batch):
-    """In float64, as Adam makes a whole step even of a gradient that is nothing but rounding."""
+    """The steps are in float64, because Adam makes a whole step even of a gradient that is nothing but rounding."""
     with jax.enable_x64(True):
         (moments, loss), (expected_moments, expected_loss) = two_steps((2, 2), batch), two_steps((1, 1), batch)
     assert loss == pytest.approx(expected_loss, rel=1e-10)

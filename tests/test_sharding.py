@@ -92,7 +92,7 @@ def relative_error(a, b) -> float:
 
 
 @pytest.mark.parametrize("mesh", MESHES)
-@pytest.mark.parametrize("num_images", [1, 3])
+@pytest.mark.parametrize("num_images", [1, 9])
 def test_loss_and_every_gradient_equal_those_of_one_device(num_images, mesh):
     assert one_device(num_images)[0].dtype == np.float64
     assert relative_error(loss_and_gradient(num_images, mesh), one_device(num_images)) < 1e-10
@@ -114,9 +114,9 @@ def run_steps(objective: Objective, initial, mesh_shape: tuple[int, int], steps:
 
 
 def test_ten_steps_equal_those_of_one_device(xlas_convolution):
-    """With λ rescaled on the way, the state sharded.
+    """The state is sharded, and λ is rescaled on the way.
 
-    In float64, where rounding has no say: Adam makes a whole step of 1e-4 of any gradient that is well above its epsilon, 1e-8,
+    In float64 rounding has no say: Adam makes a whole step of 1e-4 of any gradient that is well above its epsilon, 1e-8,
     and float64's rounding of a gradient is far below that. (test_processes.py does it in float32.)
     """
     objective = Objective(cascade(2), LambdaConfig(rescale_epoch=1), OptimizerConfig(ema_decay=0.9), "average", 4)

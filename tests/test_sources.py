@@ -241,7 +241,7 @@ def test_a_folder_of_ones_own_with_a_split(tmp_path):
 
 
 def test_names_are_matched_however_their_letters_are_put_together(tmp_path):
-    """As macOS writes the one name and other systems the other."""
+    """macOS writes one form of the name, other systems the other."""
     own(tmp_path, "train", 2)
     own(tmp_path, "val", 1)
     photograph(tmp_path / "train" / "photographs" / "B\u00e4ume.png", 50)

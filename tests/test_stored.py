@@ -81,7 +81,7 @@ def digest_of(opt_state) -> str:
 
 @pytest.mark.parametrize("name", KINDS)
 def test_a_run_is_loaded_bit_for_bit(name, recorded):
-    """As what it is; its parameters, their moving average where it keeps one, Adam's moments; its images."""
+    """A run is loaded as what it is, with its parameters, moving average and moments; its images are the same."""
     experiment, label_space, description = read_description(name)
     assert type(experiment) is KINDS[name] and from_json(to_json(experiment)) == experiment
     assert experiment.num_classes == label_space.num_classes
@@ -100,7 +100,7 @@ def test_a_run_is_loaded_bit_for_bit(name, recorded):
 
 
 def assert_same_images(found: jax.Array, expected: np.ndarray) -> None:
-    """But for sums that other processors order otherwise: they turn one colour of a hundred into its neighbour at most."""
+    """Processors order sums differently, which turns one colour of a hundred into its neighbour at most."""
     off = np.abs(np.asarray(found).astype(int) - expected)
     assert off.shape == expected.shape and off.max() <= 1 and np.count_nonzero(off) <= off.size / 100
 

@@ -244,7 +244,7 @@ def test_what_the_browser_kept_may_be_damaged_and_titles_hold_anything(tmp_path,
 
 
 def test_timed_pairs_are_masked(tmp_path, open_page, monkeypatch):
-    """In the browser's own time, which stands still unless told: frames of 16 ms."""
+    """The browser's time stands still unless told, and then goes on in frames of 16 ms."""
     monkeypatch.setattr(study, "DURATIONS", (1 / 8, 1.0))
     written = write(tmp_path, names=["ours"], kind="timed", pairs=4, sentinels=1)
     page = open_page(written)

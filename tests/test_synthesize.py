@@ -97,7 +97,7 @@ def test_the_command_takes_a_run_and_layouts_and_nothing_else(trained):
 
 @pytest.mark.parametrize("page", ["README.md", "docs/synthesis.md"])
 def test_the_example_of_the_readme(trained, page):
-    """As it stands there, from a layout of another size than the run's; and `assemble` with what it leaves behind."""
+    """Runs the page's program, from a layout of another size than the run's, and `assemble` with what it leaves behind."""
     folder, layouts = trained
     root = Path(__file__).resolve().parents[1]
     (program,) = re.findall(r"```python\n(from crn_jax import .*?)```", (root / page).read_text(), re.DOTALL)
@@ -195,7 +195,7 @@ def test_a_panorama_loses_nothing_unless_it_is_asked_for(tmp_path, fit):
 
 
 def test_a_folder_goes_in_batches_and_goes_on(trained, tmp_path, monkeypatch):
-    """Of five layouts of two sizes, in batches of two; what is there already is made again only if it would change."""
+    """The folder has five layouts of two sizes. An image that is there already is made again only if it would change."""
     folder, _ = trained
     layouts, out = tmp_path / "layouts", tmp_path / "out"
     layouts.mkdir()

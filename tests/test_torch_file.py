@@ -68,7 +68,7 @@ def test_files_of_2017():
 
 
 def test_names_written_by_python_2(tmp_path):
-    """As those of LPIPS' linear weights."""
+    """LPIPS' linear weights are in a file of this form."""
     written = re.sub(rb"X([\x01-\xff])\0\0\0", rb"U\1", (DATA / "legacy.pth").read_bytes())
     assert written.count(b"U\x04base") == 1
     (tmp_path / "python2.pth").write_bytes(written)

@@ -60,7 +60,7 @@ def uninterrupted(tiny, tmp_path_factory) -> Path:
 
 
 def test_layouts_that_are_read_differently_do_not_resume(tiny, uninterrupted, tmp_path):
-    """As when one's own label file was changed; a cache elsewhere is no such change."""
+    """A changed label file reads layouts differently. A cache in another place does not."""
     shutil.copytree(uninterrupted, tmp_path / "copy")
     file = tmp_path / "copy" / "run.json"
     description = json.loads(file.read_text())
@@ -110,13 +110,14 @@ def test_kernels_in_the_order_of_gpus_change_nothing(tiny, uninterrupted, tmp_pa
         for folder in (tmp_path / "run", uninterrupted)
     )
     assert {3, 6} <= got.keys() & expected.keys()
-    # Each loss is a mean of some 100,000 numbers that float32 rounds by 1e-7, and follows from steps that are rounded so, too.
+    # The orders differ by rounding. Adam makes a whole step of a gradient that is nothing but rounding, but the loss does not
+    # follow such a step: its slope along it is that gradient.
     for step in (3, 6):
-        np.testing.assert_allclose(got[step], expected[step], rtol=1e-4)
+        np.testing.assert_allclose(got[step], expected[step], rtol=1e-5)
 
 
 def test_a_run_does_not_go_back(tiny, uninterrupted, tmp_path):
-    """Of the steps before the last there are no checkpoints; what is asked for already is done already."""
+    """There are no checkpoints of earlier steps. A run that is trained as far as it is asked to be is left as it is."""
     shutil.copytree(uninterrupted, tmp_path / "copy")
     assert f"trained to step {STEPS} already, but only 5 steps are asked for" in refused_run(
         [*tiny, *LONG, "--steps", "5"], tmp_path / "copy"
@@ -214,7 +215,7 @@ def test_a_bucket_is_no_folder(tiny):
 
 
 def test_lambda_is_rescaled_and_contributions_are_equal_when_measured_again(tiny, tmp_path):
-    """With the parameters held still (learning rate 0), a second measurement meets the expectation that λ was set by."""
+    """The learning rate is 0, so a second measurement meets the expectation that λ was set by."""
     run([*tiny, "--epochs", "3", "--lambdas.rescale_epoch", "2", "--optimizer.learning_rate", "0"], tmp_path)
     lines = read_metrics(tmp_path / "metrics.jsonl")
     event = next(line for line in lines if "lambda_rescaled" in line)

@@ -53,7 +53,7 @@ def test_torchvision_weights_take_the_same_images(torchvision_file):
 
 
 def test_keras_files_with_nested_groups_and_half_precision(tmp_path):
-    """As tf.keras' save_weights writes them."""
+    """Writes weights as tf.keras' save_weights does."""
     path, expected = tmp_path / "nested.h5", vgg_weights.random_vgg19(0)
     with h5py.File(path, "w") as file:
         for name in LAYERS:

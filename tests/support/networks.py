@@ -26,7 +26,7 @@ def check(got, expected, scale=1.0):
 
 
 def sensitivity(network, *inputs):
-    """Which pixels of the last input an output depends on, as a function of the output's place; kernels of ones add up."""
+    """Returns which input pixels an output depends on, as a function of the output's place. Kernels of ones add up."""
     params = jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), shapes_of(network, *(x.shape for x in inputs)))
 
     def output(x, place):

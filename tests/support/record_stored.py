@@ -71,7 +71,7 @@ RUNS = {
 }
 """The arguments of launch.train, by run folder."""
 RESUMED = ("cascade", "segmenter", "gan_segmentation")
-"""Those of which it is recorded where more steps lead."""
+"""The runs that the recorder resumes, to store where more steps lead."""
 CACHED = (
     "demo --cascade.base 4 4 --cascade.widths 4 3 2 --vgg.no_allow_random --data.source folder --data.root own "
     "--data.labels cityscapes --data.cache caches --cache_only"
@@ -121,7 +121,7 @@ def record_runs() -> None:
 
 
 def record_conversions() -> None:
-    """Of the cascade's run an artifact and one file; of TensorFlow's recorded checkpoint a run."""
+    """Records an artifact and one file of the cascade's run, and a run of TensorFlow's recorded checkpoint."""
     convert.main(["export", "cascade", "artifact"])
     convert.main(["safetensors", "cascade", "cascade.safetensors"])
     config, params, moments = authors.load_released(str(DATA / "released.ckpt"))

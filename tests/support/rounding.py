@@ -1,4 +1,4 @@
-"""What two programs may differ by that compute the same in another order: on more devices, in batches, on another processor."""
+"""The differences that rounding allows between programs that sum in other orders: on more devices, in batches, elsewhere."""
 
 import jax
 import numpy as np
@@ -7,7 +7,7 @@ from crn_jax.train import TrainState
 
 
 def assert_identical(got: TrainState, expected: TrainState) -> None:
-    """Not at all: the same program has run on the same numbers."""
+    """Checks that two states are equal bit for bit, as those of one program on the same numbers are."""
     jax.tree.map(np.testing.assert_array_equal, got, expected)
 
 
