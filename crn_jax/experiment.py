@@ -5,6 +5,7 @@ run.
 """
 
 import dataclasses
+import json
 from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import cattrs
@@ -410,6 +411,29 @@ def differences(stored: Training, asked: Training) -> list[str]:
         for key in sorted(before.keys() | after.keys())
         if before.get(key) != after.get(key) and not key.startswith(_MAY_CHANGE)
     ]
+
+
+def description_changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """Returns what differs between two descriptions of a run but must not change when it is resumed.
+
+    Args:
+      before: the description that `describe_run` made when the run, or a checkpoint of it, was stored.
+      after: the description that it makes now.
+
+    Raises:
+      UserError: if a stored experiment does not fit this version of crn_jax.
+    """
+    after = json.loads(json.dumps(after))  # JSON's keys are strings
+    changes = differences(from_json(before["experiment"]), from_json(after["experiment"]))
+    for part, keys in {"vgg19": ("weights", "sha256"), "data": after["data"]}.items():
+        for key in keys:
+            was, now = (description[part].get(key) for description in (before, after))
+            if was != now:
+                changes.append(f"{part}.{key}: {was}, now {now}")
+    for key in ("classes", "ids", "colors"):
+        if before["label_space"][key] != after["label_space"][key]:
+            changes.append(f"label_space.{key}: the layouts are read differently now")
+    return changes
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

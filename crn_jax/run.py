@@ -1,6 +1,9 @@
 """A run folder: the description that it contains, and how to load the trained network from it."""
 
+import contextlib
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +12,7 @@ import jax
 import numpy as np
 from jaxtyping import Shaped
 
-from crn_jax.checkpoint import Checkpoints
+from crn_jax.checkpoint import Checkpoints, DamagedCheckpoint
 from crn_jax.data.geometry import view
 from crn_jax.data.labels.label_space import LabelSpace
 from crn_jax.errors import UserError
@@ -107,21 +110,38 @@ def load_run(
     require_kind(experiment, kind, f"The run {folder}")
     if not (Path(folder) / "checkpoints").is_dir():  # Orbax would create it
         raise _no_checkpoint(folder, checkpoint, [])
-    checkpoints = Checkpoints(Path(folder) / "checkpoints")
-    try:
+    with Checkpoints(Path(folder) / "checkpoints") as checkpoints:
         available, asked = checkpoints.steps(), str(checkpoint)
         steps = {"latest": checkpoints.latest_step(), "best": checkpoints.best_step()}
-        step = steps[asked] if asked in steps else int(asked) if asked.isdecimal() else None
+        step = steps[asked] if asked in steps else int(asked) if re.fullmatch("[0-9]{1,19}", asked) else None
         if step not in available:
             raise _no_checkpoint(folder, checkpoint, available)
         abstract = abstract_state(experiment.objective(steps_per_epoch=1))
-        if moments:
-            state = checkpoints.load_fields(step, abstract, "params", "opt_state")
-            return Run(experiment, label_space, state.params, step, description["vgg19"], state.opt_state)
-        params = experiment.inference_params(checkpoints.load_params(step, abstract))
-        return Run(experiment, label_space, params, step, description["vgg19"])
-    finally:
-        checkpoints.close()
+
+        def load(step: int) -> Run:
+            if moments:
+                state = checkpoints.load_fields(step, abstract, "params", "opt_state", description=description)
+                return Run(experiment, label_space, state.params, step, description["vgg19"], state.opt_state)
+            params = experiment.inference_params(checkpoints.load_params(step, abstract, description))
+            return Run(experiment, label_space, params, step, description["vgg19"])
+
+        try:
+            return load(step)
+        except DamagedCheckpoint as error:
+            others = [other for other in reversed(available) if other != step]
+            raise DamagedCheckpoint(f"{error}\n{_way_out(folder, others, load)}") from error
+
+
+def _way_out(folder: str | Path, others: list[int], load: Callable[[int], Run]) -> str:
+    """Says which of the other checkpoints is whole, and what to do."""
+    for step in others:
+        with contextlib.suppress(UserError):
+            load(step)
+            return (
+                f"The checkpoint of step {step} is whole. Use it with --checkpoint {step}, or fetch the damaged one again. A "
+                f"training that is resumed goes on from the newest one that is whole."
+            )
+    return f"No other checkpoint in {folder} is whole. Fetch the run again, or train it anew."
 
 
 def _no_checkpoint(folder: str | Path, checkpoint: str | int, available: list[int]) -> UserError:

@@ -100,14 +100,16 @@ def train(experiment: AnyExperiment) -> bool:
     frozen, vgg_params = put(mesh, frozen), put(mesh, vgg_params)
     with jax.set_mesh(mesh), contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(Checkpoints(folder / "checkpoints", experiment.run.keep_last))
-        first_step = checkpoints.latest_step() or 0
-        agree({"checkpoint": first_step})
-        refuse_going_back(folder, first_step, experiment.last_step(epoch))
+        newest = checkpoints.latest_step() or 0
+        agree({"checkpoints": checkpoints.steps()})
+        refuse_going_back(folder, newest, experiment.last_step(epoch))
+        first_step, state, event = first_state(experiment, objective, abstract, checkpoints, description)
         Stop.listen_from(first_step)
-        state = first_state(experiment, objective, abstract, checkpoints, first_step)
         announce(experiment, mesh, state, first_step, epoch, vgg19)
         with explained(checkpoints):
             log = stack.enter_context(contextlib.closing(MetricsLog(folder, first_step) if is_first() else NoLog()))
+            if event:
+                log.write(first_step, event)
             validator = VALIDATORS[experiment.measured_by](experiment, val_source, mesh, abstract, vgg_params)
             loop = TrainingLoop(experiment, description, mesh, frozen, val_source, log, checkpoints, validator, epoch)
             if not first_step:

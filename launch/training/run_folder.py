@@ -10,7 +10,7 @@ import jax
 
 from crn_jax.data.examples import Source
 from crn_jax.errors import UserError
-from crn_jax.experiment import AnyExperiment, differences, flat
+from crn_jax.experiment import AnyExperiment, description_changes, flat
 from crn_jax.files import replace_text, sha256_of
 from crn_jax.run import read_description
 from crn_jax.train import TrainState
@@ -66,17 +66,8 @@ def write_description(folder: Path, experiment: AnyExperiment, description: dict
       UserError: if the folder holds a run of other settings, or cannot be written.
     """
     if (folder / "run.json").exists():
-        stored, _, before = read_description(folder)
-        changes = differences(stored, experiment)
-        for part, keys in {"vgg19": ("weights", "sha256"), "data": description["data"]}.items():
-            for key in keys:
-                was, now = (d[part].get(key) for d in (before, description))
-                if was != now:
-                    changes.append(f"{part}.{key}: {was}, now {now}")
-        labels = json.loads(json.dumps(description["label_space"]))  # JSON's keys are strings
-        for key in ("classes", "ids", "colors"):
-            if before["label_space"][key] != labels[key]:
-                changes.append(f"label_space.{key}: the layouts are read differently now")
+        _, _, before = read_description(folder)
+        changes = description_changes(before, description)
         if changes:
             raise UserError(
                 f"{folder} holds a run of other settings; it cannot be resumed with these:\n  " + "\n  ".join(changes) + "\n"
