@@ -19,7 +19,7 @@ import re
 import zipfile
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, ClassVar, NamedTuple
 
 import numpy as np
 import safetensors.numpy
@@ -242,7 +242,7 @@ class _Unpickler(pickle._Unpickler):  # the one in C cannot be restricted to som
         return kind(*arguments)
 
     # What is not among these is an instruction that torch does not write.
-    dispatch: dict[int, Any] = {
+    dispatch: ClassVar[dict[int, Any]] = {
         ord(code): pickle._Unpickler.dispatch[ord(code)]
         for code in (
             pickle.PROTO, pickle.FRAME, pickle.STOP, pickle.MARK,
