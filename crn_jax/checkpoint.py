@@ -92,6 +92,22 @@ class Checkpoints:
             except Exception as error:
                 raise self.write_error(error) from error
 
+    def check(self) -> None:
+        """Notices whether the save in the background has failed; it does not wait for its end.
+
+        Raises:
+          UserError: if the last state could not be written.
+        """
+        if self._saving is not None:
+            try:
+                self._saving.result(timeout=0)
+            except TimeoutError:  # it goes on; `wait` raises a TimeoutError of its own
+                return
+            except Exception as error:
+                self._saving = None
+                raise self.write_error(error) from error
+            self._saving = None
+
     def load(self, step: int, abstract: TrainState) -> TrainState:
         """Reads the state at `step`, on whatever mesh it was saved.
 

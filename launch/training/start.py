@@ -29,7 +29,7 @@ def first_state(
     if first_step:
         state = checkpoints.load(first_step, abstract)
     else:
-        check_room(Path(experiment.folder), abstract)
+        check_room(Path(experiment.folder), abstract, copies=2)
         state = init_state(objective, experiment.seed, abstract)
         if experiment.start:
             state = started_from(experiment.start, label_space_of(experiment.data), state)
