@@ -16,7 +16,7 @@ from crn_jax.baselines.gan import GANConfig, GANLossConfig, GANObjective
 from crn_jax.cascade import CascadeConfig
 from crn_jax.data.labels.label_space import LabelSpace
 from crn_jax.data.labels.published import LABEL_SPACES
-from crn_jax.data.sources import DataConfig, label_space_of
+from crn_jax.data.sources import DRAWN, DataConfig, label_space_of
 from crn_jax.errors import UserError
 from crn_jax.generator import Generator
 from crn_jax.kernels.remat import Remat
@@ -178,7 +178,7 @@ class Synthesis(Training):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.vgg.allow_random and self.data.source != "streets":
+        if self.vgg.allow_random and self.data.source not in DRAWN:
             raise UserError("--vgg.allow_random is for streets only: photographs need a VGG-19 with ImageNet weights.")
         height, width = self.size
         if min(height, width) < 16:
