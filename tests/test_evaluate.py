@@ -28,7 +28,7 @@ from launch.common.terminal import console
 from launch.evaluation import scoring
 from launch.evaluation.comparison import names_of
 from launch.evaluation.methods import PHOTOGRAPHS, Batch, compared, files_of
-from launch.evaluation.score_tables import _text
+from launch.evaluation.score_tables import cell_text
 from tests.support import reference
 from tests.support.pages import embedded
 
@@ -58,14 +58,14 @@ def out_of_range():
 
 def test_judges_compute_in_float32_on_every_device(monkeypatch):
     """GPUs and TPUs would by default round what a convolution multiplies to 10 or 7 bits."""
-    texts, perceived = [], scoring._perceived
+    texts, perceived = [], scoring.perceived
 
     def look(vgg_params, *images):
         traced = perceived.trace(vgg_params, *images)
         texts.append(traced.lower(lowering_platforms=("cuda",)).as_text())
         return np.zeros((1, len(TAPS))), np.zeros((1, 512))
 
-    monkeypatch.setattr(scoring, "_perceived", look)
+    monkeypatch.setattr(scoring, "perceived", look)
     photograph = np.zeros((1, 32, 32, 3), np.uint8)
     batch = Batch([0], ["a"], np.zeros((1, 32, 32), np.uint8), photograph)
     scoring.Judges(abstract_vgg19()).measure("x", batch, photograph, 20)
@@ -319,7 +319,7 @@ def test_results_are_written_as_a_whole_or_not_at_all(tmp_path):
 
 def test_numbers_of_tables():
     cells = [{"value": np.nan, "low": np.nan, "high": np.nan}, {"value": 1e-12}, {"value": 12.3456, "std": 0.512}]
-    assert [_text(cell) for cell in cells] == ["nan\n[dim]nan to nan[/]", "0", "12.35 ± 0.51"]
+    assert [cell_text(cell) for cell in cells] == ["nan\n[dim]nan to nan[/]", "0", "12.35 ± 0.51"]
 
 
 def test_a_study_is_made_and_its_results_are_read(runs, tmp_path):

@@ -152,7 +152,7 @@ def _ids_of(fields: dict[str, Any], listed: Sequence[str], classes: Sequence[str
             raise ValueError(f"ids: {len(listed)} are needed, one for each class, got {len(ids)}.")
         pairs = [(_id("ids", i), index) for index, i in enumerate(ids)]
     elif isinstance(ids, dict):
-        pairs = [(_id("ids", key), _class_index(key, name, classes)) for key, name in ids.items()]
+        pairs = [(_id("ids", key), _class_id(key, name, classes)) for key, name in ids.items()]
     else:
         raise ValueError(f'ids: {{"4": "{listed[0]}"}} or a list with an id for each class is needed, got {_shown(ids)}.')
     void_ids = fields.get("void_ids", [])
@@ -177,7 +177,7 @@ def _id(field: str, value: Any) -> int:
     return value
 
 
-def _class_index(key: str, name: Any, classes: Sequence[str]) -> int:
+def _class_id(key: str, name: Any, classes: Sequence[str]) -> int:
     if name not in classes:
         hint = did_you_mean(name, classes) if isinstance(name, str) else ""
         raise ValueError(f"ids: {key} is {_shown(name)}, which is none of the classes.{hint}")

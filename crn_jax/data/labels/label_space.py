@@ -1,6 +1,6 @@
 """Label spaces: which classes a data set has, how its files write them, and how they are drawn.
 
-A layout in memory holds class indices 0 ... c-1, **void last**. It is a NumPy array `[H, W]` of uint8, or of uint16 if there
+A layout in memory holds class ids 0 ... c-1, **void last**. It is a NumPy array `[H, W]` of uint8, or of uint16 if there
 are more than 256 classes. Files hold raw ids or colours. `LabelSpace` translates both, and refuses what it does not know.
 """
 
@@ -27,7 +27,7 @@ class LabelSpace:
     colors: tuple[Color, ...]
     """One colour per class, for reading colour PNGs and for drawing."""
     ids: dict[int, int]
-    """The class index of each raw id in a file."""
+    """The class id of each raw id in a file."""
     void_colors: tuple[Color, ...] = ()
     """Further colours that files use for void."""
 
@@ -51,7 +51,7 @@ class LabelSpace:
         return np.uint8 if self.num_classes <= 256 else np.uint16
 
     def read(self, path: str | Path) -> Integer[np.ndarray, "H W"]:
-        """Reads a layout PNG of ids or of colours, and returns class indices.
+        """Reads a layout PNG of ids or of colours, and returns class ids.
 
         A palette PNG is read by colour, unless its palette is foreign to the label space. A palette is foreign if it is a grey
         ramp, or if the label space knows none of its used colours but black. Then the indices into the palette are ids.
@@ -71,7 +71,7 @@ class LabelSpace:
         return self._look_up(self._decode(path))
 
     def from_ids(self, ids: Integer[np.ndarray, "H W"], where: str | Path) -> Integer[np.ndarray, "H W"]:
-        """Turns raw ids into class indices, for data sets whose layouts are not in image files.
+        """Turns raw ids into class ids, for data sets whose layouts are not in image files.
 
         Raises:
           UserError: if an id is not in this label space. The message begins with `where`, and names each such id.
@@ -123,7 +123,7 @@ class LabelSpace:
         return not {*self.colors, *self.void_colors} & colors - {_BLACK}
 
     def _look_up(self, stored: np.ndarray) -> tuple[np.ndarray, dict[int | Color, int]]:
-        """Turns ids or colours into class indices, and unknown ones into void; counts the pixels of these, the most first."""
+        """Turns ids or colours into class ids, and unknown ones into void; counts the pixels of these, the most first."""
         if colored := stored.ndim == 3:
             stored = _code(np.moveaxis(stored.astype(np.int32), -1, 0))
             table = {_code(color): self.num_classes - 1 for color in self.void_colors}
