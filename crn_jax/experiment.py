@@ -17,6 +17,7 @@ from crn_jax.data.labels.label_space import LabelSpace
 from crn_jax.data.labels.published import LABEL_SPACES
 from crn_jax.data.sources import DataConfig, label_space_of
 from crn_jax.errors import UserError
+from crn_jax.files import expanded
 from crn_jax.generator import Generator
 from crn_jax.kernels.remat import Remat
 from crn_jax.lambdas import LambdaConfig
@@ -105,7 +106,7 @@ class Training:
     @property
     def folder(self) -> str:
         """The run's folder."""
-        return self.run.folder or f"runs/{self.name}"
+        return expanded(self.run.folder) if self.run.folder else f"runs/{self.name}"
 
     @property
     def rescale_epoch(self) -> int:
@@ -245,7 +246,7 @@ class Experiment(Regression):
     @property
     def start(self) -> Start | None:
         """The run from which the training starts; None if it starts from fresh parameters."""
-        return Start(self.init_from, self.init_moments == "kept") if self.init_from else None
+        return Start(expanded(self.init_from), self.init_moments == "kept") if self.init_from else None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -289,7 +290,7 @@ class GANExperiment(Synthesis):
     @property
     def segmenter_run(self) -> str | None:
         """The run folder of the segmenter that the loss needs; None if it needs no segmenter."""
-        return self.segmenter
+        return expanded(self.segmenter) if self.segmenter else None
 
     def objective(self, steps_per_epoch: int, segmenter: SegmenterConfig | None = None) -> GANObjective:
         """Returns the static part of the training step; `segmenter` is the config of `segmenter_run`, if there is one."""
@@ -396,10 +397,15 @@ _MAY_CHANGE = (
     "remat",
     "run.",
     "data.root",
+    "data.labels",
     "data.threads",
     "data.cache",
     "vgg.weights",
 )
+
+
+_BY_CONTENT = ("init_from", "segmenter")
+"""The folders of other runs. They may be moved, because launch.train compares what they hold, as it does with label spaces."""
 
 
 def differences(stored: Training, asked: Training) -> list[str]:
@@ -408,7 +414,7 @@ def differences(stored: Training, asked: Training) -> list[str]:
     return [
         f"{key}: {before.get(key)}, now {after.get(key)}"
         for key in sorted(before.keys() | after.keys())
-        if before.get(key) != after.get(key) and not key.startswith(_MAY_CHANGE)
+        if before.get(key) != after.get(key) and not key.startswith(_MAY_CHANGE) and key not in _BY_CONTENT
     ]
 
 

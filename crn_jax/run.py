@@ -59,7 +59,7 @@ def read_description(folder: str | Path) -> tuple[AnyExperiment, LabelSpace, dic
     if not path.is_file():
         raise UserError(f"{folder}: this is not a run folder (it has no run.json); give one that launch.train has made.")
     try:
-        fields = json.loads(path.read_text())
+        fields = json.loads(path.read_text("utf-8"))
     except ValueError as error:  # it is no JSON, or not even text
         raise _damaged(path, error) from error
     return *parse_description(fields, path), fields

@@ -8,7 +8,6 @@ from typing import Annotated
 
 import jax
 import numpy as np
-import rich.progress
 import tyro
 
 from crn_jax.data.labels.label_space import LabelSpace
@@ -16,8 +15,8 @@ from crn_jax.diversity import assemble
 from crn_jax.errors import UserError, did_you_mean
 from crn_jax.run import Run, load_run
 from launch.common.contact_sheet import Row, contact_sheet, grid
-from launch.common.names import as_typed
-from launch.common.terminal import command, console
+from launch.common.options import read_options
+from launch.common.terminal import command, console, track
 from launch.synthesis.layouts import Sizing, find_layouts, fitted
 from launch.synthesis.stream import Job, Synthesized, generator_of, is_foreign, synthesize_all, write_png
 
@@ -64,7 +63,7 @@ class Arguments:
 def main(arguments: list[str] | None = None) -> None:
     """Reads the command line and synthesizes."""
     with command():
-        run_command(tyro.cli(Arguments, prog=as_typed("python -m launch.synthesize"), args=arguments, use_underscores=True))
+        run_command(read_options(Arguments, "synthesize", arguments))
 
 
 def run_command(arguments: Arguments) -> None:
@@ -84,7 +83,7 @@ def run_command(arguments: Arguments) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
         written = synthesize_all(run, to_do, arguments.batch_size, functools.partial(write, arguments, choice))
-        for job, row in rich.progress.track(written, "synthesizing", len(to_do), console=console):
+        for job, row in track(written, "synthesizing", len(to_do)):
             if job in on_sheet:
                 rows[job.path] = row
         if arguments.sheet:

@@ -194,6 +194,8 @@ def test_a_terminal_that_is_closed_ends_a_run_between_two_steps(monkeypatch):
 def test_output_that_nobody_reads_ends_nothing(tmp_path):
     program = """
 from pathlib import Path
+import launch
+launch.prepare()
 from launch.common.terminal import console
 for i in range(2000):
     console.print("line", i, "x" * 100)

@@ -10,7 +10,6 @@ import dataclasses
 import functools
 import json
 import re
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from crn_jax.experiment import AnyExperiment, Synthesis, differences, require_ki
 from crn_jax.run import read_description
 from launch.common.catalogue import configs_arguments
 from launch.common.command_line import parse
-from launch.common.names import as_typed
+from launch.common.names import command_line
 from launch.common.output import write_json
 from launch.training.metrics_log import last_step, read_metrics
 
@@ -161,7 +160,7 @@ def slug(name: str) -> str:
 def shown(command: list[str]) -> str:
     """Returns a command as a person would type it."""
     own = configs_arguments() if command[0] == "launch.train" else []
-    return as_typed(shlex.join(["python", "-m", *command, *own]))
+    return command_line(command[0].removeprefix("launch."), *command[1:], *own)
 
 
 def trains_with_segmenter(arguments: tuple[str, ...]) -> bool:

@@ -8,6 +8,7 @@
 | 2       | `USER_ERROR` | The command line, a file or a setting is wrong; the message says what to mend.                    |
 | 75      | `TRY_AGAIN`  | A signal stopped the run, which is saved. The same command resumes it.                            |
 | 76      | `LOST`       | Another process of the run was lost. The same command resumes from the last checkpoint.           |
+| 130     | `INTERRUPTED`| Ctrl-C ended the command, which left no file half-written. A training that has begun ends with 75.|
 | 128 + n |              | Signal n ended the process. 134: JAX aborted it because another process was lost. 130 or 143: a   |
 |         |              | second SIGINT or SIGTERM arrived before the run was saved.                                        |
 
@@ -20,3 +21,4 @@ USER_ERROR = 2
 TRY_AGAIN = 75
 """The status EX_TEMPFAIL of sysexits.h."""
 LOST = 76
+INTERRUPTED = 130

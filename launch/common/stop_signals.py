@@ -6,7 +6,7 @@ import signal
 import jax
 from jax.experimental import multihost_utils
 
-from launch.common.terminal import silence
+from launch.common.standard_streams import silence
 
 
 class Stop:

@@ -81,7 +81,7 @@ def _evaluation(path: Path, name: str) -> list[str]:
     """Writes a table of launch.evaluate's scores, if there are any. They belong to the latest checkpoint at that time."""
     if not path.is_file():
         return []
-    evaluation = json.loads(path.read_text())
+    evaluation = json.loads(path.read_text("utf-8"))
     lines = [
         "",
         f"Scores by launch.evaluate, {evaluation['title']}, with 95% intervals in brackets:",

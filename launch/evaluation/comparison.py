@@ -2,6 +2,7 @@
 
 import dataclasses
 import operator
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -43,7 +44,7 @@ def open_comparison(
     if root and common.data.source == "streets":
         raise UserError(f"--data {root}: streets are made, not read. Leave --data out.")
     cache = common.data.cache
-    if cache and (limit is not None or not Path(cache).is_dir()):
+    if cache and (limit is not None or not os.path.isdir(os.path.expandvars(os.path.expanduser(cache)))):
         cache = None  # a cache is not worth building for a few examples, nor after the run was moved to another machine
     data = dataclasses.replace(common.data, root=root or common.data.root, cache=cache)
     source = opened(data, split, common.size, label_space)

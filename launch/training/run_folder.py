@@ -1,20 +1,24 @@
 """The run folder of a training: made with its run.json, or checked to belong to the same experiment."""
 
+import dataclasses
 import hashlib
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+import cattrs
 import jax
 
 from crn_jax.data.examples import Source
+from crn_jax.data.labels.label_space import LabelSpace
 from crn_jax.errors import UserError
 from crn_jax.experiment import AnyExperiment, differences, flat
 from crn_jax.files import replace_text, sha256_of
 from crn_jax.run import read_description
 from crn_jax.train import TrainState
 from launch.common.processes import agree, is_first, wait_for_all
+from launch.training.origins import changed_origins
 
 
 def refuse_going_back(folder: Path, trained: int, asked: int) -> None:
@@ -47,7 +51,8 @@ def prepare_folder(experiment: AnyExperiment, description: dict) -> Path:
         )
     folder = Path(experiment.folder)
     file, vgg19 = folder / "run.json", description["vgg19"]
-    own = {f"experiment.{field}" for field in ("data.root", "data.threads", "data.cache", "vgg.weights")}  # may differ
+    may_differ = ("data.root", "data.labels", "data.threads", "data.cache", "vgg.weights")
+    own = {f"experiment.{field}" for field in may_differ}
     common = flat({part: description[part] for part in ("experiment", "data", "versions")})
     common = {key: value for key, value in common.items() if key not in own}
     weights = {f"vgg19.{key}": vgg19.get(key) for key in ("weights", "sha256")}
@@ -66,17 +71,17 @@ def write_description(folder: Path, experiment: AnyExperiment, description: dict
       UserError: if the folder holds a run of other settings, or cannot be written.
     """
     if (folder / "run.json").exists():
-        stored, _, before = read_description(folder)
-        changes = differences(stored, experiment)
+        stored, stored_labels, before = read_description(folder)
+        changes = differences(stored, experiment) + changed_origins(before, stored, description, experiment)
         for part, keys in {"vgg19": ("weights", "sha256"), "data": description["data"]}.items():
             for key in keys:
                 was, now = (d[part].get(key) for d in (before, description))
                 if was != now:
                     changes.append(f"{part}.{key}: {was}, now {now}")
-        labels = json.loads(json.dumps(description["label_space"]))  # JSON's keys are strings
-        for key in ("classes", "ids", "colors"):
-            if before["label_space"][key] != labels[key]:
-                changes.append(f"label_space.{key}: the layouts are read differently now")
+        labels = cattrs.structure(json.loads(json.dumps(description["label_space"])), LabelSpace)
+        for field in dataclasses.fields(LabelSpace):
+            if field.name != "name" and getattr(stored_labels, field.name) != getattr(labels, field.name):
+                changes.append(f"label_space.{field.name}: the layouts are read differently now")
         if changes:
             raise UserError(
                 f"{folder} holds a run of other settings; it cannot be resumed with these:\n  " + "\n  ".join(changes) + "\n"
