@@ -53,7 +53,7 @@ def test_a_picture_that_fits_is_segmented_as_it_is():
 
 
 def test_each_pixel_gets_the_class_of_its_own_place():
-    """A picture of four colours, whose classes a function of colours tells: what overlaps and is enlarged stays in its place."""
+    """In a picture of four colours, whose classes a function of colours tells, what is enlarged stays in its place."""
     colors = np.array([(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)])
     layout = np.repeat(np.repeat(np.arange(12).reshape(3, 4) * 7 % 4, 60, 0), 100, 1)
 
@@ -145,7 +145,7 @@ def test_photographs_become_layouts_that_are_scored_and_not_made_again(tiny_segm
     assert [os.stat(path).st_mtime_ns == time for path, time in zip(written, times)] == [True, False, True]
 
 
-def first_class(seen: list = []):  # noqa: B006
+def first_class():
     """A segmenter to plug in, which finds class 0 everywhere."""
     return lambda images: np.zeros(images.shape[:3], np.int64)
 

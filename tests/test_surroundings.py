@@ -1,5 +1,6 @@
 """What a machine may be like around a command: its terminal, its signals, its folders, and a person's names."""
 
+import codecs
 import io
 import os
 import pwd
@@ -76,9 +77,6 @@ def test_a_closed_stream_gives_its_number_to_no_file(tmp_path):
     ],
 )
 def test_what_an_encoding_lacks_is_replaced(encoding, text, expected):
-    standard_streams.set_up.__wrapped__ if hasattr(standard_streams.set_up, "__wrapped__") else None
-    import codecs
-
     codecs.register_error(standard_streams.ERRORS, standard_streams.replaced)
     assert text.encode(encoding, standard_streams.ERRORS) == expected
 
@@ -86,8 +84,6 @@ def test_what_an_encoding_lacks_is_replaced(encoding, text, expected):
 @pytest.fixture
 def plain_terminal(monkeypatch):
     """Makes stdout of this process one that knows ASCII alone, and returns its bytes."""
-    import codecs
-
     codecs.register_error(standard_streams.ERRORS, standard_streams.replaced)
     written = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, "ascii", standard_streams.ERRORS, write_through=True))

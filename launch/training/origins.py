@@ -74,30 +74,3 @@ def digest_of(params: dict) -> str:
         digest.update(f"{jax.tree_util.keystr(path)} {array.dtype.str} {array.shape}\n".encode())
         digest.update(array.data)
     return digest.hexdigest()
-
-
-def changed_origins(before: dict[str, Any], stored: Training, description: dict[str, Any], asked: AnyExperiment) -> list[str]:
-    """Returns the options that name other runs than before, each with what differs.
-
-    Args:
-      before: the description in the run folder.
-      stored: its experiment.
-      description: the description of the training that is asked for.
-      asked: its experiment.
-    """
-    changes = []
-    for option, was_folder, folder in (
-        ("init_from", stored.start and stored.start.folder, asked.start and asked.start.folder),
-        ("segmenter", stored.segmenter_run, asked.segmenter_run),
-    ):
-        was, now = (each.get("origins", {}).get(option, {}) for each in (before, description))
-        if was_folder is None or folder is None:
-            if was_folder != folder:
-                changes.append(f"{option}: {was_folder}, now {folder}")
-        elif not was.get("sha256"):  # the run was made by an older version
-            if os.path.realpath(was_folder) != os.path.realpath(folder):
-                changes.append(f"{option}: {was_folder}, now {folder}, and the run does not say what the former held")
-        elif now.get("sha256", was["sha256"]) != was["sha256"]:
-            held = f"{was_folder} held other parameters (step {was['step']:,})"
-            changes.append(f"{option}: {held} than {folder} does (step {now['step']:,})")
-    return changes
