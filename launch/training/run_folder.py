@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from crn_jax.checksums import sealed
 from crn_jax.data.examples import Source
 from crn_jax.errors import UserError
 from crn_jax.experiment import AnyExperiment, description_changes, flat
@@ -75,7 +76,7 @@ def write_description(folder: Path, experiment: AnyExperiment, description: dict
             )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        replace_text(folder / "run.json", json.dumps(description, indent=1))
+        replace_text(folder / "run.json", json.dumps(sealed(description), indent=1))
     except OSError as error:
         raise UserError(f"The run folder {folder} cannot be written ({error}). Choose another with --run.folder.") from error
 
