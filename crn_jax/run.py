@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from crn_jax.checkpoint import Checkpoints, DamagedCheckpoint
+from crn_jax.checksums import KEY, unsealed
 from crn_jax.data.geometry import view
 from crn_jax.data.labels.label_space import LabelSpace
 from crn_jax.errors import UserError
@@ -20,6 +21,8 @@ from crn_jax.experiment import AnyExperiment, Synthesis, Training, from_json, re
 from crn_jax.formats.safetensors_file import load_run_file
 from crn_jax.packaged import PACKAGED, packaged_file, packaged_layouts
 from crn_jax.train import abstract_state
+
+_KEYS = {"experiment", "label_space", "vgg19", "data", "versions"}
 
 
 class Run(NamedTuple):
@@ -73,8 +76,10 @@ def read_description(folder: str | Path) -> tuple[AnyExperiment, LabelSpace, dic
             f"{folder}: this is not a run folder (it has no run.json); give one that launch.train has made.{hidden}"
         )
     try:
-        fields = json.loads(path.read_text("utf-8"))
-    except ValueError as error:  # it is no JSON, or not even text
+        fields = unsealed(json.loads(path.read_text("utf-8")))
+        if unknown := fields.keys() - _KEYS:
+            raise ValueError(f"unknown: {', '.join(sorted(unknown))}")
+    except (AttributeError, TypeError, ValueError, RecursionError) as error:  # it is no JSON object, or not even text
         raise _damaged(path, error) from error
     return *parse_description(fields, path), fields
 
@@ -99,7 +104,7 @@ def parse_description(fields: dict[str, Any], path: str | Path) -> tuple[AnyExpe
 def _damaged(path: str | Path, error: Exception) -> UserError:
     return UserError(
         f"{path}: the file is damaged ({error!r}). Fetch it again. If it is a run.json, you can also remove it and repeat the "
-        f"command that trained the run, which writes a new one."
+        f"command that trained the run, which writes a new one. If you have edited it on purpose, remove its line {KEY}."
     )
 
 
@@ -127,7 +132,7 @@ def load_run(
         available, asked = checkpoints.steps(), str(checkpoint)
         steps = {"latest": checkpoints.latest_step(), "best": checkpoints.best_step()}
         step = steps[asked] if asked in steps else int(asked) if re.fullmatch("[0-9]{1,19}", asked) else None
-        if step not in available:
+        if step is None or step not in available:
             raise _no_checkpoint(folder, checkpoint, available)
         abstract = abstract_state(experiment.objective(steps_per_epoch=1))
 
