@@ -80,8 +80,9 @@ def read_description(folder: str | Path) -> tuple[AnyExperiment, LabelSpace, dic
         raise UserError(
             f"{folder}: this is not a run folder (it has no run.json); give one that launch.train has made.{hidden}"
         )
+    stored = read_json(path, _REMEDY)
     try:
-        fields = unsealed(read_json(path, _REMEDY))
+        fields = unsealed(stored)
         if unknown := fields.keys() - _KEYS:
             raise ValueError(f"unknown: {', '.join(sorted(unknown))}")
     except ValueError as error:
