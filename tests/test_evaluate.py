@@ -319,7 +319,7 @@ def test_results_are_written_as_a_whole_or_not_at_all(tmp_path):
 
 def test_numbers_of_tables():
     cells = [{"value": np.nan, "low": np.nan, "high": np.nan}, {"value": 1e-12}, {"value": 12.3456, "std": 0.512}]
-    assert [cell_text(cell) for cell in cells] == ["nan\n[dim]nan to nan[/]", "0", "12.35 ± 0.51"]
+    assert [cell_text(cell, "").markup for cell in cells] == ["nan\n[dim]nan to nan[/dim]", "0", "12.35 ± 0.51"]
 
 
 def test_a_study_is_made_and_its_results_are_read(runs, tmp_path):
