@@ -51,9 +51,12 @@ class RunConfig:
     """The number of steps between two checkpoints besides those of validations. An interrupted run saves one, too."""
     keep_last: int = 2
     """The number of checkpoints to keep besides the best one."""
+    replay_every: int | None = None
+    """The number of steps between two steps that are computed twice and compared bit by bit, to find hardware that computes
+    wrongly. GPUs need flags for it, which docs/reliability.md lists. None: no step is."""
 
     def __post_init__(self):
-        if min(dataclasses.astuple(self)[1:]) < 1:
+        if min(value for value in dataclasses.astuple(self)[1:] if value is not None) < 1:
             raise UserError(f"Intervals and counts of --run must be at least 1, got {self}.")
 
 

@@ -22,6 +22,7 @@ from crn_jax.errors import UserError
 from crn_jax.experiment import Synthesis, require_kind
 from crn_jax.files import sha256_of
 from crn_jax.generator import Generator, init_params
+from crn_jax.packaged import is_run, output_folder
 from crn_jax.run import Run
 from crn_jax.scores.inception import PUBLISHED_SHA256, load_inception
 from crn_jax.scores.lpips import load_lpips, network_name
@@ -140,8 +141,8 @@ def evaluate(asked: Arguments, comparison: Comparison, line: str) -> None:
 
 def out_folder(asked: Arguments) -> Path:
     """Returns the folder for the results."""
-    run = next((path for path in asked.methods if (path / "run.json").exists()), None)
-    return asked.out or (run / "evaluation" if run else Path("evaluation"))
+    run = next((path for path in asked.methods if is_run(path)), None)
+    return asked.out or (output_folder(run, "evaluation") if run else Path("evaluation"))
 
 
 def methods_of(comparison: Comparison, vgg_params: dict) -> list[Method]:

