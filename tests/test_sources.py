@@ -9,8 +9,9 @@ import scipy.io
 from PIL import Image
 
 from crn_jax.data.labels.published import CAMVID
+from crn_jax.data.photographs import open_photograph
 from crn_jax.data.pipeline import spread, steps_per_epoch, training_batches, validation_batches
-from crn_jax.data.sources import DataConfig, label_space_of, open_photograph, open_source, pairs_of
+from crn_jax.data.sources import DataConfig, label_space_of, open_source, pairs_of
 from crn_jax.data.vivid import vivid
 from crn_jax.errors import UserError
 

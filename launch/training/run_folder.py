@@ -74,8 +74,8 @@ def write_description(folder: Path, experiment: AnyExperiment, description: dict
                 if was != now:
                     changes.append(f"{part}.{key}: {was}, now {now}")
         labels = json.loads(json.dumps(description["label_space"]))  # JSON's keys are strings
-        for key in ("classes", "ids", "colors"):
-            if before["label_space"][key] != labels[key]:
+        for key in ("classes", "ids", "colors", "read_as"):
+            if before["label_space"].get(key) != labels[key]:  # runs of before have no read_as
                 changes.append(f"label_space.{key}: the layouts are read differently now")
         if changes:
             raise UserError(
