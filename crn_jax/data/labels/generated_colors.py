@@ -6,6 +6,8 @@ import numpy as np
 
 Color = tuple[int, int, int]
 _BLACK = (0, 0, 0)
+MOST_COLORS = 4000
+"""The largest number of colours that `palette` generates."""
 
 
 @functools.cache

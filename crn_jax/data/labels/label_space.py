@@ -5,13 +5,14 @@ are more than 256 classes. Files hold raw ids or colours. `LabelSpace` translate
 """
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 import numpy as np
 from jaxtyping import Integer, UInt8
 
-from crn_jax.data.labels.generated_colors import palette
+from crn_jax.data.labels.generated_colors import MOST_COLORS, palette
 from crn_jax.data.labels.indexed import Indexed, Meaning, Reading, meaning_of
 from crn_jax.data.pictures import open_picture
 from crn_jax.errors import UserError
@@ -64,15 +65,17 @@ class LabelSpace:
         """The dtype of layouts."""
         return np.uint8 if self.num_classes <= 256 else np.uint16
 
-    @property
+    @functools.cached_property
     def class_of_color(self) -> dict[Color, int]:
         """The class index of each colour that files may have."""
         return dict.fromkeys(self.void_colors, self.num_classes - 1) | {color: n for n, color in enumerate(self.colors)}
 
-    @property
+    @functools.cached_property
     def has_own_colors(self) -> bool:
         """Whether somebody chose the colours, so that files may be drawn in them. Else they were generated."""
-        generated = [c for c in palette(self.num_classes + len(self.void_colors)) if c not in self.void_colors]
+        if (count := self.num_classes + len(self.void_colors)) > MOST_COLORS:
+            return True
+        generated = [c for c in palette(count) if c not in self.void_colors]
         return [*self.colors[:-1]] != generated[: self.num_classes - 1]
 
     def read(self, path: str | Path) -> Integer[np.ndarray, "H W"]:
