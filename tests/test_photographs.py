@@ -173,15 +173,19 @@ def test_a_part_of_a_profile_that_is_missing_is_noticed(tmp_path):
         read_photograph(path)
 
 
+def tiff_directory(tag: int, kind: int, count: int, value: bytes) -> bytes:
+    """A directory of EXIF with one entry."""
+    return struct.pack("<HHHI", 1, tag, kind, count) + value + bytes(4)
+
+
 def test_the_mark_of_cameras_for_adobe_rgb(tmp_path):
-    exif = Image.Exif()
-    exif.get_ifd(0xA005)[1] = "R03"
-    exif._ifds[0xA005] = {1: "R03"}
-    exif[0xA005] = {1: "R03"}
-    colours().save(tmp_path / "a.png", exif=exif)
-    photograph = read_photograph(tmp_path / "a.png")
-    expected = in_srgb(colours(), ADOBE, lambda levels: levels**GAMMA)
-    assert photograph.converted_from == "Adobe RGB, by EXIF" and difference(photograph.image, expected) <= 1
+    """DCF 2.0: the interoperability directory, which the EXIF directory points to, says R03."""
+    pointer = [struct.pack("<I", 8 + 18 * n) for n in (1, 2)]
+    exif = b"II*\0" + struct.pack("<I", 8) + tiff_directory(0x8769, 4, 1, pointer[0]) + tiff_directory(0xA005, 4, 1, pointer[1])
+    for mark, name in ((b"R03\0", "Adobe RGB, by EXIF"), (b"R98\0", None)):
+        photograph = read_photograph(png_with(tmp_path / "a.png", (b"eXIf", exif + tiff_directory(1, 2, 4, mark))))
+        expected = in_srgb(colours(), ADOBE, lambda levels: levels**GAMMA) if name else np.asarray(colours(), float)
+        assert photograph.converted_from == name and difference(photograph.image, expected) <= 1
 
 
 def test_cmyk_without_a_profile_is_read_as_before(tmp_path):

@@ -126,6 +126,9 @@ def test_lists_split_the_original_camvid(original_camvid):
     data = DataConfig("camvid", str(original_camvid), labels="camvid32")
     assert open_source(data, "train", (6, 8)).names == ["Seq05VD_f00000"]
     assert open_source(data, "val", (6, 8)).names == ["0001TP_006690", "0006R0_f00930"]
+    windows = "\ufeff701_StillsRaw_full\\0006R0_f00930.png\r\n701_StillsRaw_full\\0001TP_006690.png\r\n"
+    (original_camvid / "val.txt").write_text(windows, encoding="utf-8", newline="")
+    assert open_source(data, "val", (6, 8)).names == ["0001TP_006690", "0006R0_f00930"]
     (original_camvid / "val.txt").write_text("0006R0_f00931.png\n")
     with pytest.raises(UserError, match=r"val\.txt names 1 frames that are not in .*: 0006R0_f00931"):
         open_source(data, "val", (6, 8))

@@ -29,7 +29,7 @@ Format = Literal["PNG", "JPEG", "WebP"]
 
 MAX_MEGAPIXELS = 100
 """The largest picture that is decoded, unless the environment variable CRN_JAX_MAX_MEGAPIXELS gives another number."""
-_MAX_BYTES = 1 << 30
+_MAX_BYTES = 1 << 29
 _MAX_SCANS = 500  # of a progressive JPEG; encoders write about ten, and each takes as long as the whole picture
 _MAX_PROFILE_BYTES = 1 << 25
 _ZERO_TAIL = 64  # bytes; only of large areas of one colour do encoders of lossy WebP leave more zeros
@@ -350,18 +350,16 @@ def _jpeg(data: bytes) -> _File:
     if profile and sorted(profile) != list(range(1, parts + 1)):
         raise _Damaged("parts of its colour profile are missing")
     icc = b"".join(profile[number] for number in sorted(profile)) or None
-    bits, height, width, channels = frame
-    return _File("JPEG", width, height, b"".join(kept), bits, True, icc, exif, channels=channels)
+    bits, height, width, _ = frame
+    return _File("JPEG", width, height, b"".join(kept), bits, True, icc, exif)
 
 
 def _check_jpeg(file: _File, image: Image.Image) -> tuple[str, ...]:
     """Refuses a JPEG whose data libjpeg finds corrupt. To find out, it decodes a grey picture of an eighth of the size."""
     import simplejpeg  # only JPEGs need it, and layouts are none
 
-    kind = {1: "GRAY", 3: "GRAY", 4: "CMYK"}.get(file.channels)
     try:
-        if kind:
-            simplejpeg.decode_jpeg(file.stream, kind, min_height=1, min_width=1, min_factor=8, strict=True)
+        simplejpeg.decode_jpeg(file.stream, "GRAY", min_height=1, min_width=1, min_factor=8, strict=True)
     except ValueError as error:
         said = str(error)
         if re.fullmatch(r"Corrupt JPEG data: \d+ extraneous bytes before marker 0x\w+", said):  # some cameras write these
@@ -396,7 +394,9 @@ def _webp(data: bytes) -> _File:
         sizes.append((int.from_bytes(lossy[6:8], "little") & 0x3FFF, int.from_bytes(lossy[8:10], "little") & 0x3FFF))
     if not sizes:
         raise _Damaged("it has no pixels")
-    width, height = max(sizes)
+    if len({*sizes}) > 1:
+        raise _Damaged("its parts are of different sizes")
+    width, height = sizes[0]
     return _File(
         "WebP", width, height, data[:end], lossy=not lossless, profile=chunks.get(b"ICCP") or None, exif=chunks.get(b"EXIF")
     )  # fmt: skip

@@ -47,7 +47,7 @@ def to_srgb(picture: Picture) -> tuple[Image.Image, str | None]:
     image = picture.image
     if image.mode in ("LA", "1"):
         image = image.convert("L")
-    if image.mode not in ("L", "CMYK"):
+    if image.mode not in ("L", "CMYK", "RGB"):
         image = image.convert("RGB")
     chunks = picture.chunks
     if cicp := chunks.get(b"cICP"):
@@ -57,12 +57,16 @@ def to_srgb(picture: Picture) -> tuple[Image.Image, str | None]:
     if picture.profile is not None:
         return _by_profile(image, picture.profile)
     if b"sRGB" in chunks:
-        return image.convert("RGB"), None
+        return _rgb(image), None
     if b"gAMA" in chunks or b"cHRM" in chunks:
         return _by_primaries(image, *_curve_and_primaries(chunks), "gAMA and cHRM")
     if image.mode == "RGB" and picture.exif and _is_adobe_rgb(picture.exif):
         return _by_primaries(image, _ADOBE_GAMMA, _ADOBE_RGB, "Adobe RGB, by EXIF")
-    return image.convert("RGB"), None
+    return _rgb(image), None
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _curve_and_primaries(chunks: dict[bytes, bytes]) -> tuple[float, Chromaticities]:
@@ -82,7 +86,7 @@ def _by_profile(image: Image.Image, profile: bytes) -> tuple[Image.Image, str | 
         raise Unconvertible(f"its colour profile is of {space.decode('latin-1').strip()!r}, but its pixels are {image.mode}")
     transform, name, changes = _transform(profile, image.mode)
     if not changes:
-        return image.convert("RGB"), None
+        return _rgb(image), None
     converted = transform.apply(image)
     converted.info.pop("icc_profile", None)
     return converted, name
@@ -124,8 +128,8 @@ def _by_primaries(image: Image.Image, gamma: float, numbers: Chromaticities, nam
     except (ArithmeticError, np.linalg.LinAlgError) as error:
         raise Unconvertible(f"its {name} are impossible") from error
     if change <= 1:
-        return image.convert("RGB"), None
-    return Image.fromarray(_converted(np.asarray(image.convert("RGB")), table, matrix)), name
+        return _rgb(image), None
+    return Image.fromarray(_converted(np.asarray(_rgb(image)), table, matrix)), name
 
 
 def _decoding(gamma: float) -> Float[np.ndarray, "256"]:
