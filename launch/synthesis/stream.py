@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from crn_jax.data.examples import full_batches
-from crn_jax.data.labels.label_space import open_image
+from crn_jax.data.pictures import open_picture, text_of
 from crn_jax.errors import UserError
 from crn_jax.files import replacing
 from crn_jax.generator import Generator
@@ -156,7 +156,7 @@ def is_foreign(path: Path) -> bool:
     if not path.exists() or _made(path) is not None:
         return False
     try:
-        open_image(path)
+        open_picture(path)
     except UserError:
         return False
     return True
@@ -164,7 +164,6 @@ def is_foreign(path: Path) -> bool:
 
 def _made(path: Path) -> str | None:
     try:
-        with Image.open(path) as image:
-            return image.info.get(_MADE)
-    except OSError:  # there is no file, or it is no image
+        return text_of(path, _MADE)
+    except UserError:  # there is no file, or it is no whole image
         return None
