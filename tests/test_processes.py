@@ -225,3 +225,89 @@ Path("done").touch()
         process.stdout.close()
         assert process.wait(timeout=PATIENCE) == 0
     assert (tmp_path / "done").exists()
+
+
+SLURM = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "n[1-4]", "SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
+OPEN_MPI = {"OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://10.0.0.1:34911"} | dict.fromkeys(
+    (f"OMPI_COMM_WORLD_{name}" for name in ("RANK", "LOCAL_RANK")), "0"
+)
+POD = {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": "1"}
+SURROUNDINGS = {
+    "a pod with the client of Kubernetes": (POD, "alone"),
+    "a pod of an indexed job that may not read tokens": (POD | {"JOB_COMPLETION_INDEX": "0"}, "no token. Give --coordinator"),
+    "a stray variable of Open MPI": ({"OMPI_MCA_orte_hnp_uri": "x"}, "alone"),
+    "Open MPI with one process": (OPEN_MPI | {"OMPI_COMM_WORLD_SIZE": "1"}, "alone"),
+    "Open MPI 5": ({"OMPI_COMM_WORLD_SIZE": "4"}, "OMPI_COMM_WORLD_SIZE says that there are 4 processes"),
+    "Open MPI 5 in a shell of salloc": (
+        SLURM | {"SLURM_STEP_NUM_TASKS": "1", "OMPI_COMM_WORLD_SIZE": "4"},
+        "OMPI_COMM_WORLD_SIZE says that there are 4 processes",
+    ),
+    "empty variables of SLURM": (dict.fromkeys([*SLURM, "SLURM_STEP_NUM_TASKS", "PMI_SIZE"], ""), "alone"),
+    "words where SLURM has numbers": (SLURM | {"SLURM_NTASKS": "many", "SLURM_STEP_NUM_TASKS": "x"}, "alone"),
+    "a shell of salloc, an interactive step": (SLURM | {"SLURM_STEP_NUM_TASKS": "1"}, "alone"),
+    "a script of sbatch without srun": ({**SLURM, "SLURM_STEP_NODELIST": ""}, "alone"),
+    "half an address": (
+        {"JAX_COORDINATOR_ADDRESS": "here:1"},
+        "Number of processes must be defined. Give",
+    ),
+}
+
+
+def test_what_is_left_of_a_launcher_is_no_launcher(tmp_path):
+    """JAX's own detection, in one process for all surroundings, because none of them may join anything."""
+    (tmp_path / "kubernetes.py").write_text(
+        "class config:\n    def load_incluster_config():\n        raise OSError('no token')\n"  # as outside of a cluster
+    )
+    program = f"""
+import os
+import jax
+from launch.common.processes import Processes, join
+for variables, _ in {list(SURROUNDINGS.values())!r}:
+    os.environ |= variables
+    try:
+        join(Processes())
+        print("joined" if jax.distributed.is_initialized() else "alone")
+    except ValueError as error:
+        print(error)
+    assert all(os.environ.pop(name) == value for name, value in variables.items())
+"""
+    foreign = ("SLURM_", "OMPI_", "PMI_", "KUBERNETES_", "JOB_")
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(foreign)}
+    environment["PYTHONPATH"] = f"{tmp_path}:{ROOT}"
+    line = [sys.executable, "-c", program]
+    ended = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=PATIENCE)
+    answers = ended.stdout.splitlines()
+    assert len(answers) == len(SURROUNDINGS), ended.stderr
+    for (name, (_, expected)), answer in zip(SURROUNDINGS.items(), answers):
+        assert answer == expected if expected == "alone" else expected in answer, name
+
+
+@pytest.mark.parametrize(
+    ("variables", "seen"),
+    [
+        (SLURM | {"SLURM_STEP_NUM_TASKS": "4"}, {"SLURM_STEP_NODELIST"}),
+        (SLURM | {"OMPI_MCA_orte_hnp_uri": "x"}, {"SLURM_STEP_NODELIST"}),
+        (OPEN_MPI | {"OMPI_COMM_WORLD_SIZE": "2", "SLURM_NTASKS": "1"}, {"OMPI_MCA_orte_hnp_uri"}),
+        (POD | {"JOB_COMPLETION_INDEX": "3"}, {"KUBERNETES_SERVICE_HOST"}),
+        (POD | SLURM, {"SLURM_STEP_NODELIST"}),
+    ],
+)
+def test_a_launcher_is_seen_beside_what_is_left_of_another(variables, seen, monkeypatch):
+    signs = {"SLURM_STEP_NODELIST", "OMPI_MCA_orte_hnp_uri", "KUBERNETES_SERVICE_HOST"}
+    for name in signs | {"SLURM_NTASKS", "SLURM_STEP_NUM_TASKS", "JOB_COMPLETION_INDEX"}:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    there = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **__: there.append(signs & os.environ.keys()))
+    processes.join(Processes())
+    assert there == [seen]
+    processes.join(Processes(alone=True))
+    assert there == [seen] and signs & os.environ.keys() == signs & variables.keys()
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("config", [Processes("here", 2, 0), Processes("here:1", 2, 0, alone=True)])
+def test_addresses_that_make_no_sense_are_refused(config):
+    with pytest.raises(UserError, match="--coordinator"):
+        processes.join(config)

@@ -93,7 +93,7 @@ def command() -> Iterator[None]:
         if isinstance(error, UserError | PermissionError):
             show_error(str(error))
             _leave(UNREPEATABLE if isinstance(error, UnrepeatableStep) else USER_ERROR)
-        if isinstance(error, RuntimeError | AssertionError) and (problem := missing_platform()):
+        if isinstance(error, RuntimeError | AssertionError) and (problem := missing_platform(error)):
             show_error(problem)
             sys.exit(USER_ERROR)
         if not several_processes():
@@ -102,12 +102,17 @@ def command() -> Iterator[None]:
         _leave(FAILED)
 
 
-def missing_platform() -> str | None:
-    """Returns a sentence that says which platform in JAX_PLATFORMS is not there; None if JAX has devices, or was not told."""
+def missing_platform(error: Exception | None = None) -> str | None:
+    """Returns a sentence that says which platform in JAX_PLATFORMS is not there; None if JAX has devices, or was not told.
+
+    JAX tells of a platform that follows another one, as in cpu,tpu, only once. `error` is what it raised then.
+    """
     asked = jax.config.values["jax_platforms"]
     if not asked:
         return None
     try:
+        if error and "Unable to initialize backend" in str(error):
+            raise error
         jax.devices()
     except (RuntimeError, AssertionError) as error:  # JAX asserts if the plug-in of a platform that it knows is not installed
         reason = f" JAX says: {error}" if str(error) else ""
