@@ -42,6 +42,7 @@ def flip_a_bit(folder: Path) -> Path:
     return path
 
 
+@pytest.mark.quick
 def test_crc32c_is_the_published_one():
     """RFC 3720, B.4; and of arrays, whatever their order in memory."""
     assert crc32c(bytes(32)) == 0x8A9136AA and crc32c(b"\xff" * 32) == 0x62A8AB43 and crc32c(bytes(range(32))) == 0x46DD794E
