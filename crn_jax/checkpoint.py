@@ -131,6 +131,23 @@ class Checkpoints:
                 self._steps.pop()
                 raise self.write_error(error) from error
 
+    def check(self) -> None:
+        """Notices whether the save in the background has failed; it does not wait for its end.
+
+        Raises:
+          UserError: if the last state could not be written.
+        """
+        if self._saving is not None:
+            try:
+                self._saving.result(timeout=0)
+            except TimeoutError:  # it goes on; `wait` raises a TimeoutError of its own
+                return
+            except Exception as error:
+                self._saving = None
+                self._steps.pop()
+                raise self.write_error(error) from error
+            self._saving = None
+
     def manifest(self, step: int) -> Manifest | None:
         """Returns the manifest of a checkpoint; None if it was saved by an older version of crn_jax, which wrote none.
 

@@ -10,6 +10,7 @@
 | 70      | `UNREPEATABLE` | `--run.replay_every`: a step gave other bits when it was computed again. Look at the machine.   |
 | 75      | `TRY_AGAIN`  | A signal stopped the run, which is saved. The same command resumes it.                            |
 | 76      | `LOST`       | Another process of the run was lost. The same command resumes from the last checkpoint.           |
+| 130     | `INTERRUPTED`| Ctrl-C ended the command, which left no file half-written. A training that has begun ends with 75.|
 | 128 + n |              | Signal n ended the process. 134: JAX aborted it because another process was lost. 130 or 143: a   |
 |         |              | second SIGINT or SIGTERM arrived before the run was saved.                                        |
 
@@ -24,3 +25,4 @@ UNREPEATABLE = 70
 TRY_AGAIN = 75
 """The status EX_TEMPFAIL of sysexits.h."""
 LOST = 76
+INTERRUPTED = 130
