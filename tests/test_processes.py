@@ -1,6 +1,7 @@
 """Several real processes on this machine, joined over its loopback."""
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 import jax
 import pytest
 
+from crn_jax.checksums import sealed, unsealed
 from crn_jax.errors import UserError
 from launch import train
 from launch.common import processes, stop_signals, terminal
@@ -56,7 +58,7 @@ def outputs(together: list[subprocess.Popen]) -> list[str]:
 
 
 def test_stopped_killed_and_resumed_on_other_devices_it_ends_like_an_undisturbed_run(tiny, tmp_path, xlas_convolution):
-    """Two processes, one told to stop; three, one killed; four devices; against one device."""
+    """Two processes, one told to stop; three, which find that checkpoint damaged, one killed; four devices; one device."""
     arguments, folder = [*tiny, *RUN.split()], tmp_path / "run"
     with started([[*arguments, "--sharding.mesh", "1", "2"]] * 2, folder) as together:
         wait_for(together[0], lambda: trained_lines(folder))
@@ -70,12 +72,19 @@ def test_stopped_killed_and_resumed_on_other_devices_it_ends_like_an_undisturbed
     def saved_steps() -> list[int]:
         return [int(path.name) for path in (folder / "checkpoints").iterdir() if path.name.isdigit()]
 
+    part = folder / "checkpoints" / str(stopped) / "checksums" / "process_1.json"  # of what the second process held
+    fields = unsealed(json.loads(part.read_text()))
+    fields["arrays"]["params/to_rgb/kernel"]["blocks"][-1][2] ^= 1
+    part.write_text(json.dumps(sealed(fields)))
+    whole = max(step for step in saved_steps() if step < stopped)
+
     with started([[*arguments, "--sharding.mesh", "1", "3"]] * 3, folder) as together:
         wait_for(together[0], lambda: max(saved_steps()) > stopped)
         together[1].kill()
         texts = outputs(together)
     assert [process.returncode for process in together] == [LOST, -signal.SIGKILL, LOST]
-    assert f"at step {stopped}." in texts[0]
+    assert "by their checksums: params/to_rgb/kernel." in texts[0] and f"at step {whole}." in texts[0]
+    assert (folder / "damaged" / str(stopped)).exists()
     assert "error in process 2: Another process of this run has ended" in texts[2]
     saved = int(final_state(folder).step)
     assert stopped < saved < STEPS

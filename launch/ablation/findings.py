@@ -22,7 +22,7 @@ from crn_jax.experiment import SegmenterExperiment, Synthesis, differences, requ
 from crn_jax.run import read_description
 from crn_jax.scores.metrics import bootstrap
 from launch.ablation.tasks import Task, shown
-from launch.common.output import read_json
+from launch.common.output import read_result
 from launch.common.page import data_url
 from launch.cost.flops import forward_flops, step_flops
 from launch.evaluation.scoring import SCORES
@@ -79,7 +79,7 @@ def collect(suite: str, question: str, entries: Sequence[Entry], budget: str, co
 def evaluation_of(task: Task) -> dict[str, Any] | None:
     """Returns what launch.evaluate found of a finished task, or None before."""
     path = task.folder / "evaluation" / "evaluation.json"
-    return read_json(path) if task.outstanding() is None and path.is_file() else None
+    return read_result(path) if task.outstanding() is None and path.is_file() else None
 
 
 def chosen_scores(collections: bool) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from typing import Any
 from crn_jax.checksums import KEY, sealed, unsealed
 from crn_jax.errors import UserError
 from crn_jax.files import replace_text
+from crn_jax.formats.json_file import read_json
 
 
 @contextlib.contextmanager
@@ -56,22 +57,19 @@ def write_json(path: Path, fields: dict[str, Any]) -> None:
     replace_text(path, json.dumps(sealed(finite(fields)), indent=1))
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_result(path: Path) -> dict[str, Any]:
     """Returns a JSON object that `write_json` wrote.
 
     Raises:
       UserError: if the file is damaged.
     """
+    remedy = f"Remove the file, and repeat the command that wrote it. If you have edited it on purpose, remove its line {KEY}."
     try:
-        fields = json.loads(path.read_bytes())
-        if not isinstance(fields, dict):
-            raise ValueError("it is no JSON object")
-        return unsealed(fields)
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(
-            f"{path}: the file is damaged ({error}). Remove it, and repeat the command that wrote it. If you have edited it on "
-            f"purpose, remove its line {KEY}."
-        ) from error
+        return unsealed(read_json(path, remedy))
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"{path}: {error}. {remedy}") from error
 
 
 def finite(value: Any) -> Any:
