@@ -48,6 +48,9 @@ class RunConfig:
     """The number of steps between two checkpoints besides those of validations. An interrupted run saves one, too."""
     keep_last: int = 2
     """The number of checkpoints to keep besides the best one."""
+    stuck_seconds: int = 120
+    """The seconds after which a step, a validation or a save counts as stuck, or ten times its usual length if that is longer.
+    The first of each kind may take thirty times as long. The run then ends with the exit status 76, to be started again."""
 
     def __post_init__(self):
         if min(dataclasses.astuple(self)[1:]) < 1:

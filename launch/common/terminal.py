@@ -21,6 +21,7 @@ from crn_jax.data.examples import Source
 from crn_jax.data.labels.label_space import LabelSpace
 from crn_jax.data.sources import DataConfig, Split, open_source
 from crn_jax.errors import UserError
+from launch.common.ending import end_all
 from launch.common.exit_status import FAILED, LOST, USER_ERROR
 from launch.common.names import as_typed
 from launch.common.processes import several_processes
@@ -51,7 +52,8 @@ def command() -> Iterator[None]:
     """Sets up a command's process, and turns errors that a person can mend into a message and an exit status.
 
     Such errors are a `UserError`, a file that may not be read or written, and a platform in JAX_PLATFORMS that is not there.
-    exit_status.py lists the statuses. One of several processes leaves at once; the others notice that it is gone.
+    exit_status.py lists the statuses. If there are several processes, ending.py ends all of them with the status of the first
+    that fails.
     """
     absl.logging.set_verbosity(absl.logging.FATAL)  # Orbax logs each failure many times before it raises it
     logging.getLogger("jax").setLevel(logging.ERROR)
@@ -72,14 +74,14 @@ def command() -> Iterator[None]:
             _leave(LOST)
         if isinstance(error, UserError | PermissionError):
             show_error(str(error))
-            _leave(USER_ERROR)
+            _leave(USER_ERROR, str(error))
         if isinstance(error, RuntimeError | AssertionError) and (problem := missing_platform()):
             show_error(problem)
             sys.exit(USER_ERROR)
         if not several_processes():
             raise
         traceback.print_exc()
-        _leave(FAILED)
+        _leave(FAILED, f"An error in the program, whose traceback that process has printed: {error!r}"[:2000])
 
 
 def missing_platform() -> str | None:
@@ -135,10 +137,13 @@ def _is_lost_contact(error: BaseException) -> bool:
     return any(sign in str(error) for sign in signs) or (error.__cause__ is not None and _is_lost_contact(error.__cause__))
 
 
-def _leave(status: int) -> None:
+def _leave(status: int, message: str | None = None) -> None:
+    """Ends the process with a status. With a message, all processes of the run end with it; else JAX notices the loss."""
     if several_processes():
         sys.stdout.flush()
         sys.stderr.flush()
+        if message is not None:
+            end_all(status, message)
         os._exit(status)  # without JAX's shutdown, which waits for processes that may be waiting for this one
     sys.exit(status)
 

@@ -3,10 +3,12 @@
 The network of the loss has an eighth of its channels, so that a step takes no time and a weight file is small. Its layers, and
 all that is traced and compiled, stay what they are.
 
-`python -m tests.support.narrow SECONDS ...` is `python -m launch.train ...`, but that it pauses so long before each step.
+`python -m tests.support.narrow SECONDS ...` is `python -m launch.train ...`, but that it pauses so long before each step. The
+variable CRN_JAX_TEST_FAULT names what befalls the process before its fourth step.
 """
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -21,6 +23,8 @@ from crn_jax.vgg_weights import random_vgg19
 from launch import train
 
 NARROW = {name: (max(3, channels_in // 8), channels_out // 8) for name, (channels_in, channels_out) in LAYERS.items()}
+
+FAULTS = {"": lambda: None, "crash": lambda: 1 / 0, "sleep": lambda: time.sleep(1e6)}
 
 
 @contextlib.contextmanager
@@ -44,8 +48,10 @@ def main(seconds: str, *arguments: str) -> None:
     """Trains."""
 
     def slow_batches(*given):
-        for batch in training_batches(*given):
+        for i, batch in enumerate(training_batches(*given)):
             time.sleep(float(seconds))
+            if i == 3:
+                FAULTS[os.environ.get("CRN_JAX_TEST_FAULT", "")]()
             yield batch
 
     with narrow_vgg19(), mock.patch.object(train, "training_batches", slow_batches):
