@@ -10,9 +10,10 @@ from typing import Any
 
 import jax
 
+from crn_jax.checksums import sealed
 from crn_jax.data.examples import Source
 from crn_jax.errors import UserError
-from crn_jax.experiment import AnyExperiment, differences, flat
+from crn_jax.experiment import AnyExperiment, description_changes, flat
 from crn_jax.files import replace_text, sha256_of
 from crn_jax.run import read_description
 from crn_jax.train import TrainState
@@ -57,7 +58,8 @@ def prepared_folder(experiment: AnyExperiment, description: dict) -> Iterator[Ow
         )
     folder = Path(experiment.folder)
     file, vgg19 = folder / "run.json", description["vgg19"]
-    own = {f"experiment.{field}" for field in ("data.root", "data.threads", "data.cache", "vgg.weights")}  # may differ
+    may_differ = ("data.root", "data.labels", "data.threads", "data.cache", "vgg.weights")
+    own = {f"experiment.{field}" for field in may_differ}
     common = flat({part: description[part] for part in ("experiment", "data", "versions")})
     common = {key: value for key, value in common.items() if key not in own}
     weights = {f"vgg19.{key}": vgg19.get(key) for key in ("weights", "sha256")}
@@ -71,7 +73,7 @@ def prepared_folder(experiment: AnyExperiment, description: dict) -> Iterator[Ow
                 ownership = stack.enter_context(owned(folder))
             refuse_other_settings(folder, experiment, description)  # another training may have come and gone
             with writable(folder):
-                replace_text(file, json.dumps(description, indent=1))
+                replace_text(file, json.dumps(sealed(description), indent=1))
         wait_for_all("run folder")
         agree({"run folder": sha256_of(file) if file.exists() else "has no run.json"})
         yield ownership
@@ -89,17 +91,8 @@ def writable(folder: Path) -> Iterator[None]:
 def refuse_other_settings(folder: Path, experiment: AnyExperiment, description: dict) -> None:
     """Raises UserError if the folder holds a run of other settings."""
     if (folder / "run.json").exists():
-        stored, _, before = read_description(folder)
-        changes = differences(stored, experiment)
-        for part, keys in {"vgg19": ("weights", "sha256"), "data": description["data"]}.items():
-            for key in keys:
-                was, now = (d[part].get(key) for d in (before, description))
-                if was != now:
-                    changes.append(f"{part}.{key}: {was}, now {now}")
-        labels = json.loads(json.dumps(description["label_space"]))  # JSON's keys are strings
-        for key in ("classes", "ids", "colors"):
-            if before["label_space"][key] != labels[key]:
-                changes.append(f"label_space.{key}: the layouts are read differently now")
+        _, _, before = read_description(folder)
+        changes = description_changes(before, description)
         if changes:
             raise UserError(
                 f"{folder} holds a run of other settings; it cannot be resumed with these:\n  " + "\n  ".join(changes) + "\n"
