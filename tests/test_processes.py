@@ -101,26 +101,35 @@ def test_processes_that_do_not_agree_say_on_what(tiny, tmp_path):
     assert not (tmp_path / "run.json").exists()
 
 
-@pytest.mark.parametrize("process", [0, 1])
-def test_an_error_that_one_of_three_processes_meets_ends_all_with_its_status(tiny, tmp_path, process):
+def test_an_error_that_one_process_meets_ends_all_with_its_status(tiny, tmp_path):
     """A person has to mend it, so that no launcher may start the run again."""
-    arguments = [[*tiny, "--sharding.mesh", "1", "3"] for _ in range(3)]
-    arguments[process] += ["--vgg.weights", str(tmp_path / "missing.h5")]
-    with started(arguments, tmp_path / "run") as together:
+    arguments = [*tiny, "--sharding.mesh", "1", "2"]
+    with started([arguments, [*arguments, "--vgg.weights", str(tmp_path / "no.h5")]], tmp_path / "run") as together:
         texts = outputs(together)
-    assert [each.returncode for each in together] == [USER_ERROR] * 3
-    assert all(f"{tmp_path / 'missing.h5'}" in text for text in texts)
-    assert all(f"Process {process} has ended this run" in text for i, text in enumerate(texts) if i != process)
+    assert [process.returncode for process in together] == [USER_ERROR, USER_ERROR]
+    assert all(f"{tmp_path / 'no.h5'}" in text for text in texts)
+    assert "error in process 0: Process 1 has ended this run, and this process ends with it." in texts[0]
 
 
-@pytest.mark.parametrize("process", [0, 1])
-def test_a_crash_of_one_process_between_two_steps_ends_both_as_a_crash(tiny, tmp_path, process):
-    """The other one waits for it within a step, where Python does not run."""
-    faults = [f"export CRN_JAX_TEST_FAULT={'crash' if i == process else ''}" for i in range(2)]
+def test_a_crash_of_the_first_process_between_two_steps_ends_both_as_a_crash(tiny, tmp_path):
+    """The other one waits for it within a step, where Python does not run. JAX's coordinator is in the first one."""
+    faults = ["export CRN_JAX_TEST_FAULT=crash", "true"]
     with started([[*tiny, *RUN.split(), "--sharding.mesh", "1", "2"]] * 2, tmp_path, faults) as together:
         texts = outputs(together)
-    assert [each.returncode for each in together] == [FAILED, FAILED]
-    assert "Traceback" in texts[process] and "ZeroDivisionError" in texts[1 - process]
+    assert [process.returncode for process in together] == [FAILED, FAILED]
+    assert "Traceback" in texts[0] and "Process 0 has ended this run" in texts[1] and "ZeroDivisionError" in texts[1]
+
+
+def test_one_of_four_processes_that_sleeps_for_ever_ends_all_and_is_named_by_each(tiny, tmp_path):
+    arguments = [*tiny, *RUN.split(), "--batch_size", "4", "--sharding.mesh", "4", "1", "--run.stuck_seconds", "15"]
+    faults = [f"export CRN_JAX_TEST_FAULT={'sleep' if i == 2 else ''}" for i in range(4)]
+    with started([arguments] * 4, tmp_path, faults) as together:
+        texts = outputs(together)
+    assert [process.returncode for process in together] == [LOST] * 4
+    for text in texts:
+        assert "The run is stuck: the step at step" in text and "Process 2 holds up the others" in text
+        assert re.search(r"process 2: step at step 4, in <lambda> \(narrow.py:\d+\)", text)
+    assert "most recent call first" in texts[2] and "narrow.py" in texts[2]
 
 
 def test_a_disk_that_is_full_in_the_middle_of_a_save_ends_both_and_keeps_the_last_good_checkpoint(tiny, tmp_path):

@@ -27,7 +27,7 @@ def ended(monkeypatch) -> list[tuple[int, str]]:
     """The statuses and messages that processes have ended with, which they do not here."""
     ends: list[tuple[int, str]] = []
 
-    def end_all(status, message):
+    def end_all(status, message, stacks):
         ends.append((status, message))
         raise SystemExit  # ends the watchdog's thread alone
 

@@ -5,6 +5,7 @@ through JAX's coordinator, which lives in the first process. A thread of every p
 thread may be waiting for the process that has failed.
 """
 
+import faulthandler
 import json
 import os
 import sys
@@ -41,6 +42,8 @@ def listen(say: Callable[[str], None]) -> None:
             failure = json.loads(news)
             if failure["process"] != jax.process_index():
                 whose = f"Process {failure['process']} has ended this run, and this process ends with it."
+                if failure["stacks"]:
+                    dump_stacks()
                 _last_words(say, f"{whose} It says: {failure['message']}")
                 _part(failure["status"])
             return
@@ -48,11 +51,14 @@ def listen(say: Callable[[str], None]) -> None:
     threading.Thread(target=wait, name="news of other processes", daemon=True).start()
 
 
-def end_all(status: int, message: str) -> None:
-    """Ends all processes of the run with a status, this one included, whether or not the others can still be told why."""
+def end_all(status: int, message: str, stacks: bool = False) -> None:
+    """Ends all processes of the run with a status, this one included, whether or not the others can still be told why.
+
+    With `stacks`, each of the others prints the stacks of its threads first.
+    """
     if coordinator() is None:
         os._exit(status)
-    failure = json.dumps({"process": jax.process_index(), "status": status, "message": message})
+    failure = json.dumps({"process": jax.process_index(), "status": status, "message": message, "stacks": stacks})
 
     def tell() -> None:
         try:
@@ -62,6 +68,20 @@ def end_all(status: int, message: str) -> None:
 
     within(PATIENCE, tell)
     _part(status)
+
+
+def let_news_come_first() -> None:
+    """If another process has told why it ends the run, waits for `listen` to end this one in the same way.
+
+    Else the main thread, whose connection to that process breaks, could end this process as if the other one were lost.
+    """
+    if within(PATIENCE, lambda: coordinator().key_value_try_get(_FAILURE)):
+        time.sleep(3 * PATIENCE)
+
+
+def dump_stacks() -> None:
+    """Prints the stacks of all threads."""
+    within(PATIENCE, lambda: faulthandler.dump_traceback(sys.__stderr__ or 2, all_threads=True))
 
 
 def _part(status: int) -> None:

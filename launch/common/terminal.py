@@ -25,7 +25,7 @@ from crn_jax.data.sources import DataConfig, Split, open_source
 from crn_jax.errors import UnrepeatableStep, UserError
 from crn_jax.files import expanded
 from crn_jax.vgg_weights import cache_folder
-from launch.common.ending import end_all
+from launch.common.ending import end_all, let_news_come_first
 from launch.common.exit_status import FAILED, INTERRUPTED, LOST, UNREPEATABLE, USER_ERROR
 from launch.common.interruption import WORD, leave, tidying_up
 from launch.common.names import as_typed
@@ -86,6 +86,7 @@ def command() -> Iterator[None]:
         _leave(INTERRUPTED)
     except Exception as error:
         if several_processes() and _is_lost_contact(error):
+            let_news_come_first()
             show_error(
                 f"Another process of this run has ended, or the connection to it has failed. The output of that process says "
                 f"why. This process ends, too. The same command goes on from the last checkpoint, on any number of devices and "

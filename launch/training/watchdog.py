@@ -10,7 +10,6 @@ each process has come, and names those that hold up the others. Then all process
 """
 
 import dataclasses
-import faulthandler
 import json
 import os
 import statistics
@@ -230,9 +229,9 @@ class Watchdog:
             f"{self.bound(current.phase):.0f} s (see --run.stuck_seconds). {self._describe_processes()}"
             f"The same command goes on from the last checkpoint."
         )
-        ending.within(ending.PATIENCE, lambda: faulthandler.dump_traceback(sys.__stderr__ or 2, all_threads=True))
+        ending.dump_stacks()
         ending.within(ending.PATIENCE, lambda: self._say(message))
-        ending.end_all(LOST, message)
+        ending.end_all(LOST, message, stacks=True)
 
     def _describe_processes(self) -> str:
         """Returns sentences about how far each process has come; empty for a single process."""
