@@ -161,6 +161,8 @@ class TrainingLoop:
         """
         self.watchdog.begin("save", step)
         self.checkpoints.wait()
+        if self.ownership:
+            self.ownership.beat()  # the folder may have been lost since the last time
         self.check_folder()
         if is_first():
             check_room(Path(self.experiment.folder), state, copies=1)
