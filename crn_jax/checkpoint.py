@@ -137,16 +137,8 @@ class Checkpoints:
         Raises:
           UserError: if the last state could not be written.
         """
-        if self._saving is not None:
-            try:
-                self._saving.result(timeout=0)
-            except TimeoutError:  # it goes on; `wait` raises a TimeoutError of its own
-                return
-            except Exception as error:
-                self._saving = None
-                self._steps.pop()
-                raise self.write_error(error) from error
-            self._saving = None
+        if self._saving is not None and self._saving.done():
+            self.wait()
 
     def manifest(self, step: int) -> Manifest | None:
         """Returns the manifest of a checkpoint; None if it was saved by an older version of crn_jax, which wrote none.
