@@ -14,11 +14,18 @@ from crn_jax.data.labels.label_space import LabelSpace
 from crn_jax.errors import UserError
 from crn_jax.experiment import AnyExperiment, Synthesis, Training, from_json, require_kind, to_json
 from crn_jax.formats.json_file import read_json
+from crn_jax.formats.strict_types import strict_converter
 from crn_jax.train import abstract_state
 
 _REMEDY = (
-    "The file is damaged. Fetch it again. If it is a run.json, you can also remove it and repeat the command that trained the "
+    "Fetch the file again. If it is a run.json, you can also remove it and repeat the command that trained the "
     "run, which writes a new one."
+)
+
+
+_converter = strict_converter()
+_converter.register_structure_hook_func(
+    lambda kind: kind == dict[int, int], lambda ids, _: {_id(key): _id(index) for key, index in ids.items()}
 )
 
 
@@ -74,7 +81,7 @@ def parse_description(fields: dict[str, Any], path: str | Path) -> tuple[AnyExpe
       UserError: if something is missing, damaged, or of another version of crn_jax; the message names the file.
     """
     try:
-        experiment, label_space = from_json(fields["experiment"]), cattrs.structure(fields["label_space"], LabelSpace)
+        experiment, label_space = from_json(fields["experiment"]), _converter.structure(fields["label_space"], LabelSpace)
         if not isinstance(fields["vgg19"], dict) or not isinstance(fields["data"], dict):
             raise TypeError("vgg19 and data are objects")
         if (needed := experiment.num_classes) != label_space.num_classes:
@@ -86,8 +93,16 @@ def parse_description(fields: dict[str, Any], path: str | Path) -> tuple[AnyExpe
     return experiment, label_space
 
 
+def _id(value: str | int) -> int:
+    """Returns an id, which JSON writes as a string where it is a key."""
+    if type(value) not in (str, int) or len(str(value)) > 6:
+        raise ValueError(f"{value!r} is no id"[:200])
+    return int(value)
+
+
 def _damaged(path: str | Path, error: Exception) -> UserError:
-    return UserError(f"{path}: the file is damaged ({error!r}). {_REMEDY}")
+    problems = "; ".join(cattrs.transform_error(error)) if isinstance(error, cattrs.BaseValidationError) else repr(error)
+    return UserError(f"{path}: the file is damaged ({problems}). {_REMEDY}")
 
 
 def load_run(

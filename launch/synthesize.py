@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +16,7 @@ from crn_jax.data.labels.label_space import LabelSpace
 from crn_jax.diversity import assemble
 from crn_jax.errors import UserError, did_you_mean
 from crn_jax.run import Run, load_run
+from launch.common import output
 from launch.common.contact_sheet import Row, contact_sheet, grid
 from launch.common.names import as_typed
 from launch.common.terminal import command, console
@@ -152,7 +154,7 @@ def choice_of(arguments: Arguments, label_space: LabelSpace, num_images: int) ->
         if name not in label_space.classes:
             known = ", ".join(label_space.classes)
             raise UserError(f"--pick: there is no class '{name}'.{did_you_mean(name, label_space.classes)} Known: {known}.")
-        if not number.isdecimal():
+        if not re.fullmatch("[0-9]{1,6}", number):
             raise UserError(f"--pick wants CLASS=IMAGE, such as {name}=1, got '{part.strip()}'.")
         if name in chosen:
             raise UserError(f"--pick names {name} twice.")
@@ -198,7 +200,8 @@ def refuse_foreign(targets: list[Path]) -> None:
 def write_sheet(run: Run, rows: list[Row], path: Path) -> None:
     """Writes the contact sheet, which shows layouts beside their images."""
     warning = "trained with RANDOM VGG-19 weights" if run.vgg19["weights"] == "random" else ""
-    contact_sheet(rows, run.label_space, f"{run.experiment.name}, step {run.step}", warning).save(path)
+    sheet = contact_sheet(rows, run.label_space, f"{run.experiment.name}, step {run.step}", warning)
+    output.write_png(sheet, path)
 
 
 if __name__ == "__main__":

@@ -18,13 +18,14 @@ _LINE_BYTES = 1 << 20
 _DEPTH = 50
 
 
-def read_json(path: str | Path, remedy: str, form: Any = dict) -> Any:
+def read_json(path: str | Path, remedy: str, form: Any = dict, *, nan: bool = False) -> Any:
     """Reads a JSON file and checks the form of its value, as `check` does.
 
     Args:
       path: the file.
       remedy: a sentence that tells what to do with a damaged file.
       form: what the value must be; an object unless another form is given.
+      nan: allows NaN and infinities.
 
     Raises:
       UserError: if the file cannot be read, or holds something else. The message names file, place and remedy.
@@ -34,7 +35,7 @@ def read_json(path: str | Path, remedy: str, form: Any = dict) -> Any:
             data = file.read(_BYTES + 1)
     except OSError as error:
         raise UserError(f"{path}: the file cannot be read ({error.strerror}). {remedy}") from error
-    return parse_json(data, path, remedy, form)
+    return parse_json(data, path, remedy, form, nan=nan)
 
 
 def parse_json(data: bytes | str, where: str | Path, remedy: str, form: Any = dict, *, nan: bool = False) -> Any:
@@ -165,7 +166,13 @@ def _check_depth(value: Any) -> None:
     raise RecursionError
 
 
-_KINDS = {dict: "an object in braces", list: "a list", str: "a text in quotes", bool: "true or false", None: "null"}
+_KINDS: dict[Any, str] = {
+    dict: "an object in braces",
+    list: "a list",
+    str: "a text in quotes",
+    bool: "true or false",
+    None: "null",
+}
 _KINDS |= {int: "a whole number", float: "a number"}
 
 

@@ -8,7 +8,6 @@ a command names has changed.) `log.txt` has what the commands print.
 import contextlib
 import dataclasses
 import functools
-import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from crn_jax.errors import UserError
 from crn_jax.experiment import AnyExperiment, Synthesis, differences, require_kind
+from crn_jax.formats.json_file import read_json
 from crn_jax.run import read_description
 from launch.common.catalogue import configs_arguments
 from launch.common.command_line import parse
@@ -46,7 +46,7 @@ class Budget:
         """
         if text is None:
             return Budget()
-        if match := re.fullmatch(r"([1-9]\d*)|(\d+(?:\.\d+)?) ?(?:m|min|minutes)", text):
+        if match := re.fullmatch(r"([1-9][0-9]{0,11})|([0-9]{1,9}(?:\.\d+)?) ?(?:m|min|minutes)", text):
             steps, minutes = match.groups()
             if steps or float(minutes):
                 return Budget(int(steps) if steps else None, float(minutes) if minutes else None)
@@ -103,6 +103,8 @@ class Task:
 
     def _seconds_per_step(self) -> float:
         lines = [line for line in read_metrics(self.folder / "metrics.jsonl") if "seconds_per_step" in line]
+        if not lines:
+            raise UserError(f"{self.folder / 'metrics.jsonl'}: no line tells how long a step took. Remove {self.folder}.")
         return min(line["seconds_per_step"] for line in lines if line["step"] <= max(PROBE_STEPS, lines[0]["step"]))
 
     def finished(self) -> list[list[str]]:
@@ -110,7 +112,7 @@ class Task:
         file, run = self.folder / "task.json", self.folder / "run.json"
         if not file.is_file() or (run.is_file() and differences(read_description(self.folder)[0], self.experiment)):
             return []
-        return json.loads(file.read_text("utf-8"))["finished"]
+        return read_json(file, "Remove it, and its commands are run again.", {"finished": [[str]]})["finished"]
 
     def outstanding(self) -> list[str] | None:
         """Returns the next command to run, or None after the last."""

@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from crn_jax.errors import UserError
-from crn_jax.files import replace_text
+from crn_jax.files import replace_text, replacing
 
 
 @contextlib.contextmanager
@@ -53,6 +55,12 @@ def replace(source: Path, folder: Path) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Writes a value as JSON, wholly or not at all. NaN and infinities become null."""
     replace_text(path, json.dumps(finite(value), indent=1))
+
+
+def write_png(image: Image.Image, path: Path) -> None:
+    """Writes a picture as PNG, wholly or not at all."""
+    with replacing(path) as file:
+        image.save(file, "png")
 
 
 def finite(value: Any) -> Any:
