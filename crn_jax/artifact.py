@@ -25,6 +25,7 @@ import numpy as np
 from jaxtyping import Array, Integer, UInt8
 
 from crn_jax import load_artifact
+from crn_jax.checksums import sealed
 from crn_jax.errors import UserError
 from crn_jax.experiment import Synthesis, require_kind, to_json
 from crn_jax.files import replace_text, replacing, sha256_of
@@ -97,8 +98,7 @@ def write_artifact(folder: Path, run: Run, size: tuple[int, int] | None = None) 
         replace_text(folder / "load.py", Path(load_artifact.__file__).read_text("utf-8"))
         _zip_flatbuffers(folder / "flatbuffers.zip")
         about = _describe(run, size) | {"sha256": {name: sha256_of(folder / name) for name in FILES}}
-        about["own_sha256"] = load_artifact.digest(about)
-        replace_text(folder / "artifact.json", json.dumps(about, indent=1))
+        replace_text(folder / "artifact.json", json.dumps(sealed(about), indent=1))
     except ValueError as error:
         raise UserError(str(error)) from error
     except OSError as error:

@@ -17,7 +17,7 @@ import numpy as np
 import pooch
 
 from crn_jax.errors import UserError
-from crn_jax.files import sha256_of
+from crn_jax.files import expanded, sha256_of
 from crn_jax.vgg import LAYERS, Pooling
 
 MEAN_COLOR = np.array([123.68, 116.779, 103.939], np.float32)
@@ -83,13 +83,14 @@ def load_vgg19(path: str | Path) -> dict:
     """
     path = Path(path)
     readers = {".h5": _read_keras, ".mat": _read_matconvnet, ".safetensors": _read_torchvision}
-    if path.suffix not in readers:
+    ending = path.suffix.lower()
+    if ending not in readers:
         raise UserError(f"{path}: VGG-19's weights are read from {', '.join(readers)}, not from '{path.suffix}'.")
     if not path.is_file():
         raise UserError(f"{path}: there is no such file. {_instructions()}")
     try:
         _verify_published(path)
-        params = readers[path.suffix](path)
+        params = readers[ending](path)
     except UserError:
         raise
     except KeyError as error:
@@ -145,15 +146,18 @@ def random_vgg19(seed: int) -> dict:
     return params
 
 
-def cache_folder() -> Path:
-    """Returns the folder that keeps downloads."""
-    return Path(pooch.os_cache("crn_jax"))
+def cache_folder() -> Path | None:
+    """Returns the folder that keeps downloads and compiled programs; None if this user has no home directory."""
+    try:
+        return Path(pooch.os_cache("crn_jax"))
+    except RuntimeError:
+        return None
 
 
 def find_vgg19(path: str | Path | None = None) -> Path | None:
     """Returns the weight file that `path` or else the environment variable names, and None if neither names one."""
     chosen = path or os.environ.get(ENVIRONMENT_VARIABLE)
-    return Path(chosen) if chosen else None
+    return Path(expanded(chosen)) if chosen else None
 
 
 def download_vgg19(
@@ -167,6 +171,8 @@ def download_vgg19(
       UserError: if the file cannot be fetched or written, or if the fetched file fails the checksum.
     """
     folder = folder or cache_folder()
+    if folder is None:
+        raise UserError(f"There is no home directory to keep the VGG-19 weights in. {_instructions()}")
     downloader = pooch.HTTPDownloader(progressbar=progressbar, timeout=15)
     try:
         return Path(pooch.retrieve(url, known_hash, fname=PUBLISHED_NAME, path=folder, downloader=downloader))
@@ -177,9 +183,11 @@ def download_vgg19(
 
 
 def _instructions(folder: Path | None = None) -> str:
+    folder = folder or cache_folder()
+    put = f"put it at {folder / PUBLISHED_NAME}, or give" if folder else "give its path, or"
     return (
-        f"Fetch {PUBLISHED_URL} elsewhere and put it at {(folder or cache_folder()) / PUBLISHED_NAME}, or give the path of "
-        f"any VGG-19 file (.h5, .mat, .safetensors) with --vgg.weights or in the variable {ENVIRONMENT_VARIABLE}."
+        f"Fetch {PUBLISHED_URL} elsewhere and {put} the path of any VGG-19 file (.h5, .mat, .safetensors) with --vgg.weights "
+        f"or in the variable {ENVIRONMENT_VARIABLE}."
     )
 
 

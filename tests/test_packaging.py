@@ -55,7 +55,8 @@ def run(arguments: list[str], path: Path, folder: Path) -> str:
 def test_a_wheel_has_one_name_at_the_top_and_every_file(wheel):
     files = zipfile.ZipFile(wheel).namelist()
     assert {file.partition("/")[0] for file in files} == {"crn_jax", "crn_jax-0.1.0.dist-info"}
-    patterns = ("crn_jax/**/*.py", "crn_jax/**/*.txt", "crn_jax/py.typed", "launch/**/*.py", "launch/pages/*", "configs.py")
+    patterns = ("crn_jax/**/*.py", "crn_jax/**/*.txt", "crn_jax/py.typed", "crn_jax/packaged_runs/**/*.*")
+    patterns += ("launch/**/*.py", "launch/pages/*", "configs.py")
     sources = [file.relative_to(ROOT).as_posix() for pattern in patterns for file in ROOT.glob(pattern)]
     assert len(sources) > 100
     expected = {file if file.startswith("crn_jax/") else f"crn_jax/_commands/{file}" for file in sources}
@@ -123,6 +124,7 @@ def test_crn_from_its_command_line(arguments, status, told, monkeypatch, capsys)
 def test_crn_starts_the_commands(monkeypatch, capsys):
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(sys, "argv", ["crn", "--version"])
+    monkeypatch.setattr(launch, "prepare", lambda: None)  # it is for a process of its own
     crn_jax.__main__.main()
     assert capsys.readouterr().out.startswith("crn_jax ")
 

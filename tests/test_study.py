@@ -361,7 +361,7 @@ def test_who_fails_sentinels_or_stops_is_left_out(tmp_path):
 
 
 def rendered(analysis: Analysis) -> str:
-    console = Console(width=160, file=io.StringIO())
+    console = Console(width=160, file=io.StringIO(), markup=False)
     console.print(study_table(analysis))
     return console.file.getvalue()
 

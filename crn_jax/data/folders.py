@@ -12,7 +12,8 @@ import numpy as np
 
 from crn_jax.errors import UserError
 
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+"""The endings of the files that are read as photographs or layouts, in lower case."""
 _HELD_OUT_EVERY = 10
 _LIST_BYTES = 1 << 24
 """The greatest size of a list of frames."""
@@ -135,14 +136,14 @@ def by_name(folder: Path, pattern: str = "*", name: Callable[[Path], str] = lamb
         raise UserError(f"{folder}: there is no such folder. Does --data.root name the data set's top folder?")
     files: dict[str, Path] = {}
     for path in sorted(folder.glob(pattern), key=str):
-        if path.suffix.lower() not in _SUFFIXES or path.name.startswith(".") or not path.is_file():
+        if path.suffix.lower() not in SUFFIXES or path.name.startswith(".") or not path.is_file():
             continue
         key = unicodedata.normalize("NFC", name(path))
         if other := files.get(key):
             raise UserError(f"{other} and {path} have one name, so their partner is unclear. Remove or rename one.")
         files[key] = path
     if not files:
-        raise UserError(f"{folder}: no files match {pattern} and end in {', '.join(_SUFFIXES)}.")
+        raise UserError(f"{folder}: no files match {pattern} and end in {', '.join(SUFFIXES)}.")
     return files
 
 

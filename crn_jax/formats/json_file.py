@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from crn_jax.checksums import unsealed
 from crn_jax.errors import UserError
 
 _BYTES = 1 << 26
@@ -19,7 +20,7 @@ _DEPTH = 50
 
 
 def read_json(path: str | Path, remedy: str, form: Any = dict, *, nan: bool = False) -> Any:
-    """Reads a JSON file and checks the form of its value, as `check` does.
+    """Reads a JSON file, and checks the form of its value, as `check` does, and its own checksum, if it has one.
 
     Args:
       path: the file.
@@ -35,7 +36,13 @@ def read_json(path: str | Path, remedy: str, form: Any = dict, *, nan: bool = Fa
             data = file.read(_BYTES + 1)
     except OSError as error:
         raise UserError(f"{path}: the file cannot be read ({error.strerror}). {remedy}") from error
-    return parse_json(data, path, remedy, form, nan=nan)
+    value = parse_json(data, path, remedy, object, nan=nan)
+    try:
+        value = unsealed(value) if isinstance(value, dict) else value
+        check(value, form)
+    except ValueError as error:
+        raise UserError(f"{path}: the file is damaged: {error} {remedy}".rstrip()) from error
+    return value
 
 
 def parse_json(data: bytes | str, where: str | Path, remedy: str, form: Any = dict, *, nan: bool = False) -> Any:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from crn_jax.formats.json_file import read_json
+from launch.common.output import read_json
 
 _SCORE = {"value": (float, None), "low?": (float, None), "high?": (float, None)}
 _CANDIDATE = {
@@ -20,7 +20,6 @@ _EVALUATION = {
     "scores": [{"key": str, "title": str, "unit": str}],
     "candidates": [_CANDIDATE],
 }
-_REMEDY = "Fetch it again, or remove it and give launch.evaluate again."
 
 
 def read_evaluation(path: Path) -> dict[str, Any]:
@@ -29,4 +28,4 @@ def read_evaluation(path: Path) -> dict[str, Any]:
     Raises:
       UserError: if the file cannot be read, or if something in it is missing or of another type. The message names the field.
     """
-    return read_json(path, _REMEDY, _EVALUATION)
+    return read_json(path, _EVALUATION)

@@ -27,7 +27,7 @@ class MetricsLog:
         self.path = folder / "metrics.jsonl"
         kept = [line for line in read_metrics(self.path, _tell) if first_step and line["step"] <= first_step]
         replace_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
-        self._file = open(self.path, "a")
+        self._file = open(self.path, "a", encoding="utf-8")
         # SummaryWriter would not do: its thread dies of a full disk, and a later call then blocks for ever.
         (folder / "tensorboard").mkdir(exist_ok=True)
         self._board = EventsWriter(str(folder / "tensorboard" / "events"))
