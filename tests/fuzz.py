@@ -4,10 +4,10 @@
     python -m tests.fuzz --count 10000              what docs/reliability.md reports
     python -m tests.fuzz --only torch_zip --first 4711 --count 1
 
-Case n of a reader is always the same. It flips, cuts, inserts, repeats, swaps or blanks bytes, or writes a number over them. Half
-of the cases of a structured format are forged instead: a value of a JSON text, a chunk of a PNG, a byte of a pickle or of an
-index is changed, and the checksums that cover it are made right again. No reader can know the intended data of a forged file, so
-any data will do there, if it comes in time.
+Case n of a reader is always the same. It flips, cuts, inserts, repeats, swaps or blanks bytes, or writes a number over them. In
+half of the cases of a structured format, a value of a JSON text, a chunk of a PNG, a byte of a pickle or of an index is forged:
+it is changed, and the checksums that cover it are made right again. No reader can know what a forged file should hold, so any
+data will do there, if they come in time.
 
 Each reader runs in a process of its own, whose memory is limited. A case that ends the process or takes too long is a failure.
 """
