@@ -36,7 +36,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+import numpy as np  # noqa: E402
+
+from crn_jax.errors import UserError  # noqa: E402
 
 DATA = Path(__file__).parent / "data"
 SECONDS = 20
@@ -71,7 +75,7 @@ class Reader:
 
 def reader_names() -> list[str]:
     """Returns the names of all readers."""
-    return list(_readers())
+    return list(readers())
 
 
 # Mutations
@@ -524,7 +528,8 @@ def _read_checkpoint(folder: Path) -> Any:
         return jax.tree.map(np.asarray, checkpoints.load(3, abstract_state(_objective()), {"experiment": "x"}))
 
 
-def _readers() -> dict[str, Reader]:
+def readers() -> dict[str, Reader]:
+    """Returns the readers by name."""
     run = _stored("cascade/run.json")
     metrics, evaluation, task = (
         "cascade/metrics.jsonl",
@@ -581,6 +586,13 @@ class Outcome:
     failures: list[str] = dataclasses.field(default_factory=list)
     slowest: float = 0.0
 
+    def add(self, kind: str, text: str, seconds: float) -> None:
+        """Adds what came of a case."""
+        self.cases[kind] += 1
+        self.slowest = max(self.slowest, seconds)
+        if kind == "FAILED":
+            self.failures.append(text)
+
 
 class _TooLong(BaseException):
     pass
@@ -588,8 +600,6 @@ class _TooLong(BaseException):
 
 def case(name: str, number: int, reader: Reader, folder: Path, intact: Any) -> tuple[str, str]:
     """Runs a case in a folder of intact files. Returns what came of it, and a description if it is a failure."""
-    from crn_jax.errors import UserError
-
     rng = random.Random(f"{name} {number}")
     forging = reader.forge is not None and rng.randrange(2) == 1
     files = sorted(path for path in folder.rglob(reader.forged if forging else "*") if path.is_file())
@@ -617,82 +627,83 @@ def case(name: str, number: int, reader: Reader, folder: Path, intact: Any) -> t
         path.write_bytes(before)
 
 
-def _work(name: str, numbers: range, pipe: Any) -> None:
-    """Runs cases in this process, and sends what came of each."""
-    os.environ["JAX_PLATFORMS"] = "cpu"
+def _work(plan: list[tuple[str, range]], pipe: Any) -> None:
+    """Runs cases of readers in this process, and sends what came of each."""
     import warnings
 
     import absl.logging
 
     warnings.simplefilter("ignore")
     absl.logging.set_verbosity(absl.logging.FATAL)
-    quiet = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(quiet, 2)
-    reader = _readers()[name]
-    with tempfile.TemporaryDirectory() as top:
-        made, folder = Path(top) / "made", Path(top) / "folder"
-        made.mkdir()
-        reader.make(made)
-        shutil.copytree(made, folder)
-        intact = reader.read(folder)
-        assert same(reader.read(folder), intact), "reading twice gives two results"
-        if len({path.name for path in folder.rglob("*")} ^ {path.name for path in made.rglob("*")}) and not reader.fresh:
-            raise AssertionError("reading made files")
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
-        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MEMORY, resource.RLIM_INFINITY))
-        for signal_number in (signal.SIGALRM,):
-            signal.signal(signal_number, _stop)
-        for number in numbers:
-            if reader.fresh:
-                shutil.rmtree(folder)
-                shutil.copytree(made, folder)
-            pipe.send((number, "started", "", 0.0))
-            began = time.perf_counter()
-            signal.alarm(SECONDS)
-            try:
-                outcome = case(name, number, reader, folder, intact)
-            except _TooLong:
-                outcome = "FAILED", f"over {SECONDS} s"
-            signal.alarm(0)
-            pipe.send((number, *outcome, time.perf_counter() - began))
-    pipe.send((None, "", "", 0.0))
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    signal.signal(signal.SIGALRM, _stop)
+    for name, numbers in plan:
+        with tempfile.TemporaryDirectory() as top:
+            _work_with(name, numbers, Path(top), pipe)
+    pipe.send((None, 0, "", "", 0.0))
+
+
+def _work_with(name: str, numbers: range, top: Path, pipe: Any) -> None:
+    reader, made, folder = readers()[name], top / "made", top / "folder"
+    resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    pipe.send((name, numbers.start, "made", "", 0.0))
+    made.mkdir()
+    reader.make(made)
+    shutil.copytree(made, folder)
+    intact = reader.read(folder)
+    if not same(reader.read(folder), intact):
+        raise AssertionError("reading twice gives two results")
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MEMORY, resource.RLIM_INFINITY))
+    for number in numbers:
+        if reader.fresh:
+            shutil.rmtree(folder)
+            shutil.copytree(made, folder)
+        pipe.send((name, number, "started", "", 0.0))
+        began = time.perf_counter()
+        signal.alarm(SECONDS)
+        try:
+            outcome = case(name, number, reader, folder, intact)
+        except _TooLong:  # just before the end
+            outcome = "FAILED", f"over {SECONDS} s"
+        signal.alarm(0)
+        pipe.send((name, number, *outcome, time.perf_counter() - began))
 
 
 def _stop(*_: Any) -> None:
     raise _TooLong
 
 
-def run(name: str, first: int, count: int) -> Outcome:
-    """Runs cases of a reader in a process of their own, and in another one after a case that ended it."""
-    outcome, numbers = Outcome(), range(first, first + count)
+def run(plan: list[tuple[str, range]]) -> dict[str, Outcome]:
+    """Runs cases of readers in a process of their own, and in another one after a case that ended it."""
+    outcomes = {name: Outcome() for name, _ in plan}
     context = multiprocessing.get_context("spawn")
-    while numbers:
+    while plan:
         receiver, sender = context.Pipe(False)
-        process = context.Process(target=_work, args=(name, numbers, sender), daemon=True)
+        process = context.Process(target=_work, args=(plan, sender), daemon=True)
         process.start()
         sender.close()
-        reached = None
+        kind, number = "", -1
         with contextlib.suppress(EOFError):
-            while receiver.poll(10 * SECONDS if reached is not None else 600):
-                reached, kind, text, seconds = receiver.recv()
-                if reached is None:
+            while receiver.poll(20 * SECONDS):
+                name, number, kind, text, seconds = receiver.recv()
+                if name is None:
+                    plan = []
                     break
-                if kind != "started":
-                    outcome.cases[kind] += 1
-                    outcome.slowest = max(outcome.slowest, seconds)
-                    if kind == "FAILED":
-                        outcome.failures.append(f"{name} {reached}: {text}")
-                    numbers = range(reached + 1, numbers.stop)
+                plan = plan[[reader for reader, _ in plan].index(name) :]
+                if kind not in ("made", "started"):
+                    outcomes[name].add(kind, f"{name} {number}: {text}", seconds)
+                    plan = [(name, range(number + 1, plan[0][1].stop)), *plan[1:]]
         process.kill()
         process.join()
-        if reached is None and numbers:
-            outcome.failures.append(f"{name}: its intact files cannot be read")
-            return outcome
-        if numbers:  # the process ended within a case, or hung where no signal reaches it
-            outcome.cases["FAILED"] += 1
-            outcome.failures.append(f"{name} {numbers.start}: the process ended or hung (status {process.exitcode})")
-            numbers = numbers[1:]
-    return outcome
+        if plan and kind != "started":
+            outcomes[plan[0][0]].failures.append(f"{plan[0][0]}: its intact files cannot be read")
+            plan = plan[1:]
+        elif plan:  # the process ended within a case, or hung where no signal reaches it
+            name, numbers = plan[0]
+            outcomes[name].add("FAILED", f"{name} {number}: the process ended or hung (status {process.exitcode})", 0.0)
+            plan = [(name, range(number + 1, numbers.stop)), *plan[1:]]
+    return outcomes
 
 
 def table(outcomes: dict[str, Outcome]) -> Iterator[str]:
@@ -700,10 +711,10 @@ def table(outcomes: dict[str, Outcome]) -> Iterator[str]:
     yield "| reader | right data | refused | unnoticed | forged, accepted | failures | slowest |"
     yield "|---|---|---|---|---|---|---|"
     for name, outcome in outcomes.items():
-        checked = _readers()[name].checksums
+        checked = readers()[name].checksums
         counts = [f"{outcome.cases[kind]:,}" for kind in ("right", "refused")]
         counts.append("impossible" if checked else f"{outcome.cases['unnoticed']:,}")
-        counts.append(f"{outcome.cases['forged']:,}" if _readers()[name].forge else "")
+        counts.append(f"{outcome.cases['forged']:,}" if readers()[name].forge else "")
         yield f"| {name} | {' | '.join(counts)} | {outcome.cases['FAILED']} | {outcome.slowest:.2f} s |"
 
 
@@ -716,7 +727,9 @@ def main() -> int:
     asked = parser.parse_args()
     outcomes: dict[str, Outcome] = {}
     for name in asked.only or reader_names():
-        outcomes[name] = run(name, asked.first, asked.count or _readers()[name].suite)
+        began = time.perf_counter()
+        outcomes |= run([(name, range(asked.first, asked.first + (asked.count or readers()[name].suite)))])
+        print(f"{time.perf_counter() - began:.0f} s", end="  ")
         print(f"{name}: {dict(outcomes[name].cases)}", *outcomes[name].failures[:20], sep="\n  ", flush=True)
     print(*table(outcomes), sep="\n")
     return int(any(outcome.failures for outcome in outcomes.values()))
