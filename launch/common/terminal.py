@@ -1,6 +1,7 @@
 """What all commands share: the console, errors without a traceback, the compilation cache, and bars that show progress."""
 
 import contextlib
+import errno
 import logging
 import os
 import signal
@@ -65,7 +66,8 @@ def track(items: Iterable[Item], description: str, total: int) -> Iterator[Item]
 def command() -> Iterator[None]:
     """Sets up a command's process, and turns errors that a person can mend into a message and an exit status.
 
-    Such errors are a `UserError`, a file that may not be read or written, and a platform in JAX_PLATFORMS that is not there.
+    Such errors are a `UserError`, what the operating system refuses to do with a file, such as one whose name is too long,
+    and a platform in JAX_PLATFORMS that is not there.
     exit_status.py lists the statuses. One of several processes leaves at once; the others notice that it is gone.
     """
     absl.logging.set_verbosity(absl.logging.FATAL)  # Orbax logs each failure many times before it raises it
@@ -90,7 +92,7 @@ def command() -> Iterator[None]:
                 f"processes. ({error})"
             )
             _leave(LOST)
-        if isinstance(error, UserError | PermissionError):
+        if isinstance(error, UserError) or is_of_the_system(error):
             show_error(str(error))
             _leave(UNREPEATABLE if isinstance(error, UnrepeatableStep) else USER_ERROR)
         if isinstance(error, RuntimeError | AssertionError) and (problem := missing_platform()):
@@ -100,6 +102,12 @@ def command() -> Iterator[None]:
             raise
         traceback.print_exc()
         _leave(FAILED)
+
+
+def is_of_the_system(error: Exception) -> bool:
+    """Tells whether the operating system refused to do something with a file that it names, or has no room for it."""
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+    return isinstance(error, OSError) and (error.filename is not None or error.errno in full)
 
 
 def missing_platform() -> str | None:
