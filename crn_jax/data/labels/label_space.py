@@ -52,6 +52,8 @@ class LabelSpace:
         if not set(self.ids.values()) <= set(range(len(self.classes))):
             raise ValueError(f"Label space {self.name}: ids must map to 0..{len(self.classes) - 1}, got {self.ids}.")
         every = (*self.colors, *self.void_colors)
+        if wrong := [color for color in every if not all(0 <= level <= 255 for level in color)]:
+            raise ValueError(f"Label space {self.name}: a colour has levels from 0 to 255, got {wrong[0]}.")
         if len({*every}) < len(every):
             raise ValueError(f"Label space {self.name}: a colour must stand for one class only, got {every}.")
 
