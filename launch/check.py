@@ -74,7 +74,7 @@ def main(arguments: list[str] | None = None) -> None:
         if asked.repair:
             for finding in damaged:
                 if finding.repair:
-                    console.print(f"{finding.what}: {finding.repair()}", markup=False)
+                    console.print(f"{finding.what}: {finding.repair()}")
         elif damaged:
             console.print("To move what is damaged out of the way, give the same command with --repair.")
         sys.exit(FAILED if damaged else 0)
@@ -102,12 +102,12 @@ def check(path: Path) -> list[Finding]:
                 findings.append(finding)
     table = rich.table.Table("what", "verdict", "note", title=str(path), title_justify="left", box=None)
     for finding in findings:
-        colour = {"whole": "green", "unverified": "yellow", "damaged": "bold red"}[finding.verdict]
-        table.add_row(finding.what, rich.text.Text(finding.verdict, colour), finding.note)
+        style = {"whole": "green", "unverified": "yellow", "damaged": "bold red"}[finding.verdict]
+        table.add_row(finding.what, rich.text.Text(finding.verdict, style), finding.note)
     if findings:
         console.print(table)
     else:
-        console.print(f"{path}: there is nothing to check in this folder.", markup=False)
+        console.print(f"{path}: there is nothing to check in this folder.")
     return findings
 
 
