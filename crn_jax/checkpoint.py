@@ -1,9 +1,12 @@
 """Checkpoints of a run: Orbax writes them in the background and atomically; their manifests tell whether they are intact."""
 
 import contextlib
+import gc
 import json
+import logging
 import re
 import shutil
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -320,15 +323,41 @@ def _read(checkpoint: Path, abstract: TrainState) -> TrainState:
             return leaf
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here)
 
-    try:
-        with _in_this_process_alone():
-            state = ocp.load(checkpoint, jax.tree.map(placed, abstract), checkpointable_name="state")
-    except Exception as error:
-        raise DamagedCheckpoint(f"{checkpoint}: the checkpoint cannot be read: {_cause(error)}") from error
+    problem = ""
+    with _told_once():
+        try:
+            with _in_this_process_alone():
+                state = ocp.load(checkpoint, jax.tree.map(placed, abstract), checkpointable_name="state")
+        except Exception as error:  # Orbax, TensorStore and the file system raise errors of many classes
+            problem = _cause(error)
+        if problem:
+            gc.collect()  # the reads that were given up are reported when they are collected, so that has to be now
+    if problem:
+        raise DamagedCheckpoint(f"{checkpoint}: the checkpoint cannot be read: {problem}")
     # Orbax raises no error if a key is missing, but leaves the ShapeDtypeStruct in its place.
     if missing := [name for name, leaf in named_leaves(state) if isinstance(leaf, jax.ShapeDtypeStruct)]:
         raise DamagedCheckpoint(f"{checkpoint}: the checkpoint lacks {_listed(missing)}.")
     return state
+
+
+@contextlib.contextmanager
+def _told_once() -> Iterator[None]:
+    """Keeps asyncio from printing a traceback for each array of a load that has failed.
+
+    Orbax reads all arrays at once and raises the first error. It leaves behind the other reads, which fail for the same reason.
+    """
+
+    def of_others(record: logging.LogRecord) -> bool:
+        return not any(sign in record.getMessage() for sign in ("was never retrieved", "Task was destroyed"))
+
+    logger = logging.getLogger("asyncio")
+    logger.addFilter(of_others)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+            yield
+    finally:
+        logger.removeFilter(of_others)
 
 
 def _in_this_process_alone() -> contextlib.AbstractContextManager:
@@ -395,5 +424,5 @@ def _cause(error: BaseException) -> str:
     """Returns the text of the first error in Orbax's chain; the texts of the later ones repeat the whole state."""
     while error.__cause__ is not None:
         error = error.__cause__
-    text = str(error)
+    text = str(error) or type(error).__name__
     return text if len(text) < 500 else f"{text[:500]} ..."

@@ -20,6 +20,7 @@ from crn_jax.data.labels.published import LABEL_SPACES
 from crn_jax.data.sources import DRAWN, DataConfig, label_space_of
 from crn_jax.errors import UserError
 from crn_jax.files import expanded
+from crn_jax.formats.strict_types import strict_converter
 from crn_jax.generator import Generator
 from crn_jax.kernels.remat import Remat
 from crn_jax.lambdas import LambdaConfig
@@ -364,7 +365,7 @@ def _tag(kind: Any) -> str:
     return kind.trains
 
 
-_converter = cattrs.Converter(forbid_extra_keys=True)
+_converter = strict_converter(forbid_extra_keys=True)
 configure_tagged_union(AnyExperiment, _converter, tag_generator=_tag, tag_name="kind")
 
 

@@ -1,6 +1,7 @@
 """What all commands share: the console, errors without a traceback, the compilation cache, and bars that show progress."""
 
 import contextlib
+import errno
 import logging
 import os
 import signal
@@ -66,9 +67,9 @@ def track(items: Iterable[Item], description: str, total: int) -> Iterator[Item]
 def command() -> Iterator[None]:
     """Sets up a command's process, and turns errors that a person can mend into a message and an exit status.
 
-    Such errors are a `UserError`, a file that may not be read or written, and a platform in JAX_PLATFORMS that is not there.
-    exit_status.py lists the statuses. If there are several processes, ending.py ends all of them with the status of the first
-    that fails.
+    Such errors are a `UserError`, what the operating system refuses to do with a file, such as one whose name is too long, and
+    a platform in JAX_PLATFORMS that is not there. exit_status.py lists the statuses. If there are several processes, ending.py
+    ends all of them with the status of the first that fails.
     """
     absl.logging.set_verbosity(absl.logging.FATAL)  # Orbax logs each failure many times before it raises it
     logging.getLogger("jax").setLevel(logging.ERROR)
@@ -93,10 +94,10 @@ def command() -> Iterator[None]:
                 f"processes. ({error})"
             )
             _leave(LOST)
-        if isinstance(error, UserError | PermissionError):
+        if isinstance(error, UserError) or is_of_the_system(error):
             show_error(str(error))
             _leave(UNREPEATABLE if isinstance(error, UnrepeatableStep) else USER_ERROR, str(error))
-        if isinstance(error, RuntimeError | AssertionError) and (problem := missing_platform()):
+        if isinstance(error, RuntimeError | AssertionError) and (problem := missing_platform(error)):
             show_error(problem)
             sys.exit(USER_ERROR)
         if not several_processes():
@@ -105,12 +106,23 @@ def command() -> Iterator[None]:
         _leave(FAILED, f"An error in the program, whose traceback that process has printed: {error!r}"[:2000])
 
 
-def missing_platform() -> str | None:
-    """Returns a sentence that says which platform in JAX_PLATFORMS is not there; None if JAX has devices, or was not told."""
+def is_of_the_system(error: Exception) -> bool:
+    """Tells whether the operating system refused to do something with a file that it names, or has no room for it."""
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+    return isinstance(error, OSError) and (error.filename is not None or error.errno in full)
+
+
+def missing_platform(error: Exception | None = None) -> str | None:
+    """Returns a sentence that says which platform in JAX_PLATFORMS is not there; None if JAX has devices, or was not told.
+
+    JAX tells of a platform that follows another one, as in cpu,tpu, only once. `error` is what it raised then.
+    """
     asked = jax.config.values["jax_platforms"]
     if not asked:
         return None
     try:
+        if error and "Unable to initialize backend" in str(error):
+            raise error
         jax.devices()
     except (RuntimeError, AssertionError) as error:  # JAX asserts if the plug-in of a platform that it knows is not installed
         reason = f" JAX says: {error}" if str(error) else ""

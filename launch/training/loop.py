@@ -18,6 +18,7 @@ from crn_jax.sharding import put_batch
 from crn_jax.train import TrainState
 from crn_jax.vgg import TAPS, by_layer
 from launch.common.contact_sheet import stacked
+from launch.common.output import write_png
 from launch.common.processes import is_first
 from launch.common.stop_signals import Stop
 from launch.common.terminal import console, describe_devices
@@ -206,14 +207,14 @@ class TrainingLoop:
             self.log.picture(step, name, np.asarray(picture))
         path = self.sheet_path(step)
         path.parent.mkdir(exist_ok=True)
-        stacked(*pictures.values()).save(path)
+        write_png(stacked(*pictures.values()), path)
         console.print(f"step {step}: {validation.headline()}, {path}", markup=False)
         if step == 0 and self.experiment.generator:
             folder = Path(self.experiment.folder) / "layouts"
             folder.mkdir(exist_ok=True)
             for i, index in enumerate(validation.images):
                 layout = self.val_source[index]["layout"]
-                Image.fromarray(self.val_source.label_space.draw(layout)).save(folder / f"{i}.png")
+                write_png(Image.fromarray(self.val_source.label_space.draw(layout)), folder / f"{i}.png")
 
     def sheet_path(self, step: int) -> Path:
         """Returns the path of the contact sheet of a step."""
