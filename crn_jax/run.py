@@ -23,7 +23,7 @@ from crn_jax.formats.strict_types import strict_converter
 from crn_jax.packaged import PACKAGED, packaged_file, packaged_layouts
 from crn_jax.train import abstract_state
 
-_KEYS = {"experiment", "label_space", "vgg19", "data", "versions"}
+_KEYS = {"experiment", "label_space", "vgg19", "data", "versions", "origins"}
 _REMEDY = (
     "Fetch it again. If it is a run.json, you can also remove it and repeat the command that trained the run, which writes a "
     f"new one. If you have edited it on purpose, remove its line {KEY}."

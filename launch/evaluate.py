@@ -16,12 +16,14 @@ import numpy as np
 import tyro
 from PIL import Image
 
+from crn_jax.data.labels.indexed import Reading
 from crn_jax.data.pipeline import spread
 from crn_jax.data.sources import Split
 from crn_jax.errors import UserError
 from crn_jax.experiment import Synthesis, require_kind
 from crn_jax.files import sha256_of
 from crn_jax.generator import Generator, init_params
+from crn_jax.packaged import is_run, output_folder
 from crn_jax.run import Run
 from crn_jax.scores.inception import PUBLISHED_SHA256, load_inception
 from crn_jax.scores.lpips import load_lpips, network_name
@@ -50,6 +52,8 @@ class Arguments:
     """Run folders of launch.train, and folders of images that have the data's size and the held-out photographs' names."""
     data: Annotated[str | None, tyro.conf.arg(aliases=["--data.root"])] = None
     """The folder of the data set. Default: the folder that the first run was trained on."""
+    read: Annotated[Reading | None, tyro.conf.arg(aliases=["--data.read"])] = None
+    """What palette PNGs hold, of the data and of label folders: ids, or colours. Default: as the first run was trained."""
     split: Split = "val"
     """The part of the data set whose examples are scored."""
     experiment: str | None = None
@@ -97,7 +101,9 @@ def main(arguments: list[str] | None = None) -> None:
             raise UserError(f"--batch_size and --examples must be at least 1, got {asked.batch_size} and {asked.examples}.")
         if asked.study is not None:
             return tell_study(asked, asked.study)
-        comparison = open_comparison(asked.methods, asked.checkpoint, asked.experiment, asked.data, asked.split, asked.examples)
+        comparison = open_comparison(
+            asked.methods, asked.checkpoint, asked.experiment, asked.data, asked.split, asked.examples, asked.read
+        )
         if asked.study_page:
             return make_study(asked, asked.study_page, comparison)
         evaluate(asked, comparison, command_line("evaluate", *given))
@@ -140,8 +146,8 @@ def evaluate(asked: Arguments, comparison: Comparison, line: str) -> None:
 
 def out_folder(asked: Arguments) -> Path:
     """Returns the folder for the results."""
-    run = next((path for path in asked.methods if (path / "run.json").exists()), None)
-    return asked.out or (run / "evaluation" if run else Path("evaluation"))
+    run = next((path for path in asked.methods if is_run(path)), None)
+    return asked.out or (output_folder(run, "evaluation") if run else Path("evaluation"))
 
 
 def methods_of(comparison: Comparison, vgg_params: dict) -> list[Method]:

@@ -11,10 +11,11 @@ import jax
 import numpy as np
 import tyro
 
+from crn_jax.data.labels.indexed import Reading
 from crn_jax.data.labels.label_space import LabelSpace
 from crn_jax.diversity import assemble
 from crn_jax.errors import UserError, did_you_mean
-from crn_jax.packaged import packaged_file, packaged_layouts
+from crn_jax.packaged import output_folder, packaged_file, packaged_layouts
 from crn_jax.run import Run, load_run
 from launch.common import output
 from launch.common.contact_sheet import Row, contact_sheet, grid
@@ -47,6 +48,8 @@ class Arguments:
     run's own size, as held-out examples do. own: it keeps its size, which must be such a multiple. pad: it is enlarged at its
     borders, and the image is cut back. resize: it is stretched to the nearest such size, and the image is stretched back.
     Default: run for layouts with the run's aspect ratio, own for others."""
+    read: Annotated[Reading | None, tyro.conf.arg(aliases=["--data.read"])] = None
+    """What layouts that are palette PNGs hold: ids, or colours. Default: as the run was trained."""
     batch_size: int | None = None
     """The number of layouts of one size in a batch. Default: 1 on a CPU; elsewhere 16, or fewer if that exceeds 1024 * 2048
     pixels."""
@@ -71,17 +74,18 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run_command(arguments: Arguments) -> None:
     """Synthesizes as asked. It checks the name and size of every layout before it writes the first image."""
-    packaged = packaged_file(arguments.run)
-    layouts = arguments.layouts or (packaged_layouts(packaged) if packaged else ())
+    file = packaged_file(arguments.run)
+    layouts = arguments.layouts or (packaged_layouts(file) if file else ())
     if not layouts:
         raise UserError("Give at least one layout PNG, or a folder of layout PNGs, after the run folder.")
     if arguments.batch_size is not None and arguments.batch_size < 1:
         raise UserError(f"--batch_size {arguments.batch_size}: at least 1 is needed.")
     run = load_run(arguments.run, arguments.checkpoint)
+    if arguments.read:
+        run = run._replace(label_space=dataclasses.replace(run.label_space, read_as=arguments.read))
     generator = generator_of(run)
     choice = choice_of(arguments, run.label_space, generator.num_images)
-    # A folder with the name of a packaged run would hide the run.
-    out = arguments.out or (Path(f"{arguments.run}_synthesized") if packaged else arguments.run / "synthesized")
+    out = arguments.out or output_folder(arguments.run, "synthesized")
     jobs = planned(dataclasses.replace(arguments, layouts=layouts), run, choice, out)
     on_sheet = jobs[:SHEET_ROWS] if arguments.sheet else []
     to_do = [job for job in jobs if arguments.overwrite or job in on_sheet or not job.is_done]
@@ -119,6 +123,8 @@ def planned(arguments: Arguments, run: Run, choice: np.ndarray | None, out: Path
         refuse_foreign(images)
     # An image depends on its layout and on these.
     means = hashlib.sha256(repr((generator, arguments.index, arguments.pick, arguments.grid)).encode())
+    if arguments.read:
+        means.update(arguments.read.encode())
     for leaf in jax.tree.leaves(run.params):
         means.update(np.ascontiguousarray(leaf).data)
     jobs = []

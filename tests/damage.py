@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import absl.logging
 import numpy as np
 
 KINDS = ("flip", "burst", "zeros", "noise", "truncated", "longer", "empty", "missing", "swapped", "foreign", "link", "folder")
@@ -208,6 +209,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    absl.logging.set_verbosity(absl.logging.FATAL)  # as in all commands: Orbax logs errors before it raises them
     with tempfile.TemporaryDirectory() as folder:
         counts, alarms = campaign(Target(Path(folder)), asked.damages, asked.intact, asked.seed, print)
     verdicts = sorted({verdict for counter in counts.values() for verdict in counter})

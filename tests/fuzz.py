@@ -299,9 +299,9 @@ def _photograph(kind: str, **settings: Any) -> tuple[Callable[[Path], None], Cal
         Image.fromarray(_picture((24, 32, 3), 256)).save(folder / f"file.{kind}", **settings)
 
     def read(folder: Path) -> Any:
-        from crn_jax.data.sources import open_photograph
+        from crn_jax.data.pictures import read_photograph
 
-        return np.asarray(open_photograph(folder / f"file.{kind}"))
+        return np.asarray(read_photograph(folder / f"file.{kind}"))
 
     return make, read
 
@@ -374,9 +374,9 @@ def _read_evaluation(folder: Path) -> Any:
 
 
 def _read_task(folder: Path) -> Any:
-    from launch.common.output import read_json
+    from launch.common.output import read_result
 
-    return read_json(folder / "task.json", {"finished": [[str]]})
+    return read_result(folder / "task.json", {"finished": [[str]]})
 
 
 def _make_answers(folder: Path) -> None:

@@ -52,14 +52,14 @@ def test_it_compiles_once_per_shape():
 @pytest.mark.quick
 @pytest.mark.parametrize("index", [np.uint8(255), np.int64(-1), np.int32(5)])
 def test_an_index_out_of_range_is_refused(index):
-    with pytest.raises(ValueError, match=rf"index {index} is out of range: this generator knows 0\.\.4"):
+    with pytest.raises(ValueError, match=rf"id {index} is out of range: this generator knows 0\.\.4"):
         synthesize(CONFIG, {}, np.full((1, *CONFIG.size), index))
 
 
 @pytest.mark.parametrize("kind", [np.float32, bool])
-def test_indices_that_are_no_integers_are_refused(kind):
+def test_ids_that_are_no_integers_are_refused(kind):
     for layout in (np.ones((1, *CONFIG.size), kind), jax.numpy.ones((1, *CONFIG.size), kind)):
-        with pytest.raises(ValueError, match=f"Class indices are integers, not {np.dtype(kind)}"):
+        with pytest.raises(ValueError, match=f"Class ids are integers, not {np.dtype(kind)}"):
             synthesize(CONFIG, {}, layout)
 
 
@@ -95,12 +95,11 @@ def test_the_command_takes_a_run_and_layouts_and_nothing_else(trained):
         np.testing.assert_array_equal(read(out / f"{name}.png"), expected)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/synthesis.md"])
-def test_the_example_of_the_readme(trained, page):
-    """Runs the page's program, from a layout of another size than the run's, and `assemble` with what it leaves behind."""
+def test_the_example_of_the_guide(trained):
+    """Runs the guide's program, from a layout of another size than the run's, and `assemble` with what it leaves behind."""
     folder, layouts = trained
     root = Path(__file__).resolve().parents[1]
-    (program,) = re.findall(r"```python\n(from crn_jax import .*?)```", (root / page).read_text(), re.DOTALL)
+    (program,) = re.findall(r"```python\n(from crn_jax import .*?)```", (root / "docs" / "synthesis.md").read_text(), re.DOTALL)
     for example, here in (("runs/camvid_96x128", folder), ("LAYOUT.png", layouts / "large.png")):
         assert example in program
         program = program.replace(example, str(here))
@@ -259,7 +258,7 @@ def test_a_folder_of_a_mac(trained, tmp_path):
 
 def test_a_size_beyond_the_memory_is_refused_with_what_it_needs(trained, tmp_path, monkeypatch):
     folder, layouts = trained
-    monkeypatch.setattr(stream, "_device_bytes", lambda: 10**5)
+    monkeypatch.setattr(stream, "device_bytes", lambda: 10**5)
     with console.capture() as capture, pytest.raises(SystemExit):
         command.main([str(folder), str(layouts / "ids.png"), "--out", str(tmp_path / "out")])
     assert re.search(

@@ -33,7 +33,7 @@ _DTYPES = {
     "Float": "<f4", "Double": "<f8", "Half": "<f2", "Bool": "?",
     "Long": "<i8", "Int": "<i4", "Short": "<i2", "Char": "i1", "Byte": "u1",
 }  # fmt: skip
-_PICKLE_BYTES = 1 << 22
+PICKLE_BYTES = 1 << 22
 """The greatest length of a pickle: some 20,000 tensors."""
 _LISTED = 100_000
 """The greatest number of entries of dicts that are made from lists, as Python 2 pickled them."""
@@ -277,16 +277,16 @@ class _Unpickler(pickle._Unpickler):  # the one in C cannot be restricted to som
 
 
 class _Short:
-    """The next `_PICKLE_BYTES` of a file. A length in a pickle that reaches beyond them is wrong."""
+    """The next `PICKLE_BYTES` of a file. A length in a pickle that reaches beyond them is wrong."""
 
     def __init__(self, file: BinaryIO):
-        self._file, self._left = file, _PICKLE_BYTES
+        self._file, self._left = file, PICKLE_BYTES
 
     def read(self, size: int) -> bytes:
         """Returns this number of bytes."""
         data = self._file.read(size) if size <= self._left else b""
         if len(data) != size:
-            raise ValueError(f"the pickle ends early, or has over {_PICKLE_BYTES:,} bytes")
+            raise ValueError(f"the pickle ends early, or has over {PICKLE_BYTES:,} bytes")
         self._left -= size
         return data
 

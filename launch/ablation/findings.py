@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from crn_jax.ablation import Variant
+from crn_jax.data.photographs import open_photograph
 from crn_jax.data.pipeline import spread
-from crn_jax.data.sources import open_photograph, open_source
+from crn_jax.data.sources import open_source
 from crn_jax.experiment import SegmenterExperiment, Synthesis, differences, require_kind
 from crn_jax.run import read_description
 from crn_jax.scores.metrics import bootstrap

@@ -67,7 +67,8 @@ def command() -> Iterator[None]:
     """Sets up a command's process, and turns errors that a person can mend into a message and an exit status.
 
     Such errors are a `UserError`, what the operating system refuses to do with a file, such as one whose name is too long, and
-    a platform in JAX_PLATFORMS that is not there. exit_status.py lists the statuses. One of several processes leaves at once; the others notice that it is gone.
+    a platform in JAX_PLATFORMS that is not there. exit_status.py lists the statuses. One of several processes leaves at once; the
+    others notice that it is gone.
     """
     absl.logging.set_verbosity(absl.logging.FATAL)  # Orbax logs each failure many times before it raises it
     logging.getLogger("jax").setLevel(logging.ERROR)
@@ -94,7 +95,7 @@ def command() -> Iterator[None]:
         if isinstance(error, UserError) or is_of_the_system(error):
             show_error(str(error))
             _leave(UNREPEATABLE if isinstance(error, UnrepeatableStep) else USER_ERROR)
-        if isinstance(error, RuntimeError | AssertionError) and (problem := missing_platform()):
+        if isinstance(error, RuntimeError | AssertionError) and (problem := missing_platform(error)):
             show_error(problem)
             sys.exit(USER_ERROR)
         if not several_processes():
@@ -109,12 +110,17 @@ def is_of_the_system(error: Exception) -> bool:
     return isinstance(error, OSError) and (error.filename is not None or error.errno in full)
 
 
-def missing_platform() -> str | None:
-    """Returns a sentence that says which platform in JAX_PLATFORMS is not there; None if JAX has devices, or was not told."""
+def missing_platform(error: Exception | None = None) -> str | None:
+    """Returns a sentence that says which platform in JAX_PLATFORMS is not there; None if JAX has devices, or was not told.
+
+    JAX tells of a platform that follows another one, as in cpu,tpu, only once. `error` is what it raised then.
+    """
     asked = jax.config.values["jax_platforms"]
     if not asked:
         return None
     try:
+        if error and "Unable to initialize backend" in str(error):
+            raise error
         jax.devices()
     except (RuntimeError, AssertionError) as error:  # JAX asserts if the plug-in of a platform that it knows is not installed
         reason = f" JAX says: {error}" if str(error) else ""

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from crn_jax.data.labels.indexed import Reading
 from crn_jax.data.labels.label_space import LabelSpace
 from crn_jax.data.pipeline import spread
 from crn_jax.data.sources import DRAWN, Split, label_space_of
 from crn_jax.errors import UserError
 from crn_jax.experiment import Synthesis, require_kind
+from crn_jax.packaged import is_run
 from crn_jax.run import Run, load_run
 from launch.common.command_line import experiment_of_kind
 from launch.common.terminal import opened
@@ -30,7 +32,13 @@ class Comparison(NamedTuple):
 
 
 def open_comparison(
-    paths: Sequence[Path], checkpoint: str, experiment: str | None, root: str | None, split: Split, limit: int | None
+    paths: Sequence[Path],
+    checkpoint: str,
+    experiment: str | None,
+    root: str | None,
+    split: Split,
+    limit: int | None,
+    read: Reading | None = None,
 ) -> Comparison:
     """Loads the runs and lists the held-out examples. The arguments are those of the command line.
 
@@ -39,8 +47,10 @@ def open_comparison(
     """
     if not paths:
         raise UserError("Give at least one run folder of launch.train, or a folder of images with --experiment NAME.")
-    runs = {path: load_run(path, checkpoint) for path in paths if (path / "run.json").exists()}
+    runs = {path: load_run(path, checkpoint) for path in paths if is_run(path)}
     common, label_space = common_ground(paths, runs, experiment)
+    if read:
+        label_space = dataclasses.replace(label_space, read_as=read)
     if root and common.data.source in DRAWN:
         raise UserError(f"--data {root}: streets are made, not read. Leave --data out.")
     cache = common.data.cache

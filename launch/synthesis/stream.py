@@ -128,7 +128,7 @@ def _compiled(run: Run, count: int, size: tuple[int, int]) -> jax.stages.Compile
         function = compile_synthesize(generator_of(run), run.params, (count, *size), np.dtype(run.label_space.dtype))
     except ValueError as error:
         raise UserError(f"Images of {shape} cannot be made: {error}") from error
-    needed, there = total_bytes(function.memory_analysis()), _device_bytes()
+    needed, there = total_bytes(function.memory_analysis()), device_bytes()
     if needed > there:
         raise UserError(
             f"{count} at a time, images of {shape} need {needed / 1e9:.1f} GB, but {jax.devices()[0].device_kind} has "
@@ -138,7 +138,7 @@ def _compiled(run: Run, count: int, size: tuple[int, int]) -> jax.stages.Compile
     return function
 
 
-def _device_bytes() -> int:
+def device_bytes() -> int:
     """Returns the memory in bytes of the device, or of this machine if the device has none of its own."""
     limit = (jax.devices()[0].memory_stats() or {}).get("bytes_limit")
     return limit or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
