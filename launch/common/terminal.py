@@ -67,8 +67,8 @@ def command() -> Iterator[None]:
     """Sets up a command's process, and turns errors that a person can mend into a message and an exit status.
 
     Such errors are a `UserError`, what the operating system refuses to do with a file, such as one whose name is too long, and
-    a platform in JAX_PLATFORMS that is not there. exit_status.py lists the statuses. One of several processes leaves at once; the
-    others notice that it is gone.
+    a platform in JAX_PLATFORMS that is not there. exit_status.py lists the statuses. One of several processes leaves at once;
+    the others notice that it is gone.
     """
     absl.logging.set_verbosity(absl.logging.FATAL)  # Orbax logs each failure many times before it raises it
     logging.getLogger("jax").setLevel(logging.ERROR)
