@@ -52,6 +52,9 @@ class RunConfig:
     """The number of steps between two checkpoints besides those of validations. An interrupted run saves one, too."""
     keep_last: int = 2
     """The number of checkpoints to keep besides the best one."""
+    stuck_seconds: int = 120
+    """The seconds after which a step, a validation or a save counts as stuck, or ten times its usual length if that is longer.
+    The first of each kind may take thirty times as long. The run then ends with the exit status 76, to be started again."""
     replay_every: int | None = None
     """The number of steps between two steps that are computed twice and compared bit by bit, to find hardware that computes
     wrongly. GPUs need flags for it, which docs/reliability.md lists. None: no step is."""

@@ -28,7 +28,7 @@ from crn_jax.train import abstract_state
 from launch.common.exit_status import FAILED
 from launch.common.names import as_typed
 from launch.common.options import read_options
-from launch.common.output import read_result
+from launch.common.output import read_json
 from launch.common.terminal import command, console, progress_bar
 from launch.training.metrics_log import read_metrics
 
@@ -177,14 +177,14 @@ def results(folder: Folder) -> Iterator[Finding]:
     for name in ("evaluation.json", "study.json", "ablation.json", "task.json"):
         for file in sorted({*folder.path.glob(name), *folder.path.glob(f"*/{name}"), *folder.path.glob(f"*/*/{name}")}):
             if file.parent.name != "damaged":
-                yield _looked_at(folder, file, lambda file=file: None if read_result(file) else "")  # type: ignore[misc]
+                yield _looked_at(folder, file, lambda file=file: None if read_json(file) else "")  # type: ignore[misc]
 
 
 def exports(folder: Folder) -> Iterator[Finding]:
     """Checks exported artifacts and .safetensors files by the SHA-256 that they have."""
 
     def artifact(file: Path) -> None:
-        for name, digest in read_result(file)["sha256"].items():
+        for name, digest in read_json(file)["sha256"].items():
             if sha256_of(file.parent / name) != digest:
                 raise UserError(f"{file.parent / name} is not the file that was exported, by its SHA-256.")
 

@@ -374,9 +374,9 @@ def _read_evaluation(folder: Path) -> Any:
 
 
 def _read_task(folder: Path) -> Any:
-    from launch.common.output import read_result
+    from launch.common.output import read_json
 
-    return read_result(folder / "task.json", {"finished": [[str]]})
+    return read_json(folder / "task.json", {"finished": [[str]]})
 
 
 def _make_answers(folder: Path) -> None:

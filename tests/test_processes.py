@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -18,7 +19,7 @@ from crn_jax.checksums import sealed, unsealed
 from crn_jax.errors import UserError
 from launch import train
 from launch.common import processes, stop_signals, terminal
-from launch.common.exit_status import LOST, TRY_AGAIN
+from launch.common.exit_status import FAILED, LOST, TRY_AGAIN, USER_ERROR
 from launch.common.processes import Processes
 from launch.common.stop_signals import Stop
 from launch.common.terminal import console
@@ -34,14 +35,17 @@ STEPS = 18
 
 
 @contextlib.contextmanager
-def started(each: list[list[str]], folder: Path):
-    """The processes of one run, with the arguments of each; none is left when the block ends."""
+def started(each: list[list[str]], folder: Path, before: Sequence[str] = ()):
+    """The processes of one run, with the arguments of each; none is left when the block ends.
+
+    `before` has a shell command for each, which sets it up.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         meeting = ["--coordinator", f"127.0.0.1:{free.getsockname()[1]}", "--num-processes", str(len(each))]
     together = [
-        start([*arguments, *meeting, "--process-id", str(i)], folder, "export JAX_NUM_CPU_DEVICES=1", pause=0.2)
-        for i, arguments in enumerate(each)
+        start([*arguments, *meeting, "--process-id", str(i)], folder, f"export JAX_NUM_CPU_DEVICES=1; {setup}", pause=0.2)
+        for i, (arguments, setup) in enumerate(zip(each, before or ["true"] * len(each)))
     ]
     try:
         yield together
@@ -101,9 +105,55 @@ def test_stopped_killed_and_resumed_on_other_devices_it_ends_like_an_undisturbed
 def test_processes_that_do_not_agree_say_on_what(tiny, tmp_path):
     with started([[*tiny, "--sharding.mesh", "1", "2", "--seed", seed] for seed in "12"], tmp_path) as together:
         texts = outputs(together)
-    assert 2 in [process.returncode for process in together]
-    assert any("experiment.seed: 1 on process 0, 2 on process 1" in text for text in texts)
+    assert [process.returncode for process in together] == [USER_ERROR, USER_ERROR]
+    assert all("experiment.seed: 1 on process 0, 2 on process 1" in text for text in texts)
     assert not (tmp_path / "run.json").exists()
+
+
+def test_an_error_that_one_process_meets_ends_all_with_its_status(tiny, tmp_path):
+    """A person has to mend it, so that no launcher may start the run again."""
+    arguments = [*tiny, "--sharding.mesh", "1", "2"]
+    with started([arguments, [*arguments, "--vgg.weights", str(tmp_path / "no.h5")]], tmp_path / "run") as together:
+        texts = outputs(together)
+    assert [process.returncode for process in together] == [USER_ERROR, USER_ERROR]
+    assert all(f"{tmp_path / 'no.h5'}" in text for text in texts)
+    assert "error in process 0: Process 1 has ended this run, and this process ends with it." in texts[0]
+
+
+def test_a_crash_of_the_first_process_between_two_steps_ends_both_as_a_crash(tiny, tmp_path):
+    """The other one waits for it within a step, where Python does not run. JAX's coordinator is in the first one."""
+    faults = ["export CRN_JAX_TEST_FAULT=crash", "true"]
+    with started([[*tiny, *RUN.split(), "--sharding.mesh", "1", "2"]] * 2, tmp_path, faults) as together:
+        texts = outputs(together)
+    assert [process.returncode for process in together] == [FAILED, FAILED]
+    assert "Traceback" in texts[0] and "Process 0 has ended this run" in texts[1] and "ZeroDivisionError" in texts[1]
+
+
+def test_one_of_four_processes_that_sleeps_for_ever_ends_all_and_is_named_by_each(tiny, tmp_path):
+    arguments = [*tiny, *RUN.split(), "--batch_size", "4", "--sharding.mesh", "4", "1", "--run.stuck_seconds", "15"]
+    faults = [f"export CRN_JAX_TEST_FAULT={'sleep' if i == 2 else ''}" for i in range(4)]
+    with started([arguments] * 4, tmp_path, faults) as together:
+        texts = outputs(together)
+    assert [process.returncode for process in together] == [LOST] * 4
+    for text in texts:
+        assert "The run is stuck: the step at step" in text and "Process 2 holds up the others" in text
+        assert re.search(r"process 2: step at step 4, in <lambda> \(narrow.py:\d+\)", text)
+    assert "most recent call first" in texts[2] and "narrow.py" in texts[2]
+
+
+def test_a_disk_that_is_full_in_the_middle_of_a_save_ends_both_and_keeps_the_last_good_checkpoint(tiny, tmp_path):
+    """A limit on file sizes, of one process alone, makes its writes fail as a full disk does."""
+    arguments, folder = [*tiny, *RUN.split(), "--sharding.mesh", "1", "2"], tmp_path / "run"
+    with started([[*arguments, "--epochs", "1"]] * 2, folder) as together:
+        outputs(together)
+    with started([arguments] * 2, folder, ["true", "ulimit -f 10"]) as together:
+        began = time.monotonic()
+        texts = outputs(together)
+        took = time.monotonic() - began
+    assert [process.returncode for process in together] == [USER_ERROR, USER_ERROR]
+    assert all(f"{folder} could not be written" in text and "goes on from step 6" in text for text in texts)
+    assert took < 300  # Orbax alone would wait for twenty minutes
+    assert int(final_state(folder).step) == 6
 
 
 @pytest.mark.quick

@@ -18,7 +18,7 @@ from crn_jax.run import read_description
 from launch.common.catalogue import configs_arguments
 from launch.common.command_line import parse
 from launch.common.names import command_line
-from launch.common.output import read_result, write_json
+from launch.common.output import read_json, write_json
 from launch.training.metrics_log import last_step, read_metrics
 
 PROBE_STEPS = 60
@@ -110,7 +110,7 @@ class Task:
         file, run = self.folder / "task.json", self.folder / "run.json"
         if not file.is_file() or (run.is_file() and differences(read_description(self.folder)[0], self.experiment)):
             return []
-        return read_result(file, {"finished": [[str]]})["finished"]
+        return read_json(file, {"finished": [[str]]})["finished"]
 
     def outstanding(self) -> list[str] | None:
         """Returns the next command to run, or None after the last."""

@@ -15,7 +15,7 @@ from PIL import Image
 from crn_jax.checksums import KEY, sealed
 from crn_jax.errors import UserError
 from crn_jax.files import replace_text, replacing
-from crn_jax.formats.json_file import read_json
+from crn_jax.formats import json_file
 
 
 @contextlib.contextmanager
@@ -59,14 +59,14 @@ def write_json(path: Path, fields: dict[str, Any]) -> None:
     replace_text(path, json.dumps(sealed(finite(fields)), indent=1))
 
 
-def read_result(path: Path, form: Any = dict) -> dict[str, Any]:
+def read_json(path: Path, form: Any = dict) -> dict[str, Any]:
     """Returns a JSON object that `write_json` wrote, after checking its checksum and its form (see `json_file.check`).
 
     Raises:
       UserError: if the file is damaged.
     """
-    remedy = f"Remove the file, and repeat the command that wrote it. If you have edited it on purpose, remove its line {KEY}."
-    return read_json(path, remedy, form)
+    remedy = "Remove it, and repeat the command that wrote it. If you have edited it on purpose, remove its line"
+    return json_file.read_json(path, f"{remedy} {KEY}.", form)
 
 
 def write_png(image: Image.Image, path: Path) -> None:

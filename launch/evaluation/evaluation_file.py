@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from launch.common.output import read_result
+from launch.common.output import read_json
 
 _SCORE = {"value": (float, None), "low?": (float, None), "high?": (float, None)}
 _CANDIDATE = {
@@ -28,4 +28,4 @@ def read_evaluation(path: Path) -> dict[str, Any]:
     Raises:
       UserError: if the file cannot be read, or if something in it is missing or of another type. The message names the field.
     """
-    return read_result(path, _EVALUATION)
+    return read_json(path, _EVALUATION)

@@ -30,6 +30,7 @@ from launch.training.replay import replayed
 from launch.training.run_folder import check_room
 from launch.training.segmenter_validation import Segmentation, SegmenterValidator
 from launch.training.validation import Validation, Validator
+from launch.training.watchdog import Watchdog
 
 VALIDATORS: dict[str, Callable[..., Validator | SegmenterValidator]] = {"distance": Validator, "mIoU": SegmenterValidator}
 """The class that measures held-out examples, by the score that an experiment is `measured_by`."""
@@ -53,6 +54,7 @@ class TrainingLoop:
     """The number of steps in an epoch."""
     ownership: Ownership | None
     """The first process's hold on the run folder."""
+    watchdog: Watchdog
 
     @property
     def last_step(self) -> int:
@@ -72,6 +74,7 @@ class TrainingLoop:
         with Progress(console, step, last_step, describe_devices(self.mesh)) as progress, Stop() as stop:
             steps = AsyncSteps(batches, self.experiment.batch_size, functools.partial(self.look_at, progress))
             for step in range(first_step + 1, last_step + 1):
+                self.watchdog.begin("step", step)
                 self.check_folder()
                 batch = self.next_batch(steps, step, state)
                 state, metrics = self.compute(train_step, step, state, self.put(batch))
@@ -88,6 +91,7 @@ class TrainingLoop:
                     self.save(step, state, distance)
                 if stopping:
                     break
+            self.watchdog.begin("save", step)
             self.checkpoints.wait()
         self.farewell(step)
         return step == last_step
@@ -156,7 +160,10 @@ class TrainingLoop:
         Raises:
           UserError: if the disk has no room for it, or the save before has failed.
         """
+        self.watchdog.begin("save", step)
         self.checkpoints.wait()
+        if self.ownership:
+            self.ownership.beat()  # the folder may have been lost since the last time
         self.check_folder()
         if is_first():
             check_room(Path(self.experiment.folder), state, copies=1)
@@ -182,6 +189,8 @@ class TrainingLoop:
 
     def validate(self, step: int, state: TrainState) -> Validation | Segmentation:
         """Measures the held-out examples. The first process logs the scores and draws a contact sheet."""
+        if step:
+            self.watchdog.begin("validation", step)
         validation = self.validator(state.params if state.ema is None else state.ema)
         self.check_finite(step, validation.numbers())
         if is_first():

@@ -8,7 +8,7 @@ A palette PNG holds an index for each pixel, and a colour for each index. Both k
 The first of these rules that applies decides:
 
 1. Indices and colours show the same classes: it does not matter. The palettes of Cityscapes and GTA5 are such. If some colours
-   are unknown, three classes are enough, as in ADE20K's palette, which has one colour for road and skyscraper.
+   are unknown, three known ones are enough, as in ADE20K's palette, which has one colour for road and skyscraper.
 2. Each index has the grey of its own number: the indices are ids.
 3. The palette holds nothing but colours of the label space, which somebody chose: the colours are right. Entries that do not
    occur and are black, white or the grey of their number are filling, and do not count.
@@ -99,8 +99,9 @@ def meaning_of(file: Indexed, labels: Meaning, path: str | Path) -> Reading:
     by_id = [labels.class_of_id.get(i) for i in used]
     by_color = [labels.class_of_color.get(file.palette[i]) for i in used]
     are_ids, are_colors = None not in by_id, None not in by_color
-    told = [(index, other) for index, other in zip(by_id, by_color) if other is not None]
-    if are_ids and all(index == other for index, other in told) and (are_colors or len(told) >= _SEVERAL):
+    agree = are_ids and all(color in (index, None) for index, color in zip(by_id, by_color))
+    telling = {file.palette[i] for i in used} - {_BLACK}
+    if agree and (are_colors or len(telling & labels.class_of_color.keys()) >= _SEVERAL):
         return "ids"
     if _is_ramp(file):
         return "ids"
@@ -109,8 +110,7 @@ def meaning_of(file: Indexed, labels: Meaning, path: str | Path) -> Reading:
     is_own = colors and {*entries.values()} <= labels.class_of_color.keys()
     if is_own and labels.has_own_colors and not (are_ids and _begins_a_voc_map(entries)):
         return "colors"
-    telling = {file.palette[i] for i in used} - {_BLACK} or colors
-    is_related = _near(telling, {*labels.class_of_color} - {_BLACK})
+    is_related = _near(telling or colors, {*labels.class_of_color} - {_BLACK})
     if not are_ids and not are_colors:
         return "colors" if is_related else "ids"  # unknown ones are told by whoever looks them up
     if is_related or not colors:
