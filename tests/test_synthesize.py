@@ -313,7 +313,7 @@ def test_a_run_without_checkpoints_is_refused_and_left_as_it_is(trained, tmp_pat
 @pytest.mark.parametrize("whole", [b"[]", b"null", b"5", b'"x"', b"{}", b"{", b"\xff\xfe\x00", b""])
 def test_a_run_json_that_is_none_is_named(tmp_path, whole):
     (tmp_path / "run.json").write_bytes(whole)
-    with pytest.raises(UserError, match=r"run\.json: the file is damaged .* Fetch it again\..* remove it"):
+    with pytest.raises(UserError, match=r"run\.json: .+\. Fetch it again\..* remove it"):
         load_run(tmp_path)
 
 

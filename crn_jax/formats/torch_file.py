@@ -105,13 +105,20 @@ def expect(tensors: dict[str, np.ndarray], key: str, shape: tuple[int, ...], pat
     """Returns a tensor of a file as float32, after checking its shape.
 
     Raises:
-      UserError: if the tensor is missing or has another shape than in `network`. The message names the file and the key.
+      UserError: if the tensor is missing, has another shape than in `network`, or has numbers that are no finite floats. The
+        message names the file and the key.
     """
     if key not in tensors:
         raise UserError(f"{path}: these are not the weights of {network}: {key} is missing.")
     if tensors[key].shape != shape:
         raise UserError(f"{path}: these are not the weights of {network}: {key} is {tensors[key].shape}, expected {shape}.")
-    return tensors[key].astype(np.float32)
+    if tensors[key].dtype.kind != "f":
+        raise UserError(f"{path}: these are not the weights of {network}: {key} holds {tensors[key].dtype}, not floats.")
+    with np.errstate(over="ignore"):  # it becomes infinite, and is refused
+        values = tensors[key].astype(np.float32)
+    if not np.isfinite(values).all():
+        raise UserError(f"{path}: the file is damaged: {key} has numbers that are not finite. Fetch it again.")
+    return values
 
 
 class _NoStateDict(Exception):

@@ -6,6 +6,8 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from crn_jax.data.labels.label_space import LabelSpace
+from crn_jax.data.pictures import text_of
+from crn_jax.errors import UserError
 from crn_jax.files import replacing
 
 _KEY = "crn_jax"  # of the text in a PNG that says how it was made
@@ -28,7 +30,7 @@ def layout_image(layout: np.ndarray, label_space: LabelSpace) -> Image.Image:
     for raw, index in label_space.ids.items():
         if 0 <= raw <= 255:
             palette[raw] = label_space.colors[index]
-    picture = Image.fromarray(table[layout].astype(np.uint8), "L")
+    picture = Image.fromarray(table[layout].astype(np.uint8))
     picture.putpalette(palette.tobytes())
     return picture
 
@@ -51,9 +53,8 @@ def write_layout(layout: np.ndarray, label_space: LabelSpace, path: Path, made: 
 
 
 def how_made(path: Path) -> str | None:
-    """Returns the text by which a PNG says how it was made; None if there is none, or no PNG."""
+    """Returns the text by which a PNG says how it was made; None if there is none, or no whole PNG."""
     try:
-        with Image.open(path) as image:
-            return image.info.get(_KEY)
-    except OSError:
+        return text_of(path, _KEY)
+    except UserError:
         return None

@@ -4,7 +4,8 @@ The network of the loss has an eighth of its channels, so that a step takes no t
 are XLA's, as on accelerators, because the forms for CPUs take longer to trace and to compile; test_convolution.py and
 test_train.py are about those.
 
-`python -m tests.support.narrow SECONDS ...` is `python -m launch.train ...`, but that it pauses so long before each step.
+`python -m tests.support.narrow SECONDS ...` is `python -m launch.train ...`, but that it pauses so long before each step. The
+variable CRN_JAX_TEST_FAULT names what befalls the process before its fourth step.
 """
 
 import contextlib
@@ -26,6 +27,8 @@ NARROW = {name: (max(3, channels_in // 8), channels_out // 8) for name, (channel
 
 XLAS = {"SMALL": 0, "NARROW": np.inf, "NARROW_KERNEL": np.inf}
 """Sizes for which no convolution on a single CPU becomes matrix products."""
+
+FAULTS = {"": lambda: None, "crash": lambda: 1 / 0, "sleep": lambda: time.sleep(1e6)}
 
 
 @contextlib.contextmanager
@@ -59,8 +62,10 @@ def main(seconds: str, *arguments: str) -> None:
     from launch import train
 
     def slow_batches(*given):
-        for batch in training_batches(*given):
+        for i, batch in enumerate(training_batches(*given)):
             time.sleep(float(seconds))
+            if i == 3:
+                FAULTS[os.environ.get("CRN_JAX_TEST_FAULT", "")]()
             yield batch
 
     with narrow_vgg19(), mock.patch.object(train, "training_batches", slow_batches):
