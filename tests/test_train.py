@@ -62,6 +62,7 @@ def test_the_loss_is_that_of_the_best_images(four_steps, problem):
     terms, images, _ = make_eval_step(CASCADE, objective().perception)(states[0].params, *problem)
     assert images.shape == (2, 2, *CASCADE.size, 3)
     totals = np.asarray(terms).sum(-1)
+    assert {*totals.argmin(1)} == {0, 1}  # each of them is the best once
     assert history[0]["loss"] == pytest.approx(totals.min(1).mean(), rel=1e-5)
     best = np.asarray(terms)[np.arange(2), totals.argmin(1)].mean(0)
     np.testing.assert_allclose(history[0]["terms"], best, rtol=1e-5)
