@@ -25,6 +25,7 @@ from crn_jax.data.labels.published import LABEL_SPACES, find_label_space
 from crn_jax.data.pipeline import spread
 from crn_jax.data.sources import DataConfig, Split, label_space_of
 from crn_jax.errors import UserError
+from crn_jax.files import replace_text
 from launch.common.exit_status import FAILED
 from launch.common.names import command_line
 from launch.common.options import read_options
@@ -226,7 +227,7 @@ def guessed_labels(data: DataConfig, name: str, draft: Path) -> tuple[str, str]:
     fields = drafted_labels(pairs, name, data.read)
     draft.parent.mkdir(parents=True, exist_ok=True)
     lines = (f"  {json.dumps(field)}: {json.dumps(value, ensure_ascii=False)}" for field, value in fields.items())
-    draft.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")  # one line for each field, because people edit it
+    replace_text(draft, "{\n" + ",\n".join(lines) + "\n}\n")  # one line for each field, because people edit it
     found = counted(len(fields["classes"]), "colour" if "colors" in fields else "id")
     note = f"The layouts hold {found} of no known label space. {draft} has a class for each. Give the classes names there."
     return str(draft), " ".join([note, *questions(fields, values)])

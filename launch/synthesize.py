@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,7 @@ from crn_jax.diversity import assemble
 from crn_jax.errors import UserError, did_you_mean
 from crn_jax.packaged import output_folder, packaged_file, packaged_layouts
 from crn_jax.run import Run, load_run
+from launch.common import output
 from launch.common.contact_sheet import Row, contact_sheet, grid
 from launch.common.options import read_options
 from launch.common.terminal import command, console, track
@@ -161,7 +163,7 @@ def choice_of(arguments: Arguments, label_space: LabelSpace, num_images: int) ->
         if name not in label_space.classes:
             known = ", ".join(label_space.classes)
             raise UserError(f"--pick: there is no class '{name}'.{did_you_mean(name, label_space.classes)} Known: {known}.")
-        if not number.isdecimal():
+        if not re.fullmatch("[0-9]{1,6}", number):
             raise UserError(f"--pick wants CLASS=IMAGE, such as {name}=1, got '{part.strip()}'.")
         if name in chosen:
             raise UserError(f"--pick names {name} twice.")
@@ -207,7 +209,8 @@ def refuse_foreign(targets: list[Path]) -> None:
 def write_sheet(run: Run, rows: list[Row], path: Path) -> None:
     """Writes the contact sheet, which shows layouts beside their images."""
     warning = "trained with RANDOM VGG-19 weights" if run.vgg19["weights"] == "random" else ""
-    contact_sheet(rows, run.label_space, f"{run.experiment.name}, step {run.step}", warning).save(path)
+    sheet = contact_sheet(rows, run.label_space, f"{run.experiment.name}, step {run.step}", warning)
+    output.write_png(sheet, path)
 
 
 if __name__ == "__main__":

@@ -219,7 +219,7 @@ MODES = ("8 bits", "16 bits", "grey palette", "foreign palette", "palette", "RGB
 
 @st.composite
 def stored_layouts(draw):
-    """A label space's name, class indices, and a picture of them in some mode, in any of the ids and colours they may have."""
+    """A label space's name, class ids, and a picture of them in some mode, in any of the ids and colours they may have."""
     name, mode = draw(st.sampled_from(sorted(LABEL_SPACES))), draw(st.sampled_from(MODES))
     space = LABEL_SPACES[name]
     if mode == "palette" and space.num_classes > 200:

@@ -225,7 +225,7 @@ def test_an_unknown_name_is_answered_with_the_nearest(tmp_path):
         UserError, match=r"citiscapes: no label space has this name, .* Did you mean 'cityscapes'\? .*nyu894, nyu40"
     ):
         find_label_space("citiscapes")
-    with pytest.raises(UserError, match=r"none\.json: the label space cannot be read \(No such file"):
+    with pytest.raises(UserError, match=r"none\.json: the file cannot be read \(No such file"):
         find_label_space(str(tmp_path / "none.json"))
     with pytest.raises(UserError, match="no label space has this name"):
         find_label_space(str(tmp_path))

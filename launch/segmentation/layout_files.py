@@ -14,7 +14,7 @@ _KEY = "crn_jax"  # of the text in a PNG that says how it was made
 
 
 def layout_image(layout: np.ndarray, label_space: LabelSpace) -> Image.Image:
-    """Returns class indices `[H, W]` as a picture that `label_space.read` turns into the same class indices.
+    """Returns class ids `[H, W]` as a picture that `label_space.read` turns into the same class ids.
 
     Of several ids of one class, the smallest is written. Ids above 255 have no palette. Where a class has no id, as void may,
     colours are written in place of ids.
@@ -30,7 +30,7 @@ def layout_image(layout: np.ndarray, label_space: LabelSpace) -> Image.Image:
     for raw, index in label_space.ids.items():
         if 0 <= raw <= 255:
             palette[raw] = label_space.colors[index]
-    picture = Image.fromarray(table[layout].astype(np.uint8), "L")
+    picture = Image.fromarray(table[layout].astype(np.uint8))
     picture.putpalette(palette.tobytes())
     return picture
 

@@ -29,7 +29,7 @@ class Fitted(NamedTuple):
     """The view of the layout at `size`, if `how` is run."""
 
     def layout(self, layout: np.ndarray, label_space: LabelSpace) -> np.ndarray:
-        """Brings class indices `[h, w]` to `size`."""
+        """Brings class ids `[h, w]` to `size`."""
         if self.run_view:
             return self.run_view.layout(layout, label_space.num_classes - 1)
         if self.how == "resize":

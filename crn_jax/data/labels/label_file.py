@@ -43,7 +43,7 @@ def read_label_file(path: Path) -> LabelSpace:
         what the field holds and what would be right.
     """
     try:
-        return _from_fields(read_json(path, "", object), path.stem)
+        return _from_fields(read_json(path, "", object, nan=True), path.stem)
     except UserError:
         raise
     except ValueError as error:
@@ -124,7 +124,7 @@ def _ids_of(fields: dict[str, Any], listed: Sequence[str], classes: Sequence[str
         pairs = [(_id("ids", i), index) for index, i in enumerate(ids)]
     elif isinstance(ids, dict):
         numbers = {name: index for index, name in enumerate(classes)}
-        pairs = [(_id("ids", key), _class_index(key, name, numbers)) for key, name in ids.items()]
+        pairs = [(_id("ids", key), _class_id(key, name, numbers)) for key, name in ids.items()]
     else:
         raise ValueError(f'ids: {{"4": "{listed[0]}"}} or a list with an id for each class is needed, got {shown(ids)}.')
     void_ids = fields.get("void_ids", [])
@@ -149,7 +149,7 @@ def _id(field: str, value: Any) -> int:
     return value
 
 
-def _class_index(key: str, name: Any, classes: dict[str, int]) -> int:
+def _class_id(key: str, name: Any, classes: dict[str, int]) -> int:
     if not isinstance(name, str) or name not in classes:
         hint = did_you_mean(name, classes) if isinstance(name, str) and len(classes) < 1000 else ""
         raise ValueError(f"ids: {key} is {shown(name)}, which is none of the classes.{hint}")

@@ -1,6 +1,6 @@
 """Label spaces: which classes a data set has, how its files write them, and how they are drawn.
 
-A layout in memory holds class indices 0 ... c-1, **void last**. It is a NumPy array `[H, W]` of uint8, or of uint16 if there
+A layout in memory holds class ids 0 ... c-1, **void last**. It is a NumPy array `[H, W]` of uint8, or of uint16 if there
 are more than 256 classes. Files hold raw ids or colours. `LabelSpace` translates both, and refuses what it does not know.
 """
 
@@ -40,7 +40,7 @@ class LabelSpace:
     colors: tuple[Color, ...]
     """One colour per class, for reading colour PNGs and for drawing."""
     ids: dict[int, int]
-    """The class index of each raw id in a file."""
+    """The class id of each raw id in a file."""
     void_colors: tuple[Color, ...] = ()
     """Further colours that files use for void."""
     read_as: Reading | None = None
@@ -52,6 +52,8 @@ class LabelSpace:
         if not set(self.ids.values()) <= set(range(len(self.classes))):
             raise ValueError(f"Label space {self.name}: ids must map to 0..{len(self.classes) - 1}, got {self.ids}.")
         every = (*self.colors, *self.void_colors)
+        if wrong := [color for color in every if not all(0 <= level <= 255 for level in color)]:
+            raise ValueError(f"Label space {self.name}: a colour has levels from 0 to 255, got {wrong[0]}.")
         if len({*every}) < len(every):
             raise ValueError(f"Label space {self.name}: a colour must stand for one class only, got {every}.")
 
@@ -67,7 +69,7 @@ class LabelSpace:
 
     @functools.cached_property
     def class_of_color(self) -> dict[Color, int]:
-        """The class index of each colour that files may have."""
+        """The class id of each colour that files may have."""
         return dict.fromkeys(self.void_colors, self.num_classes - 1) | {color: n for n, color in enumerate(self.colors)}
 
     @functools.cached_property
@@ -79,7 +81,7 @@ class LabelSpace:
         return [*self.colors[:-1]] != generated[: self.num_classes - 1]
 
     def read(self, path: str | Path) -> Integer[np.ndarray, "H W"]:
-        """Reads a layout of ids or of colours, and returns class indices. `indexed.py` says which of them a palette PNG holds.
+        """Reads a layout of ids or of colours, and returns class ids. `indexed.py` says which of them a palette PNG holds.
 
         Raises:
           UserError: if the file has ids or colours that are not in this label space, if it is damaged, or if files of its kind
@@ -97,7 +99,7 @@ class LabelSpace:
         return Examined(*self._look_up(stored), palette)
 
     def from_ids(self, ids: Integer[np.ndarray, "H W"], where: str | Path) -> Integer[np.ndarray, "H W"]:
-        """Turns raw ids into class indices, for data sets whose layouts are not in image files.
+        """Turns raw ids into class ids, for data sets whose layouts are not in image files.
 
         Raises:
           UserError: if an id is not in this label space. The message begins with `where`, and names each such id.
@@ -171,7 +173,7 @@ class LabelSpace:
         raise UserError(f"{path}: {clear:,} pixels are transparent. Paint them in void's colour, {self.colors[-1]}.")
 
     def _look_up(self, stored: np.ndarray) -> tuple[np.ndarray, dict[int | Color, int]]:
-        """Turns ids or colours into class indices, and unknown ones into void; counts the pixels of these, the most first."""
+        """Turns ids or colours into class ids, and unknown ones into void; counts the pixels of these, the most first."""
         if colored := stored.ndim == 3:
             stored = _code(np.moveaxis(stored.astype(np.int32), -1, 0))
             table = {_code(color): index for color, index in self.class_of_color.items()}
