@@ -67,7 +67,7 @@ class Arguments:
 def main(arguments: list[str] | None = None) -> None:
     """Prints a table for each folder. Ends with status 1 if something is damaged, also if it was repaired."""
     with command():
-        asked = read_options(Arguments, "check", arguments, description=as_typed(__doc__ or ""))
+        asked: Arguments = read_options(Arguments, "check", arguments, description=as_typed(__doc__ or ""))
         if not asked.runs:
             raise UserError("Name at least one run folder.")
         damaged = [finding for run in asked.runs for finding in check(run) if finding.verdict == "damaged"]
