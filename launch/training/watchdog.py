@@ -161,7 +161,7 @@ class Watchdog:
             if self._peers and self._ticks % 5 == 0:
                 self._exchange(self._peers, current)
             if current.spent > self.bound(current.phase) and not self._waits_for_others():
-                self._alarm(current)
+                return self._alarm(current)
 
     def _progress(self) -> dict[str, Any]:
         """Returns what the other processes are told: how far this one is, and whether it is within its own bound."""

@@ -168,17 +168,13 @@ class Campaign:
         training = Training(self.folder / name, self.weights, processes)
         training.start()
         if kind == "saving":
-            nth = self.random.randrange(4)
-            while training.runs() and not (training.saves()[0] >= nth and training.saves()[1]):
-                time.sleep(0.0005)
-            time.sleep(self.random.choice((0, self.random.uniform(0, 0.1))))
+            self.wait_for_a_save(training)
         else:
             time.sleep(self.random.uniform(0, self.seconds[processes]))
-        during = training.saves()[1]
         killed = self.random.randrange(processes)
         training.kill(training.pids[killed : killed + 1])
         end = training.wait()
-        if end.statuses[killed] != -signal.SIGKILL or (kind == "saving" and not during):
+        if end.statuses[killed] != -signal.SIGKILL:
             result = "late"
         elif any(status not in (76, -signal.SIGABRT) for i, status in enumerate(end.statuses) if i != killed):
             result = f"the other process ended with {end.statuses}"
@@ -192,6 +188,16 @@ class Campaign:
             training.log.unlink(missing_ok=True)
             training.result.unlink(missing_ok=True)
         return result
+
+    def wait_for_a_save(self, training: Training) -> None:
+        """Returns at a random moment of a random save, or when the training has ended."""
+        nth = self.random.randrange(4)
+        while training.runs():
+            if training.saves()[0] >= nth and training.saves()[1]:
+                time.sleep(self.random.uniform(0, 0.03))
+                if training.saves()[1]:  # else it was over before; the next one will do
+                    return
+            time.sleep(0.0005)
 
 
 def kill_and_compare(folder: Path, count: int, seed: int = 0, processes: Sequence[int] = (1, 2)) -> dict[str, int]:
