@@ -38,6 +38,7 @@ if __name__ == "__main__":  # as conftest.py has them, so that little is compile
 import jax  # noqa: E402
 
 from launch import train  # noqa: E402
+from launch.common.exit_status import LOST  # noqa: E402
 from tests.support.commands import PATIENCE, final_state  # noqa: E402
 from tests.support.narrow import narrow_vgg19, write_random_vgg19  # noqa: E402
 
@@ -112,13 +113,13 @@ class Training:
         """The file of the sums."""
         return Path(f"{self.folder}.json")
 
-    def wait(self) -> End:
-        """Waits for the end of the processes."""
-        statuses = []
+    def wait(self, patience: float = PATIENCE) -> End:
+        """Waits for the end of the processes, and kills what is left after some seconds, as a launcher does."""
+        statuses, deadline = [], time.monotonic() + patience
         for pid in self.pids:
             while (ended := os.waitpid(pid, os.WNOHANG))[0] == 0:
-                if time.monotonic() - self.began > PATIENCE:
-                    self.kill(self.pids)
+                if time.monotonic() > deadline:
+                    self.kill([pid])
                 time.sleep(0.02)
             statuses.append(os.waitstatus_to_exitcode(ended[1]))
         sums = json.loads(self.result.read_text()) if self.result.exists() else None
@@ -173,10 +174,10 @@ class Campaign:
             time.sleep(self.random.uniform(0, self.seconds[processes]))
         killed = self.random.randrange(processes)
         training.kill(training.pids[killed : killed + 1])
-        end = training.wait()
+        end = training.wait(patience=30)  # one that has not met the other yet would wait for five minutes
         if end.statuses[killed] != -signal.SIGKILL:
             result = "late"
-        elif any(status not in (76, -signal.SIGABRT) for i, status in enumerate(end.statuses) if i != killed):
+        elif not set(end.statuses) <= {0, LOST, -signal.SIGABRT, -signal.SIGKILL}:
             result = f"the other process ended with {end.statuses}"
         else:
             training.start()
