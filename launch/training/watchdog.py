@@ -56,7 +56,7 @@ class Compiling:
     def _begins(self, event: str, value: float | int, **_) -> None:
         self.depth += event.startswith("/jax/core/compile/")
 
-    def _ends(self, event: str, duration: float, **_) -> None:
+    def _ends(self, event: str, duration_secs: float, **_) -> None:
         self.depth -= event.startswith("/jax/core/compile/")
 
 
