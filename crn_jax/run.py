@@ -1,6 +1,8 @@
 """A run: its folder, the description that it contains, and how to load the trained network from it."""
 
-import json
+import contextlib
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,14 +11,27 @@ import jax
 import numpy as np
 from jaxtyping import Shaped
 
-from crn_jax.checkpoint import Checkpoints
+from crn_jax.checkpoint import Checkpoints, DamagedCheckpoint
+from crn_jax.checksums import KEY
 from crn_jax.data.geometry import view
 from crn_jax.data.labels.label_space import LabelSpace
 from crn_jax.errors import UserError
 from crn_jax.experiment import AnyExperiment, Synthesis, Training, from_json, require_kind, to_json
+from crn_jax.formats.json_file import read_json
 from crn_jax.formats.safetensors_file import load_run_file
+from crn_jax.formats.strict_types import strict_converter
 from crn_jax.packaged import PACKAGED, packaged_file, packaged_layouts
 from crn_jax.train import abstract_state
+
+_KEYS = {"experiment", "label_space", "vgg19", "data", "versions", "origins"}
+_REMEDY = (
+    "Fetch it again. If it is a run.json, you can also remove it and repeat the command that trained the run, which writes a "
+    f"new one. If you have edited it on purpose, remove its line {KEY}."
+)
+_converter = strict_converter()
+_converter.register_structure_hook_func(
+    lambda kind: kind == dict[int, int], lambda ids, _: {_id(key): _id(index) for key, index in ids.items()}
+)
 
 
 class Run(NamedTuple):
@@ -69,10 +84,9 @@ def read_description(folder: str | Path) -> tuple[AnyExperiment, LabelSpace, dic
         raise UserError(
             f"{folder}: this is not a run folder (it has no run.json); give one that launch.train has made.{hidden}"
         )
-    try:
-        fields = json.loads(path.read_text())
-    except ValueError as error:  # it is no JSON, or not even text
-        raise _damaged(path, error) from error
+    fields = read_json(path, _REMEDY)
+    if unknown := fields.keys() - _KEYS:
+        raise _damaged(path, ValueError(f"unknown: {', '.join(sorted(unknown))}"))
     return *parse_description(fields, path), fields
 
 
@@ -83,21 +97,28 @@ def parse_description(fields: dict[str, Any], path: str | Path) -> tuple[AnyExpe
       UserError: if something is missing, damaged, or of another version of crn_jax; the message names the file.
     """
     try:
-        experiment, label_space = from_json(fields["experiment"]), cattrs.structure(fields["label_space"], LabelSpace)
+        experiment, label_space = from_json(fields["experiment"]), _converter.structure(fields["label_space"], LabelSpace)
         if not isinstance(fields["vgg19"], dict) or not isinstance(fields["data"], dict):
             raise TypeError("vgg19 and data are objects")
+        if (needed := experiment.num_classes) != label_space.num_classes:
+            raise ValueError(f"the network has {needed} classes, but the label space {label_space.num_classes}")
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    except (AttributeError, LookupError, TypeError, cattrs.BaseValidationError) as error:
+    except (AttributeError, LookupError, TypeError, ValueError, cattrs.BaseValidationError) as error:
         raise _damaged(path, error) from error
     return experiment, label_space
 
 
+def _id(value: str | int) -> int:
+    """Returns an id, which JSON writes as a string where it is a key."""
+    if type(value) not in (str, int) or len(str(value)) > 6:
+        raise ValueError(f"{value!r} is no id"[:200])
+    return int(value)
+
+
 def _damaged(path: str | Path, error: Exception) -> UserError:
-    return UserError(
-        f"{path}: the file is damaged ({error!r}). Fetch it again. If it is a run.json, you can also remove it and repeat the "
-        f"command that trained the run, which writes a new one."
-    )
+    problems = "; ".join(cattrs.transform_error(error)) if isinstance(error, cattrs.BaseValidationError) else repr(error)
+    return UserError(f"{path}: the file is damaged ({problems}). {_REMEDY}")
 
 
 def load_run(
@@ -120,22 +141,39 @@ def load_run(
     require_kind(experiment, kind, f"The run {folder}")
     if not (Path(folder) / "checkpoints").is_dir():  # Orbax would create it
         raise _no_checkpoint(folder, checkpoint, [])
-    checkpoints = Checkpoints(Path(folder) / "checkpoints")
-    try:
+    with Checkpoints(Path(folder) / "checkpoints") as checkpoints:
         available, asked = checkpoints.steps(), str(checkpoint)
         steps = {"latest": checkpoints.latest_step(), "best": checkpoints.best_step()}
-        step = steps[asked] if asked in steps else int(asked) if asked.isdecimal() else None
-        if step not in available:
+        step = steps[asked] if asked in steps else int(asked) if re.fullmatch("[0-9]{1,19}", asked) else None
+        if step is None or step not in available:
             raise _no_checkpoint(folder, checkpoint, available)
         abstract = abstract_state(experiment.objective(steps_per_epoch=1))
-        if moments:
-            state = checkpoints.load_fields(step, abstract, "params", "opt_state")
-            return Run(experiment, label_space, state.params, step, description["vgg19"], state.opt_state)
-        params = experiment.inference_params(checkpoints.load_params(step, abstract))
-        layouts = tuple(sorted((Path(folder) / "layouts").glob("*.png")))
-        return Run(experiment, label_space, params, step, description["vgg19"], layouts=layouts)
-    finally:
-        checkpoints.close()
+
+        def load(step: int) -> Run:
+            if moments:
+                state = checkpoints.load_fields(step, abstract, "params", "opt_state", description=description)
+                return Run(experiment, label_space, state.params, step, description["vgg19"], state.opt_state)
+            params = experiment.inference_params(checkpoints.load_params(step, abstract, description))
+            layouts = tuple(sorted((Path(folder) / "layouts").glob("*.png")))
+            return Run(experiment, label_space, params, step, description["vgg19"], layouts=layouts)
+
+        try:
+            return load(step)
+        except DamagedCheckpoint as error:
+            others = [other for other in reversed(available) if other != step]
+            raise DamagedCheckpoint(f"{error}\n{_way_out(folder, others, load)}") from error
+
+
+def _way_out(folder: str | Path, others: list[int], load: Callable[[int], Run]) -> str:
+    """Says which of the other checkpoints is whole, and what to do."""
+    for step in others:
+        with contextlib.suppress(UserError):
+            load(step)
+            return (
+                f"The checkpoint of step {step} is whole. Use it with --checkpoint {step}, or fetch the damaged one again. A "
+                f"training that is resumed goes on from the newest one that is whole."
+            )
+    return f"No other checkpoint in {folder} is whole. Fetch the run again, or train it anew."
 
 
 def _load_packaged(file: Path, checkpoint: str | int, kind: type[Training], moments: bool) -> Run:

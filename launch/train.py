@@ -21,18 +21,21 @@ from crn_jax.train import abstract_state, make_train_step
 from crn_jax.vgg_weights import obtain_vgg19
 from launch.common.catalogue import take_configs
 from launch.common.command_line import Command, list_experiments, parse_stages
+from launch.common.ending import listen
 from launch.common.exit_status import TRY_AGAIN, USER_ERROR
-from launch.common.processes import agree, is_first, join
+from launch.common.processes import agree, is_first, join, several_processes
 from launch.common.stop_signals import Stop
-from launch.common.terminal import command, console, keep_compiled_in, opened
+from launch.common.terminal import command, console, keep_compiled_in, opened, show_error
 from launch.cost.dry_run import dry_run
 from launch.training.failures import explained
 from launch.training.frozen import objective_and_frozen
 from launch.training.loop import VALIDATORS, TrainingLoop
 from launch.training.metrics_log import MetricsLog, NoLog
+from launch.training.origins import origins_of, with_start_of_folder
 from launch.training.progress import announce
-from launch.training.run_folder import describe_data, prepare_folder, refuse_going_back
+from launch.training.run_folder import describe_data, prepared_folder, refuse_going_back
 from launch.training.start import first_state
+from launch.training.watchdog import Watchdog
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -48,6 +51,8 @@ def main(arguments: list[str] | None = None) -> None:
         if stages[0].cache_only:
             return build_caches(stages)
         join(stages[0].processes)
+        if several_processes():
+            listen(show_error)
         keep_compiled_in(Path(stages[0].experiment.folder))
         console.quiet = not is_first()
         for stage in stages:
@@ -84,6 +89,7 @@ def train(experiment: AnyExperiment) -> bool:
     Raises:
       UserError: if the data, the weights, the run folder or the devices do not suit the experiment, or the loss diverges.
     """
+    experiment = with_start_of_folder(experiment)
     data, size, batch_size = experiment.data, experiment.size, experiment.batch_size
     mesh = make_mesh(experiment.sharding, batch_size, size[0])
     train_source, val_source = (opened(data, split, size) for split in ("train", "val"))
@@ -94,22 +100,30 @@ def train(experiment: AnyExperiment) -> bool:
     vgg_params, vgg19 = obtain_vgg19(experiment.vgg, progressbar=is_first())
     objective, frozen = objective_and_frozen(experiment, epoch, vgg_params)
     description = describe_run(experiment, train_source.label_space, vgg19, describe_data(train_source, epoch))
-    folder = prepare_folder(experiment, description)
+    description["origins"] = origins_of(experiment)
 
     abstract = abstract_state(objective, mesh, experiment.sharding.shard_state)
     frozen, vgg_params = put(mesh, frozen), put(mesh, vgg_params)
+    folder = Path(experiment.folder)
     with jax.set_mesh(mesh), contextlib.ExitStack() as stack:
+        ownership = stack.enter_context(prepared_folder(experiment, description))
         checkpoints = stack.enter_context(Checkpoints(folder / "checkpoints", experiment.run.keep_last))
-        first_step = checkpoints.latest_step() or 0
-        agree({"checkpoint": first_step})
-        refuse_going_back(folder, first_step, experiment.last_step(epoch))
+        newest = checkpoints.latest_step() or 0
+        agree({"checkpoints": checkpoints.steps()})
+        refuse_going_back(folder, newest, experiment.last_step(epoch))
+        first_step, state, event = first_state(experiment, objective, abstract, checkpoints, description)
         Stop.listen_from(first_step)
-        state = first_state(experiment, objective, abstract, checkpoints, first_step)
         announce(experiment, mesh, state, first_step, epoch, vgg19)
         with explained(checkpoints):
             log = stack.enter_context(contextlib.closing(MetricsLog(folder, first_step) if is_first() else NoLog()))
+            if event:
+                log.write(first_step, event)
+            writing = (lambda: ownership.beating) if ownership else (lambda: 0)
+            watchdog = stack.enter_context(Watchdog(experiment.run.stuck_seconds, show_error, writing, experiment.folder))
             validator = VALIDATORS[experiment.measured_by](experiment, val_source, mesh, abstract, vgg_params)
-            loop = TrainingLoop(experiment, description, mesh, frozen, val_source, log, checkpoints, validator, epoch)
+            loop = TrainingLoop(
+                experiment, description, mesh, frozen, val_source, log, checkpoints, validator, epoch, ownership, watchdog
+            )
             if not first_step:
                 loop.measure_floor(train_source)
                 loop.validate(0, state)

@@ -43,6 +43,8 @@ EPOCHS = 2 + KILLS  # room for them
 LONG = ["--epochs", str(EPOCHS), "--run.checkpoint_every", "4", "--run.validate_every", "16", "--run.log_every", "3"]
 STEPS = 6 * EPOCHS
 VALIDATED = [*range(0, STEPS, 16), STEPS]
+PAUSE = 0.2
+"""Seconds before each step of a process that is disturbed: it lives that long for each step that it has not trained yet."""
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +86,7 @@ def test_a_cache_changes_nothing(tiny, uninterrupted, tmp_path):
 
 def test_kernels_in_the_order_of_gpus_change_nothing(tiny, uninterrupted, tmp_path, monkeypatch):
     """Made, trained, saved, loaded and trained on in another order in memory, here on the CPU; but for rounding."""
-    monkeypatch.setattr(sharding, "_is_gpu", lambda _: True)
+    monkeypatch.setattr(sharding, "is_gpu", lambda _: True)
     orders = set()
 
     def order(kernel: jax.Array) -> tuple[int, ...]:
@@ -168,12 +170,12 @@ def test_killed_at_any_moment_and_resumed_it_ends_bit_identical(tiny, uninterrup
     folder, moments = tmp_path / "killed", random.Random(0)
     kills = {"any moment": 0, "saving": 0}
     for kind in list(kills) * (KILLS // 2):
-        process, lines = start([*tiny, *LONG], folder, pause=0.2), trained_lines(folder)
+        process, lines = start([*tiny, *LONG], folder, pause=PAUSE), trained_lines(folder)
         wait_for(process, lambda before=lines: trained_lines(folder) > before)
         if kind == "saving":
             wait_for(process, lambda: list((folder / "checkpoints").glob("*tmp*")), poll=0.0005)
         else:
-            time.sleep(moments.uniform(0, 3) * read_metrics(folder / "metrics.jsonl")[-1]["seconds_per_step"])
+            time.sleep(moments.uniform(0, 3) * PAUSE)
         process.kill()
         process.communicate()
         kills[kind] += process.returncode == -signal.SIGKILL
@@ -186,9 +188,27 @@ def test_killed_at_any_moment_and_resumed_it_ends_bit_identical(tiny, uninterrup
     assert steps == list(range(3, STEPS + 1, 3))
 
 
+def test_of_two_trainings_in_a_folder_one_is_refused_and_nothing_is_lost(tiny, uninterrupted, tmp_path):
+    """Two that start together, and a third while one of them trains; images are synthesized meanwhile."""
+    folder = tmp_path / "both"
+    together = [start([*tiny, *LONG], folder, pause=0.2) for _ in range(2)]
+    wait_for(together[0], lambda: any(process.poll() is not None for process in together))
+    ends = sorted(process.returncode for process in together if process.poll() is not None)
+    assert ends == [2]
+    winner, loser = sorted(together, key=lambda process: process.poll() is not None)
+    held = rf"{folder} is in use: process {winner.pid} on \S+, since \S+ \S+ UTC, trains there"
+    assert re.search(held, loser.communicate()[0])
+    wait_for(winner, lambda: list((folder / "checkpoints").glob("[0-9]")))
+    assert re.search(held, refused_run([*tiny, *LONG], folder))
+    synthesize.main([str(folder), str(uninterrupted / "layouts" / "0.png"), "--out", str(tmp_path / "images")])
+    assert winner.poll() is None and list((tmp_path / "images").iterdir())
+    assert f"Trained to step {STEPS}" in winner.communicate()[0] and winner.returncode == 0
+    assert_identical(final_state(uninterrupted), final_state(folder))
+
+
 def test_sigterm_saves_and_exits_cleanly(tiny, uninterrupted, tmp_path):
     folder = tmp_path / "stopped"
-    process = start([*tiny, *LONG, "--run.checkpoint_every", "1000"], folder, pause=0.2)
+    process = start([*tiny, *LONG, "--run.checkpoint_every", "1000"], folder, pause=PAUSE)
     wait_for(process, lambda: trained_lines(folder))
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate()

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Literal
 
 import rich.progress
-from rich.markup import escape
+from rich.text import Text
 
+import crn_jax.__main__
 from crn_jax.errors import UserError
 from launch.ablation.tasks import Task, shown
 from launch.common.exit_status import TRY_AGAIN
-from launch.common.terminal import console
+from launch.common.terminal import console, progress_bar
 
 POLL_SECONDS = 1.0
 
@@ -39,7 +40,7 @@ def claimed(folder: Path) -> Iterator[int | None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        file = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error}). Choose another folder with --out.") from error
     try:
@@ -55,6 +56,11 @@ def claimed(folder: Path) -> Iterator[int | None]:
         yield lock
     finally:
         os.close(file)
+
+
+def _no_link(path: str, flags: int) -> int:
+    """Opens a file, but does not follow a link to another."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def accelerator(slot: int, jobs: int) -> dict[str, str]:
@@ -132,7 +138,7 @@ class Workers:
     @contextlib.contextmanager
     def _device(self, environment: dict[str, str]) -> Iterator[int | None]:
         """Waits for the lock of a worker's accelerator. It yields None if the ablation is stopped before."""
-        name = f"{socket.gethostname()}_{environment.get('CUDA_VISIBLE_DEVICES', 'all')}"
+        name = lock_name(environment.get("CUDA_VISIBLE_DEVICES", "all"))
         for attempt in range(sys.maxsize):
             with claimed(self.devices / name) as lock:
                 if lock is not None or self.stopped.is_set():
@@ -171,14 +177,15 @@ class Workers:
 
     def _run(self, command: list[str], log: Path, locks: Sequence[int], environment: dict[str, str]) -> int:
         """Runs a command and returns its exit status. It has its own session, so that Ctrl-C reaches it once, by `stop`."""
-        with open(log, "a", encoding="utf-8") as output:
+        with open(log, "a", encoding="utf-8", opener=_no_link) as output:
             with self._mutex:
                 if self.stopped.is_set():
                     return TRY_AGAIN
                 output.write(f"\n$ {shown(command)}\n")
                 output.flush()
                 process = subprocess.Popen(
-                    [sys.executable, "-m", "crn_jax", command[0].removeprefix("launch."), *command[1:]],
+                    # By its path: a folder called crn_jax may lie where one stands.
+                    [sys.executable, "-P", crn_jax.__main__.__file__, command[0].removeprefix("launch."), *command[1:]],
                     stdout=output,
                     stderr=subprocess.STDOUT,
                     stdin=subprocess.DEVNULL,
@@ -196,17 +203,30 @@ class Workers:
 
     def _watch(self, tasks: Sequence[Task], futures: Sequence[Future]) -> None:
         """Shows the progress of the trainings, until all workers are done."""
-        columns = (*rich.progress.Progress.get_default_columns(), rich.progress.MofNCompleteColumn())
-        with rich.progress.Progress(*columns, console=console, transient=True) as progress:
+        with progress_bar(rich.progress.MofNCompleteColumn()) as progress:
             whole = progress.add_task("trainings", total=len(tasks))
             bars: dict[Task, rich.progress.TaskID] = {}
             while wait(futures, POLL_SECONDS).not_done:
                 progress.update(whole, completed=sum(task.folder in self.outcomes for task in tasks))
                 running = set(self._tasks)
-                bars |= {task: progress.add_task(escape(task.name)) for task in running - bars.keys()}
+                bars |= {task: progress.add_task(task.name) for task in running - bars.keys()}
                 for task, bar in bars.items():
                     done, total = task.progress() if task in running else (0, None)
                     progress.update(bar, completed=done, total=total, visible=task in running)
+
+
+def lock_name(device: str) -> str:
+    """Returns the name of an accelerator's lock: the host, what SLURM has given to this job, and the device in it.
+
+    SLURM gives a device to one job at a time, and ends all processes of a job before. Jobs on one host never wait for each
+    other, therefore. Within a job, steps may share devices. The numbers of GPUs alone would not do: with cgroups, every job's
+    GPUs are numbered from 0.
+    """
+    given = (f"{key}{os.environ[variable]}" for key, variable in _OF_SLURM.items() if variable in os.environ)
+    return "_".join([socket.gethostname(), *given, device])
+
+
+_OF_SLURM = {"job": "SLURM_JOB_ID", "gpus": "SLURM_STEP_GPUS"}
 
 
 def own(environment: dict[str, str]) -> dict[str, str]:
@@ -218,7 +238,7 @@ def own(environment: dict[str, str]) -> dict[str, str]:
 def say(task: Task, outcome: Outcome) -> None:
     """Prints the outcome of a task."""
     if outcome == "failed":
-        console.print(f"[bold red]{escape(task.name)}: failed[/], see {escape(str(task.log))}")
+        console.print(Text.assemble((f"{task.name}: failed", "bold red"), f", see {task.log}"))
         console.print(task.problem(), markup=False)
     else:
         console.print(f"{task.name}: {outcome}", markup=False)

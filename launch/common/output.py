@@ -10,8 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
+from crn_jax.checksums import KEY, sealed
 from crn_jax.errors import UserError
-from crn_jax.files import replace_text
+from crn_jax.files import replace_text, replacing
+from crn_jax.formats import json_file
 
 
 @contextlib.contextmanager
@@ -50,9 +54,25 @@ def replace(source: Path, folder: Path) -> None:
         raise UserError(f"{folder} cannot be written ({error}); choose another folder with --out.") from error
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Writes a value as JSON, wholly or not at all. NaN and infinities become null."""
-    replace_text(path, json.dumps(finite(value), indent=1))
+def write_json(path: Path, fields: dict[str, Any]) -> None:
+    """Writes a JSON object with its own checksum, wholly or not at all. NaN and infinities become null."""
+    replace_text(path, json.dumps(sealed(finite(fields)), indent=1))
+
+
+def read_json(path: Path, form: Any = dict) -> dict[str, Any]:
+    """Returns a JSON object that `write_json` wrote, after checking its checksum and its form (see `json_file.check`).
+
+    Raises:
+      UserError: if the file is damaged.
+    """
+    remedy = "Remove it, and repeat the command that wrote it. If you have edited it on purpose, remove its line"
+    return json_file.read_json(path, f"{remedy} {KEY}.", form)
+
+
+def write_png(image: Image.Image, path: Path) -> None:
+    """Writes a picture as PNG, wholly or not at all."""
+    with replacing(path) as file:
+        image.save(file, "png")
 
 
 def finite(value: Any) -> Any:

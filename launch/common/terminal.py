@@ -1,36 +1,38 @@
-"""What all commands share: the console, errors without a traceback, the compilation cache, and a bar while data is opened."""
+"""What all commands share: the console, errors without a traceback, the compilation cache, and bars that show progress."""
 
 import contextlib
+import errno
 import logging
 import os
+import signal
 import sys
+import tempfile
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import absl.logging
 import jax
-import pooch
 import rich.progress
+import rich.text
 from jax.sharding import Mesh
 from rich.console import Console
 
 from crn_jax.data.examples import Source
 from crn_jax.data.labels.label_space import LabelSpace
 from crn_jax.data.sources import DataConfig, Split, open_source
-from crn_jax.errors import UserError
-from launch.common.exit_status import FAILED, LOST, USER_ERROR
+from crn_jax.errors import UnrepeatableStep, UserError
+from crn_jax.files import expanded
+from crn_jax.vgg_weights import cache_folder
+from launch.common.ending import end_all, let_news_come_first
+from launch.common.exit_status import FAILED, INTERRUPTED, LOST, UNREPEATABLE, USER_ERROR
+from launch.common.interruption import WORD, leave, tidying_up
 from launch.common.names import as_typed
 from launch.common.processes import several_processes
 
-
-def silence(descriptor: int) -> None:
-    """Discards from now on what is written to a file descriptor."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, descriptor)
-    os.close(nowhere)
+Item = TypeVar("Item")
 
 
 class _Console(Console):
@@ -38,56 +40,89 @@ class _Console(Console):
         """Prints; a text that mentions a command names it as a person types it here."""
         super().print(*(as_typed(text) if isinstance(text, str) else text for text in objects), **options)
 
-    def on_broken_pipe(self) -> None:
-        """Goes on without output when its reader is gone, where rich would end the training."""
-        silence(sys.stdout.fileno())
+    @property
+    def encoding(self) -> str:
+        """The encoding of stdout, by which rich chooses the signs that it draws with."""
+        return (getattr(self.file, "encoding", None) or "utf-8").lower()
 
 
-console = _Console(highlight=False, soft_wrap=True)
+# A string is shown as it is, in tables, too: a name with brackets or colons is no markup and no emoji. `Text` has styles.
+console = _Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
+
+
+def progress_bar(*more: rich.progress.ProgressColumn) -> rich.progress.Progress:
+    """Returns a bar that is gone when it is done, with further columns. It shows descriptions as they are."""
+    words = rich.progress.TextColumn("{task.description}", style="progress.description", markup=False)
+    columns = [words, *rich.progress.Progress.get_default_columns()[1:], *more]
+    return rich.progress.Progress(*columns, console=console, transient=True)
+
+
+def track(items: Iterable[Item], description: str, total: int) -> Iterator[Item]:
+    """Yields the items, and shows how many of `total` are done."""
+    with progress_bar() as progress:
+        yield from progress.track(items, total, description=description)
 
 
 @contextlib.contextmanager
 def command() -> Iterator[None]:
     """Sets up a command's process, and turns errors that a person can mend into a message and an exit status.
 
-    Such errors are a `UserError`, a file that may not be read or written, and a platform in JAX_PLATFORMS that is not there.
-    exit_status.py lists the statuses. One of several processes leaves at once; the others notice that it is gone.
+    Such errors are a `UserError`, what the operating system refuses to do with a file, such as one whose name is too long, and
+    a platform in JAX_PLATFORMS that is not there. exit_status.py lists the statuses. If there are several processes, ending.py
+    ends all of them with the status of the first that fails.
     """
     absl.logging.set_verbosity(absl.logging.FATAL)  # Orbax logs each failure many times before it raises it
     logging.getLogger("jax").setLevel(logging.ERROR)
     for name in ("xla_bridge", "distributed"):  # they also tell of a GPU that is not used
         logging.getLogger(f"jax._src.{name}").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="orbax")
-    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(Path(pooch.os_cache("crn_jax")) / "xla")
-    jax.config.update("jax_compilation_cache_dir", cache)
     try:
-        yield
+        with tidying_up():
+            keep_compiled()
+            yield
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, leave)  # a second one does not wait for threads that are still busy
+        console.quiet = False
+        console.print(WORD)
+        _leave(INTERRUPTED)
     except Exception as error:
         if several_processes() and _is_lost_contact(error):
+            let_news_come_first()
             show_error(
                 f"Another process of this run has ended, or the connection to it has failed. The output of that process says "
                 f"why. This process ends, too. The same command goes on from the last checkpoint, on any number of devices and "
                 f"processes. ({error})"
             )
             _leave(LOST)
-        if isinstance(error, UserError | PermissionError):
+        if isinstance(error, UserError) or is_of_the_system(error):
             show_error(str(error))
-            _leave(USER_ERROR)
-        if isinstance(error, RuntimeError | AssertionError) and (problem := missing_platform()):
+            _leave(UNREPEATABLE if isinstance(error, UnrepeatableStep) else USER_ERROR, str(error))
+        if isinstance(error, RuntimeError | AssertionError) and (problem := missing_platform(error)):
             show_error(problem)
             sys.exit(USER_ERROR)
         if not several_processes():
             raise
         traceback.print_exc()
-        _leave(FAILED)
+        _leave(FAILED, f"An error in the program, whose traceback that process has printed: {error!r}"[:2000])
 
 
-def missing_platform() -> str | None:
-    """Returns a sentence that says which platform in JAX_PLATFORMS is not there; None if JAX has devices, or was not told."""
+def is_of_the_system(error: Exception) -> bool:
+    """Tells whether the operating system refused to do something with a file that it names, or has no room for it."""
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+    return isinstance(error, OSError) and (error.filename is not None or error.errno in full)
+
+
+def missing_platform(error: Exception | None = None) -> str | None:
+    """Returns a sentence that says which platform in JAX_PLATFORMS is not there; None if JAX has devices, or was not told.
+
+    JAX tells of a platform that follows another one, as in cpu,tpu, only once. `error` is what it raised then.
+    """
     asked = jax.config.values["jax_platforms"]
     if not asked:
         return None
     try:
+        if error and "Unable to initialize backend" in str(error):
+            raise error
         jax.devices()
     except (RuntimeError, AssertionError) as error:  # JAX asserts if the plug-in of a platform that it knows is not installed
         reason = f" JAX says: {error}" if str(error) else ""
@@ -96,6 +131,40 @@ def missing_platform() -> str | None:
             f"install JAX for that platform.{reason}"
         )
     return None
+
+
+def keep_compiled() -> None:
+    """Makes JAX keep what it compiles, where JAX_COMPILATION_CACHE_DIR says or in the home directory.
+
+    Where nothing can be kept, it says so, and the command goes on. What others have compiled there is used in any case.
+    """
+    downloads = cache_folder()
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR") or (str(downloads / "xla") if downloads else None)
+    problem = "there is no home directory"
+    if folder and "://" not in folder:
+        problem = unwritable(Path(folder := expanded(folder)))
+    elif folder:
+        problem = ""
+    usable = folder if not problem or (folder and os.path.isdir(folder)) else None
+    jax.config.update("jax_compilation_cache_dir", usable)
+    if problem:
+        warnings.filterwarnings("ignore", "Error writing persistent compilation cache entry")
+        console.print(
+            f"What is compiled is not kept for the next time: {problem}. JAX_COMPILATION_CACHE_DIR can name another folder.",
+            style="dim",
+        )
+
+
+def unwritable(folder: Path) -> str:
+    """Returns the reason why no file can be written in a folder, which is made if it is missing; an empty text if one can."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(1 << 16))
+            file.flush()
+    except OSError as error:
+        return f"{folder} cannot be written ({error.strerror})"
+    return ""
 
 
 def keep_compiled_in(folder: Path) -> None:
@@ -111,13 +180,14 @@ def keep_compiled_in(folder: Path) -> None:
 def show_error(message: str) -> None:
     """Prints an error. If there are several processes, the number of this one comes first."""
     console.quiet = False
-    console.print(f"[bold red]error{f' in process {jax.process_index()}' if several_processes() else ''}:[/] ", end="")
-    console.print(message, markup=False)
+    who = f" in process {jax.process_index()}" if several_processes() else ""
+    console.print(rich.text.Text(f"error{who}: ", "bold red"), end="")
+    console.print(message)
 
 
 def opened(data: DataConfig, split: Split, size: tuple[int, int], label_space: LabelSpace | None = None) -> Source:
     """Opens a split of the data by `open_source`, with a progress bar if its cache has to be built."""
-    with rich.progress.Progress(console=console, transient=True) as progress:
+    with progress_bar() as progress:
         task = progress.add_task(f"caching {split}", visible=False)
 
         def show(done: int, total: int) -> None:
@@ -135,10 +205,13 @@ def _is_lost_contact(error: BaseException) -> bool:
     return any(sign in str(error) for sign in signs) or (error.__cause__ is not None and _is_lost_contact(error.__cause__))
 
 
-def _leave(status: int) -> None:
+def _leave(status: int, message: str | None = None) -> None:
+    """Ends the process with a status. With a message, all processes of the run end with it; else JAX notices the loss."""
     if several_processes():
         sys.stdout.flush()
         sys.stderr.flush()
+        if message is not None:
+            end_all(status, message)
         os._exit(status)  # without JAX's shutdown, which waits for processes that may be waiting for this one
     sys.exit(status)
 

@@ -1,7 +1,6 @@
 """Analyses the answers to a study (study.py): how often people preferred each method, with intervals and p-values."""
 
 import dataclasses
-import json
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -9,13 +8,16 @@ from typing import Any, NamedTuple
 
 import cattrs
 import numpy as np
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 from scipy.stats import binomtest
 
 from crn_jax.errors import UserError
+from crn_jax.formats.json_file import read_json
+from crn_jax.formats.strict_types import strict_converter
 from launch.evaluation.study import PHOTOGRAPH, RESULT_FORMAT
 
+_converter = strict_converter()
 _LATE_MS = 50  # more than one or two frames of a slow screen take
 
 
@@ -148,23 +150,21 @@ def analyse(files: Sequence[Path], sentinel_errors: int = 0) -> Analysis:
 
 
 def _read(file: Path) -> _Result:
-    try:
-        content = json.loads(Path(file).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be read as JSON ({error}). Give the files that the study's page saved.") from error
+    content = read_json(file, "Give the files that the study's page saved.", object)
     if not isinstance(content, dict) or content.get("format") != RESULT_FORMAT:
         raise UserError(
             f"{file} is not a study's result: its format is not '{RESULT_FORMAT}'. Give the files that the page saved."
         )
     try:
-        result = cattrs.structure(content, _Result)
+        result = _converter.structure(content, _Result)
     except cattrs.BaseValidationError as error:
         raise UserError(f"{file} is damaged: {'; '.join(cattrs.transform_error(error, 'result'))}.") from error
     answered: set[int] = set()
     for answer in result.answers:
         shown = {answer.left, answer.right}
         known = PHOTOGRAPH in shown if answer.sentinel else shown <= {PHOTOGRAPH, *result.methods}
-        if not known or len(shown) < 2 or answer.chosen not in shown or answer.pair not in set(range(result.pairs)) - answered:
+        asked = answer.pair in range(result.pairs) and answer.pair not in answered
+        if not known or len(shown) < 2 or answer.chosen not in shown or not asked:
             raise UserError(f"{file} is damaged: {answer} does not answer one of {result.pairs} pairs, each asked once.")
         answered.add(answer.pair)
     return result
@@ -200,15 +200,15 @@ def study_table(analysis: Analysis) -> Table:
     late = f"\n{analysis.late} answers left out: shown too long" if analysis.late else ""
     table = Table(
         "",
-        title=escape(analysis.title),
-        caption=escape(
+        title=analysis.title,
+        caption=(
             f"{len(analysis.participants)} participant(s){left_out}{late}\n95%: Wilson's interval, which assumes independent "
             "answers. Over people: bootstrap over participants. p: exact two-sided binomial test against 50%."
         ),
         caption_justify="left",
     )
     for heading in columns.values():
-        table.add_column(escape(heading), justify="right")
+        table.add_column(heading, justify="right")
     lines: dict[str, Callable[[Share], str]] = {
         "95%": lambda share: _percent(share.interval),
         "95% over people": lambda share: _percent(share.over_participants),
@@ -216,9 +216,9 @@ def study_table(analysis: Analysis) -> Table:
         "answers": lambda share: str(share.answers),
     }
     for row, shares in rows.items():
-        values: dict[str, Callable[[Share], str]] = {row: lambda share: f"[bold]{share.share:.1%}[/]"}
+        values: dict[str, Callable[[Share], Text | str]] = {row: lambda share: Text(f"{share.share:.1%}", "bold")}
         for name, text in (values | lines).items():
-            table.add_row(escape(name), *(text(shares[column]) if column in shares else "" for column in columns))
+            table.add_row(name, *(text(shares[column]) if column in shares else "" for column in columns))
         table.add_section()
     return table
 

@@ -12,20 +12,25 @@ from PIL import Image
 
 from crn_jax.checkpoint import Checkpoints
 from crn_jax.data.examples import Source
-from crn_jax.errors import UserError
+from crn_jax.errors import UnrepeatableStep, UserError
 from crn_jax.experiment import AnyExperiment
 from crn_jax.sharding import put_batch
 from crn_jax.train import TrainState
 from crn_jax.vgg import TAPS, by_layer
 from launch.common.contact_sheet import stacked
+from launch.common.output import write_png
 from launch.common.processes import is_first
 from launch.common.stop_signals import Stop
 from launch.common.terminal import console, describe_devices
 from launch.training.async_steps import AsyncSteps
+from launch.training.lock import Ownership
 from launch.training.metrics_log import MetricsLog, NoLog, Window
 from launch.training.progress import RANDOM_WARNING, Progress
+from launch.training.replay import replayed
+from launch.training.run_folder import check_room
 from launch.training.segmenter_validation import Segmentation, SegmenterValidator
 from launch.training.validation import Validation, Validator
+from launch.training.watchdog import Watchdog
 
 VALIDATORS: dict[str, Callable[..., Validator | SegmenterValidator]] = {"distance": Validator, "mIoU": SegmenterValidator}
 """The class that measures held-out examples, by the score that an experiment is `measured_by`."""
@@ -47,6 +52,9 @@ class TrainingLoop:
     validator: Validator | SegmenterValidator
     epoch: int
     """The number of steps in an epoch."""
+    ownership: Ownership | None
+    """The first process's hold on the run folder."""
+    watchdog: Watchdog
 
     @property
     def last_step(self) -> int:
@@ -66,8 +74,10 @@ class TrainingLoop:
         with Progress(console, step, last_step, describe_devices(self.mesh)) as progress, Stop() as stop:
             steps = AsyncSteps(batches, self.experiment.batch_size, functools.partial(self.look_at, progress))
             for step in range(first_step + 1, last_step + 1):
+                self.watchdog.begin("step", step)
+                self.check_folder()
                 batch = self.next_batch(steps, step, state)
-                state, metrics = train_step(state, self.frozen, self.put(batch))
+                state, metrics = self.compute(train_step, step, state, self.put(batch))
                 steps.add(step, metrics)
                 stopping = stop.requested_at(step)
                 validated = step == last_step or step % every.validate_every == 0
@@ -78,9 +88,10 @@ class TrainingLoop:
                     self.report_rescaling(step, metrics["weights"], state)
                 distance = self.validate(step, state).distance if validated else None
                 if saved:
-                    self.checkpoints.save(step, state, distance, self.description)
+                    self.save(step, state, distance)
                 if stopping:
                     break
+            self.watchdog.begin("save", step)
             self.checkpoints.wait()
         self.farewell(step)
         return step == last_step
@@ -94,6 +105,28 @@ class TrainingLoop:
             line = {"epoch": (step - 1) // self.epoch + 1, **window.line()}
             self.log.write(step, line)
             progress.line(step, line)
+
+    def compute(self, train_step: Callable, step: int, state: TrainState, batch: dict) -> tuple[TrainState, dict]:
+        """Computes a step, or every `replay_every` steps the same step twice.
+
+        Raises:
+          UnrepeatableStep: if it gave different bits the second time.
+        """
+        every = self.experiment.run.replay_every
+        if every is None or step % every:
+            return train_step(state, self.frozen, batch)
+        result, wrong = replayed(train_step, state, self.frozen, batch)
+        if wrong:
+            self.checkpoints.wait()
+            kept = self.checkpoints.latest_step()
+            raise UnrepeatableStep(
+                f"Step {step} was computed twice from the same state, and gave different bits in {', '.join(wrong[:5])}. "
+                f"Either this machine computes wrongly, or its operations are not deterministic: docs/reliability.md lists the "
+                f"flags that make GPUs so. This state is not saved. "
+                + (f"The last checkpoint, step {kept}, is kept. " if kept else "Nothing had been saved yet. ")
+                + "Give the same command on another machine."
+            )
+        return result
 
     def put(self, local: dict[str, np.ndarray]) -> dict:
         """Places this process's part of a batch on the mesh."""
@@ -112,8 +145,29 @@ class TrainingLoop:
         except UserError:
             steps.settle()
             if jax.process_count() == 1 and step - 1 not in (0, *self.checkpoints.steps()):
-                self.checkpoints.save(step - 1, state, None, self.description)
+                self.save(step - 1, state, None)
             raise
+
+    def check_folder(self) -> None:
+        """Raises UserError if the run folder is lost to another training or to a failed disk, or a save has failed."""
+        if self.ownership:
+            self.ownership.check()
+        self.checkpoints.check()
+
+    def save(self, step: int, state: TrainState, distance: float | None) -> None:
+        """Starts to save the state after a step.
+
+        Raises:
+          UserError: if the disk has no room for it, or the save before has failed.
+        """
+        self.watchdog.begin("save", step)
+        self.checkpoints.wait()
+        if self.ownership:
+            self.ownership.beat()  # the folder may have been lost since the last time
+        self.check_folder()
+        if is_first():
+            check_room(Path(self.experiment.folder), state, copies=1)
+        self.checkpoints.save(step, state, distance, self.description)
 
     def check_finite(self, step: int, terms: dict[str, float], **numbers: float) -> None:
         """Raises UserError if a term, or another number, is NaN or infinite, before that state can be saved."""
@@ -135,6 +189,8 @@ class TrainingLoop:
 
     def validate(self, step: int, state: TrainState) -> Validation | Segmentation:
         """Measures the held-out examples. The first process logs the scores and draws a contact sheet."""
+        if step:
+            self.watchdog.begin("validation", step)
         validation = self.validator(state.params if state.ema is None else state.ema)
         self.check_finite(step, validation.numbers())
         if is_first():
@@ -151,14 +207,14 @@ class TrainingLoop:
             self.log.picture(step, name, np.asarray(picture))
         path = self.sheet_path(step)
         path.parent.mkdir(exist_ok=True)
-        stacked(*pictures.values()).save(path)
+        write_png(stacked(*pictures.values()), path)
         console.print(f"step {step}: {validation.headline()}, {path}", markup=False)
         if step == 0 and self.experiment.generator:
             folder = Path(self.experiment.folder) / "layouts"
             folder.mkdir(exist_ok=True)
             for i, index in enumerate(validation.images):
                 layout = self.val_source[index]["layout"]
-                Image.fromarray(self.val_source.label_space.draw(layout)).save(folder / f"{i}.png")
+                write_png(Image.fromarray(self.val_source.label_space.draw(layout)), folder / f"{i}.png")
 
     def sheet_path(self, step: int) -> Path:
         """Returns the path of the contact sheet of a step."""
