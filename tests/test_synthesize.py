@@ -259,7 +259,7 @@ def test_a_folder_of_a_mac(trained, tmp_path):
 
 def test_a_size_beyond_the_memory_is_refused_with_what_it_needs(trained, tmp_path, monkeypatch):
     folder, layouts = trained
-    monkeypatch.setattr(stream, "_device_bytes", lambda: 10**5)
+    monkeypatch.setattr(stream, "_device_bytes", lambda devices: 10**5)
     with console.capture() as capture, pytest.raises(SystemExit):
         command.main([str(folder), str(layouts / "ids.png"), "--out", str(tmp_path / "out")])
     assert re.search(

@@ -10,8 +10,8 @@ from jax.experimental import multihost_utils
 from launch.common.terminal import silence
 
 REPEATED_SECONDS = 5.0
-"""Seconds after the first SIGTERM in which another one is the same request. When SLURM preempts a job without grace, it sends it
-twice within some milliseconds: to each process, and through srun."""
+"""Seconds after the first SIGTERM in which another one is the same request. When SLURM preempts a job without grace, it sends
+two within some milliseconds: to each process, and through srun."""
 
 
 class Stop:

@@ -4,9 +4,11 @@ The network of the loss has an eighth of its channels, so that a step takes no t
 all that is traced and compiled, stay what they are.
 
 `python -m tests.support.narrow SECONDS ...` is `python -m launch.train ...`, but that it pauses so long before each step.
+`python -m tests.support.narrow launch.evaluate ...` is that command.
 """
 
 import contextlib
+import importlib
 import sys
 import time
 from collections.abc import Iterator
@@ -41,7 +43,10 @@ def write_random_vgg19(path: Path) -> Path:
 
 
 def main(seconds: str, *arguments: str) -> None:
-    """Trains."""
+    """Trains, or runs another command."""
+    if seconds.startswith("launch."):
+        with narrow_vgg19():
+            return importlib.import_module(seconds).main(list(arguments))
 
     def slow_batches(*given):
         for batch in training_batches(*given):
