@@ -78,13 +78,14 @@ def join_apart(config: Processes) -> None:
 
     Does nothing where JAX is in use already, as in a notebook, unless the settings name the others.
     """
-    # By default, processes on GPUs try out kernels for each other, and one that compiles alone would wait for the others.
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_shard_autotuning=false".strip()
     try:
         join(config)
     except (RuntimeError, UserError) as error:
         if config != Processes() or "must be called before any JAX calls" not in str(error):
             raise
+        return
+    if jax.distributed.is_initialized():  # else processes on GPUs try out kernels for each other, and one alone would wait
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_shard_autotuning=false".strip()
 
 
 def gpus_of_a_node() -> list[int] | None:
