@@ -19,6 +19,7 @@ import tyro
 from crn_jax.data.labels.label_space import LabelSpace
 from crn_jax.diversity import assemble
 from crn_jax.errors import UserError, did_you_mean
+from crn_jax.packaged import packaged_file, packaged_layouts
 from crn_jax.run import Run, load_run
 from launch.common.contact_sheet import Row, contact_sheet, grid
 from launch.common.names import as_typed
@@ -40,11 +41,11 @@ class Arguments:
     """
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """The run folder that launch.train made."""
+    """The run folder that launch.train made, or streets, a run that comes with crn_jax."""
     layouts: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="LAYOUT [LAYOUT ...]")]
     """Layout PNGs, or folders of layout PNGs, with ids or colours of the run's label space."""
     out: Path | None = None
-    """The folder for the images. Default: RUN/synthesized."""
+    """The folder for the images. Default: RUN/synthesized; for a run that comes with crn_jax, NAME_synthesized."""
     checkpoint: str = "latest"
     """The checkpoint: latest, best (smallest held-out distance), or a number of steps."""
     fit: Sizing | None = None
@@ -73,23 +74,26 @@ def main(arguments: list[str] | None = None) -> None:
     """Reads the command line and synthesizes."""
     with command():
         asked = tyro.cli(Arguments, prog=as_typed("python -m launch.synthesize"), args=arguments, use_underscores=True)
-        if not asked.layouts:
+        packaged = packaged_file(asked.run)
+        layouts = asked.layouts or (packaged_layouts(packaged) if packaged else ())
+        if not layouts:
             raise UserError("Give at least one layout PNG, or a folder of layout PNGs, after the run folder.")
         if asked.batch_size is not None and asked.batch_size < 1:
             raise UserError(f"--batch_size {asked.batch_size}: at least 1 is needed.")
         join_apart(asked.processes)
         console.quiet = not is_first()
-        run_command(asked)
+        # A folder with the name of a packaged run would hide the run.
+        out = asked.out or (Path(f"{asked.run}_synthesized") if packaged else asked.run / "synthesized")
+        run_command(dataclasses.replace(asked, layouts=layouts), out)
 
 
-def run_command(arguments: Arguments) -> None:
-    """Synthesizes as asked. It checks the name and size of every layout before it writes the first image."""
+def run_command(arguments: Arguments, out: Path) -> None:
+    """Synthesizes as asked into the folder `out`. It checks every layout's name and size before it writes the first image."""
     run = load_run(arguments.run, arguments.checkpoint)
     choice = choice_of(arguments, run.label_space, generator_of(run).num_images)
-    out = arguments.out or arguments.run / "synthesized"
     means = means_of(arguments, run)
-    record = Record(out, f"{means.hexdigest()} {arguments.fit} {run.experiment.data.fit}", jax.process_index())
     tasks = tasks_of(arguments, 1 if arguments.grid or choice is not None else generator_of(run).num_images, out)
+    record = Record(out, f"{means.hexdigest()} {arguments.fit} {run.experiment.data.fit}", jax.process_index(), len(tasks))
     own = share(tasks, arguments.sheet)
     on_sheet = dict(tasks[:SHEET_ROWS] if arguments.sheet and is_first() else [])
     unknown = [task for task in own if arguments.overwrite or task[0] in on_sheet or not record.has(*task)]

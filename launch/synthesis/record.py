@@ -2,13 +2,16 @@
 
 Each process adds lines to a hidden file of its own. A line names the files that belong to a layout, with the size and the times
 of each, and it holds as long as these are the same on disk. Without a line nothing is lost: the images say themselves how they
-were made.
+were made. A few images are looked at quickly, so only large calls leave such a file.
 """
 
 import json
 import os
 from pathlib import Path
 from typing import Any
+
+FEWEST = 1000
+"""The smallest number of layouts that is recorded."""
 
 
 class Record:
@@ -18,10 +21,12 @@ class Record:
       out: the folder of the images.
       means: what all images of a call depend on, besides the layouts. Lines by other means do not count.
       process: the number of this process, whose file `add` continues.
+      count: the number of layouts of the call.
     """
 
-    def __init__(self, out: Path, means: str, process: int):
+    def __init__(self, out: Path, means: str, process: int, count: int):
         self._means, self._file = means, out / f".synthesized.{process}.jsonl"
+        self._adds = count >= FEWEST
         self._known = dict[str, Any]()
         for file in out.glob(".synthesized.*.jsonl"):
             for line in file.read_text("utf-8", errors="replace").splitlines():
@@ -38,7 +43,7 @@ class Record:
 
     def add(self, layout: Path, images: list[Path]) -> None:
         """Records that these images were made of this layout."""
-        if (line := _line(layout, images)) is not None:
+        if self._adds and (line := _line(layout, images)) is not None:
             with open(self._file, "a", encoding="utf-8") as file:
                 file.write(f"\n[{json.dumps(self._means)}, {line[1:]}")
 
