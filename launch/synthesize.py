@@ -97,12 +97,11 @@ def run_command(arguments: Arguments, out: Path) -> None:
     own = share(tasks, arguments.sheet)
     on_sheet = dict(tasks[:SHEET_ROWS] if arguments.sheet and is_first() else [])
     unknown = [task for task in own if arguments.overwrite or task[0] in on_sheet or not record.has(*task)]
-    jobs = planned(arguments, run, unknown, means)
-    if several_processes():
-        agree({"layouts": len(tasks), "parameters and options": means.hexdigest()})
     done, to_do = list[Job](), list[Job]()
-    for job in jobs:
+    for job in planned(arguments, run, unknown, means):
         (to_do if arguments.overwrite or job.path in on_sheet or not job.is_done else done).append(job)
+    if several_processes():  # all have checked their layouts
+        agree({"layouts": len(tasks), "parameters and options": means.hexdigest()})
     rows = {}
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -117,14 +116,16 @@ def run_command(arguments: Arguments, out: Path) -> None:
             write_sheet(run, [rows[path] for path in on_sheet], out / SHEET_NAME)
     except OSError as error:
         raise UserError(f"{out}: the images cannot be written there ({error}). Choose another folder with --out.") from error
-    new = sum(len(job.targets) for job in to_do)
-    total = sum(len(targets) for _, targets in tasks)
+    report(run, [image for _, targets in tasks for image in targets], sum(len(job.targets) for job in to_do), out)
+
+
+def report(run: Run, images: list[Path], new: int, out: Path) -> None:
+    """Says where the images of all processes are, of which this one has made `new` ones."""
     if several_processes():
         new = int(sum_over_processes(np.array([new], np.int32))[0])
+    total = len(images)
     kept = f", of which {total - new:,} existed already (--overwrite makes them again)" if new < total else ""
-    console.print(
-        f"{total:,} image{'s' * (total > 1)} in {out}{kept}, the first: {tasks[0][1][0]} (step {run.step})", markup=False
-    )
+    console.print(f"{total:,} image{'s' * (total > 1)} in {out}{kept}, the first: {images[0]} (step {run.step})", markup=False)
 
 
 Task = tuple[Path, list[Path]]

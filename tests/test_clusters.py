@@ -60,7 +60,7 @@ def test_a_training_goes_on_after_all_that_slurm_does_to_it(lab, tiny, tmp_path)
     def until_it_trains(job: str, restarts: int) -> None:
         lab.wait_for(job, JobState="RUNNING", Restarts=str(restarts))
         before = steps_of(folder)
-        lab.wait(lambda: steps_of(folder) > before + 1)
+        lab.wait(lambda: steps_of(folder) > before + 1, job)
 
     job = lab.submit(*two, *script, folder)
     until_it_trains(job, restarts=0)
@@ -101,7 +101,7 @@ def test_the_tasks_of_an_array_train_at_the_same_time_and_are_cancelled_at_once(
     asked = ["three", "--budget", "100000", "--out", tmp_path, "--configs", lab.work / "suites.py"]
     array = lab.submit("--array=0-2", "-w", "127.0.0.1", "--cpus-per-task=1", ROOT / "launch" / "ablate.sbatch", *asked)
     runs = [tmp_path / name / "seed_0" for name in "abc"]
-    lab.wait(lambda: all(map(steps_of, runs)))
+    lab.wait(lambda: all(map(steps_of, runs)), *[f"{array}_{task}" for task in range(3)])
     assert all(map(processes_of, runs))
     lab.ask("scancel", array)
     for task in range(3):

@@ -48,11 +48,12 @@ class Lab:
         """Returns what SLURM says of a job, such as its JobState."""
         return dict(re.findall(r"(\w+)=(\S+)", self.ask("scontrol", "show", "job", "--oneliner", job)))
 
-    def wait(self, condition: Callable[[], object]) -> None:
-        """Waits until the condition holds."""
+    def wait(self, condition: Callable[[], object], *jobs: str) -> None:
+        """Waits until the condition holds, while none of the jobs fails."""
         deadline = time.monotonic() + PATIENCE
         while not condition():
-            assert time.monotonic() < deadline, self.ask("squeue") + self.outputs()
+            failed = [job for job in jobs if self.facts(job)["JobState"] in ("FAILED", "TIMEOUT")]
+            assert not failed and time.monotonic() < deadline, self.ask("squeue") + self.outputs()
             time.sleep(0.1)
 
     def wait_for(self, job: str, **facts: str) -> None:
