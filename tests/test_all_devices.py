@@ -133,13 +133,14 @@ def test_a_folder_goes_on_without_opening_what_is_there(trained, tmp_path, monke
     command.main(asked)
 
     def again() -> tuple[str, list[str]]:
-        """What a call says, and what it opens."""
+        """What a call says, and which layouts and images it opens."""
         opened, open_image, read_bytes = [], Image.open, Path.read_bytes
         with monkeypatch.context() as patch, console.capture() as capture:
             patch.setattr(Image, "open", lambda path, *more: opened.append(path) or open_image(path, *more))
             patch.setattr(Path, "read_bytes", lambda path: opened.append(path) or read_bytes(path))
             command.main(asked)
-        return capture.get(), sorted({Path(path).name for path in opened if isinstance(path, str | Path)})
+        names = {Path(path).name for path in opened if isinstance(path, str | Path)}
+        return capture.get(), sorted(name for name in names if name.endswith(".png"))
 
     said, opened = again()
     assert f"of which {LAYOUTS} existed already" in said and opened == []
