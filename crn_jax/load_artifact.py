@@ -22,7 +22,7 @@ def load(folder):
       RuntimeError: if the installed jax is older than the one that exported the artifact.
     """
     folder = Path(folder)
-    about = json.loads((folder / "artifact.json").read_text())
+    about = json.loads((folder / "artifact.json").read_text("utf-8"))
     for name, digest in about["sha256"].items():
         if hashlib.sha256((folder / name).read_bytes()).hexdigest() != digest:
             raise ValueError(f"{folder / name} is not the file that was exported; fetch it again.")

@@ -17,6 +17,16 @@ def packaged_file(run: str | Path) -> Path | None:
     return _FOLDER / f"{path}.safetensors" if str(path) in PACKAGED and not path.exists() else None
 
 
+def is_run(path: Path) -> bool:
+    """Returns whether a path is a run folder, or the name of a packaged run."""
+    return (path / "run.json").is_file() or packaged_file(path) is not None
+
+
+def output_folder(run: Path, name: str) -> Path:
+    """Returns the folder for what is made with a run: RUN/NAME, but RUN_NAME for a packaged run, which RUN would hide."""
+    return Path(f"{run}_{name}") if packaged_file(run) else run / name
+
+
 def packaged_layouts(file: Path) -> tuple[Path, ...]:
     """Returns the layouts to try that come with a packaged run, by the run's file."""
     return tuple(sorted((file.parent / f"{file.stem}_layouts").glob("*.png")))

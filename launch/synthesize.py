@@ -13,18 +13,17 @@ from typing import Annotated
 
 import jax
 import numpy as np
-import rich.progress
 import tyro
 
 from crn_jax.data.labels.label_space import LabelSpace
 from crn_jax.diversity import assemble
 from crn_jax.errors import UserError, did_you_mean
-from crn_jax.packaged import packaged_file, packaged_layouts
+from crn_jax.packaged import output_folder, packaged_file, packaged_layouts
 from crn_jax.run import Run, load_run
 from launch.common.contact_sheet import Row, contact_sheet, grid
-from launch.common.names import as_typed
+from launch.common.options import read_options
 from launch.common.processes import Processes, agree, is_first, join_apart, several_processes, sum_over_processes
-from launch.common.terminal import command, console
+from launch.common.terminal import command, console, track
 from launch.synthesis.layouts import Sizing, find_layouts, fitted
 from launch.synthesis.record import Record
 from launch.synthesis.stream import Job, Synthesized, generator_of, is_foreign, synthesize_all, write_png
@@ -73,7 +72,7 @@ class Arguments:
 def main(arguments: list[str] | None = None) -> None:
     """Reads the command line and synthesizes."""
     with command():
-        asked = tyro.cli(Arguments, prog=as_typed("python -m launch.synthesize"), args=arguments, use_underscores=True)
+        asked: Arguments = read_options(Arguments, "synthesize", arguments)
         packaged = packaged_file(asked.run)
         layouts = asked.layouts or (packaged_layouts(packaged) if packaged else ())
         if not layouts:
@@ -82,8 +81,7 @@ def main(arguments: list[str] | None = None) -> None:
             raise UserError(f"--batch_size {asked.batch_size}: at least 1 is needed.")
         join_apart(asked.processes)
         console.quiet = not is_first()
-        # A folder with the name of a packaged run would hide the run.
-        out = asked.out or (Path(f"{asked.run}_synthesized") if packaged else asked.run / "synthesized")
+        out = asked.out or output_folder(asked.run, "synthesized")
         run_command(dataclasses.replace(asked, layouts=layouts), out)
 
 
@@ -108,7 +106,7 @@ def run_command(arguments: Arguments, out: Path) -> None:
         for job in done:
             record.add(job.path, job.targets)
         written = synthesize_all(run, to_do, arguments.batch_size, functools.partial(write, arguments, choice))
-        for job, row in rich.progress.track(written, "synthesizing", len(to_do), console=console):
+        for job, row in track(written, "synthesizing", len(to_do)):
             record.add(job.path, job.targets)
             if job.path in on_sheet:
                 rows[job.path] = row
