@@ -57,11 +57,12 @@ class Lab:
             time.sleep(0.1)
 
     def wait_for(self, job: str, **facts: str) -> None:
-        """Waits until SLURM says this of a job, which must not end otherwise."""
+        """Waits until SLURM says this of a job, which must not end in another state."""
 
         def holds() -> bool:
             found = self.facts(job)
-            assert found["JobState"] in ("PENDING", "RUNNING", "COMPLETING", facts.get("JobState")), self.outputs()
+            ended = found["JobState"] in ("CANCELLED", "COMPLETED", "FAILED", "TIMEOUT")
+            assert not ended or found["JobState"] == facts.get("JobState"), f"{found['JobState']}\n{self.outputs()}"
             return facts.items() <= found.items()
 
         self.wait(holds)
@@ -69,6 +70,11 @@ class Lab:
     def preempt(self, *nodes: str) -> None:
         """Submits a job that takes these nodes from all others for a moment."""
         self.submit("-p", "high", f"--nodes={len(nodes)}", "-w", ",".join(nodes), "--gpus-per-node=8", "--wrap", "true")
+
+    def end_in_a_minute(self, job: str) -> None:
+        """Gives a running job a time limit that is reached 20 to 80 seconds from now."""
+        hours, minutes, seconds = map(int, self.facts(job)["RunTime"].split(":"))
+        self.ask("scontrol", "update", f"JobId={job}", f"TimeLimit={-(-(3600 * hours + 60 * minutes + seconds + 20) // 60)}")
 
     def outputs(self) -> str:
         """Returns what all jobs have printed."""
