@@ -8,6 +8,7 @@ import collections
 import dataclasses
 import functools
 import hashlib
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -15,11 +16,13 @@ import jax
 import numpy as np
 import tyro
 
+from crn_jax.data.labels.indexed import Reading
 from crn_jax.data.labels.label_space import LabelSpace
 from crn_jax.diversity import assemble
 from crn_jax.errors import UserError, did_you_mean
 from crn_jax.packaged import output_folder, packaged_file, packaged_layouts
 from crn_jax.run import Run, load_run
+from launch.common import output
 from launch.common.contact_sheet import Row, contact_sheet, grid
 from launch.common.options import read_options
 from launch.common.processes import Processes, agree, is_first, join_apart, several_processes, sum_over_processes
@@ -52,6 +55,8 @@ class Arguments:
     run's own size, as held-out examples do. own: it keeps its size, which must be such a multiple. pad: it is enlarged at its
     borders, and the image is cut back. resize: it is stretched to the nearest such size, and the image is stretched back.
     Default: run for layouts with the run's aspect ratio, own for others."""
+    read: Annotated[Reading | None, tyro.conf.arg(aliases=["--data.read"])] = None
+    """What layouts that are palette PNGs hold: ids, or colours. Default: as the run was trained."""
     batch_size: int | None = None
     """The number of layouts of one size that a device takes at a time. Default: 1 on a CPU; elsewhere 16, or fewer if that
     exceeds 1024 * 2048 pixels."""
@@ -88,6 +93,8 @@ def main(arguments: list[str] | None = None) -> None:
 def run_command(arguments: Arguments, out: Path) -> None:
     """Synthesizes as asked into the folder `out`. It checks every layout's name and size before it writes the first image."""
     run = load_run(arguments.run, arguments.checkpoint)
+    if arguments.read:
+        run = run._replace(label_space=dataclasses.replace(run.label_space, read_as=arguments.read))
     choice = choice_of(arguments, run.label_space, generator_of(run).num_images)
     means = means_of(arguments, run)
     tasks = tasks_of(arguments, 1 if arguments.grid or choice is not None else generator_of(run).num_images, out)
@@ -153,6 +160,8 @@ def means_of(arguments: Arguments, run: Run) -> "hashlib._Hash":
     """Returns a hash of what an image depends on besides its layout and its size: parameters and options."""
     options = generator_of(run), arguments.index, arguments.pick, arguments.grid
     means = hashlib.sha256(repr(options).encode())
+    if arguments.read:
+        means.update(arguments.read.encode())
     for leaf in jax.tree.leaves(run.params):
         means.update(np.ascontiguousarray(leaf).data)
     return means
@@ -202,7 +211,7 @@ def choice_of(arguments: Arguments, label_space: LabelSpace, num_images: int) ->
         if name not in label_space.classes:
             known = ", ".join(label_space.classes)
             raise UserError(f"--pick: there is no class '{name}'.{did_you_mean(name, label_space.classes)} Known: {known}.")
-        if not number.isdecimal():
+        if not re.fullmatch("[0-9]{1,6}", number):
             raise UserError(f"--pick wants CLASS=IMAGE, such as {name}=1, got '{part.strip()}'.")
         if name in chosen:
             raise UserError(f"--pick names {name} twice.")
@@ -248,7 +257,8 @@ def refuse_foreign(targets: list[Path]) -> None:
 def write_sheet(run: Run, rows: list[Row], path: Path) -> None:
     """Writes the contact sheet, which shows layouts beside their images."""
     warning = "trained with RANDOM VGG-19 weights" if run.vgg19["weights"] == "random" else ""
-    contact_sheet(rows, run.label_space, f"{run.experiment.name}, step {run.step}", warning).save(path)
+    sheet = contact_sheet(rows, run.label_space, f"{run.experiment.name}, step {run.step}", warning)
+    output.write_png(sheet, path)
 
 
 if __name__ == "__main__":

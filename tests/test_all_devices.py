@@ -118,7 +118,7 @@ def test_devices_share_the_rows_of_what_does_not_fit_into_one(trained, tmp_path,
     monkeypatch.setattr(stream, "total_bytes", memory)
     command.main([*map(str, trained), "--out", str(of_one)])
     whole = asked[0]
-    monkeypatch.setattr(stream, "_device_bytes", lambda devices: whole - 1)
+    monkeypatch.setattr(stream, "device_bytes", lambda: 8 * (whole - 1))
     command.main([*map(str, trained), "--out", str(tmp_path / "rows")])
     assert len(asked) > 2 and asked[-1] < whole
     expected = images_in(of_one)

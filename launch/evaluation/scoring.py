@@ -66,7 +66,7 @@ class Judges:
 
     @functools.cached_property
     def _perceived(self) -> Callable:
-        return over_local_devices(_perceived)
+        return over_local_devices(perceived)
 
     @functools.cached_property
     def _inception(self) -> Callable:
@@ -115,7 +115,7 @@ class Judges:
 
 
 @jax.jit
-def _perceived(vgg_params: dict, photograph: jax.Array, image: jax.Array) -> tuple[jax.Array, jax.Array]:
+def perceived(vgg_params: dict, photograph: jax.Array, image: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns the terms `[B, 6]` of Eq. 1, and conv5_2 of each image, averaged over its pixels, `[B, 512]`."""
     features = vgg19_features(vgg_params, jnp.concatenate([photograph, image]).astype(jnp.float32))
     differences = [jnp.abs(jnp.subtract(*jnp.split(features[tap], 2))) for tap in TAPS]

@@ -7,6 +7,7 @@ image does not fit into the memory of one device, several devices take a band of
 import collections
 import functools
 import os
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +18,6 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from crn_jax.data.examples import full_batches
-from crn_jax.data.labels.label_space import open_image
 from crn_jax.errors import UserError
 from crn_jax.files import replacing
 from crn_jax.generator import Generator
@@ -31,6 +31,7 @@ MAX_BATCH = 16
 """The default batch size on an accelerator. It is smaller for large layouts: a batch has at most 1024 * 2048 pixels."""
 
 _PIXELS = 1024 * 2048
+_PNG = b"\x89PNG\r\n\x1a\n"
 _MADE = "crn_jax"  # the key of a PNG's text that says how the image was made
 
 Item = TypeVar("Item")
@@ -50,8 +51,8 @@ class Job(NamedTuple):
 
     @property
     def is_done(self) -> bool:
-        """Whether all images exist already, made from the same layout in the same way."""
-        return all(_made(target) == self.made for target in self.targets)
+        """Whether all images exist already, whole and made from the same layout in the same way."""
+        return all(made_by(target) == (self.made, True) for target in self.targets)
 
 
 class Synthesized(NamedTuple):
@@ -156,7 +157,8 @@ def _compiled(run: Run, each: int, size: tuple[int, int], total: int) -> tuple[C
                 params = split.place(run.params)
         except ValueError as error:
             raise UserError(f"Images of {shape} cannot be made: {error}") from error
-        needed, there = total_bytes(function.memory_analysis()), _device_bytes(mesh.size)
+        share = mesh.size if devices[0].platform == "cpu" else 1  # CPU devices have one memory
+        needed, there = total_bytes(function.memory_analysis()), device_bytes() // share
         if needed <= there:
             return functools.partial(function, params), count
     together = f"{rows} devices together take {each} at a time" if rows > 1 else f"{each} at a time"
@@ -167,10 +169,10 @@ def _compiled(run: Run, each: int, size: tuple[int, int], total: int) -> tuple[C
     )
 
 
-def _device_bytes(devices: int) -> int:
-    """Returns the memory in bytes of each of so many devices. CPU devices share this machine's."""
-    limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
-    return limit or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // devices
+def device_bytes() -> int:
+    """Returns the memory in bytes of the device, or of this machine if the device has none of its own."""
+    limit = (jax.devices()[0].memory_stats() or {}).get("bytes_limit")
+    return limit or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def write_png(image: np.ndarray, path: Path, made: str) -> None:
@@ -182,19 +184,34 @@ def write_png(image: np.ndarray, path: Path, made: str) -> None:
 
 
 def is_foreign(path: Path) -> bool:
-    """Tells whether `path` is an image that launch.synthesize did not make. A damaged image counts as made by it."""
-    if not path.exists() or _made(path) is not None:
-        return False
-    try:
-        open_image(path)
-    except UserError:
-        return False
-    return True
+    """Tells whether `path` is anything but an image, whole or damaged, that launch.synthesize made."""
+    return os.path.lexists(path) and made_by(path)[0] is None
 
 
-def _made(path: Path) -> str | None:
+def made_by(path: Path) -> tuple[str | None, bool]:
+    """Reads how launch.synthesize made an image, and whether the file is whole.
+
+    It looks at the parts of the PNG file and their checksums, and decodes nothing. An image of another program, or what is no
+    image, gives None.
+    """
+    made, kind = None, b""
     try:
-        with Image.open(path) as image:
-            return image.info.get(_MADE)
-    except OSError:  # there is no file, or it is no image
-        return None
+        with open(path, "rb") as file:
+            if file.read(len(_PNG)) != _PNG:
+                return None, False
+            left = os.fstat(file.fileno()).st_size - len(_PNG)
+            while len(head := file.read(8)) == 8 and kind != b"IEND":
+                size, kind = int.from_bytes(head[:4], "big"), head[4:]
+                left -= 12 + size
+                if left < 0:
+                    break
+                data, checksum = file.read(size), file.read(4)
+                if checksum != zlib.crc32(kind + data).to_bytes(4, "big"):
+                    return made, False
+                if kind == b"tEXt" and data.startswith(_MADE.encode() + b"\0"):
+                    made = data[len(_MADE) + 1 :].decode("latin-1")
+            return made, kind == b"IEND" and left == 0
+    except FileNotFoundError:
+        return None, False
+    except OSError as error:
+        raise UserError(f"{path}: the file cannot be read ({error.strerror}). Choose another folder with --out.") from error
