@@ -206,5 +206,5 @@ def resources_of(generator: Generator, params: dict, batch: Batch, repeats: int 
         "parameters": count_parameters(params),
         "peak_bytes": total_bytes(compiled.memory_analysis()),
     }
-    counted = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+    counted = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
     return resources | ({"peak_bytes_in_use": counted} if counted else {})

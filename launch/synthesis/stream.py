@@ -171,7 +171,7 @@ def _compiled(run: Run, each: int, size: tuple[int, int], total: int) -> tuple[C
 
 def device_bytes() -> int:
     """Returns the memory in bytes of the device, or of this machine if the device has none of its own."""
-    limit = (jax.devices()[0].memory_stats() or {}).get("bytes_limit")
+    limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
     return limit or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
