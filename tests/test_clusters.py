@@ -73,11 +73,11 @@ def test_a_training_goes_on_after_all_that_slurm_does_to_it(lab, tiny, tmp_path)
     assert not processes_of(folder)
     assert int(final_state(folder).step) == steps_of(folder)  # it was saved nevertheless
 
-    job = lab.submit("-p", "nograce", "--time=60", "--signal=TERM@50", *two, *script, folder)
+    job = lab.submit("-p", "nograce", "--time=60", "--signal=TERM@110", *two, *script, folder)
     until_it_trains(job, restarts=0)
     lab.preempt("127.0.0.2")
     until_it_trains(job, restarts=1)
-    lab.end_in_a_minute(job)
+    lab.end_soon(job)
     lab.wait_for(job, Restarts="2")
     lab.ask("scontrol", "update", f"JobId={job}", "TimeLimit=60")
     undisturbed = lab.submit(*two, *script, calm)

@@ -71,10 +71,10 @@ class Lab:
         """Submits a job that takes these nodes from all others for a moment."""
         self.submit("-p", "high", f"--nodes={len(nodes)}", "-w", ",".join(nodes), "--gpus-per-node=8", "--wrap", "true")
 
-    def end_in_a_minute(self, job: str) -> None:
-        """Gives a running job a time limit that is reached 20 to 80 seconds from now."""
+    def end_soon(self, job: str) -> None:
+        """Gives a running job a time limit that is reached one to two minutes from now."""
         hours, minutes, seconds = map(int, self.facts(job)["RunTime"].split(":"))
-        self.ask("scontrol", "update", f"JobId={job}", f"TimeLimit={-(-(3600 * hours + 60 * minutes + seconds + 20) // 60)}")
+        self.ask("scontrol", "update", f"JobId={job}", f"TimeLimit={60 * hours + minutes + (2 if seconds else 1)}")
 
     def outputs(self) -> str:
         """Returns what all jobs have printed."""
