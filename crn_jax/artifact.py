@@ -26,7 +26,7 @@ from jaxtyping import Array, Integer, UInt8
 
 from crn_jax import load_artifact
 from crn_jax.errors import UserError
-from crn_jax.experiment import Synthesis, require_kind, to_json
+from crn_jax.experiment import to_json
 from crn_jax.files import sha256_of
 from crn_jax.generator import Generator
 from crn_jax.run import Run
@@ -84,7 +84,7 @@ def write_artifact(folder: Path, run: Run, size: tuple[int, int] | None = None) 
     Raises:
       UserError: if the size does not fit, or the folder cannot be written.
     """
-    generator, size = _generator(run), size or run.experiment.size
+    generator, size = run.generator, size or run.experiment.size
     leaves = flax.traverse_util.flatten_dict(run.params, sep="/")
     params: dict[str, Any] = {name: np.asarray(leaf) for name, leaf in leaves.items()}
     try:
@@ -103,29 +103,25 @@ def write_artifact(folder: Path, run: Run, size: tuple[int, int] | None = None) 
     return about
 
 
-def _generator(run: Run) -> Generator:
-    return require_kind(run.experiment, Synthesis, "The run").generator
-
-
 def _describe(run: Run, size: tuple[int, int]) -> dict[str, Any]:
     return {
         "size": size,
         "dtype": np.dtype(run.label_space.dtype).name,
-        "num_images": _generator(run).num_images,
+        "num_images": run.generator.num_images,
         "classes": run.label_space.classes,
         "label_space": cattrs.unstructure(run.label_space),
         "jax": jax.__version__,
         "platforms": PLATFORMS,
         "step": run.step,
         "vgg19": run.vgg19,
-        "experiment": _without_folders(to_json(run.experiment)),
+        "experiment": without_folders(to_json(run.experiment)),
     }
 
 
-def _without_folders(value: Any) -> Any:
+def without_folders(value: Any) -> Any:
     """Shortens every path to its last part, so that an artifact does not reveal the folders of the machine that wrote it."""
     if isinstance(value, dict):
-        return {key: _without_folders(item) for key, item in value.items()}
+        return {key: without_folders(item) for key, item in value.items()}
     return Path(value).name if isinstance(value, str) and os.sep in value else value
 
 

@@ -14,6 +14,7 @@ from crn_jax.data.geometry import view
 from crn_jax.data.labels.label_space import LabelSpace
 from crn_jax.errors import UserError
 from crn_jax.experiment import AnyExperiment, Synthesis, Training, from_json, require_kind, to_json
+from crn_jax.generator import Generator
 from crn_jax.train import abstract_state
 
 
@@ -26,6 +27,15 @@ class Run(NamedTuple):
     step: int  # the number of steps done
     vgg19: dict[str, str]  # where VGG-19's weights came from
     opt_state: dict | None = None  # Adam's moments, if `load_run` was asked for them
+
+    @property
+    def generator(self) -> Generator:
+        """The generator that the run has trained.
+
+        Raises:
+          UserError: if the run has trained something else, such as a segmenter.
+        """
+        return require_kind(self.experiment, Synthesis, "The run").generator
 
     def read_layout(self, path: str | Path) -> Shaped[np.ndarray, "H W"]:
         """Reads a layout file as class ids, resized or cropped to the run's size as held-out examples are.
