@@ -28,7 +28,8 @@ from crn_jax.errors import UserError
 from crn_jax.formats.tensorflow_checkpoint import read_index, read_variables
 from crn_jax.generator import init_params
 
-_NAME = re.compile(r"g_(\d+)_conv(1|2|100)/(weights|biases|LayerNorm/gamma|LayerNorm/beta)")
+_LARGEST = 1 << 16  # height or number of feature maps; a released cascade has at most 1024
+_NAME = re.compile(r"g_(\d{1,6})_conv(1|2|100)/(weights|biases|LayerNorm/gamma|LayerNorm/beta)")
 
 
 def variable_names(heights: list[int]) -> dict[str, tuple[str, ...]]:
@@ -56,9 +57,20 @@ def config_from_shapes(shapes: Mapping[str, Sequence[int]]) -> CascadeConfig:
         raise ValueError(
             f"No variable of a released cascade (g_4_conv1/weights, ...) is there; the first names are {sorted(shapes)[:5]}."
         )
+    if heights[0] < 1 or heights[-1] > _LARGEST:
+        raise ValueError(f"The modules work at heights from {heights[0]} to {heights[-1]}, expected 1 to {_LARGEST:,}.")
     expected = variable_names([heights[0] * 2**i for i in range((heights[-1] // heights[0]).bit_length())])
     _refuse("missing", expected.keys() - shapes.keys())
     _refuse("unknown", shapes.keys() - expected.keys())
+    ranks = {name: 4 if path[-1] == "kernel" else 1 for name, path in expected.items()}
+    _refuse(
+        "of a wrong shape",
+        [
+            f"{name} has {tuple(shapes[name])}, expected {rank} size{'s' * (rank > 1)} from 1 to {_LARGEST:,}"
+            for name, rank in ranks.items()
+            if len(shapes[name]) != rank or not all(1 <= size <= _LARGEST for size in shapes[name])
+        ],
+    )
     last = heights[-1]
     config = CascadeConfig(
         num_classes=shapes[f"g_{heights[0]}_conv1/weights"][2],
@@ -109,6 +121,7 @@ def load_released(prefix: str | Path) -> tuple[CascadeConfig, dict, dict[str, op
     try:
         config_from_shapes({name: index[name].shape for name in own})  # before a gigabyte is read
         values = read_variables(prefix, index)
+        _refuse("with numbers that are not finite", [name for name in values if not np.isfinite(values[name]).all()])
         config, params = cascade_from_variables({name: values[name] for name in own})
         return config, params, _moments(config, values)
     except UserError:

@@ -1,14 +1,31 @@
-"""Checkpoints of a run: Orbax writes them in the background and atomically, and keeps the last few and the best one."""
+"""Checkpoints of a run: Orbax writes them in the background and atomically; their manifests tell whether they are intact."""
 
+import contextlib
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from crn_jax.errors import UserError
+from crn_jax.experiment import description_changes
+from crn_jax.files import set_aside
+from crn_jax.manifest import FOLDER, Manifest, ManifestWriter, differing, named_leaves, read_manifest
 from crn_jax.train import TrainState
+
+_UNFINISHED = ".orbax-checkpoint-tmp"
+"""What Orbax puts behind the name of a checkpoint's folder until the checkpoint is complete."""
+
+
+class DamagedCheckpoint(UserError):
+    """The error that a checkpoint is not what was saved: it is incomplete, changed, or that of another step."""
 
 
 class Checkpoints:
@@ -20,64 +37,85 @@ class Checkpoints:
         training that writes to it at the same time.
 
     Raises:
-      UserError: if no checkpoints can be written into the folder.
+      UserError: if the folder cannot be read, or no checkpoints can be written into it.
     """
 
     def __init__(self, folder: str | Path, keep_last: int | None = None):
         self.folder = Path(folder).absolute()
-        policies = ocp.training.preservation_policies
-        keep = [
-            policies.LatestN(n=keep_last),
-            # BestN keeps the last one, which in descending order has the smallest distance.
-            policies.BestN(
-                get_metric_fn=lambda metrics: metrics["distance"],
-                reverse=True,
-                n=1,
-                keep_checkpoints_without_metrics=False,
-            ),
-        ]
+        self._keep_last = keep_last
         try:
-            self._orbax = ocp.training.Checkpointer(
-                self.folder,
-                preservation_policy=policies.AnyPreservationPolicy(keep),
-                cleanup_tmp_directories=keep_last is not None,  # what a killed save left behind
-            )
+            if keep_last is not None:
+                self.folder.mkdir(parents=True, exist_ok=True)
+            self._steps = _steps_in(self.folder)
         except OSError as error:
             raise UserError(f"{self.folder}: checkpoints cannot be kept in this folder ({error}).") from error
-        self._saving: Any = None
-        self._failed = False
+        self._distances = {step: self._read_distance(step) for step in self._steps}
+        self._background = ThreadPoolExecutor(1, "checkpoint")
+        self._saving: Future | None = None
+        self._cleared = self._failed = False
 
     def latest_step(self) -> int | None:
         """Returns the steps done at the newest checkpoint, None if there is no checkpoint."""
-        return self._orbax.latest.step if self._orbax.latest else None
+        return max(self.steps(), default=None)
 
     def best_step(self) -> int | None:
         """Returns the steps done at the checkpoint with the smallest held-out distance, None if none was validated."""
-        validated = [c for c in self._orbax.checkpoints if c.metrics]
-        return min(validated, key=lambda c: c.metrics["distance"]).step if validated else None
+        return _best({step: self._distances[step] for step in self.steps()})
 
     def steps(self) -> list[int]:
         """Returns the steps done at every checkpoint, in ascending order."""
-        return [c.step for c in self._orbax.checkpoints]
+        return sorted(self._steps)
+
+    def _read_distance(self, step: int) -> float | None:
+        """Returns the held-out distance of a checkpoint; None if it is not known."""
+        try:
+            manifest = self.manifest(step)
+            if manifest is not None:
+                return manifest.distance
+            metrics = json.loads((self.folder / str(step) / "metrics" / "metrics").read_bytes())
+            return float(metrics["distance"])
+        except (UserError, OSError, ValueError, LookupError, TypeError, RecursionError):
+            return None
 
     def save(self, step: int, state: TrainState, distance: float | None, description: dict[str, Any]) -> None:
-        """Starts to save a state; the writing goes on in the background.
+        """Starts to save a state with its manifest; the writing goes on in the background.
 
         Args:
           step: the number of steps done.
           state: the training state, which may be donated as soon as this function returns.
           distance: the held-out distance at this step, which decides about the best checkpoint.
-          description: plain JSON to store beside the state (experiment, label space).
+          description: plain JSON that identifies the run (experiment, label space), stored beside the state.
 
         Raises:
           UserError: if this state, or the one saved before it, could not be written.
         """
         self.wait()
-        metrics = None if distance is None else {"distance": distance}
+        items = {"state": state, FOLDER: ManifestWriter(state, step, distance, description)}
         try:
-            self._saving = self._orbax.save_async(step, state, force=True, metrics=metrics, custom_metadata=description)
+            self._clear_unfinished()
+            writing = ocp.save_checkpointables_async(self.folder / str(step), items, custom_metadata=description)
         except Exception as error:  # Orbax, TensorStore and the file system raise errors of many classes
             raise self.write_error(error) from error
+        self._steps.append(step)
+        self._distances[step] = distance
+        self._saving = self._background.submit(self._finish, writing)
+
+    def _clear_unfinished(self) -> None:
+        """Deletes what a save, or a deletion, has left behind that was killed."""
+        if not self._cleared and jax.process_index() == 0:
+            for path in self.folder.glob(f"*{_UNFINISHED}*"):
+                _delete(path)
+        self._cleared = True
+
+    def _finish(self, writing: Any) -> None:
+        """Waits until a checkpoint is complete, and then deletes those that are no longer needed."""
+        writing.result()
+        kept = {*sorted(self._steps)[-(self._keep_last or 1) :], self.best_step()}
+        for step in self._steps.copy():
+            if step not in kept:
+                self._steps.remove(step)
+                if jax.process_index() == 0:
+                    _delete(self.folder / str(step))
 
     def wait(self) -> None:
         """Waits until everything is on disk.
@@ -90,67 +128,134 @@ class Checkpoints:
             try:
                 saving.result()
             except Exception as error:
+                self._steps.pop()
                 raise self.write_error(error) from error
 
-    def load(self, step: int, abstract: TrainState) -> TrainState:
-        """Reads the state at `step`, on whatever mesh it was saved.
+    def check(self) -> None:
+        """Notices whether the save in the background has failed; it does not wait for its end.
+
+        Raises:
+          UserError: if the last state could not be written.
+        """
+        if self._saving is not None:
+            try:
+                self._saving.result(timeout=0)
+            except TimeoutError:  # it goes on; `wait` raises a TimeoutError of its own
+                return
+            except Exception as error:
+                self._saving = None
+                self._steps.pop()
+                raise self.write_error(error) from error
+            self._saving = None
+
+    def manifest(self, step: int) -> Manifest | None:
+        """Returns the manifest of a checkpoint; None if it was saved by an older version of crn_jax, which wrote none.
+
+        Raises:
+          DamagedCheckpoint: if the checkpoint has a manifest that is incomplete or damaged, or it is that of another step.
+        """
+        checkpoint = self.folder / str(step)
+        if checkpoint.is_symlink():
+            raise _damaged(checkpoint, "its folder is a link to another one")
+        try:
+            if not (checkpoint / FOLDER).exists() and FOLDER not in _items(checkpoint):
+                return None
+            return read_manifest(checkpoint, step)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            raise _damaged(checkpoint, str(error)) from error
+
+    def load(self, step: int, abstract: TrainState, description: dict[str, Any] | None = None) -> TrainState:
+        """Reads the state at `step`, on whatever mesh it was saved, and verifies every array that it reads by its checksum.
+
+        If `abstract` lies on the devices of several processes, every process has to call this, and all raise an error if one
+        of them does.
 
         Args:
           step: the number of steps done.
           abstract: the result of `abstract_state`. Leaves without a sharding are put on the first device, and leaves that are
             `ocp.PLACEHOLDER` are not read.
+          description: the description of the run, which the checkpoint has to belong to. None: of whatever run.
 
         Raises:
-          UserError: if something is missing, damaged, or has another shape than in `abstract`.
+          DamagedCheckpoint: if something is missing or is not what was saved.
+          UserError: if the state has other arrays than `abstract`, or belongs to another run.
         """
-        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-
-        def placed(leaf):
-            if not hasattr(leaf, "shape") or leaf.sharding is not None:
-                return leaf
-            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here)
-
-        try:
-            state = self._orbax.load(step, jax.tree.map(placed, abstract))
-        except Exception as error:
-            raise UserError(f"{self.folder}/{step}: the checkpoint cannot be read: {_cause(error)}") from error
-        # Orbax raises no error if a key is missing, but leaves the ShapeDtypeStruct in its place.
-        missing = [
-            jax.tree_util.keystr(path)
-            for path, leaf in jax.tree_util.tree_leaves_with_path(state)
-            if isinstance(leaf, jax.ShapeDtypeStruct)
-        ]
-        if missing:
-            raise UserError(f"{self.folder}/{step}: the checkpoint lacks {', '.join(missing[:5])}.")
+        checkpoint, several = self.folder / str(step), _spans_processes(abstract)
+        with _together(several):
+            manifest = self.manifest(step)
+            if manifest is not None:
+                _require_arrays(checkpoint, manifest, abstract)
+                if description is not None and (changes := description_changes(manifest.description, description)):
+                    raise _damaged(checkpoint, f"it belongs to another run: {'; '.join(changes)}")
+            state = _read(checkpoint, abstract)
+        if manifest is not None and (wrong := differing(manifest, state)):
+            raise _damaged(checkpoint, f"these arrays are not what was saved, by their checksums: {_listed(wrong)}")
+        if isinstance(state.step, jax.Array) and int(np.asarray(state.step)) != step:
+            raise _damaged(
+                checkpoint, f"it holds the state of step {int(np.asarray(state.step))}, but its folder is named {step}"
+            )
         return state
 
-    def load_params(self, step: int, abstract: TrainState) -> dict:
+    def load_newest(self, abstract: TrainState, description: dict[str, Any]) -> tuple[int, TrainState, dict[int, str]]:
+        """Reads the newest checkpoint that verifies, as `load` does.
+
+        Returns:
+          the number of its steps, its state, and what is wrong with each newer checkpoint, by its step.
+
+        Raises:
+          UserError: if no checkpoint verifies, or a checkpoint has other arrays than `abstract`.
+        """
+        damaged: dict[int, str] = {}
+        for step in reversed(self.steps()):
+            try:
+                return step, self.load(step, abstract, description), damaged
+            except DamagedCheckpoint as error:
+                damaged[step] = str(error)  # the error itself would hold on to the arrays
+        raise UserError(
+            "\n".join(damaged.values()) + f"\nNo checkpoint in {self.folder} is whole. Fetch them again, or train anew "
+            f"with another --run.folder."
+        )
+
+    def set_aside(self, step: int) -> Path:
+        """Moves a checkpoint out of the way, into the folder `damaged` beside the checkpoints, and returns its new place."""
+        place = set_aside(self.folder / str(step), self.folder.parent)
+        self.forget(step)
+        return place
+
+    def forget(self, step: int) -> None:
+        """Leaves out a checkpoint that another process has moved away."""
+        self._steps.remove(step)
+        del self._distances[step]
+
+    def load_params(self, step: int, abstract: TrainState, description: dict[str, Any] | None = None) -> dict:
         """Reads only the parameters for synthesis: the moving average if the run keeps one, else the parameters themselves.
 
         Raises:
-          UserError: if they are missing, damaged, of another shape than in `abstract`, or not finite.
+          DamagedCheckpoint: if they are missing, or not what was saved.
+          UserError: if they have other shapes than in `abstract`, or are not finite.
         """
         wanted = "params" if abstract.ema is None else "ema"
-        return getattr(self.load_fields(step, abstract, wanted), wanted)
+        return getattr(self.load_fields(step, abstract, wanted, description=description), wanted)
 
-    def load_fields(self, step: int, abstract: TrainState, *fields: str) -> TrainState:
-        """Reads only these fields of the state.
+    def load_fields(
+        self, step: int, abstract: TrainState, *fields: str, description: dict[str, Any] | None = None
+    ) -> TrainState:
+        """Reads and verifies only these fields of the state, and the step.
 
         Raises:
-          UserError: if they are missing, damaged or of another shape than in `abstract`, or not finite. Checkpoints have no
-            checksums, so the last check is the only one that finds wrong numbers.
+          DamagedCheckpoint: if they are missing, or not what was saved.
+          UserError: if they have other shapes than in `abstract`, or are not finite.
         """
         skipped = {
             field: jax.tree.map(lambda _: ocp.PLACEHOLDER, getattr(abstract, field))
             for field in TrainState._fields
-            if field not in fields
+            if field not in ("step", *fields)
         }
-        state = self.load(step, abstract._replace(**skipped))
+        state = self.load(step, abstract._replace(**skipped), description)
         wanted = {field: getattr(state, field) for field in fields}
-        leaves = jax.tree_util.tree_leaves_with_path(wanted)
-        if wrong := [jax.tree_util.keystr(path) for path, leaf in leaves if not np.isfinite(leaf).all()]:
+        if wrong := [name for name, leaf in named_leaves(wanted) if not np.isfinite(leaf).all()]:
             raise UserError(
-                f"{self.folder}/{step}: the checkpoint has numbers that are not finite in {', '.join(wrong[:5])}. Use another "
+                f"{self.folder}/{step}: the checkpoint has numbers that are not finite in {_listed(wrong)}. Use another "
                 f"checkpoint, or fetch this one again."
             )
         return state
@@ -160,7 +265,7 @@ class Checkpoints:
         if self._failed:
             return
         self.wait()
-        self._orbax.close()
+        self._background.shutdown()
 
     def __enter__(self):
         return self
@@ -179,6 +284,119 @@ class Checkpoints:
             f"{self.folder.parent} could not be written: {_cause(error)}\nMake room there or make it writable, then give "
             f"the same command again; the run goes on from {good}."
         )
+
+
+def _steps_in(folder: Path) -> list[int]:
+    """Returns the steps of the checkpoints in a folder, which Orbax names once they are complete."""
+    if not folder.exists():
+        return []
+    return sorted(
+        int(path.name) for path in folder.iterdir() if re.fullmatch("0|[1-9][0-9]{0,18}", path.name) and path.is_dir()
+    )
+
+
+def _items(checkpoint: Path) -> list[str]:
+    """Returns the names of what Orbax saved in a checkpoint."""
+    items = json.loads((checkpoint / "_CHECKPOINT_METADATA").read_bytes())["item_handlers"]
+    return list(items)
+
+
+def _best(distances: dict[int, float | None]) -> int | None:
+    """Returns the step with the smallest distance, None if no distance is known."""
+    known = {step: distance for step, distance in distances.items() if distance is not None}
+    return min(known, key=lambda step: (known[step], step), default=None)
+
+
+def _delete(path: Path) -> None:
+    """Deletes a checkpoint. If that is interrupted, what remains of it does not look like one."""
+    with contextlib.suppress(OSError):  # it is deleted when the next training starts
+        if _UNFINISHED not in path.name:
+            path = path.rename(path.with_name(f"{path.name}{_UNFINISHED}-deleted"))
+        path.unlink() if path.is_symlink() else shutil.rmtree(path)
+
+
+def _read(checkpoint: Path, abstract: TrainState) -> TrainState:
+    """Reads a state with Orbax, in this process alone: a file that only one of several processes cannot read hangs no other.
+
+    Raises:
+      DamagedCheckpoint: if something is missing or cannot be read.
+    """
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+    def placed(leaf):
+        if not hasattr(leaf, "shape") or leaf.sharding is not None:
+            return leaf
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here)
+
+    try:
+        with _in_this_process_alone():
+            state = ocp.load(checkpoint, jax.tree.map(placed, abstract), checkpointable_name="state")
+    except Exception as error:
+        raise DamagedCheckpoint(f"{checkpoint}: the checkpoint cannot be read: {_cause(error)}") from error
+    # Orbax raises no error if a key is missing, but leaves the ShapeDtypeStruct in its place.
+    if missing := [name for name, leaf in named_leaves(state) if isinstance(leaf, jax.ShapeDtypeStruct)]:
+        raise DamagedCheckpoint(f"{checkpoint}: the checkpoint lacks {_listed(missing)}.")
+    return state
+
+
+def _in_this_process_alone() -> contextlib.AbstractContextManager:
+    """Returns a context in which Orbax does not wait for other processes."""
+    if jax.process_count() == 1:
+        return contextlib.nullcontext()
+    own = jax.process_index()
+    options = ocp.options.MultiprocessingOptions(
+        primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process_{own}"
+    )
+    return ocp.Context(multiprocessing_options=options)
+
+
+def _require_arrays(checkpoint: Path, manifest: Manifest, abstract: TrainState) -> None:
+    """Raises UserError if a checkpoint was saved with other arrays than those that are asked for."""
+    problems = []
+    for name, leaf in named_leaves(abstract):
+        if not hasattr(leaf, "shape"):
+            continue  # it is not asked for
+        recorded = manifest.arrays.get(name)
+        if recorded is None:
+            problems.append(f"{name} is not in it")
+        elif (recorded.shape, recorded.dtype) != (leaf.shape, leaf.dtype.name):
+            problems.append(f"{name} has dtype {recorded.dtype} and shape {recorded.shape}, not {leaf.dtype.name} {leaf.shape}")
+    if problems:
+        raise UserError(f"{checkpoint}: the checkpoint does not fit this experiment: {_listed(problems)}.")
+
+
+def _spans_processes(abstract: TrainState) -> bool:
+    """Returns whether the arrays lie on devices of other processes, too."""
+    shardings = [getattr(leaf, "sharding", None) for leaf in jax.tree.leaves(abstract)]
+    return any(sharding is not None and not sharding.is_fully_addressable for sharding in shardings)
+
+
+@contextlib.contextmanager
+def _together(several: bool) -> Iterator[None]:
+    """Makes all processes raise an error if one of them raises a UserError within the block."""
+    own: UserError | None = None
+    try:
+        yield
+    except UserError as error:
+        own = error
+    kinds = np.array([own is not None, isinstance(own, DamagedCheckpoint)])
+    everywhere = np.asarray(multihost_utils.process_allgather(kinds)) if several else kinds[None]
+    failed = np.flatnonzero(everywhere[:, 0])
+    if own is None and not len(failed):
+        return
+    if everywhere[failed, 1].all():
+        raise own or DamagedCheckpoint(f"Process {failed[0]} finds the checkpoint damaged, and says how.")
+    raise (
+        own if own and not isinstance(own, DamagedCheckpoint) else UserError(f"Process {failed[0]} cannot use the checkpoint.")
+    )
+
+
+def _damaged(checkpoint: Path, how: str) -> DamagedCheckpoint:
+    return DamagedCheckpoint(f"{checkpoint}: the checkpoint is damaged: {how}.")
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:5]) + f" and {len(names) - 5} more" * (len(names) > 5)
 
 
 def _cause(error: BaseException) -> str:

@@ -5,6 +5,7 @@ run.
 """
 
 import dataclasses
+import json
 from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import cattrs
@@ -15,7 +16,7 @@ from crn_jax.baselines.gan import GANConfig, GANLossConfig, GANObjective
 from crn_jax.cascade import CascadeConfig
 from crn_jax.data.labels.label_space import LabelSpace
 from crn_jax.data.labels.published import LABEL_SPACES
-from crn_jax.data.sources import DataConfig, label_space_of
+from crn_jax.data.sources import DRAWN, DataConfig, label_space_of
 from crn_jax.errors import UserError
 from crn_jax.generator import Generator
 from crn_jax.kernels.remat import Remat
@@ -177,7 +178,7 @@ class Synthesis(Training):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.vgg.allow_random and self.data.source != "streets":
+        if self.vgg.allow_random and self.data.source not in DRAWN:
             raise UserError("--vgg.allow_random is for streets only: photographs need a VGG-19 with ImageNet weights.")
         height, width = self.size
         if min(height, width) < 16:
@@ -410,6 +411,29 @@ def differences(stored: Training, asked: Training) -> list[str]:
         for key in sorted(before.keys() | after.keys())
         if before.get(key) != after.get(key) and not key.startswith(_MAY_CHANGE)
     ]
+
+
+def description_changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """Returns what differs between two descriptions of a run but must not change when it is resumed.
+
+    Args:
+      before: the description that `describe_run` made when the run, or a checkpoint of it, was stored.
+      after: the description that it makes now.
+
+    Raises:
+      UserError: if a stored experiment does not fit this version of crn_jax.
+    """
+    after = json.loads(json.dumps(after))  # JSON's keys are strings
+    changes = differences(from_json(before["experiment"]), from_json(after["experiment"]))
+    for part, keys in {"vgg19": ("weights", "sha256"), "data": after["data"]}.items():
+        for key in keys:
+            was, now = (description[part].get(key) for description in (before, after))
+            if was != now:
+                changes.append(f"{part}.{key}: {was}, now {now}")
+    for key in ("classes", "ids", "colors"):
+        if before["label_space"][key] != after["label_space"][key]:
+            changes.append(f"label_space.{key}: the layouts are read differently now")
+    return changes
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,7 +1,8 @@
-"""Files: replaced as a whole or not at all, and identified by their SHA-256."""
+"""Files: replaced as a whole or not at all, set aside when they are damaged, and identified by their SHA-256."""
 
 import contextlib
 import hashlib
+import itertools
 import os
 import secrets
 from collections.abc import Iterator
@@ -32,6 +33,16 @@ def replace_text(path: Path, text: str) -> None:
     """Replaces a file by a text in UTF-8, as `replacing` does."""
     with replacing(path) as file:
         file.write(text.encode())
+
+
+def set_aside(path: Path, folder: Path) -> Path:
+    """Moves a damaged file or folder into `folder`/damaged, under a name that is free there, and returns its new place."""
+    aside = folder / "damaged"
+    aside.mkdir(exist_ok=True)
+    names = (path.name + f".{n}" * (n > 0) for n in itertools.count())
+    place = next(aside / name for name in names if not os.path.lexists(aside / name))
+    os.rename(path, place)
+    return place
 
 
 def sha256_of(path: Path) -> str:

@@ -1,6 +1,9 @@
-"""A run folder: the description that it contains, and how to load the trained network from it."""
+"""A run: its folder, the description that it contains, and how to load the trained network from it."""
 
+import contextlib
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,12 +12,14 @@ import jax
 import numpy as np
 from jaxtyping import Shaped
 
-from crn_jax.checkpoint import Checkpoints
+from crn_jax.checkpoint import Checkpoints, DamagedCheckpoint
 from crn_jax.data.geometry import view
 from crn_jax.data.labels.label_space import LabelSpace
 from crn_jax.errors import UserError
 from crn_jax.experiment import AnyExperiment, Synthesis, Training, from_json, require_kind, to_json
+from crn_jax.formats.safetensors_file import load_run_file
 from crn_jax.generator import Generator
+from crn_jax.packaged import PACKAGED, packaged_file, packaged_layouts
 from crn_jax.train import abstract_state
 
 
@@ -27,6 +32,7 @@ class Run(NamedTuple):
     step: int  # the number of steps done
     vgg19: dict[str, str]  # where VGG-19's weights came from
     opt_state: dict | None = None  # Adam's moments, if `load_run` was asked for them
+    layouts: tuple[Path, ...] = ()  # files of held-out layouts to try
 
     @property
     def generator(self) -> Generator:
@@ -62,12 +68,20 @@ def describe_run(experiment: Training, label_space: LabelSpace, vgg19: dict[str,
 def read_description(folder: str | Path) -> tuple[AnyExperiment, LabelSpace, dict[str, Any]]:
     """Reads `run.json` in a run folder, and returns the experiment, the label space, and the whole file as plain JSON.
 
+    The description of a run that comes with crn_jax is in its only file.
+
     Raises:
       UserError: if the folder is not a run folder, or the file is damaged.
     """
+    if file := packaged_file(folder):
+        _, fields = load_run_file(file)
+        return *parse_description(fields, file), fields
     path = Path(folder) / "run.json"
     if not path.is_file():
-        raise UserError(f"{folder}: this is not a run folder (it has no run.json); give one that launch.train has made.")
+        hidden = f" The run '{folder}' that comes with crn_jax is hidden by it." if str(Path(folder)) in PACKAGED else ""
+        raise UserError(
+            f"{folder}: this is not a run folder (it has no run.json); give one that launch.train has made.{hidden}"
+        )
     try:
         fields = json.loads(path.read_text())
     except ValueError as error:  # it is no JSON, or not even text
@@ -105,7 +119,7 @@ def load_run(
     """Loads a trained run.
 
     Args:
-      folder: a run folder.
+      folder: a run folder, or the name of a run that comes with crn_jax, such as "streets". A folder of that name goes first.
       checkpoint: `latest`, `best` (smallest held-out distance), or a number of steps.
       kind: the kind of experiment that the run must have; `SegmenterExperiment` for a segmenter.
       moments: loads Adam's moments, too, and the parameters that belong to them instead of the moving average.
@@ -113,25 +127,59 @@ def load_run(
     Raises:
       UserError: if the folder is not a run of this kind, has no such checkpoint, or is damaged.
     """
+    if file := packaged_file(folder):
+        return _load_packaged(file, checkpoint, kind, moments)
     experiment, label_space, description = read_description(folder)
     require_kind(experiment, kind, f"The run {folder}")
     if not (Path(folder) / "checkpoints").is_dir():  # Orbax would create it
         raise _no_checkpoint(folder, checkpoint, [])
-    checkpoints = Checkpoints(Path(folder) / "checkpoints")
-    try:
+    with Checkpoints(Path(folder) / "checkpoints") as checkpoints:
         available, asked = checkpoints.steps(), str(checkpoint)
         steps = {"latest": checkpoints.latest_step(), "best": checkpoints.best_step()}
-        step = steps[asked] if asked in steps else int(asked) if asked.isdecimal() else None
+        step = steps[asked] if asked in steps else int(asked) if re.fullmatch("[0-9]{1,19}", asked) else None
         if step not in available:
             raise _no_checkpoint(folder, checkpoint, available)
         abstract = abstract_state(experiment.objective(steps_per_epoch=1))
-        if moments:
-            state = checkpoints.load_fields(step, abstract, "params", "opt_state")
-            return Run(experiment, label_space, state.params, step, description["vgg19"], state.opt_state)
-        params = experiment.inference_params(checkpoints.load_params(step, abstract))
-        return Run(experiment, label_space, params, step, description["vgg19"])
-    finally:
-        checkpoints.close()
+
+        def load(step: int) -> Run:
+            if moments:
+                state = checkpoints.load_fields(step, abstract, "params", "opt_state", description=description)
+                return Run(experiment, label_space, state.params, step, description["vgg19"], state.opt_state)
+            params = experiment.inference_params(checkpoints.load_params(step, abstract, description))
+            layouts = tuple(sorted((Path(folder) / "layouts").glob("*.png")))
+            return Run(experiment, label_space, params, step, description["vgg19"], layouts=layouts)
+
+        try:
+            return load(step)
+        except DamagedCheckpoint as error:
+            others = [other for other in reversed(available) if other != step]
+            raise DamagedCheckpoint(f"{error}\n{_way_out(folder, others, load)}") from error
+
+
+def _way_out(folder: str | Path, others: list[int], load: Callable[[int], Run]) -> str:
+    """Says which of the other checkpoints is whole, and what to do."""
+    for step in others:
+        with contextlib.suppress(UserError):
+            load(step)
+            return (
+                f"The checkpoint of step {step} is whole. Use it with --checkpoint {step}, or fetch the damaged one again. A "
+                f"training that is resumed goes on from the newest one that is whole."
+            )
+    return f"No other checkpoint in {folder} is whole. Fetch the run again, or train it anew."
+
+
+def _load_packaged(file: Path, checkpoint: str | int, kind: type[Training], moments: bool) -> Run:
+    """Loads a run that comes with crn_jax. Its file has the parameters of one checkpoint, in half precision."""
+    params, description = load_run_file(file)
+    experiment, label_space = parse_description(description, file)
+    require_kind(experiment, kind, f"The run {file.stem}")
+    step = description["step"]
+    if str(checkpoint) not in ("latest", "best", str(step)):
+        raise _no_checkpoint(file.stem, checkpoint, [step])
+    if moments:
+        raise UserError(f"{file.stem}: this run comes with crn_jax, without Adam's moments. Use --init_moments fresh.")
+    params = jax.tree.map(lambda leaf: leaf.astype(np.float32), params)
+    return Run(experiment, label_space, params, step, description["vgg19"], layouts=packaged_layouts(file))
 
 
 def _no_checkpoint(folder: str | Path, checkpoint: str | int, available: list[int]) -> UserError:

@@ -55,6 +55,8 @@ class Safetensors:
     """The file to write."""
     checkpoint: str = "latest"
     """The checkpoint: latest, best (smallest held-out distance), or a number of steps."""
+    dtype: Literal["float32", "float16"] = "float32"
+    """The precision of the parameters. float16 halves the file and changes images by a few levels of 255 at most."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,7 +194,8 @@ def to_safetensors(asked: Safetensors) -> None:
     """Converts a run to one .safetensors file."""
     run = load_run(asked.run, asked.checkpoint, kind=Regression)
     _, _, description = read_description(asked.run)
-    save_run(asked.out, run.params, description | {"step": run.step})
+    params = jax.tree.map(lambda leaf: np.asarray(leaf, asked.dtype), run.params)
+    save_run(asked.out, params, description | {"step": run.step})
     console.print(f"{asked.out}: step {run.step}, {count_parameters(run.params):,} parameters", markup=False)
 
 
@@ -202,6 +205,7 @@ def from_safetensors(asked: FromSafetensors) -> None:
     step = description.pop("step", 0)
     described, _ = parse_description(description, asked.file)
     experiment = require_kind(described, Regression, f"The run in {asked.file}")
+    params = jax.tree.map(lambda leaf: leaf.astype(np.float32), params)  # the file may have float16
     write_run(asked.out, experiment, description, params, step)
     console.print(f"{asked.out}: step {step}. Next: python -m launch.synthesize {asked.out} LAYOUT.png", markup=False)
 

@@ -14,6 +14,7 @@ import tyro
 from crn_jax.data.labels.label_space import LabelSpace
 from crn_jax.diversity import assemble
 from crn_jax.errors import UserError, did_you_mean
+from crn_jax.packaged import packaged_file, packaged_layouts
 from crn_jax.run import Run, load_run
 from launch.common.contact_sheet import Row, contact_sheet, grid
 from launch.common.names import as_typed
@@ -33,11 +34,11 @@ class Arguments:
     """
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """The run folder that launch.train made."""
+    """The run folder that launch.train made, or streets, a run that comes with crn_jax."""
     layouts: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="LAYOUT [LAYOUT ...]")]
     """Layout PNGs, or folders of layout PNGs, with ids or colours of the run's label space."""
     out: Path | None = None
-    """The folder for the images. Default: RUN/synthesized."""
+    """The folder for the images. Default: RUN/synthesized; for a run that comes with crn_jax, NAME_synthesized."""
     checkpoint: str = "latest"
     """The checkpoint: latest, best (smallest held-out distance), or a number of steps."""
     fit: Sizing | None = None
@@ -69,15 +70,18 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run_command(arguments: Arguments) -> None:
     """Synthesizes as asked. It checks the name and size of every layout before it writes the first image."""
-    if not arguments.layouts:
+    packaged = packaged_file(arguments.run)
+    layouts = arguments.layouts or (packaged_layouts(packaged) if packaged else ())
+    if not layouts:
         raise UserError("Give at least one layout PNG, or a folder of layout PNGs, after the run folder.")
     if arguments.batch_size is not None and arguments.batch_size < 1:
         raise UserError(f"--batch_size {arguments.batch_size}: at least 1 is needed.")
     run = load_run(arguments.run, arguments.checkpoint)
     generator = generator_of(run)
     choice = choice_of(arguments, run.label_space, generator.num_images)
-    out = arguments.out or arguments.run / "synthesized"
-    jobs = planned(arguments, run, choice, out)
+    # A folder with the name of a packaged run would hide the run.
+    out = arguments.out or (Path(f"{arguments.run}_synthesized") if packaged else arguments.run / "synthesized")
+    jobs = planned(dataclasses.replace(arguments, layouts=layouts), run, choice, out)
     on_sheet = jobs[:SHEET_ROWS] if arguments.sheet else []
     to_do = [job for job in jobs if arguments.overwrite or job in on_sheet or not job.is_done]
     rows = {}

@@ -31,7 +31,7 @@ from launch.training.frozen import objective_and_frozen
 from launch.training.loop import VALIDATORS, TrainingLoop
 from launch.training.metrics_log import MetricsLog, NoLog
 from launch.training.progress import announce
-from launch.training.run_folder import describe_data, prepare_folder, refuse_going_back
+from launch.training.run_folder import describe_data, prepared_folder, refuse_going_back
 from launch.training.start import first_state
 
 
@@ -94,22 +94,27 @@ def train(experiment: AnyExperiment) -> bool:
     vgg_params, vgg19 = obtain_vgg19(experiment.vgg, progressbar=is_first())
     objective, frozen = objective_and_frozen(experiment, epoch, vgg_params)
     description = describe_run(experiment, train_source.label_space, vgg19, describe_data(train_source, epoch))
-    folder = prepare_folder(experiment, description)
 
     abstract = abstract_state(objective, mesh, experiment.sharding.shard_state)
     frozen, vgg_params = put(mesh, frozen), put(mesh, vgg_params)
+    folder = Path(experiment.folder)
     with jax.set_mesh(mesh), contextlib.ExitStack() as stack:
+        ownership = stack.enter_context(prepared_folder(experiment, description))
         checkpoints = stack.enter_context(Checkpoints(folder / "checkpoints", experiment.run.keep_last))
-        first_step = checkpoints.latest_step() or 0
-        agree({"checkpoint": first_step})
-        refuse_going_back(folder, first_step, experiment.last_step(epoch))
+        newest = checkpoints.latest_step() or 0
+        agree({"checkpoints": checkpoints.steps()})
+        refuse_going_back(folder, newest, experiment.last_step(epoch))
+        first_step, state, event = first_state(experiment, objective, abstract, checkpoints, description)
         Stop.listen_from(first_step)
-        state = first_state(experiment, objective, abstract, checkpoints, first_step)
         announce(experiment, mesh, state, first_step, epoch, vgg19)
         with explained(checkpoints):
             log = stack.enter_context(contextlib.closing(MetricsLog(folder, first_step) if is_first() else NoLog()))
+            if event:
+                log.write(first_step, event)
             validator = VALIDATORS[experiment.measured_by](experiment, val_source, mesh, abstract, vgg_params)
-            loop = TrainingLoop(experiment, description, mesh, frozen, val_source, log, checkpoints, validator, epoch)
+            loop = TrainingLoop(
+                experiment, description, mesh, frozen, val_source, log, checkpoints, validator, epoch, ownership
+            )
             if not first_step:
                 loop.measure_floor(train_source)
                 loop.validate(0, state)

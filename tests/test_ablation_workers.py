@@ -7,7 +7,7 @@ import pytest
 
 from crn_jax.errors import UserError
 from launch.ablation.tasks import Budget, Task
-from launch.ablation.workers import Workers, accelerator, check_jobs, claimed, own
+from launch.ablation.workers import Workers, accelerator, check_jobs, claimed, lock_name, own
 from tests.support.commands import PATIENCE
 
 pytestmark = pytest.mark.quick
@@ -69,6 +69,21 @@ def test_a_command_is_alone_whatever_the_ablation_is_part_of(monkeypatch):
     environment = own({"CUDA_VISIBLE_DEVICES": "3"})
     assert "SLURM_STEP_NODELIST" not in environment
     assert (environment["SLURM_JOB_ID"], environment["CUDA_VISIBLE_DEVICES"]) == ("5", "3")
+
+
+def test_the_lock_of_an_accelerator_is_named_by_what_slurm_has_given(monkeypatch):
+    """Jobs on one host get locks of their own, though with cgroups each sees its GPUs as 0, 1, ...; so do steps of one job."""
+    for variable in ("SLURM_JOB_ID", "SLURM_STEP_GPUS"):
+        monkeypatch.delenv(variable, raising=False)
+    names = [lock_name("all"), lock_name("0")]
+    for job in ("7", "8"):
+        monkeypatch.setenv("SLURM_JOB_ID", job)
+        names += [lock_name("all"), lock_name("0"), lock_name("1")]
+    for gpus in ("0", "1,2"):
+        monkeypatch.setenv("SLURM_STEP_GPUS", gpus)
+        names.append(lock_name("all"))
+    assert len(set(names)) == len(names)
+    assert all("/" not in name for name in names)
 
 
 def test_jobs_run_side_by_side_each_on_its_accelerator(tmp_path, monkeypatch):

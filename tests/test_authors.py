@@ -76,6 +76,10 @@ def test_variables_that_do_not_fit_are_named(simple_run):
         "unknown: d_conv1/weights": {**good, "d_conv1/weights": np.zeros(3)},
         r"g_16_conv2/LayerNorm/beta has \(25,\), expected \(24,\)": {**good, "g_16_conv2/LayerNorm/beta": np.zeros(25)},
         "No variable of a released cascade": {"weights": np.zeros(3)},
+        r"g_8_conv1/weights has \(3,\), expected 4 sizes": {**good, "g_8_conv1/weights": np.zeros(3)},
+        r"g_8_conv1/LayerNorm/beta has \(0,\), expected 1 size": {**good, "g_8_conv1/LayerNorm/beta": np.zeros(0)},
+        "heights from 0 to 32": {**good, "g_0_conv1/weights": np.zeros(3)},
+        "heights from 4 to 999999": {**good, "g_999999_conv1/weights": np.zeros(3)},
     }
     for message, variables in cases.items():
         with pytest.raises(ValueError, match=message):

@@ -1,12 +1,14 @@
 """The scripts and manifests of `launch/`, and the commands in `configs.py`: well formed, with flags that exist."""
 
+import json
 import os
 import re
 import shlex
+import signal
 import subprocess
-import time
 from pathlib import Path
 
+import jsonschema
 import kubernetes_validate
 import pytest
 import tyro
@@ -15,10 +17,12 @@ import yaml
 from launch import ablate
 from launch.ablation.tasks import Budget
 from launch.common.command_line import parse_stages
-from tests.support.commands import PATIENCE
+from tests.support.commands import PATIENCE, wait_for
+from tests.support.record_jobset import reduced
 
 ROOT = Path(__file__).resolve().parents[1]
 MANIFESTS = sorted((ROOT / "launch").glob("*.yaml"))
+JOBSET_SCHEMAS = sorted((ROOT / "tests" / "data").glob("jobset-*.json"))
 SCRIPTS = [ROOT / "launch" / name for name in ("slurm.sbatch", "ablate.sbatch", "tpu_vm.sh")]
 
 
@@ -45,23 +49,53 @@ def test_scripts_are_shell(path):
     subprocess.run(["bash", "-n", path], check=True)
 
 
-@pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.name)
-def test_manifests_are_jobsets(path):
-    """JobSet's own fields by hand; each job by the schema of Kubernetes."""
-    jobset = yaml.safe_load(path.read_text())
-    assert (jobset["apiVersion"], jobset["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
-    assert set(jobset["spec"]) == {"failurePolicy", "replicatedJobs"}
+def validate_manifest(jobset: dict, schema: dict) -> None:
+    """Raises ValidationError unless JobSet's schema allows the manifest, and that of Kubernetes each job in it."""
+    jsonschema.validate(jobset, schema, jsonschema.Draft202012Validator)
     for job in jobset["spec"]["replicatedJobs"]:
-        assert set(job) == {"name", "replicas", "template"}
         whole = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": job["name"]}, "spec": job["template"]["spec"]}
         kubernetes_validate.validate(whole, "1.31", strict=True)
 
 
-def test_a_manifest_with_a_misspelt_field_would_be_noticed():
-    job = yaml.safe_load(MANIFESTS[0].read_text())["spec"]["replicatedJobs"][0]["template"]["spec"]
-    whole = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "x"}, "spec": {**job, "backofLimit": 0}}
-    with pytest.raises(kubernetes_validate.ValidationError):
-        kubernetes_validate.validate(whole, "1.31", strict=True)
+@pytest.mark.parametrize("schema", JOBSET_SCHEMAS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.name)
+def test_manifests_are_jobsets(path, schema):
+    jobset = yaml.safe_load(path.read_text())
+    assert (jobset["apiVersion"], jobset["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
+    validate_manifest(jobset, json.loads(schema.read_text()))
+
+
+def test_manifests_are_jobsets_by_the_published_definition(shared_data):
+    schema = reduced(yaml.safe_load((shared_data / "jobset" / "jobset_crd.yaml").read_text()))
+    for path in MANIFESTS:
+        validate_manifest(yaml.safe_load(path.read_text()), schema)
+
+
+def without_name(jobset: dict) -> None:
+    del jobset["spec"]["failurePolicy"]["rules"][0]["name"]
+
+
+def misspelt_in_the_jobset(jobset: dict) -> None:
+    jobset["spec"]["failurePolicy"]["maxRestart"] = 3
+
+
+def misspelt_in_a_job(jobset: dict) -> None:
+    jobset["spec"]["replicatedJobs"][0]["template"]["spec"]["backofLimit"] = 0
+
+
+@pytest.mark.parametrize("spoil", [without_name, misspelt_in_the_jobset, misspelt_in_a_job], ids=lambda spoil: spoil.__name__)
+def test_a_wrong_manifest_would_be_noticed(spoil):
+    jobset = yaml.safe_load(MANIFESTS[0].read_text())
+    spoil(jobset)
+    with pytest.raises((jsonschema.ValidationError, kubernetes_validate.ValidationError)):
+        validate_manifest(jobset, json.loads(JOBSET_SCHEMAS[0].read_text()))
+
+
+@pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.name)
+def test_pods_may_run_on_spot_nodes(path):
+    (job,) = yaml.safe_load(path.read_text())["spec"]["replicatedJobs"]
+    spot = {"key": "cloud.google.com/gke-spot", "operator": "Equal", "value": "true", "effect": "NoSchedule"}
+    assert spot in job["template"]["spec"]["template"]["spec"]["tolerations"]
 
 
 @pytest.mark.parametrize("path", [*MANIFESTS, *SCRIPTS, ROOT / "configs.py"], ids=lambda path: path.name)
@@ -87,23 +121,40 @@ def test_the_ablations_that_are_shown_can_be_asked_for(name):
         Budget.parse(asked.budget)
 
 
+OUT_OF_TIME, TERMINATE = signal.SIGUSR1, signal.SIGTERM
+
+
 @pytest.mark.quick
-@pytest.mark.parametrize(("ended", "requeued"), [(75, True), (0, False), (1, False)])
-def test_a_job_that_is_told_to_stop_is_requeued_if_it_was_saved(tmp_path, ended, requeued):
-    """The training takes its time to save, and the pretended SLURM notes what it is asked."""
+@pytest.mark.parametrize(
+    ("told", "reason", "ended", "requeued"),
+    [
+        ([OUT_OF_TIME], "None", 75, True),
+        ([OUT_OF_TIME], "None", 0, False),
+        ([OUT_OF_TIME], "None", 1, False),
+        ([TERMINATE], "None", 75, False),
+        ([OUT_OF_TIME, TERMINATE], "None", 75, False),
+        ([OUT_OF_TIME, TERMINATE], "TimeLimit", 75, True),
+    ],
+    ids=["out of time", "done meanwhile", "failed", "cancelled", "out of time and cancelled", "saved late"],
+)
+def test_an_ablation_is_requeued_if_it_was_saved_because_its_time_is_over(tmp_path, told, reason, ended, requeued):
+    """The ablation takes its time to save, and the pretended SLURM notes what it is asked."""
     programs = {
-        "python": f"trap 'sleep 0.3; touch saved; exit {ended}' TERM; touch begun; while true; do sleep 0.05; done",
+        "python": f"trap 'touch told; until [ -e save ]; do sleep 0.05; done; touch saved; exit {ended}' TERM; touch begun; "
+        "while true; do sleep 0.05; done",
         "scontrol": 'echo "$@" > asked',
+        "squeue": f"echo {reason}; touch answered",
     }
     for name, program in programs.items():
         (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{program}\n")
         (tmp_path / name).chmod(0o755)
     environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "17"}
     with subprocess.Popen(["bash", ROOT / "launch" / "ablate.sbatch"], cwd=tmp_path, env=environment) as job:
-        while not (tmp_path / "begun").exists():
-            assert job.poll() is None
-            time.sleep(0.02)
-        job.terminate()
+        wait_for(job, (tmp_path / "begun").exists)
+        for number in told:
+            job.send_signal(number)
+            wait_for(job, (tmp_path / ("told" if number == OUT_OF_TIME else "answered")).exists)
+        (tmp_path / "save").touch()
         assert job.wait(timeout=PATIENCE) == (0 if requeued else ended)
     assert (tmp_path / "saved").exists()
     assert (tmp_path / "asked").exists() == requeued

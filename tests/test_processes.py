@@ -15,7 +15,7 @@ import pytest
 
 from crn_jax.errors import UserError
 from launch import train
-from launch.common import processes, terminal
+from launch.common import processes, stop_signals, terminal
 from launch.common.exit_status import LOST, TRY_AGAIN
 from launch.common.processes import Processes
 from launch.common.stop_signals import Stop
@@ -189,6 +189,23 @@ def test_a_terminal_that_is_closed_ends_a_run_between_two_steps(monkeypatch):
             os.kill(os.getpid(), signal.SIGHUP)
             assert stop.requested_at(2) == stops
     signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.quick
+def test_sigterms_together_are_one_request_and_a_later_one_ends_the_process(monkeypatch):
+    """SLURM sends two within milliseconds."""
+    now = [100.0]
+    monkeypatch.setattr(stop_signals.time, "monotonic", lambda: now[0])
+    before = signal.getsignal(signal.SIGTERM)
+    with Stop() as stop:
+        for now[0] in (100.0, 100.1, 104.9):
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stop.requested_at(1)
+        monkeypatch.setattr(os, "kill", lambda _, number: killed.append((number, signal.getsignal(number))))
+        now[0], killed = 105.1, list[tuple]()
+        signal.raise_signal(signal.SIGTERM)
+        assert killed == [(signal.SIGTERM, signal.SIG_DFL)]
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_output_that_nobody_reads_ends_nothing(tmp_path):

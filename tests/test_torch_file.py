@@ -1,5 +1,6 @@
 """Files of torch.save: tests/data has some that torch wrote (`record_references.py`); what it would not write is made here."""
 
+import hashlib
 import io
 import os
 import pickle
@@ -14,7 +15,10 @@ import pytest
 import safetensors.numpy
 
 from crn_jax.errors import UserError
+from crn_jax.files import sha256_of
+from crn_jax.formats import torch_file
 from crn_jax.formats.torch_file import expect, read_torch_file, read_weights
+from tests.support.limits import memory_for
 
 pytestmark = pytest.mark.quick
 
@@ -72,7 +76,7 @@ def test_names_written_by_python_2(tmp_path):
     written = re.sub(rb"X([\x01-\xff])\0\0\0", rb"U\1", (DATA / "legacy.pth").read_bytes())
     assert written.count(b"U\x04base") == 1
     (tmp_path / "python2.pth").write_bytes(written)
-    assert_equal(read_torch_file(tmp_path / "python2.pth"), expected())
+    assert_equal(read_torch_file(tmp_path / "python2.pth", [hashlib.sha256(written).hexdigest()[:8]]), expected())
 
 
 class Malicious:
@@ -180,7 +184,7 @@ def test_a_view_is_right_or_refused(offset, dims, tmp_path):
         with pytest.raises(UserError, match=r"view\.pth.*x reaches beyond its storage"):
             read_torch_file(path)
     else:
-        x = read_torch_file(path)["x"]
+        x = read_torch_file(path, [sha256_of(path)])["x"]
         assert x.shape == shape and all(x[i] == values[place] for i, place in places.items())
 
 
@@ -208,10 +212,92 @@ def test_tensors_that_make_no_sense_are_refused(pickled, tmp_path):
         for file in files:
             path.write_bytes(file)
             if one is sound:
-                np.testing.assert_array_equal(read_torch_file(path)["x"], [1, 2])
+                np.testing.assert_array_equal(read_torch_file(path, [sha256_of(path)])["x"], [1, 2])
             else:
                 with pytest.raises(UserError, match=r"odd\.pth"):
-                    read_torch_file(path)
+                    read_torch_file(path, [sha256_of(path)])
+
+
+NESTED = b"K\x01" + b"2\x87" * 50  # DUP: a tuple of three references to the tuple before it
+SHARED = b")q\0" + b"h\0h\0\x86q\0" * 60 + b"h\0"  # the same with what torch uses
+PAIRS = b"]q\0(" + b"".join(b"X\4\0\0\0%04xK\0\x86" % n for n in range(40_000)) + b"e0"
+
+
+@pytest.mark.parametrize(
+    "pickled",
+    [
+        b"\x80\2}" + NESTED + b"K\1s.",
+        b"\x80\2}" + SHARED + b"K\1s.",
+        b"\x80\2}(" + SHARED + b"K\1u.",
+        b"\x80\2ccollections\nOrderedDict\n]" + SHARED + b"K\1\x86a\x85R.",  # as Python 2 pickles an OrderedDict
+        b"\x80\2}X\1\0\0\0xX\7\0\0\0storagectorch\nFloatStorage\n" + SHARED + b"K\0K\1N(t\x86Qs.",
+        b"\x80\2(X\7\0\0\0storagectorch\nFloatStorage\n" + SHARED + b"K\0K\1tQ.",  # the key of a storage
+        b"\x80\2X\7\0\0\0storagectorch\nFloatStorage\nX\1\0\0\0" + b"0K\0" + SHARED + b"\x86tQ.",
+        b"\x80\2" + SHARED + b".",
+        b"\x80\5\x96" + (1 << 32).to_bytes(8, "little") + b"a.",  # a bytearray of 4 GB
+        b"\x80\2X\xff\xff\xff\xffa.",
+        b"\x80\2T\xff\xff\xff\x7fa.",
+        b"\x80\4\x95" + (1 << 62).to_bytes(8, "little") + b"a.",
+        b"\x80\2\x8b\xff\xff\xff\x7fa.",
+        b"\x80\2" + b"}" * 1_100_000 + b".",
+        b"\x80\2" + b"(" * 200_000 + b".",
+        b"\x80\2)" + b"\x85" * 200_000 + b".",
+        b"\x80\2" + PAIRS.replace(b"e0", b"e\x85q\1ccollections\nOrderedDict\nq\2") + b"h\2h\1R" * 10_000 + b".",
+        b"\x80\2(" + b"N" * 100_000 + b"tq\1ctorch\nFloatTensor\nq\2" + b"h\2h\1R" * 100_000 + b".",
+    ],
+    ids=range(18),
+)
+@pytest.mark.parametrize("kind", [legacy, zipped])
+def test_no_pickle_takes_long_or_much_memory(kind, pickled, tmp_path, monkeypatch):
+    """Nested tuples would be hashed or shown for ages, and lengths would be believed."""
+    monkeypatch.setattr(torch_file, "_PICKLE_BYTES", 1 << 20)
+    path = tmp_path / "hostile.pth"
+    path.write_bytes(kind(pickled))
+    with memory_for(1 << 30), pytest.raises(UserError, match=r"hostile\.pth: .{,300}$"):
+        read_torch_file(path)
+
+
+@pytest.mark.parametrize("name", ["torch_bytearray8_4GB", "torch_laughs_in_dict_key"])
+def test_hostile_files(name):
+    with memory_for(1 << 30), pytest.raises(UserError, match=f"{name}.pth: the file is damaged, truncated or of another kind"):
+        read_torch_file(DATA / f"{name}.pth")
+
+
+def test_members_that_claim_more_than_the_file_has(tmp_path):
+    data = np.float32([1, 2]).tobytes()
+    whole = zipped(one_tensor(2, 0, (2,), (1,)), **{"data/0": data})
+    for size in 9, 1 << 31:
+        lying = whole.replace(len(data).to_bytes(4, "little") * 2, size.to_bytes(4, "little") * 2)
+        (tmp_path / "lying.pth").write_bytes(lying)
+        with memory_for(1 << 30), pytest.raises(UserError, match=r"lying\.pth"):
+            read_torch_file(tmp_path / "lying.pth")
+
+
+def test_the_legacy_format_needs_a_known_sha256(tmp_path):
+    """In the name, as torch publishes files, in a file beside it, or known to whoever reads it."""
+    whole, digest = (DATA / "legacy.pth").read_bytes(), sha256_of(DATA / "legacy.pth")
+    values = whole.index(np.float32([1.5, -2.5]).tobytes())
+    damaged = whole[:values] + b"\1" + whole[values + 1 :]
+    plain, named, beside = tmp_path / "own.pth", tmp_path / f"own-{digest[:8]}.pth", tmp_path / "own.pth.sha256"
+    for path in plain, named:
+        path.write_bytes(whole)
+    assert_equal(read_torch_file(named), expected())
+    assert_equal(read_torch_file(plain, ["00000000", digest]), expected())
+    with pytest.raises(UserError, match=rf"own\.pth: .*before 2020.* {digest}, .*sha256sum own\.pth > own\.pth\.sha256"):
+        read_torch_file(plain, ["00000000"])
+    beside.write_text(f"{digest}  own.pth\n")
+    assert_equal(read_torch_file(plain), expected())
+    for path, where in (plain, "own.pth.sha256 says"), (named, "its name says"):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=rf"{path.name}: the file is damaged: .*{where}"):
+            read_torch_file(path)
+    with pytest.raises(UserError, match="before 2020"):
+        plain.rename(tmp_path / "other.pth")
+        read_torch_file(tmp_path / "other.pth", [digest])
+    for text in b"", digest[:8].encode(), b"\xff" * 100:
+        (tmp_path / "other.pth.sha256").write_bytes(text)
+        with pytest.raises(UserError, match=r"other\.pth: the file is damaged"):
+            read_torch_file(tmp_path / "other.pth")
 
 
 def test_storages_have_the_size_that_the_legacy_format_repeats(tmp_path):
@@ -219,7 +305,8 @@ def test_storages_have_the_size_that_the_legacy_format_repeats(tmp_path):
         stored = count.to_bytes(8, "little") + np.float32([1, 2, 3]).tobytes()
         (tmp_path / "size.pth").write_bytes(legacy(one_tensor(2, 0, (2,), (1,)), pickle.dumps(["0"], 2), storages=stored))
         if count == 2:
-            np.testing.assert_array_equal(read_torch_file(tmp_path / "size.pth")["x"], [1, 2])
+            state = read_torch_file(tmp_path / "size.pth", [sha256_of(tmp_path / "size.pth")])
+            np.testing.assert_array_equal(state["x"], [1, 2])
         else:
             with pytest.raises(UserError, match=r"size\.pth: .*storage 0 has another size"):
                 read_torch_file(tmp_path / "size.pth")
@@ -236,20 +323,19 @@ def test_a_truncated_file_is_named(name, tmp_path):
 
 @pytest.mark.parametrize("name", ["zip.pth", "legacy.pth"])
 def test_a_damaged_byte_does_no_harm(name, tmp_path):
-    """Only the zip archive has checksums: of the legacy format, values may be wrong."""
     whole, path, refused = (DATA / name).read_bytes(), tmp_path / name, 0
+    known = [sha256_of(DATA / name)]
     changes = np.random.default_rng(0).integers(1, 256, len(whole)).tolist()
     for position in range(0, len(whole), 3):
         path.write_bytes(whole[:position] + bytes([whole[position] ^ changes[position]]) + whole[position + 1 :])
         try:
-            state = read_torch_file(path)
+            state = read_torch_file(path, known)
         except UserError as error:
             assert name in str(error)
             refused += 1
         else:
-            if name == "zip.pth":
-                assert_equal(state, expected())
-            assert all(np.copy(array).dtype.kind in "fiub" for array in state.values())
+            assert name == "zip.pth"
+            assert_equal(state, expected())
     assert refused > len(whole) / 12
 
 

@@ -186,6 +186,24 @@ def test_killed_at_any_moment_and_resumed_it_ends_bit_identical(tiny, uninterrup
     assert steps == list(range(3, STEPS + 1, 3))
 
 
+def test_of_two_trainings_in_a_folder_one_is_refused_and_nothing_is_lost(tiny, uninterrupted, tmp_path):
+    """Two that start together, and a third while one of them trains; images are synthesized meanwhile."""
+    folder = tmp_path / "both"
+    together = [start([*tiny, *LONG], folder, pause=0.2) for _ in range(2)]
+    wait_for(together[0], lambda: any(process.poll() is not None for process in together))
+    ends = sorted(process.returncode for process in together if process.poll() is not None)
+    assert ends == [2]
+    winner, loser = sorted(together, key=lambda process: process.poll() is not None)
+    held = rf"{folder} is in use: process {winner.pid} on \S+, since \S+ \S+ UTC, trains there"
+    assert re.search(held, loser.communicate()[0])
+    wait_for(winner, lambda: list((folder / "checkpoints").glob("[0-9]")))
+    assert re.search(held, refused_run([*tiny, *LONG], folder))
+    synthesize.main([str(folder), str(uninterrupted / "layouts" / "0.png"), "--out", str(tmp_path / "images")])
+    assert winner.poll() is None and list((tmp_path / "images").iterdir())
+    assert f"Trained to step {STEPS}" in winner.communicate()[0] and winner.returncode == 0
+    assert_identical(final_state(uninterrupted), final_state(folder))
+
+
 def test_sigterm_saves_and_exits_cleanly(tiny, uninterrupted, tmp_path):
     folder = tmp_path / "stopped"
     process = start([*tiny, *LONG, "--run.checkpoint_every", "1000"], folder, pause=0.2)

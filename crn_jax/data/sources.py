@@ -9,6 +9,7 @@ from PIL import Image
 
 from crn_jax.data import folders, nyu
 from crn_jax.data.cache import Progress, cached
+from crn_jax.data.detailed_streets import render_detailed_street
 from crn_jax.data.examples import Example, Source
 from crn_jax.data.geometry import MIDDLE, Fit, Place, view
 from crn_jax.data.labels.label_space import LabelSpace, open_image
@@ -23,11 +24,14 @@ _LABELS = {
     "camvid": "camvid",
     "cityscapes": "cityscapes",
     "streets": "cityscapes",
+    "detailed_streets": "cityscapes",
     "ade20k": "ade20k",
     "nyu": "nyu40",
     "gta5": "gta5",
     "cocostuff": "cocostuff",
 }
+DRAWN = ("streets", "detailed_streets")
+"""The data sets that are drawn on the fly, and need no folder."""
 TOO_FEW = "Where a data set has no split of its own, every 10th pair is held out, so at least 2 are needed."
 _ORIENTATION = 0x0112  # the tag in EXIF
 _TURNED = range(2, 9)  # the orientations at which viewers turn or mirror a picture
@@ -37,12 +41,12 @@ _TURNED = range(2, 9)  # the orientations at which viewers turn or mirror a pict
 class DataConfig:
     """The data set, its folder, and how its files become examples."""
 
-    source: Literal["camvid", "cityscapes", "streets", "ade20k", "nyu", "gta5", "cocostuff", "folder"]
+    source: Literal["camvid", "cityscapes", "streets", "detailed_streets", "ade20k", "nyu", "gta5", "cocostuff", "folder"]
     """The data set. camvid has {train,val}/ and {train,val}annot/, or (--data.labels camvid32) 701_StillsRaw_full/ and
     LabeledApproved_full/; cityscapes has leftImg8bit/ and gtFine/; ade20k has images/ and annotations/; nyu has
     nyu_depth_v2_labeled.mat; gta5 has images/ and labels/; cocostuff has {train,val}2017/ and stuffthingmaps_trainval2017/;
     folder is your own: {train,val}/{photographs,layouts}/, or photographs/ and layouts/, of which every 10th pair is held out;
-    streets are drawn on the fly."""
+    streets and detailed_streets are drawn on the fly."""
     root: str | None = None
     """The folder of the data set. Streets need none."""
     labels: str | None = None
@@ -136,6 +140,18 @@ class Streets(Source):
         return {"layout": street.layout, "photograph": street.photograph}
 
 
+@dataclasses.dataclass(frozen=True)
+class DetailedStreets(Source):
+    """A source of procedural street scenes in six moods."""
+
+    first: int
+    """The index of the first scene, for `render_detailed_street`."""
+
+    def __getitem__(self, index: int) -> Example:
+        street = render_detailed_street(self.first + range(len(self))[index], self.size)
+        return {"layout": street.layout, "photograph": street.photograph}
+
+
 def open_photograph(path: Path) -> Image.Image:
     """Decodes a photograph as 8-bit RGB.
 
@@ -171,7 +187,7 @@ def label_space_of(data: DataConfig) -> LabelSpace:
     Raises:
       UserError: if `data.labels` are missing, unknown, or not possible for this data set.
     """
-    if data.labels is not None and data.source == "streets":
+    if data.labels is not None and data.source in DRAWN:
         raise UserError(f"--data.labels {data.labels}: streets are made with Cityscapes' classes. Leave this option out.")
     labels = data.labels or _LABELS.get(data.source)
     if labels is None:
@@ -204,9 +220,11 @@ def open_source(
 
 def _listed(data: DataConfig, split: Split, size: tuple[int, int], label_space: LabelSpace) -> Source:
     fit = "crop" if split == "val" and data.fit == "random_crop" else data.fit
-    if data.source == "streets":
+    if data.source in DRAWN:
         count, first = (data.num_scenes, 0) if split == "train" else (64, 10**6)
         names = [f"street {first + i}" for i in range(count)]
+        if data.source == "detailed_streets":
+            return DetailedStreets(label_space, names, size, first)
         return Streets(label_space, names, size, first, data.clear_days)
     if data.source == "nyu":
         file, frames, note = nyu.find_frames(_root(data), split)

@@ -3,10 +3,13 @@
 A checkpoint `model.ckpt` has an index and data files. `model.ckpt.index` is a sorted table of names in LevelDB's format
 ("table_format.md" of LevelDB). `model.ckpt.data-00000-of-00001` has the numbers, little-endian. The table's values are messages
 of TensorFlow's `tensor_bundle.proto`. They give each variable's type, shape, data file, position in that file, and checksum.
+
+No number in a file is believed. Blocks lie one after the other and names ascend, as TensorFlow writes them, and variables take
+no more bytes than the data files have. What is read is thus bounded by the size of the files.
 """
 
 import math
-import struct
+import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +20,10 @@ import numpy as np
 from crn_jax.errors import UserError
 
 _MAGIC = 0xDB4775248B80FB57  # the last 8 bytes of a LevelDB table, whose footer has 48
+_INDEX_BYTES = 1 << 24
+"""The greatest size of an index. The authors' have some 10 kB."""
+_NAME_BYTES, _DIMENSIONS = 1000, 8
+_MAX_SHARDS = 99_999  # a data file's number has five digits
 _DTYPES = {1: "<f4", 2: "<f8", 3: "<i4", 9: "<i8"}  # numbers of types.proto; generators and their counters have no other types
 
 
@@ -54,22 +61,33 @@ def read_variables(prefix: str | Path, names: Collection[str]) -> dict[str, np.n
     shards, index = _read_table(prefix)
     if missing := sorted(set(names) - index.keys()):
         raise UserError(f"{prefix}.index: there is no variable {', '.join(missing)}.")
-    return {name: _read_variable(f"{prefix}.data-{index[name].shard:05d}-of-{shards:05d}", name, index[name]) for name in names}
+    values, ends = {}, dict[int, int]()
+    for name in sorted(names, key=lambda name: (index[name].shard, index[name].offset)):
+        variable = index[name]
+        path = Path(f"{prefix}.data-{variable.shard:05d}-of-{shards:05d}")
+        if variable.offset < ends.get(variable.shard, 0):
+            raise UserError(f"{prefix}.index: it is damaged: {name} lies where another variable lies. Fetch the file again.")
+        ends[variable.shard] = variable.offset + variable.size
+        values[name] = _read_variable(path, name, variable)
+    return {name: values[name] for name in names}
 
 
-def _read_variable(file_name: str, name: str, variable: Variable) -> np.ndarray:
-    path = Path(file_name)
+def _read_variable(path: Path, name: str, variable: Variable) -> np.ndarray:
     if not path.is_file():
         raise UserError(f"{path}: this file of the checkpoint is missing. It belongs beside the .index file.")
     if variable.dtype not in _DTYPES:
         raise UserError(f"{path}: {name} has TensorFlow's type {variable.dtype}, which cannot be read here.")
     dtype = np.dtype(_DTYPES[variable.dtype])
+    if variable.size != dtype.itemsize * math.prod(variable.shape):
+        raise UserError(
+            f"{path}: {name} has {variable.size:,} bytes, which is not the size of its shape. Fetch the files again."
+        )
     with open(path, "rb") as file:
+        if variable.offset + variable.size > os.fstat(file.fileno()).st_size:
+            raise UserError(f"{path}: {name} is cut short. Fetch the file again.")
         file.seek(variable.offset)
         data = file.read(variable.size)
-    if len(data) != variable.size:
-        raise UserError(f"{path}: {name} is cut short. Fetch the file again.")
-    if _masked_crc(data) != variable.checksum or len(data) != dtype.itemsize * math.prod(variable.shape):
+    if _masked_crc(data) != variable.checksum:
         raise UserError(f"{path}: {name} is damaged, by its checksum. Fetch the file again.")
     return np.frombuffer(data, dtype).reshape(variable.shape)
 
@@ -84,43 +102,58 @@ def _read_table(prefix: str | Path) -> tuple[int, dict[str, Variable]]:
             f"{path}: there is no such file. Give the name of a TensorFlow checkpoint without .index, for example "
             f"result_512p/model.ckpt.{beside}"
         )
-    data = path.read_bytes()
+    with open(path, "rb") as file:
+        data = file.read(_INDEX_BYTES + 1)
     try:
-        if len(data) < 48 or int.from_bytes(data[-8:], "little") != _MAGIC:
+        if not 48 <= len(data) <= _INDEX_BYTES or int.from_bytes(data[-8:], "little") != _MAGIC:
             raise ValueError("it does not end as a table does")
-        _, _, position = _handle(data, len(data) - 48)  # of the meta index, which is empty
+        footer = data[-48:-8]
+        _, _, position = _handle(footer, 0)  # of the meta index, which is empty
+        handles = [_handle(handle, 0) for _, handle in _entries(_block(data, *_handle(footer, position)[:2]))]
         table: dict[str, bytes] = {}
-        for _, handle in _entries(_block(data, *_handle(data, position)[:2])):
-            table |= {key.decode(): value for key, value in _entries(_block(data, *_handle(handle, 0)[:2]))}
+        end, last = 0, None
+        for offset, size, _ in handles:
+            if offset < end:
+                raise ValueError("its blocks overlap")
+            end = offset + size
+            for key, value in _entries(_block(data, offset, size)):
+                if last is not None and key <= last:
+                    raise ValueError("its names are not in order")
+                table[key.decode()], last = value, key
         header, _ = _fields(table.pop(""))  # a BundleHeaderProto
         if header.get(2, 0):
             raise ValueError("its numbers are big-endian")
-        return header[1], {name: _variable(message) for name, message in table.items()}
-    except (ValueError, IndexError, KeyError, struct.error) as error:  # a UnicodeDecodeError is a ValueError
+        if not 1 <= header[1] <= _MAX_SHARDS:
+            raise ValueError(f"it counts {header[1]} data files")
+        return header[1], {name: _variable(message, header[1]) for name, message in table.items()}
+    except (ValueError, LookupError) as error:  # a UnicodeDecodeError is a ValueError
         raise UserError(f"{path}: this is no index of a TensorFlow checkpoint (V2), or it is damaged: {error}.") from error
 
 
 def _block(data: bytes, offset: int, size: int) -> bytes:
     """Returns a block of the table. Its compression and its checksum follow it in the file."""
-    compression, checksum = struct.unpack_from("<BI", data, offset + size)
-    if compression:
+    block, trailer = _part(data, offset, size), _part(data, offset + size, 5)
+    if trailer[0]:
         raise ValueError("it is compressed")  # TensorFlow never compresses
-    if _masked_crc(data[offset : offset + size + 1]) != checksum:
+    if _masked_crc(block + trailer[:1]) != int.from_bytes(trailer[1:], "little"):
         raise ValueError("a block does not agree with its checksum")
-    return data[offset : offset + size]
+    return block
 
 
 def _entries(block: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Yields the keys and values of a block. A key is stored as the length that it shares with the key before, and the rest."""
     restarts = int.from_bytes(block[-4:], "little")
-    end, position, key = len(block) - 4 * (restarts + 1), 0, b""
-    while position < end:
-        shared, position = _varint(block, position)
-        unshared, position = _varint(block, position)
-        size, position = _varint(block, position)
-        key = key[:shared] + block[position : position + unshared]
+    entries = _part(block, 0, len(block) - 4 * (restarts + 1))
+    position, key = 0, b""
+    while position < len(entries):
+        shared, position = _varint(entries, position)
+        unshared, position = _varint(entries, position)
+        size, position = _varint(entries, position)
+        if shared > len(key) or shared + unshared > _NAME_BYTES:
+            raise ValueError("a name is too long")
+        key = key[:shared] + _part(entries, position, unshared)
         position += unshared
-        yield key, block[position : position + size]
+        yield key, _part(entries, position, size)
         position += size
 
 
@@ -131,14 +164,17 @@ def _handle(data: bytes, position: int) -> tuple[int, int, int]:
     return offset, size, position
 
 
-def _variable(message: bytes) -> Variable:
+def _variable(message: bytes, shards: int) -> Variable:
     """Parses a BundleEntryProto."""
     numbers, messages = _fields(message)
     if 7 in messages:
         raise ValueError("a variable is stored in slices")
     _, shape = _fields(messages[2][-1] if 2 in messages else b"")  # a TensorShapeProto
-    sizes = (_fields(dimension)[0].get(1, 0) for dimension in shape.get(2, []))
-    return Variable(numbers[1], tuple(sizes), numbers.get(3, 0), numbers.get(4, 0), numbers.get(5, 0), numbers[6])
+    sizes = tuple(_fields(dimension)[0].get(1, 0) for dimension in shape.get(2, []))
+    variable = Variable(numbers[1], sizes, numbers.get(3, 0), numbers.get(4, 0), numbers.get(5, 0), numbers[6])
+    if len(sizes) > _DIMENSIONS or variable.shard >= shards or max(*sizes, 0, variable.offset, variable.size) >= 1 << 63:
+        raise ValueError(f"a variable has the shape {sizes[:_DIMENSIONS]} and lies in data file {variable.shard} of {shards}")
+    return variable
 
 
 def _fields(message: bytes) -> tuple[dict[int, int], dict[int, list[bytes]]]:
@@ -153,23 +189,32 @@ def _fields(message: bytes) -> tuple[dict[int, int], dict[int, list[bytes]]]:
             numbers[number], position = _varint(message, position)
         elif kind == 2:
             size, position = _varint(message, position)
-            messages.setdefault(number, []).append(message[position : position + size])
+            messages.setdefault(number, []).append(_part(message, position, size))
             position += size
         elif kind == 5:
-            numbers[number], position = struct.unpack_from("<I", message, position)[0], position + 4
+            numbers[number], position = int.from_bytes(_part(message, position, 4), "little"), position + 4
         else:
             raise ValueError(f"a field of kind {kind}")
     return numbers, messages
 
 
 def _varint(data: bytes, position: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
+    """Reads a number of seven bits a byte, the lowest first, and returns it with the position behind it."""
+    value = 0
+    for shift in range(0, 70, 7):
         byte = data[position]
         value |= (byte & 127) << shift
-        position, shift = position + 1, shift + 7
+        position += 1
         if byte < 128:
             return value, position
+    raise ValueError("a number has over ten bytes")
+
+
+def _part(data: bytes, position: int, size: int) -> bytes:
+    """Returns this part of the bytes, all of which must be there."""
+    if size < 0 or position + size > len(data):
+        raise ValueError("it ends early")
+    return data[position : position + size]
 
 
 def _masked_crc(data: bytes) -> int:

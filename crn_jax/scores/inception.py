@@ -155,7 +155,7 @@ def load_inception(path: str | Path) -> dict:
     Raises:
       UserError: if the file is missing or damaged, or if it holds another network. The message names the file and the tensor.
     """
-    tensors, network = read_weights(path, f"Fetch {WEIGHTS_URL}."), "the Inception-V3 of FID"
+    tensors, network = read_weights(path, f"Fetch {WEIGHTS_URL}.", [PUBLISHED_SHA256]), "the Inception-V3 of FID"
     params = {}
     expect(tensors, "fc.weight", (_CLASSES, 2048), path, network)
     for name, (h, w, c, d) in kernel_shapes().items():

@@ -45,6 +45,10 @@ class Network(NamedTuple):
 
 
 LINEAR_URL = "https://github.com/richzhang/PerceptualSimilarity/tree/master/lpips/weights/v0.1"
+LINEAR_SHA256 = (
+    "df73285e35b22355a2df87cdb6b70b343713b667eddbda73e1977e0c860835c0",  # alex.pth
+    "a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868",  # vgg.pth
+)
 _NETWORKS = (
     Network("AlexNet", "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth", 31, (
         Conv(0, 64, 11, 4, 2), Conv(3, 192, 5, 1, 2, pool=3), Conv(6, 384, pool=3), Conv(8, 256), Conv(10, 256),
@@ -103,7 +107,7 @@ def load_lpips(linear: str | Path, backbone: str | Path) -> dict:
         different networks. The message names the file and the tensor.
     """
     tensors, keys = (
-        read_weights(linear, f"Fetch alex.pth or vgg.pth from {LINEAR_URL}."),
+        read_weights(linear, f"Fetch alex.pth or vgg.pth from {LINEAR_URL}.", LINEAR_SHA256),
         [f"lin{i}.model.1.weight" for i in range(5)],
     )
     channels = tuple(tensors[key].size for key in keys if key in tensors)
@@ -114,7 +118,8 @@ def load_lpips(linear: str | Path, backbone: str | Path) -> dict:
         )
     weights = [expect(tensors, key, (1, c, 1, 1), linear, "LPIPS").reshape(c) for key, c in zip(keys, channels)]
     network, layers, width = NETWORKS[channels], [], 3
-    tensors = read_weights(backbone, f"Fetch {network.url}.")
+    digest = Path(network.url).stem.rpartition("-")[2]  # its first eight digits
+    tensors = read_weights(backbone, f"Fetch {network.url}.", [digest])
     for conv in network.layers:
         name, shape = f"features.{conv.number}", (conv.channels, width, conv.kernel, conv.kernel)
         kernel = expect(tensors, f"{name}.weight", shape, backbone, network.name)

@@ -132,7 +132,7 @@ class Workers:
     @contextlib.contextmanager
     def _device(self, environment: dict[str, str]) -> Iterator[int | None]:
         """Waits for the lock of a worker's accelerator. It yields None if the ablation is stopped before."""
-        name = f"{socket.gethostname()}_{environment.get('CUDA_VISIBLE_DEVICES', 'all')}"
+        name = lock_name(environment.get("CUDA_VISIBLE_DEVICES", "all"))
         for attempt in range(sys.maxsize):
             with claimed(self.devices / name) as lock:
                 if lock is not None or self.stopped.is_set():
@@ -207,6 +207,20 @@ class Workers:
                 for task, bar in bars.items():
                     done, total = task.progress() if task in running else (0, None)
                     progress.update(bar, completed=done, total=total, visible=task in running)
+
+
+def lock_name(device: str) -> str:
+    """Returns the name of an accelerator's lock: the host, what SLURM has given to this job, and the device in it.
+
+    SLURM gives a device to one job at a time, and ends all processes of a job before. Jobs on one host never wait for each
+    other, therefore. Within a job, steps may share devices. The numbers of GPUs alone would not do: with cgroups, every job's
+    GPUs are numbered from 0.
+    """
+    given = (f"{key}{os.environ[variable]}" for key, variable in _OF_SLURM.items() if variable in os.environ)
+    return "_".join([socket.gethostname(), *given, device])
+
+
+_OF_SLURM = {"job": "SLURM_JOB_ID", "gpus": "SLURM_STEP_GPUS"}
 
 
 def own(environment: dict[str, str]) -> dict[str, str]:

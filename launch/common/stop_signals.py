@@ -2,11 +2,16 @@
 
 import os
 import signal
+import time
 
 import jax
 from jax.experimental import multihost_utils
 
 from launch.common.terminal import silence
+
+REPEATED_SECONDS = 5.0
+"""Seconds after the first SIGTERM in which another one is the same request. When SLURM preempts a job without grace, it sends it
+twice within some milliseconds: to each process, and through srun."""
 
 
 class Stop:
@@ -33,7 +38,7 @@ class Stop:
         return jax.distributed.is_initialized() and multihost_utils.reached_preemption_sync_point(cls._told)
 
     def __enter__(self):
-        self._noted, self._by_jax = False, jax.distributed.is_initialized()
+        self._noted, self._by_jax = dict[int, float](), jax.distributed.is_initialized()
         self._terminals = [number for number in (1, 2) if os.isatty(number)]
         numbers = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP} - ({signal.SIGTERM} if self._by_jax else set())
         if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # by nohup
@@ -47,14 +52,20 @@ class Stop:
 
     def requested_at(self, step: int) -> bool:
         """Returns whether to stop after this step. Every process has to ask at every step."""
-        return self._reached(step) if self._by_jax else self._noted
+        return self._reached(step) if self._by_jax else bool(self._noted)
 
     def _note(self, number, _frame) -> None:
-        """Notes a signal, and lets a second one end the process at once."""
-        self._noted = True
+        """Notes a signal, and lets a second one end the process at once, unless it is a repeated SIGTERM."""
+        if number in self._noted:
+            if time.monotonic() - self._noted[number] > REPEATED_SECONDS:
+                signal.signal(number, signal.SIG_DFL)
+                os.kill(os.getpid(), number)
+            return
+        self._noted[number] = time.monotonic()
         if number == signal.SIGHUP:
             for terminal in self._terminals:  # it is gone, and writing to it would fail
                 silence(terminal)
-        signal.signal(number, signal.SIG_DFL)
+        if number != signal.SIGTERM:
+            signal.signal(number, signal.SIG_DFL)
         if self._by_jax:
             os.kill(os.getpid(), signal.SIGTERM)

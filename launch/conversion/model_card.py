@@ -17,6 +17,7 @@ _LICENCES = {
     "camvid": "CamVid: published for research, without a licence of its own.",
     "nyu": "NYU Depth V2: published for research, without a licence of its own.",
     "streets": "Procedural streets: made by crn_jax, free of others' rights.",
+    "detailed_streets": "Procedural streets: made by crn_jax, free of others' rights.",
 }
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from crn_jax.data.labels.label_space import LabelSpace
 from crn_jax.data.pipeline import spread
-from crn_jax.data.sources import Split, label_space_of
+from crn_jax.data.sources import DRAWN, Split, label_space_of
 from crn_jax.errors import UserError
 from crn_jax.experiment import Synthesis, require_kind
 from crn_jax.run import Run, load_run
@@ -40,7 +40,7 @@ def open_comparison(
         raise UserError("Give at least one run folder of launch.train, or a folder of images with --experiment NAME.")
     runs = {path: load_run(path, checkpoint) for path in paths if (path / "run.json").exists()}
     common, label_space = common_ground(paths, runs, experiment)
-    if root and common.data.source == "streets":
+    if root and common.data.source in DRAWN:
         raise UserError(f"--data {root}: streets are made, not read. Leave --data out.")
     cache = common.data.cache
     if cache and (limit is not None or not Path(cache).is_dir()):

@@ -22,8 +22,10 @@ from launch.common.processes import is_first
 from launch.common.stop_signals import Stop
 from launch.common.terminal import console, describe_devices
 from launch.training.async_steps import AsyncSteps
+from launch.training.lock import Ownership
 from launch.training.metrics_log import MetricsLog, NoLog, Window
 from launch.training.progress import RANDOM_WARNING, Progress
+from launch.training.run_folder import check_room
 from launch.training.segmenter_validation import Segmentation, SegmenterValidator
 from launch.training.validation import Validation, Validator
 
@@ -47,6 +49,8 @@ class TrainingLoop:
     validator: Validator | SegmenterValidator
     epoch: int
     """The number of steps in an epoch."""
+    ownership: Ownership | None
+    """The first process's hold on the run folder."""
 
     @property
     def last_step(self) -> int:
@@ -66,6 +70,7 @@ class TrainingLoop:
         with Progress(console, step, last_step, describe_devices(self.mesh)) as progress, Stop() as stop:
             steps = AsyncSteps(batches, self.experiment.batch_size, functools.partial(self.look_at, progress))
             for step in range(first_step + 1, last_step + 1):
+                self.check_folder()
                 batch = self.next_batch(steps, step, state)
                 state, metrics = train_step(state, self.frozen, self.put(batch))
                 steps.add(step, metrics)
@@ -78,7 +83,7 @@ class TrainingLoop:
                     self.report_rescaling(step, metrics["weights"], state)
                 distance = self.validate(step, state).distance if validated else None
                 if saved:
-                    self.checkpoints.save(step, state, distance, self.description)
+                    self.save(step, state, distance)
                 if stopping:
                     break
             self.checkpoints.wait()
@@ -112,8 +117,26 @@ class TrainingLoop:
         except UserError:
             steps.settle()
             if jax.process_count() == 1 and step - 1 not in (0, *self.checkpoints.steps()):
-                self.checkpoints.save(step - 1, state, None, self.description)
+                self.save(step - 1, state, None)
             raise
+
+    def check_folder(self) -> None:
+        """Raises UserError if the run folder is lost to another training or to a failed disk, or a save has failed."""
+        if self.ownership:
+            self.ownership.check()
+        self.checkpoints.check()
+
+    def save(self, step: int, state: TrainState, distance: float | None) -> None:
+        """Starts to save the state after a step.
+
+        Raises:
+          UserError: if the disk has no room for it, or the save before has failed.
+        """
+        self.checkpoints.wait()
+        self.check_folder()
+        if is_first():
+            check_room(Path(self.experiment.folder), state, copies=1)
+        self.checkpoints.save(step, state, distance, self.description)
 
     def check_finite(self, step: int, terms: dict[str, float], **numbers: float) -> None:
         """Raises UserError if a term, or another number, is NaN or infinite, before that state can be saved."""

@@ -1,8 +1,10 @@
 """The run folder of a training: made with its run.json, or checked to belong to the same experiment."""
 
+import contextlib
 import hashlib
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,15 @@ import jax
 
 from crn_jax.data.examples import Source
 from crn_jax.errors import UserError
-from crn_jax.experiment import AnyExperiment, differences, flat
+from crn_jax.experiment import AnyExperiment, description_changes, flat
 from crn_jax.files import replace_text, sha256_of
 from crn_jax.run import read_description
 from crn_jax.train import TrainState
 from launch.common.processes import agree, is_first, wait_for_all
+from launch.training.lock import Ownership, owned
+
+BESIDE_THE_STATE = 1 << 20
+"""Bytes of a checkpoint besides its arrays: the names, shapes and places of these, and the settings of the run."""
 
 
 def refuse_going_back(folder: Path, trained: int, asked: int) -> None:
@@ -35,11 +41,15 @@ def describe_data(source: Source, epoch: int) -> dict[str, Any]:
     return {"examples": len(source), "steps_per_epoch": epoch, "names_sha256": names}
 
 
-def prepare_folder(experiment: AnyExperiment, description: dict) -> Path:
-    """Makes the run folder with its `run.json`, or checks that it belongs to this experiment. Returns the folder.
+@contextlib.contextmanager
+def prepared_folder(experiment: AnyExperiment, description: dict) -> Iterator[Ownership | None]:
+    """Makes the run folder with its `run.json`, or checks that it belongs to this experiment.
+
+    The first process owns the folder until the block ends. The block is given its hold; in other processes, None.
 
     Raises:
-      UserError: if the folder is on a bucket, holds a run of other settings, cannot be written, or differs between processes.
+      UserError: if the folder is on a bucket, holds a run of other settings, cannot be written, differs between processes, or
+        if another training owns it.
     """
     if "://" in experiment.folder:
         raise UserError(
@@ -52,49 +62,49 @@ def prepare_folder(experiment: AnyExperiment, description: dict) -> Path:
     common = {key: value for key, value in common.items() if key not in own}
     weights = {f"vgg19.{key}": vgg19.get(key) for key in ("weights", "sha256")}
     agree({**weights, "label_space": description["label_space"], **common})
-    if is_first():
-        write_description(folder, experiment, description)
-    wait_for_all("run folder")
-    agree({"run folder": sha256_of(file) if file.exists() else "has no run.json"})
-    return folder
+    with contextlib.ExitStack() as stack:
+        ownership = None
+        if is_first():
+            refuse_other_settings(folder, experiment, description)
+            with writable(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+                ownership = stack.enter_context(owned(folder))
+            refuse_other_settings(folder, experiment, description)  # another training may have come and gone
+            with writable(folder):
+                replace_text(file, json.dumps(description, indent=1))
+        wait_for_all("run folder")
+        agree({"run folder": sha256_of(file) if file.exists() else "has no run.json"})
+        yield ownership
 
 
-def write_description(folder: Path, experiment: AnyExperiment, description: dict) -> None:
-    """Makes the run folder with its `run.json`.
+@contextlib.contextmanager
+def writable(folder: Path) -> Iterator[None]:
+    """Raises UserError if the block raises an OSError, because the folder cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"The run folder {folder} cannot be written ({error}). Choose another with --run.folder.") from error
 
-    Raises:
-      UserError: if the folder holds a run of other settings, or cannot be written.
-    """
+
+def refuse_other_settings(folder: Path, experiment: AnyExperiment, description: dict) -> None:
+    """Raises UserError if the folder holds a run of other settings."""
     if (folder / "run.json").exists():
-        stored, _, before = read_description(folder)
-        changes = differences(stored, experiment)
-        for part, keys in {"vgg19": ("weights", "sha256"), "data": description["data"]}.items():
-            for key in keys:
-                was, now = (d[part].get(key) for d in (before, description))
-                if was != now:
-                    changes.append(f"{part}.{key}: {was}, now {now}")
-        labels = json.loads(json.dumps(description["label_space"]))  # JSON's keys are strings
-        for key in ("classes", "ids", "colors"):
-            if before["label_space"][key] != labels[key]:
-                changes.append(f"label_space.{key}: the layouts are read differently now")
+        _, _, before = read_description(folder)
+        changes = description_changes(before, description)
         if changes:
             raise UserError(
                 f"{folder} holds a run of other settings; it cannot be resumed with these:\n  " + "\n  ".join(changes) + "\n"
                 "Give the settings of that run, or start another run with --run.folder."
             )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        replace_text(folder / "run.json", json.dumps(description, indent=1))
-    except OSError as error:
-        raise UserError(f"The run folder {folder} cannot be written ({error}). Choose another with --run.folder.") from error
 
 
-def check_room(folder: Path, state: TrainState) -> None:
-    """Raises UserError if the disk has no room for two checkpoints of the state."""
-    needed = 2 * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+def check_room(folder: Path, state: TrainState, copies: int) -> None:
+    """Raises UserError if the disk has no room for this number of checkpoints of the state."""
+    needed = copies * (sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)) + BESIDE_THE_STATE)
     free = shutil.disk_usage(folder).free
     if free < needed:
+        plural = "s" if copies > 1 else ""
         raise UserError(
-            f"{folder} has {free / 1e9:.2f} GB free; two checkpoints of this cascade need {needed / 1e9:.2f} GB. Make room, or "
-            f"choose another disk with --run.folder."
+            f"{folder} has {free / 1e9:.3f} GB free; {needed / 1e9:.3f} GB are needed for {copies} checkpoint{plural} of this "
+            f"training. Make room, then give the same command again; or choose another disk with --run.folder."
         )

@@ -1,6 +1,7 @@
 """The state that a training begins with: that of its last checkpoint, of another run (`--init_from RUN`), or a fresh one."""
 
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,26 +15,55 @@ from crn_jax.growth import grow_state
 from crn_jax.run import load_run
 from crn_jax.sharding import formats_of
 from crn_jax.train import Trainable, TrainState, init_state
+from launch.common.processes import is_first, wait_for_all
 from launch.common.terminal import console
 from launch.training.run_folder import check_room
 
 
 def first_state(
-    experiment: AnyExperiment, objective: Trainable, abstract: TrainState, checkpoints: Checkpoints, first_step: int
-) -> TrainState:
-    """Returns the state after `first_step`, the step of the last checkpoint or 0, placed as `abstract` says.
+    experiment: AnyExperiment, objective: Trainable, abstract: TrainState, checkpoints: Checkpoints, description: dict
+) -> tuple[int, TrainState, dict[str, Any] | None]:
+    """Returns the number of steps done, the state after them, placed as `abstract` says, and what the log should say about it.
+
+    The state is that of the newest checkpoint that is whole. Newer ones are moved out of the way. Without any checkpoint, the
+    state is a fresh one.
 
     Raises:
-      UserError: if the run that the experiment starts from does not fit, or there is no room for checkpoints.
+      UserError: if no checkpoint is whole, the run that the experiment starts from does not fit, or there is no room for
+        checkpoints.
     """
-    if first_step:
-        state = checkpoints.load(first_step, abstract)
+    step, event = 0, None
+    if checkpoints.latest_step():
+        step, state, damaged = checkpoints.load_newest(abstract, description)
+        if damaged:
+            event = fall_back(checkpoints, step, damaged)
+        if checkpoints.manifest(step) is None:
+            console.print(f"The checkpoint of step {step} has no checksums, because an older version saved it. New ones have.")
     else:
-        check_room(Path(experiment.folder), abstract)
+        check_room(Path(experiment.folder), abstract, copies=2)
         state = init_state(objective, experiment.seed, abstract)
         if experiment.start:
             state = started_from(experiment.start, label_space_of(experiment.data), state)
-    return jax.device_put(state, formats_of(abstract))  # Orbax and growth do not know the orders in memory
+    # Orbax and growth do not know the orders in memory.
+    return step, jax.device_put(state, formats_of(abstract)), event
+
+
+def fall_back(checkpoints: Checkpoints, step: int, damaged: dict[int, str]) -> dict[str, Any]:
+    """Moves damaged checkpoints out of the way, says so, and returns what the log should say about it.
+
+    Raises:
+      UserError: if they cannot be moved.
+    """
+    moved = {}
+    for later, error in damaged.items():
+        try:
+            moved[later] = checkpoints.set_aside(later) if is_first() else checkpoints.forget(later)
+        except OSError as problem:
+            raise UserError(f"{error}\nIt cannot be moved out of the way ({problem}). Move or delete it.") from problem
+        console.print(f"{error}\nIt was moved to {moved[later]}.", markup=False)
+    wait_for_all("damaged checkpoints")
+    console.print(f"The run goes on from step {step}, its newest checkpoint that is whole.")
+    return {"fell_back": {"to": step, "damaged": damaged}}
 
 
 def started_from(start: Start, label_space: LabelSpace, state: TrainState) -> TrainState:
