@@ -1,15 +1,19 @@
 """An artifact: a folder that contains a trained generator, and runs wherever jax and numpy are installed.
 
-| file             | contents                                                                                       |
-|------------------|------------------------------------------------------------------------------------------------|
-| synthesize.bin   | the jitted function, by `jax.export`, for any batch size on CPUs, NVIDIA GPUs and TPUs          |
-| weights.npz      | its parameters, by name                                                                        |
-| artifact.json    | sizes, classes, versions, origin, and the SHA-256 of the files                                 |
-| load.py          | a copy of `load_artifact.py`, the loader, which needs jax and numpy alone                      |
-| flatbuffers.zip  | the Python package (Apache 2.0) with which jax reads the function; jax does not install it     |
+| file                | contents                                                                                    |
+|---------------------|---------------------------------------------------------------------------------------------|
+| synthesize.bin      | the jitted function, by `jax.export`, for any batch size on CPUs, NVIDIA GPUs and TPUs       |
+| weights.safetensors | its parameters, by name                                                                     |
+| artifact.json       | sizes, classes, versions, origin, and the SHA-256 of the files                              |
+| load.py             | a copy of `load_artifact.py`, the loader, which needs jax and numpy alone                   |
+| flatbuffers.zip     | the Python package (Apache 2.0) with which jax reads the function; jax does not install it  |
+
+The function is bound to some years of jax; weights and configuration are not. `load_run` opens an artifact like a run, so that
+a new one can be made of it at any time.
 """
 
 import contextlib
+import datetime
 import importlib.metadata
 import json
 import os
@@ -22,6 +26,7 @@ import cattrs
 import flax.traverse_util
 import jax
 import numpy as np
+import safetensors.numpy
 from jaxtyping import Array, Integer, UInt8
 
 from crn_jax import load_artifact
@@ -33,7 +38,7 @@ from crn_jax.run import Run
 from crn_jax.synthesize import synthesize
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-FILES = ("synthesize.bin", "weights.npz", "flatbuffers.zip")
+FILES = ("synthesize.bin", "weights.safetensors", "flatbuffers.zip")
 
 
 def export_synthesize(
@@ -91,7 +96,7 @@ def write_artifact(folder: Path, run: Run, size: tuple[int, int] | None = None) 
         function = export_synthesize(generator, params, size, run.label_space.dtype)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "synthesize.bin").write_bytes(function)
-        np.savez(folder / "weights.npz", **params)
+        safetensors.numpy.save_file(params, folder / "weights.safetensors")
         (folder / "load.py").write_text(Path(load_artifact.__file__).read_text())
         _zip_flatbuffers(folder / "flatbuffers.zip")
         about = _describe(run, size) | {"sha256": {name: sha256_of(folder / name) for name in FILES}}
@@ -111,6 +116,8 @@ def _describe(run: Run, size: tuple[int, int]) -> dict[str, Any]:
         "classes": run.label_space.classes,
         "label_space": cattrs.unstructure(run.label_space),
         "jax": jax.__version__,
+        "exported": datetime.date.today().isoformat(),
+        "calling_convention": jax.export.maximum_supported_calling_convention_version,
         "platforms": PLATFORMS,
         "step": run.step,
         "vgg19": run.vgg19,

@@ -71,9 +71,7 @@ def test_numbers_that_are_not_finite_are_named(tmp_path):
     with Checkpoints(tmp_path, keep_last=1) as checkpoints:
         checkpoints.save(3, state, None, {})
         checkpoints.wait()
-        with pytest.raises(
-            UserError, match=rf"{tmp_path}/3: .* not finite in ema/module_0/conv1/kernel\."
-        ):
+        with pytest.raises(UserError, match=rf"{tmp_path}/3: .* not finite in ema/module_0/conv1/kernel\."):
             checkpoints.load_params(3, abstract_state(objective(ema_decay=0.5)))
         loaded = checkpoints.load_fields(3, abstract_state(objective(ema_decay=0.5)), "params")
     jax.tree.map(np.testing.assert_array_equal, loaded.params, state.params)

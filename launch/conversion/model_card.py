@@ -1,6 +1,7 @@
 """The model card of an exported run: what the model is, how it was trained, how good it is, and which licences apply."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,7 @@ def _front_matter(run: Run, folder: Path) -> str:
         score = {
             "type": "perceptual-distance",
             "name": "held-out perceptual distance",
-            "value": round(measured[1], 2),
+            "value": round(measured[1], 1),
         }
         result = {
             "task": {"type": "image-to-image", "name": "semantic image synthesis"},
@@ -131,6 +132,9 @@ def _front_matter(run: Run, folder: Path) -> str:
 
 def _held_out(folder: Path, step: int) -> tuple[int, float] | None:
     """Returns the newest validation up to this step, as its step and held-out distance, or None if there was none."""
+    if (folder / "artifact.json").is_file():  # it is being renewed, and its model card has the figure
+        found = re.search(r"distance at step ([\d,]+) is ([\d.]+)\.\n", (folder / "README.md").read_text(encoding="utf-8"))
+        return (int(found[1].replace(",", "")), float(found[2])) if found else None
     lines = [line for line in read_metrics(folder / "metrics.jsonl") if "validation" in line and line["step"] <= step]
     return (lines[-1]["step"], lines[-1]["validation"]["distance"]) if lines else None
 
@@ -141,6 +145,8 @@ def _count(number: int, noun: str) -> str:
 
 def _scores(folder: Path, step: int) -> str:
     """Writes the held-out distance at this step, and the scores of an evaluation, if there is one."""
+    if (folder / "artifact.json").is_file():  # it is being renewed, and its model card has the scores
+        return (folder / "README.md").read_text(encoding="utf-8").partition("## Scores\n\n")[2].partition("\n\n## ")[0]
     texts = []
     if measured := _held_out(folder, step):
         texts.append(f"The held-out perceptual distance at step {measured[0]:,} is {measured[1]:.1f}.")
