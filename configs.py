@@ -78,7 +78,7 @@ streets_256x512 = dataclasses.replace(
     run=RunConfig(validate_every=50, validation_examples=12, checkpoint_every=50),
 )
 
-# Detailed streets at 128x256 in six moods, by a cascade of six images that has room in 5 MB. The recipe detailed_streets_grow
+# Detailed streets at 128x256 in six moods, by a cascade of six images that has room in 5 MB. The recipe packaged_streets
 # ends with this experiment, and made the run `streets` that comes with crn_jax. The mood is a choice for the whole image, so
 # the best whole image counts.
 #   python -m launch.train detailed_streets
@@ -327,7 +327,6 @@ _RELEASED = " ".join(f"{weight:.6g}" for weight in RELEASED_WEIGHTS["cityscapes_
 _GROWN_512P = "cityscapes_512p --epochs 20 --run.validate_every 2975"
 _GROWN_1024P = "cityscapes_1024p --epochs 5 --run.validate_every 2975"
 _CAMVID_WIDTHS, _STREETS_WIDTHS = "256 256 256 256 128", "128 128 128 96 48"
-_DETAILED_WIDTHS = "192 192 176 144 96"
 
 RECIPES = {
     # python -m launch.train cityscapes_grow --data.root DIR --cascade.dtype bfloat16
@@ -368,13 +367,14 @@ RECIPES = {
             "256x512": "streets_256x512 --steps 900",
         },
     ),
-    # python -m launch.train detailed_streets_grow
+    # python -m launch.train packaged_streets
     # Expect: not yet.
-    "detailed_streets_grow": Recipe(
-        "Detailed streets to 128x256 by growth, for the run that comes with crn_jax; no data are needed.",
+    "packaged_streets": Recipe(
+        "Detailed streets for the run that comes with crn_jax: first the colours alone, which is fast, then all layers.",
         {
-            "64x128": f"detailed_streets --cascade.widths {_DETAILED_WIDTHS} --loss.mean_share 0.2 --steps 700",
-            "128x256": "detailed_streets --steps 20000 --run.validate_every 100",
+            "colours": "detailed_streets --lambdas.initial 1 0 0 0 0 0 --loss.mean_share 0.2 --steps 3000 "
+            "--run.validate_every 1000",
+            "features": "detailed_streets --steps 20000 --run.validate_every 100",
         },
     ),
 }

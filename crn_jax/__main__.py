@@ -14,6 +14,7 @@ def main() -> None:
     package = Path(__file__).resolve().parent
     installed = package / "_commands"
     sys.path.insert(0, str(installed if installed.is_dir() else package.parent))
+    importlib.import_module("launch").prepare()
     importlib.import_module("launch.__main__").main()
 
 

@@ -30,6 +30,7 @@ import safetensors.numpy
 from jaxtyping import Array, Integer, UInt8
 
 from crn_jax import load_artifact
+from crn_jax.checksums import sealed
 from crn_jax.errors import UserError
 from crn_jax.experiment import to_json
 from crn_jax.files import sha256_of
@@ -97,10 +98,10 @@ def write_artifact(folder: Path, run: Run, size: tuple[int, int] | None = None) 
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "synthesize.bin").write_bytes(function)
         safetensors.numpy.save_file(params, folder / "weights.safetensors")
-        (folder / "load.py").write_text(Path(load_artifact.__file__).read_text())
+        (folder / "load.py").write_text(Path(load_artifact.__file__).read_text("utf-8"), "utf-8")
         _zip_flatbuffers(folder / "flatbuffers.zip")
         about = _describe(run, size) | {"sha256": {name: sha256_of(folder / name) for name in FILES}}
-        (folder / "artifact.json").write_text(json.dumps(about, indent=1))
+        (folder / "artifact.json").write_text(json.dumps(sealed(about), indent=1), "utf-8")
     except ValueError as error:
         raise UserError(str(error)) from error
     except OSError as error:

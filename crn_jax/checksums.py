@@ -22,7 +22,7 @@ def crc32c(data: np.ndarray | bytes) -> int:
     """Returns the CRC-32C of bytes, or of an array's elements in C order."""
     if isinstance(data, bytes):
         return google_crc32c.value(data)
-    view, checksum = memoryview(np.ascontiguousarray(data).reshape(-1).view(np.uint8)), 0
+    view, checksum = np.ascontiguousarray(data).reshape(-1).view(np.uint8).data, 0
     for start in range(0, len(view), _PIECE):
         checksum = google_crc32c.extend(checksum, bytes(view[start : start + _PIECE]))
     return checksum

@@ -1,4 +1,4 @@
-"""The error that a person can act on, and a suggestion for misspelt names in its messages."""
+"""The errors that a person can act on, and a suggestion for misspelt names in its messages."""
 
 import difflib
 from collections.abc import Iterable
@@ -6,6 +6,10 @@ from collections.abc import Iterable
 
 class UserError(ValueError):
     """An error in files, weights, folders or settings, whose message says what is wrong, where, and what to do."""
+
+
+class UnrepeatableStep(UserError):
+    """The error that a training step, computed twice from the same state, gave different bits."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

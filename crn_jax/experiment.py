@@ -6,6 +6,7 @@ run.
 
 import dataclasses
 import json
+import os
 from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import cattrs
@@ -18,6 +19,7 @@ from crn_jax.data.labels.label_space import LabelSpace
 from crn_jax.data.labels.published import LABEL_SPACES
 from crn_jax.data.sources import DRAWN, DataConfig, label_space_of
 from crn_jax.errors import UserError
+from crn_jax.files import expanded
 from crn_jax.generator import Generator
 from crn_jax.kernels.remat import Remat
 from crn_jax.lambdas import LambdaConfig
@@ -49,9 +51,12 @@ class RunConfig:
     """The number of steps between two checkpoints besides those of validations. An interrupted run saves one, too."""
     keep_last: int = 2
     """The number of checkpoints to keep besides the best one."""
+    replay_every: int | None = None
+    """The number of steps between two steps that are computed twice and compared bit by bit, to find hardware that computes
+    wrongly. GPUs need flags for it, which docs/reliability.md lists. None: no step is."""
 
     def __post_init__(self):
-        if min(dataclasses.astuple(self)[1:]) < 1:
+        if min(value for value in dataclasses.astuple(self)[1:] if value is not None) < 1:
             raise UserError(f"Intervals and counts of --run must be at least 1, got {self}.")
 
 
@@ -106,7 +111,7 @@ class Training:
     @property
     def folder(self) -> str:
         """The run's folder."""
-        return self.run.folder or f"runs/{self.name}"
+        return expanded(self.run.folder) if self.run.folder else f"runs/{self.name}"
 
     @property
     def rescale_epoch(self) -> int:
@@ -246,7 +251,7 @@ class Experiment(Regression):
     @property
     def start(self) -> Start | None:
         """The run from which the training starts; None if it starts from fresh parameters."""
-        return Start(self.init_from, self.init_moments == "kept") if self.init_from else None
+        return Start(expanded(self.init_from), self.init_moments == "kept") if self.init_from else None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -290,7 +295,7 @@ class GANExperiment(Synthesis):
     @property
     def segmenter_run(self) -> str | None:
         """The run folder of the segmenter that the loss needs; None if it needs no segmenter."""
-        return self.segmenter
+        return expanded(self.segmenter) if self.segmenter else None
 
     def objective(self, steps_per_epoch: int, segmenter: SegmenterConfig | None = None) -> GANObjective:
         """Returns the static part of the training step; `segmenter` is the config of `segmenter_run`, if there is one."""
@@ -403,13 +408,20 @@ _MAY_CHANGE = (
 )
 
 
-def differences(stored: Training, asked: Training) -> list[str]:
-    """Returns the fields that differ but must not change when a run is resumed, each as 'field: stored, now asked'."""
+_BY_CONTENT = ("data.labels", "init_from", "segmenter")
+"""The files and folders that may be moved when a run is resumed, because what they hold is compared."""
+
+
+def differences(stored: Training, asked: Training, but: tuple[str, ...] = ()) -> list[str]:
+    """Returns the fields that differ but must not change when a run is resumed, each as 'field: stored, now asked'.
+
+    Fields that `but` names are left out.
+    """
     before, after = flat(to_json(stored)), flat(to_json(asked))
     return [
         f"{key}: {before.get(key)}, now {after.get(key)}"
         for key in sorted(before.keys() | after.keys())
-        if before.get(key) != after.get(key) and not key.startswith(_MAY_CHANGE)
+        if before.get(key) != after.get(key) and not key.startswith(_MAY_CHANGE) and key not in but
     ]
 
 
@@ -424,15 +436,36 @@ def description_changes(before: dict[str, Any], after: dict[str, Any]) -> list[s
       UserError: if a stored experiment does not fit this version of crn_jax.
     """
     after = json.loads(json.dumps(after))  # JSON's keys are strings
-    changes = differences(from_json(before["experiment"]), from_json(after["experiment"]))
+    changes = differences(from_json(before["experiment"]), from_json(after["experiment"]), _BY_CONTENT)
     for part, keys in {"vgg19": ("weights", "sha256"), "data": after["data"]}.items():
         for key in keys:
             was, now = (description[part].get(key) for description in (before, after))
             if was != now:
                 changes.append(f"{part}.{key}: {was}, now {now}")
-    for key in ("classes", "ids", "colors"):
-        if before["label_space"][key] != after["label_space"][key]:
+    for key, value in after["label_space"].items():
+        if key != "name" and key in before["label_space"] and before["label_space"][key] != value:
             changes.append(f"label_space.{key}: the layouts are read differently now")
+    return changes + _other_runs(before, after)
+
+
+def _other_runs(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """Returns the options that name a run of other parameters than before, each with what differs."""
+    changes = []
+    stored, asked = from_json(before["experiment"]), from_json(after["experiment"])
+    for option in ("init_from", "segmenter"):
+        was, now = (getattr(experiment, option, None) for experiment in (stored, asked))
+        if isinstance(asked, SegmenterExperiment) or was == now is None:
+            continue
+        held, holds = (description.get("origins", {}).get(option, {}) for description in (before, after))
+        if was is None or now is None:
+            changes.append(f"{option}: {was}, now {now}")
+        elif held.get("sha256") and holds.get("sha256"):
+            if held["sha256"] != holds["sha256"]:
+                changes.append(
+                    f"{option}: {now} (step {holds['step']:,}) holds other parameters than {was} (step {held['step']:,}) did"
+                )
+        elif os.path.realpath(expanded(was)) != os.path.realpath(expanded(now)):  # an older version described the run
+            changes.append(f"{option}: {was}, now {now}, and it is not recorded what the former held")
     return changes
 
 

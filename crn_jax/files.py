@@ -1,13 +1,39 @@
-"""Files: replaced as a whole or not at all, set aside when they are damaged, and identified by their SHA-256."""
+"""Files: named as a shell names them, replaced as a whole, set aside when they are damaged, and identified by their SHA-256."""
 
 import contextlib
 import hashlib
 import itertools
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+from crn_jax.errors import UserError
+
+
+def expanded(path: str | Path) -> str:
+    """Returns a path with the home directory in place of `~`, and values in place of $VARIABLE, as a shell does.
+
+    A shell leaves both as they are behind `--option=` and in quotes, and no shell reads environment variables and files. A path
+    stays as it is if it exists as it is and not as expanded: `~` is then the name of a folder.
+
+    Raises:
+      UserError: if there is no such variable or home directory.
+    """
+    written = os.fspath(path)
+    if not written.startswith("~") and "$" not in written:
+        return written
+    replaced = os.path.expandvars(os.path.expanduser(written))
+    if os.path.lexists(written) and (replaced == written or not os.path.lexists(replaced)):
+        return written
+    if unknown := re.search(r"\$([A-Za-z_]\w*|\{\w+\})", replaced):
+        raise UserError(f"{written}: the environment has no variable {unknown[0]}. Set it, or write the path in full.")
+    if replaced.startswith("~"):
+        home = replaced.partition("/")[0]
+        raise UserError(f"{written}: where {home} lies is not known. Write the path in full, or ./{home} for this very name.")
+    return replaced
 
 
 @contextlib.contextmanager

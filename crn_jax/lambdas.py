@@ -39,6 +39,11 @@ class LambdaConfig:
         if self.rescale_epoch is not None and self.rescale_epoch < 1:
             raise ValueError(f"rescale_epoch counts from 1, got {self.rescale_epoch}.")
 
+    @property
+    def depth(self) -> int:
+        """The number of layers up to the last one whose weight is not 0. Deeper ones need not be computed."""
+        return max(i for i, weight in enumerate(self.initial) if weight > 0) + 1
+
 
 class LambdaState(NamedTuple):
     """The current weights, and the sums of the terms so far in this epoch. Layers are in the order of `TAPS`."""

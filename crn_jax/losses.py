@@ -55,6 +55,8 @@ class Perception:
     """The dtype of the convolutions. Differences are taken in float32."""
     remat: Remat = "none"
     """What the backward pass keeps. Unless it is `none`, the k images of a layout are compared one after the other."""
+    depth: int = len(TAPS)
+    """The number of layers that are compared, from the image on. Deeper ones are not computed, and their terms are 0."""
 
 
 def layer_terms(
@@ -80,7 +82,8 @@ def layer_terms(
     photograph = photograph.astype(jnp.promote_types(photograph.dtype, jnp.float32))
     references = [less_mean(vgg_params, jax.lax.stop_gradient(photograph))]
     scaled = [masks]  # at each layer's resolution
-    for tap in TAPS[1:]:
+    taps = TAPS[1 : perception.depth]
+    for tap in taps:
         references.append(vgg19_stage(vgg_params, references[-1].astype(dtype), tap, pooling))
         finer = scaled[-1]
         halved = references[-1].shape[1:3] != references[-2].shape[1:3]
@@ -95,10 +98,11 @@ def layer_terms(
         x = less_mean(vgg_params, images.reshape(-1, *images.shape[2:]))
         terms = [_term(x, references[0], scaled[0])]
         x = x.astype(dtype)
-        for tap, *compared in zip(TAPS[1:], references[1:], scaled[1:]):
+        for tap, *compared in zip(taps, references[1:], scaled[1:]):
             params = {name: vgg_params[name] for name in STAGES[tap]}
             x, term = rematerialized(functools.partial(stage, tap), remat)(x, params, *compared)
             terms.append(term)
+        terms += [jnp.zeros_like(terms[0])] * (len(TAPS) - len(terms))
         return jnp.stack(terms, axis=-1)
 
     if remat == "none" or images.shape[1] == 1:

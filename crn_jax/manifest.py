@@ -38,8 +38,8 @@ class Block(NamedTuple):
     checksum: int
 
     @property
-    def index(self) -> tuple[slice, ...]:
-        """The block's place in the array."""
+    def place(self) -> tuple[slice, ...]:
+        """Where the block is in the array."""
         return tuple(map(slice, self.start, self.stop))
 
     @property
@@ -175,8 +175,8 @@ def differing(manifest: Manifest, state: Any) -> list[str]:
             wrong.append(name)
     if all(array.is_fully_addressable for array in arrays.values()):
         return wrong
-    flags = np.asarray(multihost_utils.process_allgather(np.array([name in wrong for name in arrays]))).any(0)
-    return [name for name, flag in zip(arrays, flags) if flag]
+    flags = np.asarray(multihost_utils.process_allgather(np.array([name in wrong for name in arrays])))
+    return [name for name, column in zip(arrays, flags.T) if column.any()]
 
 
 def _to_compare(array: jax.Array, blocks: list[Block]) -> Iterator[tuple[np.ndarray, int]]:
@@ -194,4 +194,4 @@ def _to_compare(array: jax.Array, blocks: list[Block]) -> Iterator[tuple[np.ndar
         return
     whole = np.asarray(array if array.is_fully_addressable else multihost_utils.process_allgather(array, tiled=True))
     for block in blocks:
-        yield whole[block.index], block.checksum
+        yield whole[block.place], block.checksum

@@ -44,7 +44,7 @@ class Objective(Trainable):
     @property
     def perception(self) -> Perception:
         """How the loss compares images."""
-        return Perception(self.pooling, self.dtype, self.remat)
+        return Perception(self.pooling, self.dtype, self.remat, self.lambdas.depth)
 
     def init_params(self, key: Array) -> dict:
         """Returns the generator's parameters before the first step."""

@@ -1,7 +1,6 @@
 """A run: its folder, the description that it contains, and how to load the trained network from it."""
 
 import contextlib
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -15,15 +14,24 @@ from jaxtyping import Shaped
 
 from crn_jax import load_artifact
 from crn_jax.checkpoint import Checkpoints, DamagedCheckpoint
+from crn_jax.checksums import KEY, unsealed
 from crn_jax.data.geometry import view
 from crn_jax.data.labels.label_space import LabelSpace
 from crn_jax.errors import UserError
 from crn_jax.experiment import AnyExperiment, Synthesis, Training, from_json, require_kind, to_json
+from crn_jax.formats.json_file import read_json
 from crn_jax.formats.safetensors_file import load_run_file
 from crn_jax.generator import Generator
 from crn_jax.hub import fetched
 from crn_jax.packaged import PACKAGED, packaged_file, packaged_layouts
 from crn_jax.train import abstract_state
+
+_KEYS = {"experiment", "label_space", "vgg19", "data", "versions"}
+
+_REMEDY = (
+    "The file is damaged. Fetch it again. If it is a run.json, you can also remove it and repeat the command that trained the "
+    f"run, which writes a new one. If you have edited it on purpose, remove its line {KEY}."
+)
 
 
 class Run(NamedTuple):
@@ -85,9 +93,12 @@ def read_description(folder: str | Path) -> tuple[AnyExperiment, LabelSpace, dic
         raise UserError(
             f"{folder}: this is not a run folder (it has no run.json); give one that launch.train has made.{hidden}"
         )
+    stored = read_json(path, _REMEDY)
     try:
-        fields = json.loads(path.read_text())
-    except ValueError as error:  # it is no JSON, or not even text
+        fields = unsealed(stored)
+        if unknown := fields.keys() - _KEYS:
+            raise ValueError(f"unknown: {', '.join(sorted(unknown))}")
+    except ValueError as error:
         raise _damaged(path, error) from error
     return *parse_description(fields, path), fields
 
@@ -102,18 +113,17 @@ def parse_description(fields: dict[str, Any], path: str | Path) -> tuple[AnyExpe
         experiment, label_space = from_json(fields["experiment"]), cattrs.structure(fields["label_space"], LabelSpace)
         if not isinstance(fields["vgg19"], dict) or not isinstance(fields["data"], dict):
             raise TypeError("vgg19 and data are objects")
+        if (needed := experiment.num_classes) != label_space.num_classes:
+            raise ValueError(f"the network has {needed} classes, but the label space {label_space.num_classes}")
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    except (AttributeError, LookupError, TypeError, cattrs.BaseValidationError) as error:
+    except (AttributeError, LookupError, TypeError, ValueError, cattrs.BaseValidationError) as error:
         raise _damaged(path, error) from error
     return experiment, label_space
 
 
 def _damaged(path: str | Path, error: Exception) -> UserError:
-    return UserError(
-        f"{path}: the file is damaged ({error!r}). Fetch it again. If it is a run.json, you can also remove it and repeat the "
-        f"command that trained the run, which writes a new one."
-    )
+    return UserError(f"{path}: the file is damaged ({error!r}). {_REMEDY}")
 
 
 def load_run(
@@ -142,7 +152,7 @@ def load_run(
         available, asked = checkpoints.steps(), str(checkpoint)
         steps = {"latest": checkpoints.latest_step(), "best": checkpoints.best_step()}
         step = steps[asked] if asked in steps else int(asked) if re.fullmatch("[0-9]{1,19}", asked) else None
-        if step not in available:
+        if step is None or step not in available:
             raise _no_checkpoint(folder, checkpoint, available)
         abstract = abstract_state(experiment.objective(steps_per_epoch=1))
 
@@ -193,6 +203,7 @@ def _stored_alone(source: str | Path) -> _Alone | None:
         return None
     try:
         about, leaves = load_artifact.read(path)
+        about = unsealed(about)
         description = {name: about[name] for name in ("experiment", "label_space", "vgg19", "step")} | {"data": {}}
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: the artifact cannot be read ({error}). Fetch it again.") from error

@@ -8,6 +8,7 @@
 """
 
 import dataclasses
+import hashlib
 import os
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 import pooch
 
 from crn_jax.errors import UserError
-from crn_jax.files import sha256_of
+from crn_jax.files import expanded, sha256_of
 from crn_jax.vgg import LAYERS, Pooling
 
 MEAN_COLOR = np.array([123.68, 116.779, 103.939], np.float32)
@@ -24,6 +25,12 @@ ENVIRONMENT_VARIABLE = "CRN_JAX_VGG19"
 PUBLISHED_NAME = "vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5"
 PUBLISHED_URL = f"https://storage.googleapis.com/tensorflow/keras-applications/vgg19/{PUBLISHED_NAME}"
 PUBLISHED_HASH = "md5:253f8cb515780f3b799900260a226db6"
+_PUBLISHED_MD5 = {80_134_624: PUBLISHED_HASH.removeprefix("md5:"), 534_904_783: "106118b7cf60435e6d8e04f6a6dc3657"}
+"""The MD5 of the files that Keras and MatConvNet publish, by their sizes in bytes."""
+_MATCONVNET_BYTES = 1 << 30
+"""The greatest size of a MatConvNet file when it is unpacked. The published one has 575 MB."""
+_LARGEST = 1000
+"""The greatest magnitude of a weight that is believed. Those of VGG-19 are below 10."""
 
 # torchvision numbers all modules of its Sequential, among them a ReLU behind each convolution and a pooling behind each block.
 _TORCHVISION_INDEX = dict(zip(LAYERS, (0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28, 30)))
@@ -76,22 +83,56 @@ def load_vgg19(path: str | Path) -> dict:
     """
     path = Path(path)
     readers = {".h5": _read_keras, ".mat": _read_matconvnet, ".safetensors": _read_torchvision}
-    if path.suffix not in readers:
+    ending = path.suffix.lower()
+    if ending not in readers:
         raise UserError(f"{path}: VGG-19's weights are read from {', '.join(readers)}, not from '{path.suffix}'.")
     if not path.is_file():
         raise UserError(f"{path}: there is no such file. {_instructions()}")
     try:
-        params = readers[path.suffix](path)
-        found = {name: (params[name]["kernel"].shape, params[name]["bias"].shape) for name in LAYERS}
+        _verify_published(path)
+        params = readers[ending](path)
+    except UserError:
+        raise
     except KeyError as error:
         raise UserError(f"{path}: these are not VGG-19's weights: {error.args[0]} is missing.") from error
     except Exception as error:  # Each format's library has its own errors for a damaged file.
         raise UserError(f"{path}: the file is damaged or truncated ({error}). Fetch it again.") from error
-    for name, (channels_in, channels_out) in LAYERS.items():
-        expected = (3, 3, channels_in, channels_out), (channels_out,)
-        if found[name] != expected:
-            raise UserError(f"{path}: these are not VGG-19's weights: {name} is {found[name]}, expected {expected}.")
+    for name in LAYERS:
+        largest = max(float(np.abs(weights).max()) for weights in params[name].values())
+        if not largest <= _LARGEST:  # nor is NaN
+            raise UserError(
+                f"{path}: the file is damaged: {name} has a number of magnitude {largest:g}, where VGG-19's are below 10. "
+                f"Fetch it again."
+            )
     return params
+
+
+def _verify_published(path: Path) -> None:
+    """Raises UserError if a file has the size of a published one but other contents. Its values have no checksums."""
+    known = _PUBLISHED_MD5.get(path.stat().st_size)
+    if known is None:
+        return
+    with open(path, "rb") as file:
+        found = hashlib.file_digest(file, "md5").hexdigest()
+    if found != known:
+        raise UserError(f"{path}: the file is damaged: its MD5 is {found}, that of the published file {known}. Fetch it again.")
+
+
+def _check_shapes(path: Path, name: str, found: tuple) -> None:
+    """Raises UserError unless kernel and bias of a layer have VGG-19's shapes."""
+    channels_in, channels_out = LAYERS[name]
+    expected = (3, 3, channels_in, channels_out), (channels_out,)
+    if found != expected:
+        raise UserError(f"{path}: these are not VGG-19's weights: {name} is {found}, expected {expected}.")
+
+
+def _layer(path: Path, name: str, kernel: np.ndarray, bias: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns a layer as float32, after checking its shapes."""
+    _check_shapes(path, name, (kernel.shape, bias.shape))
+    if kernel.dtype.kind != "f" or bias.dtype.kind != "f":
+        raise UserError(f"{path}: these are not VGG-19's weights: {name} holds {kernel.dtype} and {bias.dtype}, not floats.")
+    with np.errstate(over="ignore"):  # it becomes infinite, and is refused
+        return {"kernel": np.ascontiguousarray(kernel, np.float32), "bias": bias.astype(np.float32)}
 
 
 def random_vgg19(seed: int) -> dict:
@@ -105,15 +146,18 @@ def random_vgg19(seed: int) -> dict:
     return params
 
 
-def cache_folder() -> Path:
-    """Returns the folder that keeps downloads."""
-    return Path(pooch.os_cache("crn_jax"))
+def cache_folder() -> Path | None:
+    """Returns the folder that keeps downloads and compiled programs; None if this user has no home directory."""
+    try:
+        return Path(pooch.os_cache("crn_jax"))
+    except RuntimeError:
+        return None
 
 
 def find_vgg19(path: str | Path | None = None) -> Path | None:
     """Returns the weight file that `path` or else the environment variable names, and None if neither names one."""
     chosen = path or os.environ.get(ENVIRONMENT_VARIABLE)
-    return Path(chosen) if chosen else None
+    return Path(expanded(chosen)) if chosen else None
 
 
 def download_vgg19(
@@ -127,6 +171,8 @@ def download_vgg19(
       UserError: if the file cannot be fetched or written, or if the fetched file fails the checksum.
     """
     folder = folder or cache_folder()
+    if folder is None:
+        raise UserError(f"There is no home directory to keep the VGG-19 weights in. {_instructions()}")
     downloader = pooch.HTTPDownloader(progressbar=progressbar, timeout=15)
     try:
         return Path(pooch.retrieve(url, known_hash, fname=PUBLISHED_NAME, path=folder, downloader=downloader))
@@ -137,49 +183,60 @@ def download_vgg19(
 
 
 def _instructions(folder: Path | None = None) -> str:
+    folder = folder or cache_folder()
+    put = f"put it at {folder / PUBLISHED_NAME}, or give" if folder else "give its path, or"
     return (
-        f"Fetch {PUBLISHED_URL} elsewhere and put it at {(folder or cache_folder()) / PUBLISHED_NAME}, or give the path of "
-        f"any VGG-19 file (.h5, .mat, .safetensors) with --vgg.weights or in the variable {ENVIRONMENT_VARIABLE}."
+        f"Fetch {PUBLISHED_URL} elsewhere and {put} the path of any VGG-19 file (.h5, .mat, .safetensors) with --vgg.weights "
+        f"or in the variable {ENVIRONMENT_VARIABLE}."
     )
 
 
 def _read_keras(path: Path) -> dict:
     import h5py
 
+    from crn_jax.formats.hdf5_file import entries, member, read_array
+
     params: dict[str, Any] = {"mean": MEAN_COLOR}
-    with h5py.File(path) as file:
+    with h5py.File(path, "r") as file:
         for name in LAYERS:
             keras = f"block{name[4]}_conv{name[6]}"
-            if keras not in file:
-                raise KeyError(keras)
+            group = member(file, keras)
             # Keras named the variables `..._W_1:0` and later `kernel:0`, and some versions put them into a further group.
-            group = file[keras].get(keras, file[keras])
-            params[name] = {"kernel" if d.ndim == 4 else "bias": d[()].astype(np.float32) for d in group.values()}
+            group = member(group, keras) if keras in entries(group) else group
+            arrays = {getattr(array, "ndim", 0): array for array in (member(group, key) for key in entries(group))}
+            for rank, part in ((4, "kernel"), (1, "bias")):
+                if rank not in arrays:
+                    raise KeyError(part)
+            shapes = arrays[4].shape, arrays[1].shape
+            _check_shapes(path, name, shapes)  # before anything is unpacked
+            params[name] = _layer(path, name, *(read_array(arrays[rank], shape) for rank, shape in zip((4, 1), shapes)))
     params["conv1_1"]["kernel"] = np.ascontiguousarray(params["conv1_1"]["kernel"][:, :, ::-1])
     return params
 
 
 def _read_matconvnet(path: Path) -> dict:
-    import scipy.io
+    from crn_jax.formats.matlab_file import read_matlab
 
-    layers = scipy.io.loadmat(path, simplify_cells=True)["layers"]
+    layers = read_matlab(path, "layers", _MATCONVNET_BYTES)
     weights = {layer["name"]: layer["weights"] for layer in layers if "weights" in layer}
     params: dict[str, Any] = {"mean": MEAN_COLOR}
     for name in LAYERS:
         kernel, bias = weights[name]
-        params[name] = {"kernel": np.ascontiguousarray(kernel, np.float32), "bias": bias.reshape(-1).astype(np.float32)}
+        params[name] = _layer(path, name, kernel, bias.reshape(-1))
     return params
 
 
 def _read_torchvision(path: Path) -> dict:
-    import safetensors.numpy
+    import safetensors
 
-    tensors = safetensors.numpy.load_file(path)
     # (x / 255 - mean) / std = (x - 255 mean) / (255 std): the mean becomes ours, and conv1_1 takes in the rest.
     params: dict[str, Any] = {"mean": 255 * _TORCHVISION_MEAN}
-    for name, index in _TORCHVISION_INDEX.items():
-        kernel = tensors[f"features.{index}.weight"].transpose(2, 3, 1, 0)
-        bias = tensors[f"features.{index}.bias"].astype(np.float32)
-        params[name] = {"kernel": np.ascontiguousarray(kernel, np.float32), "bias": bias}
+    with safetensors.safe_open(path, "numpy") as file:
+        names = set(file.keys())
+        for name, index in _TORCHVISION_INDEX.items():
+            kernel, bias = f"features.{index}.weight", f"features.{index}.bias"
+            if missing := sorted({kernel, bias} - names):
+                raise KeyError(missing[0])
+            params[name] = _layer(path, name, file.get_tensor(kernel).transpose(2, 3, 1, 0), file.get_tensor(bias))
     params["conv1_1"]["kernel"] /= (255 * _TORCHVISION_STD)[:, None]
     return params

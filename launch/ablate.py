@@ -19,13 +19,15 @@ import tyro
 
 from crn_jax.ablation import Ablation
 from crn_jax.errors import UserError, did_you_mean
+from crn_jax.files import expanded
 from launch.ablation.findings import Entry, collect
 from launch.ablation.summary import conclusions, figures_table, markdown
 from launch.ablation.tasks import Budget, Task, shown, slug, trains_with_segmenter, with_segmenter
 from launch.ablation.workers import Workers, check_jobs
 from launch.common.catalogue import ablations, take_configs
 from launch.common.exit_status import FAILED, TRY_AGAIN
-from launch.common.names import as_typed
+from launch.common.names import command_line
+from launch.common.options import read_options
 from launch.common.output import staged, write_json
 from launch.common.page import write_page
 from launch.common.terminal import command, console
@@ -78,9 +80,9 @@ def main(arguments: list[str] | None = None) -> None:
         rest = take_configs(given)
         if not rest or rest[0] in ("-h", "--help"):
             list_suites()
-        asked = tyro.cli(Arguments, prog=as_typed("python -m launch.ablate"), args=rest, use_underscores=True)
+        asked = read_options(Arguments, "ablate", rest)
         jax.config.update("jax_platforms", "cpu")  # the accelerators are for the trainings; this process only looks at shapes
-        status = ablate(asked, as_typed(shlex.join(["python", "-m", "launch.ablate", *given])))
+        status = ablate(asked, command_line("ablate", *given))
         sys.exit(status)
 
 
@@ -163,7 +165,7 @@ def check_files(asked: Arguments) -> None:
     for path in (asked.segmenter, asked.inception, *(asked.lpips or ())):
         if path is not None and not path.exists():
             raise UserError(f"{path}: there is no such file or folder.")
-    if asked.judge and ":" not in asked.judge and not (Path(asked.judge) / "run.json").is_file():
+    if asked.judge and ":" not in asked.judge and not (Path(expanded(asked.judge)) / "run.json").is_file():
         raise UserError(
             f"--judge {asked.judge}: this is neither a run folder nor package.module:factory. To judge by label files of "
             "another tool, score each run by launch.evaluate."

@@ -16,7 +16,7 @@ import multiprocessing
 import os
 import platform
 import resource
-import shlex
+import signal
 import sys
 import tempfile
 import time
@@ -46,7 +46,8 @@ from crn_jax.train import abstract_state, init_state, make_train_step
 from crn_jax.vgg_weights import random_vgg19
 from launch.common.catalogue import experiments, take_configs
 from launch.common.command_line import experiment_of_kind
-from launch.common.names import as_typed
+from launch.common.names import command_line
+from launch.common.options import read_options
 from launch.common.terminal import command, console, show_error
 from launch.cost.dry_run import lower_step, total_bytes
 from launch.cost.flops import forward_flops, step_flops
@@ -88,9 +89,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Reads the command line, measures case by case, and prints a table."""
     with command():
         given = sys.argv[1:] if arguments is None else arguments
-        prog = as_typed("python -m launch.benchmark")
-        asked = tyro.cli(Arguments, prog=prog, args=take_configs(given), use_underscores=True)
-        report: dict[str, Any] = {"command": as_typed(shlex.join(["python", "-m", "launch.benchmark", *given]))}
+        asked = read_options(Arguments, "benchmark", take_configs(given))
+        report: dict[str, Any] = {"command": command_line("benchmark", *given)}
         report |= {"machine": describe_machine(), "cases": [], "input": []}
         for case in cases_of(asked):
             setting = identity(case)
@@ -113,7 +113,7 @@ def main(arguments: list[str] | None = None) -> None:
 def save(asked: Arguments, report: dict[str, Any]) -> None:
     """Writes what is measured so far to the file that `--json` names, if any."""
     if asked.json:
-        asked.json.write_text(json.dumps(report, indent=1))
+        asked.json.write_text(json.dumps(report, indent=1), "utf-8")
 
 
 def cases_of(asked: Arguments) -> list[Experiment]:
@@ -153,13 +153,22 @@ def describe_machine() -> dict[str, Any]:
 
 
 def _lines(path: str) -> list[str]:
-    return Path(path).read_text().splitlines() if Path(path).exists() else []
+    return Path(path).read_text("utf-8", errors="replace").splitlines() if Path(path).exists() else []
 
 
 def in_own_process(function: Callable, *arguments: Any) -> Any:
     """Calls a function in a fresh process, so that its peak of memory is its own. Returns what the function returns."""
     with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(function, *arguments).result()
+        # Ctrl-C reaches the new process, too, unless it inherits that the signal is blocked. This process ends it.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        future = pool.submit(function, *arguments)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        try:
+            return future.result()
+        except KeyboardInterrupt:
+            for process in multiprocessing.active_children():
+                process.kill()
+            raise
 
 
 def measure(case: Experiment, asked: Arguments) -> dict[str, Any]:

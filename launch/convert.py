@@ -19,13 +19,15 @@ from crn_jax.checkpoint import Checkpoints
 from crn_jax.data.sources import DataConfig, label_space_of
 from crn_jax.errors import UserError
 from crn_jax.experiment import Experiment, Regression, require_kind
+from crn_jax.files import expanded
 from crn_jax.formats.safetensors_file import load_run_file, save_run
 from crn_jax.generator import count_parameters
 from crn_jax.lambdas import LambdaConfig
 from crn_jax.losses import RELEASED_WEIGHTS, LossConfig
 from crn_jax.run import describe_run, load_run, parse_description, read_description
 from crn_jax.train import abstract_state, init_state
-from launch.common.names import as_typed
+from launch.common.names import as_typed, command_line
+from launch.common.options import read_options
 from launch.common.output import staged, write_json
 from launch.common.terminal import command, console
 from launch.conversion.model_card import licences, model_card, use_of_artifact, use_of_onnx
@@ -112,8 +114,7 @@ Asked = (
 def main(arguments: list[str] | None = None) -> None:
     """Reads the command line and converts."""
     with command():
-        prog = as_typed("python -m launch.convert")
-        asked = tyro.cli(Asked, prog=prog, description=as_typed(__doc__ or ""), args=arguments, use_underscores=True)
+        asked: Asked = read_options(Asked, "convert", arguments, description=as_typed(__doc__ or ""))
         if asked.out.exists() and (asked.out.is_file() or any(asked.out.iterdir())):
             raise UserError(f"{asked.out} exists already. Give another name.")
         match asked:
@@ -131,7 +132,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def from_authors(asked: Authors) -> None:
     """Converts a released checkpoint to a run folder."""
-    config, params, moments = load_released(asked.checkpoint)
+    config, params, moments = load_released(expanded(asked.checkpoint))
     experiment = released_experiment(config, asked.data)
     label_space = label_space_of(experiment.data)
     vgg19 = {"weights": "file", "file": "imagenet-vgg-verydeep-19.mat"}
@@ -141,7 +142,7 @@ def from_authors(asked: Authors) -> None:
     height, width = experiment.size
     console.print(
         f"{asked.out}: {height}x{width}, k = {config.num_images}, {count_parameters(params):,} parameters; Adam's moments: "
-        f"{', '.join(moments) or 'none'}.\nNext: python -m launch.synthesize {asked.out} LAYOUT.png",
+        f"{', '.join(moments) or 'none'}.\nNext: {command_line('synthesize', asked.out)} LAYOUT.png",
         markup=False,
     )
 
@@ -207,7 +208,7 @@ def from_safetensors(asked: FromSafetensors) -> None:
     experiment = require_kind(described, Regression, f"The run in {asked.file}")
     params = jax.tree.map(lambda leaf: leaf.astype(np.float32), params)  # the file may have float16
     write_run(asked.out, experiment, description, params, step)
-    console.print(f"{asked.out}: step {step}. Next: python -m launch.synthesize {asked.out} LAYOUT.png", markup=False)
+    console.print(f"{asked.out}: step {step}. Next: {command_line('synthesize', asked.out)} LAYOUT.png", markup=False)
 
 
 def export(asked: Export) -> None:
@@ -215,7 +216,8 @@ def export(asked: Export) -> None:
     run = load_run(asked.run, asked.checkpoint)
     with staged(asked.out) as unfinished:
         about = write_artifact(unfinished, run, asked.size)
-        (unfinished / "README.md").write_text(model_card(run, asked.run, use_of_artifact(about), size=about["size"]))
+        card = model_card(run, asked.run, use_of_artifact(about), size=about["size"])
+        (unfinished / "README.md").write_text(card, "utf-8")
     megabytes = sum(path.stat().st_size for path in asked.out.iterdir()) / 1e6
     console.print(f"{asked.out}: step {run.step}, {megabytes:.1f} MB. Its README.md says how to use it.", markup=False)
 

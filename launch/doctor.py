@@ -38,7 +38,8 @@ from crn_jax.vgg_weights import (
     random_vgg19,
 )
 from launch.common.exit_status import FAILED
-from launch.common.names import as_typed, version
+from launch.common.names import version
+from launch.common.options import read_options
 from launch.common.terminal import command, console, missing_platform
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
@@ -61,7 +62,7 @@ class Arguments:
 def main(arguments: list[str] | None = None) -> None:
     """Prints one line for each fact. Ends with status 1 if JAX has no devices, or the training step fails."""
     with command():
-        asked = tyro.cli(Arguments, prog=as_typed("python -m launch.doctor"), args=arguments, use_underscores=True)
+        asked = read_options(Arguments, "doctor", arguments)
         for lines in (software(), environment(), cache_line(), [f"VGG-19: {vgg19_state(asked.vgg)}"]):
             for line in lines:
                 console.print(line, markup=False)
@@ -142,9 +143,12 @@ def writable(folder: Path) -> str:
 
 def vgg19_state(named: str | None) -> str:
     """Says where VGG-19's weights are, and whether the file can be read and is the published one."""
-    downloaded = cache_folder() / PUBLISHED_NAME
+    folder = cache_folder()
+    downloaded = folder / PUBLISHED_NAME if folder else None
     path, origin = find_vgg19(named), "--vgg.weights" if named else ENVIRONMENT_VARIABLE
     if path is None:
+        if downloaded is None:
+            return "not found, and there is no home directory to download them to"
         if not downloaded.is_file():
             return f"not found, and would be downloaded to {downloaded}"
         path, origin = downloaded, "downloaded"

@@ -6,7 +6,6 @@ people instead, as in the paper.
 
 import dataclasses
 import functools
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,10 +13,8 @@ from typing import Annotated, Any, Literal
 
 import jax
 import numpy as np
-import rich.progress
 import tyro
 from PIL import Image
-from rich.markup import escape
 
 from crn_jax.data.pipeline import spread
 from crn_jax.data.sources import Split
@@ -25,15 +22,17 @@ from crn_jax.errors import UserError
 from crn_jax.experiment import Synthesis, require_kind
 from crn_jax.files import sha256_of
 from crn_jax.generator import Generator, init_params
+from crn_jax.packaged import is_run, output_folder
 from crn_jax.run import Run
 from crn_jax.scores.inception import PUBLISHED_SHA256, load_inception
 from crn_jax.scores.lpips import load_lpips, network_name
 from crn_jax.synthesize import synthesize
 from crn_jax.vgg_weights import obtain_vgg19
 from launch.common.catalogue import take_configs
-from launch.common.names import as_typed
+from launch.common.names import command_line
+from launch.common.options import read_options
 from launch.common.output import staged, write_json
-from launch.common.terminal import command, console
+from launch.common.terminal import command, console, progress_bar
 from launch.evaluation.comparison import Comparison, open_comparison
 from launch.evaluation.methods import PHOTOGRAPHS, Method, images_of_folder, photographs, run_of
 from launch.evaluation.open_segmenter import open_segmenter
@@ -94,7 +93,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Reads the command line, and scores or makes or reads a study."""
     with command():
         given = sys.argv[1:] if arguments is None else arguments
-        asked = tyro.cli(Arguments, prog=as_typed("python -m launch.evaluate"), args=take_configs(given), use_underscores=True)
+        asked = read_options(Arguments, "evaluate", take_configs(given))
         if asked.batch_size < 1 or (asked.examples is not None and asked.examples < 1):
             raise UserError(f"--batch_size and --examples must be at least 1, got {asked.batch_size} and {asked.examples}.")
         if asked.study is not None:
@@ -102,10 +101,10 @@ def main(arguments: list[str] | None = None) -> None:
         comparison = open_comparison(asked.methods, asked.checkpoint, asked.experiment, asked.data, asked.split, asked.examples)
         if asked.study_page:
             return make_study(asked, asked.study_page, comparison)
-        evaluate(asked, comparison, as_typed(shlex.join(["python", "-m", "launch.evaluate", *given])))
+        evaluate(asked, comparison, command_line("evaluate", *given))
 
 
-def evaluate(asked: Arguments, comparison: Comparison, command_line: str) -> None:
+def evaluate(asked: Arguments, comparison: Comparison, line: str) -> None:
     """Scores every method, and writes all results at the end, or none if it fails."""
     vgg = dataclasses.replace(comparison.experiment.vgg, weights=asked.vgg or comparison.experiment.vgg.weights)
     vgg_params, vgg19 = obtain_vgg19(vgg)
@@ -119,7 +118,7 @@ def evaluate(asked: Arguments, comparison: Comparison, command_line: str) -> Non
         count = len(comparison.examples.indices)
         evaluation = {
             "title": f"{comparison.experiment.data.source} {asked.split}, {count} examples at {height}x{width}",
-            "command": command_line,
+            "command": line,
             "versions": {"jax": jax.__version__, "numpy": np.__version__},
             "device": jax.devices()[0].device_kind,
             "vgg19": vgg19,
@@ -142,8 +141,8 @@ def evaluate(asked: Arguments, comparison: Comparison, command_line: str) -> Non
 
 def out_folder(asked: Arguments) -> Path:
     """Returns the folder for the results."""
-    run = next((path for path in asked.methods if (path / "run.json").exists()), None)
-    return asked.out or (run / "evaluation" if run else Path("evaluation"))
+    run = next((path for path in asked.methods if is_run(path)), None)
+    return asked.out or (output_folder(run, "evaluation") if run else Path("evaluation"))
 
 
 def methods_of(comparison: Comparison, vgg_params: dict) -> list[Method]:
@@ -217,10 +216,10 @@ def measure(
     resources: dict[str, dict[str, float]] = {}
     examples = comparison.examples
     num_classes, numbers = examples.source.label_space.num_classes, range(len(examples.indices))
-    with rich.progress.Progress(*rich.progress.Progress.get_default_columns(), console=console, transient=True) as progress:
+    with progress_bar() as progress:
         for method in methods:
             first, *_ = method.names
-            task = progress.add_task(escape(first), total=len(numbers))
+            task = progress.add_task(first, total=len(numbers))
             tallies |= {name: Tally() for name in method.names}
             for batch, count in examples.batches(numbers, asked.batch_size):
                 for name, made in method.make(batch).items():
@@ -331,7 +330,7 @@ def make_study(asked: Arguments, page: Path, comparison: Comparison) -> None:
         seed=asked.study_seed,
     )
     console.print(f"Open {page} in a browser, or send it to people. Then analyse the files that they save:", markup=False)
-    console.print(as_typed("python -m launch.evaluate --study RESULT.json [RESULT.json ...]"), markup=False)
+    console.print("python -m launch.evaluate --study RESULT.json [RESULT.json ...]", markup=False)
 
 
 def tell_study(asked: Arguments, files: Sequence[Path]) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import numpy as np
-import rich.progress
 import rich.table
 import scipy.ndimage
 import tyro
@@ -21,8 +20,8 @@ from crn_jax.data.streets import CAR_COLORS, CLASS, LIGHT, TIMES, Street, Time, 
 from crn_jax.errors import UserError
 from crn_jax.run import Run, load_run
 from crn_jax.synthesize import synthesize
-from launch.common.names import as_typed
-from launch.common.terminal import command, console
+from launch.common.options import read_options
+from launch.common.terminal import command, console, track
 from launch.synthesis.stream import generator_of
 from launch.training.metrics_log import read_metrics
 
@@ -48,7 +47,7 @@ class Shown(NamedTuple):
 def main(arguments: list[str] | None = None) -> None:
     """Reads the command line, and prints a table."""
     with command():
-        asked = tyro.cli(Arguments, prog=as_typed("python -m launch.hidden_choices"), args=arguments, use_underscores=True)
+        asked = read_options(Arguments, "hidden_choices", arguments)
         run_name = rich.table.Column("run", no_wrap=True)
         headers = "k", "distance", "assembled", "hours shown", "right one", "car colours", "right one"
         table = rich.table.Table(run_name, *headers, box=None)
@@ -86,7 +85,7 @@ def coverage(run: Run, folder: Path) -> list[str]:
     source = open_source(dataclasses.replace(data, cache=None, vivid=False), "val", generator.size)
     assert isinstance(source, Streets)
     hours, cars = [], []
-    for index in rich.progress.track(range(len(source)), folder.resolve().name, console=console):
+    for index in track(range(len(source)), folder.resolve().name, len(source)):
         street = render_street(source.first + index, source.size)
         references = {time: render_street(source.first + index, source.size, time=time).photograph for time in TIMES}
         images = np.asarray(synthesize(generator, run.params, street.layout[None]))[0]

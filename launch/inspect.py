@@ -7,7 +7,6 @@ can be trained on, 1 if one cannot, and 2 if the command line is wrong or says t
 
 import dataclasses
 import json
-import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,12 +14,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
-import rich.progress
 import rich.table
-import rich.text
 import tyro
 from PIL import Image
-from rich.markup import escape
+from rich.text import Text
 
 from crn_jax.data.labels.label_space import LabelSpace
 from crn_jax.data.labels.published import LABEL_SPACES, find_label_space
@@ -28,10 +25,11 @@ from crn_jax.data.pipeline import spread
 from crn_jax.data.sources import DataConfig, Split, label_space_of
 from crn_jax.errors import UserError
 from launch.common.exit_status import FAILED
-from launch.common.names import as_typed
+from launch.common.names import command_line
+from launch.common.options import read_options
 from launch.common.output import staged, write_json
 from launch.common.page import data_url, write_page
-from launch.common.terminal import command, console
+from launch.common.terminal import command, console, track
 from launch.datasets.survey import (
     Look,
     Pair,
@@ -85,10 +83,10 @@ class Arguments:
 def main(arguments: list[str] | None = None) -> None:
     """Reads the command line, and inspects the data sets."""
     with command():
-        asked = tyro.cli(Arguments, prog=as_typed("python -m launch.inspect"), args=arguments, use_underscores=True)
+        asked = read_options(Arguments, "inspect", arguments)
         check(asked)
-        command_line = as_typed(shlex.join(["python", "-m", "launch.inspect", *(arguments or sys.argv[1:])]))
-        if not all([inspect(asked, root, command_line) for root in asked.roots]):
+        line = command_line("inspect", *(arguments or sys.argv[1:]))
+        if not all([inspect(asked, root, line) for root in asked.roots]):
             sys.exit(FAILED)
 
 
@@ -105,13 +103,12 @@ def check(asked: Arguments) -> None:
         raise UserError(f"The results of several data sets would go to {', '.join(twice)}. Inspect these one at a time.")
 
 
-def inspect(asked: Arguments, root: Path, command_line: str) -> bool:
+def inspect(asked: Arguments, root: Path, line: str) -> bool:
     """Inspects a data set, and prints and writes the results. Returns whether it can be trained on."""
     data, notes = data_of(asked, root)
     label_space, parts = label_space_of(data), parts_of(data)
     pairs = [pair for part in parts.values() for pair in part.pairs]
-    with rich.progress.Progress(*rich.progress.Progress.get_default_columns(), console=console, transient=True) as progress:
-        looks = list(progress.track(scan(pairs, label_space), len(pairs), description="Decoding"))
+    looks = list(track(scan(pairs, label_space), "Decoding", len(pairs)))
     training = training_arguments(data, label_space, pairs, looks, asked.size)
     strange = [pair for pair, look in zip(pairs, looks) if look.unknown]
     fitting = fitting_labels([strange[i] for i in spread(strange, _SAMPLE)], _OF_FILES) if strange else []
@@ -123,10 +120,10 @@ def inspect(asked: Arguments, root: Path, command_line: str) -> bool:
     found = {
         "title": f"{root.resolve().name}: {counted(len(pairs), 'photograph')} with layouts",
         "source": data.source,
-        "command": command_line,
+        "command": line,
         "notes": notes,
         "can_train": can_train,
-        "train": as_typed(shlex.join(["python", "-m", "launch.train", *training])),
+        "train": command_line("train", *training),
         "problems": [problem._asdict() for problem in problems],
         "splits": [split_summary(split, part, pairs, looks) for split, part in parts.items()],
         "label_space": label_space.name,
@@ -299,25 +296,23 @@ def tell(found: dict[str, Any], out: Path) -> None:
     )
     blocking, others = ([p for p in found["problems"] if p["blocks"] is blocks] for blocks in (True, False))
     if found["can_train"]:
-        console.print("[bold green]It can be trained on:[/]")
+        console.print("It can be trained on:", style="bold green")
         console.print(found["train"], markup=False)
     for problem in others + blocking:
         sign, style = ("error", "bold red") if problem["blocks"] else ("note", "bold yellow")
-        console.print(f"\n[{style}]{sign}:[/] {escape(problem['what'])}.")
+        console.print(Text.assemble("\n", (f"{sign}:", style), f" {problem['what']}."))
         for example in problem["examples"]:
             console.print(f"  {example}", markup=False, style="dim")
         console.print(f"  {problem['remedy']}", markup=False)
     if blocking:
-        console.print(
-            f"\n[bold red]It cannot be trained on[/] until {counted(len(blocking), 'error')} above "
-            f"{'is' if len(blocking) == 1 else 'are'} mended. After that, train with:"
-        )
+        until = f" until {counted(len(blocking), 'error')} above {'is' if len(blocking) == 1 else 'are'} mended."
+        console.print(Text.assemble("\n", ("It cannot be trained on", "bold red"), f"{until} After that, train with:"))
         console.print(found["train"], markup=False)
 
 
 def splits_table(found: dict[str, Any]) -> rich.table.Table:
     """Returns a table with a row for each split."""
-    table = rich.table.Table(title=escape(found["title"]), title_justify="left", box=None, header_style="dim")
+    table = rich.table.Table(title=found["title"], title_justify="left", box=None, header_style="dim")
     for column in ("", "photographs", "layouts", "pairs", "sizes"):
         table.add_column(column, justify="left" if column in ("", "sizes") else "right")
     for split in found["splits"]:
@@ -336,12 +331,12 @@ def classes_table(found: dict[str, Any]) -> rich.table.Table:
     for column in (f"{found['label_space']}", "pixels", "", "train layouts", "val layouts"):
         table.add_column(column, justify="left" if column in (found["label_space"], "") else "right")
     for c in occurring[:_TERMINAL_CLASSES]:
-        bar = rich.text.Text("█" * max(1, round(24 * c["share"] / occurring[0]["share"])), c["color"])
+        bar = Text("█" * max(1, round(24 * c["share"] / occurring[0]["share"])), c["color"])
         share = f"{c['share']:.1%}" if c["share"] >= 0.001 else "<0.1%"
-        table.add_row(escape(c["name"]), share, bar, *(f"{c['layouts'][split]:,}" for split in get_args(Split)))
+        table.add_row(c["name"], share, bar, *(f"{c['layouts'][split]:,}" for split in get_args(Split)))
     more = len(occurring) - _TERMINAL_CLASSES
     table.caption = (f"{more} more classes occur. " if more > 0 else "") + (
-        f"Classes that never occur: {escape(', '.join(never[:30]))}" if never else ""
+        f"Classes that never occur: {', '.join(never[:30])}" if never else ""
     )
     return table
 

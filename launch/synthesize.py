@@ -8,17 +8,16 @@ from typing import Annotated
 
 import jax
 import numpy as np
-import rich.progress
 import tyro
 
 from crn_jax.data.labels.label_space import LabelSpace
 from crn_jax.diversity import assemble
 from crn_jax.errors import UserError, did_you_mean
-from crn_jax.packaged import packaged_file, packaged_layouts
+from crn_jax.packaged import output_folder, packaged_file, packaged_layouts
 from crn_jax.run import Run, load_run
 from launch.common.contact_sheet import Row, contact_sheet, grid
-from launch.common.names import as_typed
-from launch.common.terminal import command, console
+from launch.common.options import read_options
+from launch.common.terminal import command, console, track
 from launch.synthesis.layouts import Sizing, find_layouts, fitted
 from launch.synthesis.stream import Job, Synthesized, generator_of, is_foreign, synthesize_all, write_png
 
@@ -65,13 +64,13 @@ class Arguments:
 def main(arguments: list[str] | None = None) -> None:
     """Reads the command line and synthesizes."""
     with command():
-        run_command(tyro.cli(Arguments, prog=as_typed("python -m launch.synthesize"), args=arguments, use_underscores=True))
+        run_command(read_options(Arguments, "synthesize", arguments))
 
 
 def run_command(arguments: Arguments) -> None:
     """Synthesizes as asked. It checks the name and size of every layout before it writes the first image."""
-    packaged = packaged_file(arguments.run)
-    layouts = arguments.layouts or (packaged_layouts(packaged) if packaged else ())
+    file = packaged_file(arguments.run)
+    layouts = arguments.layouts or (packaged_layouts(file) if file else ())
     if not layouts:
         raise UserError("Give at least one layout PNG, or a folder of layout PNGs, after the run folder.")
     if arguments.batch_size is not None and arguments.batch_size < 1:
@@ -79,8 +78,7 @@ def run_command(arguments: Arguments) -> None:
     run = load_run(arguments.run, arguments.checkpoint)
     generator = generator_of(run)
     choice = choice_of(arguments, run.label_space, generator.num_images)
-    # A folder with the name of a packaged run would hide the run.
-    out = arguments.out or (Path(f"{arguments.run}_synthesized") if packaged else arguments.run / "synthesized")
+    out = arguments.out or output_folder(arguments.run, "synthesized")
     jobs = planned(dataclasses.replace(arguments, layouts=layouts), run, choice, out)
     on_sheet = jobs[:SHEET_ROWS] if arguments.sheet else []
     to_do = [job for job in jobs if arguments.overwrite or job in on_sheet or not job.is_done]
@@ -88,7 +86,7 @@ def run_command(arguments: Arguments) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
         written = synthesize_all(run, to_do, arguments.batch_size, functools.partial(write, arguments, choice))
-        for job, row in rich.progress.track(written, "synthesizing", len(to_do), console=console):
+        for job, row in track(written, "synthesizing", len(to_do)):
             if job in on_sheet:
                 rows[job.path] = row
         if arguments.sheet:

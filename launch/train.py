@@ -30,6 +30,7 @@ from launch.training.failures import explained
 from launch.training.frozen import objective_and_frozen
 from launch.training.loop import VALIDATORS, TrainingLoop
 from launch.training.metrics_log import MetricsLog, NoLog
+from launch.training.origins import origins_of, with_start_of_folder
 from launch.training.progress import announce
 from launch.training.run_folder import describe_data, prepared_folder, refuse_going_back
 from launch.training.start import first_state
@@ -84,6 +85,7 @@ def train(experiment: AnyExperiment) -> bool:
     Raises:
       UserError: if the data, the weights, the run folder or the devices do not suit the experiment, or the loss diverges.
     """
+    experiment = with_start_of_folder(experiment)
     data, size, batch_size = experiment.data, experiment.size, experiment.batch_size
     mesh = make_mesh(experiment.sharding, batch_size, size[0])
     train_source, val_source = (opened(data, split, size) for split in ("train", "val"))
@@ -94,6 +96,7 @@ def train(experiment: AnyExperiment) -> bool:
     vgg_params, vgg19 = obtain_vgg19(experiment.vgg, progressbar=is_first())
     objective, frozen = objective_and_frozen(experiment, epoch, vgg_params)
     description = describe_run(experiment, train_source.label_space, vgg19, describe_data(train_source, epoch))
+    description["origins"] = origins_of(experiment)
 
     abstract = abstract_state(objective, mesh, experiment.sharding.shard_state)
     frozen, vgg_params = put(mesh, frozen), put(mesh, vgg_params)

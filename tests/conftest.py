@@ -1,6 +1,8 @@
 """Strict settings, and the fixtures that several files share. Nothing here is timed, and nothing is downloaded."""
 
 import fcntl
+import functools
+import gc
 import importlib.metadata
 import os
 import tempfile
@@ -38,7 +40,6 @@ _CHECKED = [
     "crn_jax.data.geometry",
     "crn_jax.data.labels.label_space",
     "crn_jax.data.nyu",
-    "crn_jax.data.streets",
     "crn_jax.data.vivid",
     "crn_jax.diversity",
     "crn_jax.evaluation",
@@ -57,7 +58,9 @@ _CHECKED = [
     "crn_jax.vgg",
     "crn_jax.vgg_weights",
 ]
-# crn_jax.synthesize is not among them, because it refuses wrong dtypes itself, and tests want that error.
+# crn_jax.synthesize is not among them, because it refuses wrong dtypes itself, and tests want that error. Neither is
+# crn_jax.data.streets, which draws each scene by thousands of calls with single numbers: checking these took half of the time
+# of a small training. Its arrays are all those of a Street, whose shapes and dtypes test_streets.py checks.
 install_import_hook(_CHECKED, "tests.support.typecheck.checked")
 
 import jax  # noqa: E402
@@ -65,6 +68,8 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 from crn_jax import authors, vgg_weights  # noqa: E402
+from crn_jax.data import sources  # noqa: E402
+from crn_jax.data.streets import Street, render_street  # noqa: E402
 from crn_jax.evaluation import make_eval_step  # noqa: E402
 from crn_jax.kernels import convolution  # noqa: E402
 from crn_jax.train import make_train_step  # noqa: E402
@@ -74,6 +79,10 @@ from tests.support import narrow  # noqa: E402
 from tests.support.narrow import write_random_vgg19  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# What is imported stays, and tracing makes few objects that are garbage: a tenth of the time went into looking for them.
+gc.freeze()
+gc.set_threshold(200_000, 20, 100)
 
 PUBLISHED = dict(LAYERS)
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -93,6 +102,22 @@ def traced_once():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("launch.train.make_train_step", shared(make_train_step))
         patch.setattr("launch.training.validation.make_eval_step", shared(make_eval_step))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def drawn_once():
+    """Every training looks at the same 64 held-out streets."""
+
+    @functools.cache
+    def drawn(*arguments) -> Street:
+        street = render_street(*arguments)
+        for array in (street.layout, street.photograph):
+            array.flags.writeable = False
+        return street
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sources, "render_street", drawn)
         yield
 
 

@@ -393,3 +393,73 @@ def test_processes(tmp_path, script):
     command = [sys.executable, "-W", "error", "-c", PROCESSES + script, str(tmp_path)]
     result = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
     assert result.returncode == 0, result.stderr[-2000:]
+
+
+def overwritten(path: Path, start: int, data: bytes) -> None:
+    with open(path, "r+b") as file:
+        file.seek(start, os.SEEK_END if start < 0 else os.SEEK_SET)
+        file.write(data)
+
+
+@pytest.mark.parametrize(
+    ("file", "start", "data"),
+    [
+        ("photograph.npy", -5, b"\x55"),
+        ("layout.npy", -20, b"\xff"),  # no class has this id
+        ("layout.npy", -24 * 3, bytes(24)),  # another class
+        ("checksums", 4 * 19, b"\1"),
+    ],
+)
+def test_a_damaged_example_is_decoded_anew(numbers, tmp_path, caplog, file, start, data):
+    """It is right the first time that it is read, and whole in the cache from then on."""
+    place = cached(numbers, tmp_path).folder
+    overwritten(place / file, start, data)
+    read.clear()
+    source = cached(numbers, tmp_path)
+    assert_same(source, numbers)
+    assert len(caplog.records) == 1 and f"{place}: example " in caplog.text
+    read.clear()
+    for i in range(20):
+        source[i]
+    assert not read
+
+
+def test_an_example_that_was_marked_too_early_is_decoded_anew(numbers, tmp_path):
+    place = cached(numbers, tmp_path).folder
+    for file in ("layout.npy", "photograph.npy", "checksums"):
+        overwritten(place / file, -4, bytes(4))
+    assert_same(cached(numbers, tmp_path), numbers)
+
+
+def test_every_flip_of_a_pixel_is_noticed(numbers, tmp_path, caplog):
+    place, rng = cached(numbers, tmp_path).folder, np.random.default_rng(0)
+    for _ in range(100):
+        file = ("layout.npy", "photograph.npy")[rng.integers(2)]
+        start = -int(rng.integers(1, 20 * 24 * (1 if file == "layout.npy" else 3)))
+        byte = (place / file).read_bytes()[start]
+        overwritten(place / file, start, bytes([byte ^ 1 << rng.integers(8)]))
+        caplog.clear()
+        assert_same(cached(numbers, tmp_path), numbers)
+        assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("data", [b"\x93NUMPZ", b"\x93NUMPY\1\0\xff\xff", b"\x93NUMPY\1\0v\0{'descr': ((((((", b""])
+def test_a_damaged_header_is_refused_in_words(numbers, tmp_path, data):
+    place = cached(numbers, tmp_path).folder
+    overwritten(place / "layout.npy", 0, data or (place / "layout.npy").read_bytes()[:128].replace(b"False", b"True "))
+    with pytest.raises(UserError, match="the cache is damaged .*Delete this folder"):
+        cached(numbers, tmp_path)
+
+
+def test_a_cache_without_checksums_is_used_as_it_is(numbers, tmp_path, caplog):
+    """One that an older version has built: its examples are not decoded again, unless their class ids do not exist."""
+    place = cached(numbers, tmp_path).folder
+    (place / "checksums").unlink()
+    overwritten(place / "layout.npy", -1, bytes([CAMVID.num_classes]))
+    read.clear()
+    source = cached(numbers, tmp_path)
+    for i in range(20):
+        source[i]
+    assert set(read) == {19} and len(caplog.records) == 1
+    assert not (place / "checksums").exists()
+    assert_same(source, numbers)

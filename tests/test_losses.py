@@ -9,6 +9,7 @@ import pytest
 from hypothesis.extra.numpy import arrays
 
 from crn_jax import vgg_weights
+from crn_jax.lambdas import LambdaConfig
 from crn_jax.losses import RELEASED_WEIGHTS, LossConfig, Perception, layer_terms, perceptual_loss
 from crn_jax.vgg import TAPS
 from tests.support import reference
@@ -53,6 +54,29 @@ def test_terms_by_class_and_their_gradient_whatever_is_kept():
     for remat in ("images", "full"):
         for got, wanted in zip(terms_and_gradient(remat, params, *arguments), (terms, gradient)):
             assert np.abs(got - wanted).max() < 1e-5 * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_layers_behind_the_last_weight_are_not_computed(depth):
+    """The terms of the others, and the gradient, are those of the whole network with the same weights."""
+    params = vgg_weights.random_vgg19(2)
+    rng = np.random.default_rng(0)
+    photograph, images = (rng.uniform(0, 255, shape).astype(np.float32) for shape in ((1, 16, 16, 3), (1, 2, 16, 16, 3)))
+    weights = np.array([1, 0, 0.5, 0, 0, 0]) * (np.arange(6) < depth)
+    assert LambdaConfig(tuple(weights)).depth == depth
+
+    def terms_and_gradient(params, photograph, images, perception):
+        terms, pull = jax.vjp(lambda images: layer_terms(params, photograph, images, None, perception), images)
+        return terms, pull(jnp.broadcast_to(jnp.float32(weights), terms.shape))[0]
+
+    compiled = jax.jit(terms_and_gradient, static_argnums=3)
+    (all_terms, expected), (terms, gradient) = (
+        compiled(params, photograph, images, Perception(depth=count)) for count in (len(TAPS), depth)
+    )
+    np.testing.assert_allclose(terms[..., :depth], all_terms[..., :depth], rtol=1e-6)
+    assert (np.asarray(terms)[..., depth:] == 0).all() and (np.asarray(all_terms) > 0).all()
+    np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-7)
+    assert ("conv" in compiled.lower(params, photograph, images, Perception(depth=depth)).as_text()) == (depth > 1)
 
 
 @functools.partial(jax.jit, static_argnums=2)

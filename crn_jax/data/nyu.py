@@ -4,6 +4,7 @@ MATLAB stores columns first, so its array `[480, 640, 3, 1449]` is `[1449, 3, 64
 they are read. Labels are ids from 0 (unlabelled) to 894.
 """
 
+import zlib
 from pathlib import Path
 
 import h5py
@@ -12,6 +13,7 @@ from jaxtyping import UInt8, UInt16
 
 from crn_jax.data.folders import numbers_in
 from crn_jax.errors import UserError
+from crn_jax.formats.hdf5_file import member, read_array
 
 _FILE, _SPLIT = "nyu_depth_v2_labeled.mat", "splits.mat"
 _TRAINING = 1200
@@ -31,7 +33,7 @@ def find_frames(root: Path, split: str) -> tuple[Path, list[int], str]:
     if not path.is_file():
         raise UserError(f"{path}: there is no such file. Does --data.root name the folder that it is in?")
     with _opened(path) as file:
-        shapes = {key: file[key].shape if key in file else None for key in ("images", "labels")}
+        shapes = {key: _shape(path, file, key) for key in ("images", "labels")}
     images, labels = shapes["images"], shapes["labels"]
     if not images or not labels or len(images) != 4 or images[1] != 3 or labels != (images[0], *images[2:]):
         raise UserError(f"{path}: images and labels are {images} and {labels}, not [1449, 3, 640, 480] and [1449, 640, 480].")
@@ -56,10 +58,20 @@ def read_frame(path: Path, number: int) -> tuple[UInt8[np.ndarray, "H W 3"], UIn
     """
     with _opened(path) as file:
         try:
-            photograph, ids = file["images"][number - 1], file["labels"][number - 1]
-        except (OSError, KeyError, ValueError) as error:
+            arrays = member(file, "images"), member(file, "labels")
+            photograph, ids = (read_array(array, getattr(array, "shape", ()), number - 1) for array in arrays)
+        except (OSError, RuntimeError, LookupError, ValueError, zlib.error) as error:
             raise UserError(f"{path}: frame {number} cannot be read ({error}). Fetch the file again.") from error
     return np.ascontiguousarray(photograph.T), np.ascontiguousarray(ids.T)
+
+
+def _shape(path: Path, file: h5py.File, key: str) -> tuple[int, ...] | None:
+    try:
+        return getattr(member(file, key), "shape", None)
+    except KeyError:
+        return None
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UserError(f"{path}: {key} cannot be read ({error}). Fetch the file again.") from error
 
 
 def _opened(path: Path) -> h5py.File:

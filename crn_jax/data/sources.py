@@ -17,6 +17,7 @@ from crn_jax.data.labels.published import find_label_space
 from crn_jax.data.streets import render_street
 from crn_jax.data.vivid import vivid_of
 from crn_jax.errors import UserError
+from crn_jax.files import expanded
 
 Split = Literal["train", "val"]
 
@@ -214,7 +215,7 @@ def open_source(
     if data.vivid:
         source = vivid_of(source)
     if data.cache is not None:
-        source = cached(source, Path(data.cache), data.threads, progress)
+        source = cached(source, Path(expanded(data.cache)), data.threads, progress)
     return source
 
 
@@ -273,7 +274,7 @@ def _found(data: DataConfig, split: Split, label_space: LabelSpace | None = None
 def _root(data: DataConfig) -> Path:
     if data.root is None:
         raise UserError(f"The data set {data.source} needs its folder: --data.root DIR.")
-    return Path(data.root)
+    return Path(expanded(data.root))
 
 
 def _without_partners(found: folders.Found, refuse: bool) -> list[str]:

@@ -112,11 +112,31 @@ def segment(
     Raises:
       ValueError: if the photographs have another size.
     """
+    _check_size(config, photographs)
+    return _segment(config, params, photographs)
+
+
+def class_probabilities(
+    config: SegmenterConfig, params: dict, photographs: UInt8[Array | np.ndarray, "B H W 3"]
+) -> Float[Array, "B H W c"]:
+    """Returns the probability of each class but void, for each pixel; `segment` returns the most probable class.
+
+    Arguments and errors are those of `segment`.
+    """
+    _check_size(config, photographs)
+    return _probabilities(config, params, photographs)
+
+
+def _check_size(config: SegmenterConfig, photographs: Array | np.ndarray) -> None:
     if tuple(np.shape(photographs)[1:]) != (*config.size, 3):
         raise ValueError(f"The segmenter is for photographs of {config.size[0]}x{config.size[1]}, got {np.shape(photographs)}.")
-    return _segment(config, params, photographs)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _segment(config: SegmenterConfig, params: dict, photographs: jax.Array) -> jax.Array:
     return _scores(config, params, photographs).argmax(-1).astype(jnp.uint8 if config.num_classes <= 256 else jnp.uint16)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _probabilities(config: SegmenterConfig, params: dict, photographs: jax.Array) -> jax.Array:
+    return jax.nn.softmax(_scores(config, params, photographs))

@@ -7,7 +7,6 @@ difference of two variants is paired image by image and seed by seed, with a 95%
 import dataclasses
 import functools
 import itertools
-import json
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from crn_jax.experiment import SegmenterExperiment, Synthesis, differences, requ
 from crn_jax.run import read_description
 from crn_jax.scores.metrics import bootstrap
 from launch.ablation.tasks import Task, shown
+from launch.common.output import read_json
 from launch.common.page import data_url
 from launch.cost.flops import forward_flops, step_flops
 from launch.evaluation.scoring import SCORES
@@ -78,7 +78,7 @@ def collect(suite: str, question: str, entries: Sequence[Entry], budget: str, co
 def evaluation_of(task: Task) -> dict[str, Any] | None:
     """Returns what launch.evaluate found of a finished task, or None before."""
     path = task.folder / "evaluation" / "evaluation.json"
-    return json.loads(path.read_text("utf-8")) if task.outstanding() is None and path.is_file() else None
+    return read_json(path) if task.outstanding() is None and path.is_file() else None
 
 
 def chosen_scores(collections: bool) -> list[dict[str, Any]]:

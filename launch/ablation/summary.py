@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import rich.table
-from rich.markup import escape
 
 _BESIDE = ("accuracy", "miou_void", "accuracy_void")
 
@@ -175,13 +174,13 @@ def number(value: float) -> str:
 def figures_table(results: dict[str, Any]) -> rich.table.Table:
     """Returns the table for a terminal, which has room for values alone."""
     columns = [_NAME, *score_columns(results), _SEEDS]
-    table = rich.table.Table(box=None, header_style="dim", title=escape(results["title"]), title_justify="left")
+    table = rich.table.Table(box=None, header_style="dim", title=results["title"], title_justify="left")
     for column in columns:
         is_name = column is _NAME
-        table.add_column(escape(column.title), justify="left" if is_name else "right", no_wrap=is_name)
+        table.add_column(column.title, justify="left" if is_name else "right", no_wrap=is_name)
     for variant in results["variants"]:
         name, *values = (column.text(variant) for column in columns)
-        table.add_row(escape(name), *(escape(value.split(" (")[0]) for value in values))
+        table.add_row(name, *(value.split(" (")[0] for value in values))
     return table
 
 

@@ -8,9 +8,7 @@ a command names has changed.) `log.txt` has what the commands print.
 import contextlib
 import dataclasses
 import functools
-import json
 import re
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,8 +17,8 @@ from crn_jax.experiment import AnyExperiment, Synthesis, differences, require_ki
 from crn_jax.run import read_description
 from launch.common.catalogue import configs_arguments
 from launch.common.command_line import parse
-from launch.common.names import as_typed
-from launch.common.output import write_json
+from launch.common.names import command_line
+from launch.common.output import read_json, write_json
 from launch.training.metrics_log import last_step, read_metrics
 
 PROBE_STEPS = 60
@@ -110,7 +108,7 @@ class Task:
         file, run = self.folder / "task.json", self.folder / "run.json"
         if not file.is_file() or (run.is_file() and differences(read_description(self.folder)[0], self.experiment)):
             return []
-        return json.loads(file.read_text("utf-8"))["finished"]
+        return read_json(file)["finished"]
 
     def outstanding(self) -> list[str] | None:
         """Returns the next command to run, or None after the last."""
@@ -161,7 +159,7 @@ def slug(name: str) -> str:
 def shown(command: list[str]) -> str:
     """Returns a command as a person would type it."""
     own = configs_arguments() if command[0] == "launch.train" else []
-    return as_typed(shlex.join(["python", "-m", *command, *own]))
+    return command_line(command[0].removeprefix("launch."), *command[1:], *own)
 
 
 def trains_with_segmenter(arguments: tuple[str, ...]) -> bool:

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Literal
 
 import rich.progress
-from rich.markup import escape
+from rich.text import Text
 
+import crn_jax.__main__
 from crn_jax.errors import UserError
 from launch.ablation.tasks import Task, shown
 from launch.common.exit_status import TRY_AGAIN
-from launch.common.terminal import console
+from launch.common.terminal import console, progress_bar
 
 POLL_SECONDS = 1.0
 
@@ -178,7 +179,8 @@ class Workers:
                 output.write(f"\n$ {shown(command)}\n")
                 output.flush()
                 process = subprocess.Popen(
-                    [sys.executable, "-m", "crn_jax", command[0].removeprefix("launch."), *command[1:]],
+                    # By its path: a folder called crn_jax may lie where one stands.
+                    [sys.executable, "-P", crn_jax.__main__.__file__, command[0].removeprefix("launch."), *command[1:]],
                     stdout=output,
                     stderr=subprocess.STDOUT,
                     stdin=subprocess.DEVNULL,
@@ -196,14 +198,13 @@ class Workers:
 
     def _watch(self, tasks: Sequence[Task], futures: Sequence[Future]) -> None:
         """Shows the progress of the trainings, until all workers are done."""
-        columns = (*rich.progress.Progress.get_default_columns(), rich.progress.MofNCompleteColumn())
-        with rich.progress.Progress(*columns, console=console, transient=True) as progress:
+        with progress_bar(rich.progress.MofNCompleteColumn()) as progress:
             whole = progress.add_task("trainings", total=len(tasks))
             bars: dict[Task, rich.progress.TaskID] = {}
             while wait(futures, POLL_SECONDS).not_done:
                 progress.update(whole, completed=sum(task.folder in self.outcomes for task in tasks))
                 running = set(self._tasks)
-                bars |= {task: progress.add_task(escape(task.name)) for task in running - bars.keys()}
+                bars |= {task: progress.add_task(task.name) for task in running - bars.keys()}
                 for task, bar in bars.items():
                     done, total = task.progress() if task in running else (0, None)
                     progress.update(bar, completed=done, total=total, visible=task in running)
@@ -232,7 +233,7 @@ def own(environment: dict[str, str]) -> dict[str, str]:
 def say(task: Task, outcome: Outcome) -> None:
     """Prints the outcome of a task."""
     if outcome == "failed":
-        console.print(f"[bold red]{escape(task.name)}: failed[/], see {escape(str(task.log))}")
+        console.print(Text.assemble((f"{task.name}: failed", "bold red"), f", see {task.log}"))
         console.print(task.problem(), markup=False)
     else:
         console.print(f"{task.name}: {outcome}", markup=False)

@@ -18,6 +18,7 @@ import configs
 from crn_jax.ablation import Ablation
 from crn_jax.errors import UserError
 from crn_jax.experiment import AnyExperiment, Training
+from crn_jax.files import expanded
 from crn_jax.growth import Recipe
 
 VARIABLE = "CRN_JAX_CONFIGS"
@@ -67,7 +68,7 @@ def take_configs(arguments: Sequence[str]) -> list[str]:
         file = file if equals else next(remaining, "")
         if not file:
             raise UserError("--configs: name a file of experiments, --configs FILE.py.")
-        os.environ[VARIABLE] = os.path.abspath(os.path.expanduser(file))
+        os.environ[VARIABLE] = os.path.abspath(expanded(file))
     return rest
 
 
@@ -78,7 +79,7 @@ def configs_arguments() -> list[str]:
 
 def _own_file() -> Path | None:
     named = os.environ.get(VARIABLE)
-    return Path(named).expanduser() if named else None
+    return Path(expanded(named)) if named else None
 
 
 def _own() -> Mapping[str, Mapping[str, Any]]:

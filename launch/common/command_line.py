@@ -11,6 +11,7 @@ import tyro
 
 from crn_jax.errors import UserError, did_you_mean
 from crn_jax.experiment import AnyExperiment, Experiment, Kind, require_kind
+from crn_jax.files import expanded
 from crn_jax.growth import grow
 from crn_jax.run import read_description
 from crn_jax.train import abstract_state
@@ -131,9 +132,9 @@ def named_experiment(name: str) -> AnyExperiment:
     """
     if name in experiments():
         return experiments()[name]
-    if (Path(name) / "run.json").is_file():
-        experiment, _, _ = read_description(name)
-        run = dataclasses.replace(experiment.run, folder=name)
+    if (Path(folder := expanded(name)) / "run.json").is_file():
+        experiment, _, _ = read_description(folder)
+        run = dataclasses.replace(experiment.run, folder=folder)
         return dataclasses.replace(experiment, run=run)
     known = [*experiments(), *recipes()]
     raise UserError(f"There is no experiment '{name}'.{did_you_mean(name, known)} Known: {', '.join(known)}.")

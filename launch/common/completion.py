@@ -8,6 +8,7 @@ from typing import Annotated, Any, Union
 import tyro
 
 from crn_jax.errors import UserError
+from crn_jax.files import expanded
 from launch.common.catalogue import experiments, recipes
 from launch.common.command_line import Command, command_type
 from launch.common.names import COMMANDS, summary
@@ -25,7 +26,7 @@ def write_completion(arguments: list[str]) -> None:
     with command():
         if len(arguments) != 2 or arguments[0] not in SHELLS:
             raise UserError(f"--tyro-write-completion: name a shell of {', '.join(SHELLS)}, and a file.")
-        shell, file = arguments[0], Path(arguments[1]).expanduser()
+        shell, file = arguments[0], Path(expanded(arguments[1]))
         file.parent.mkdir(parents=True, exist_ok=True)
         tyro.cli(every_command(), prog="crn", args=["--tyro-write-completion", shell, str(file)], use_underscores=True)
 

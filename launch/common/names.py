@@ -2,7 +2,9 @@
 
 import ast
 import importlib.metadata
+import os
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -21,6 +23,30 @@ def typed_as_crn() -> bool:
 def as_typed(text: str) -> str:
     """Returns a text with the commands that it mentions written as a person types them here."""
     return _MENTIONED.sub(r"crn \1", text) if typed_as_crn() else text
+
+
+def command_line(name: str, *arguments: str | Path) -> str:
+    """Returns the line that runs a command, as a person types it here. A shell reads exactly these arguments from it.
+
+    A Path that begins with a dash is written so that it is not taken for an option.
+    """
+    words = (f"./{word}" if isinstance(word, Path) and str(word).startswith("-") else str(word) for word in arguments)
+    return " ".join([as_typed(f"python -m launch.{name}"), *map(quoted, words)])
+
+
+def quoted(word: str) -> str:
+    """Returns a word as a shell reads it. Line breaks, and bytes that are no text, are written as their numbers."""
+    if word.isprintable():
+        return shlex.quote(word)
+    escaped = (
+        f"\\{character}" if character in "\\'" else character if character.isprintable() else _octal(character)
+        for character in word
+    )
+    return f"$'{''.join(escaped)}'"
+
+
+def _octal(character: str) -> str:
+    return "".join(f"\\{byte:03o}" for byte in os.fsencode(character))
 
 
 def version() -> str:

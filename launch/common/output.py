@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from crn_jax.checksums import KEY, sealed, unsealed
 from crn_jax.errors import UserError
 from crn_jax.files import replace_text
 
@@ -50,9 +51,27 @@ def replace(source: Path, folder: Path) -> None:
         raise UserError(f"{folder} cannot be written ({error}); choose another folder with --out.") from error
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Writes a value as JSON, wholly or not at all. NaN and infinities become null."""
-    replace_text(path, json.dumps(finite(value), indent=1))
+def write_json(path: Path, fields: dict[str, Any]) -> None:
+    """Writes a JSON object with its own checksum, wholly or not at all. NaN and infinities become null."""
+    replace_text(path, json.dumps(sealed(finite(fields)), indent=1))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Returns a JSON object that `write_json` wrote.
+
+    Raises:
+      UserError: if the file is damaged.
+    """
+    try:
+        fields = json.loads(path.read_bytes())
+        if not isinstance(fields, dict):
+            raise ValueError("it is no JSON object")
+        return unsealed(fields)
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"{path}: the file is damaged ({error}). Remove it, and repeat the command that wrote it. If you have edited it on "
+            f"purpose, remove its line {KEY}."
+        ) from error
 
 
 def finite(value: Any) -> Any:

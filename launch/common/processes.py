@@ -2,12 +2,18 @@
 
 JAX's distributed runtime does the work. All processes run the same steps, and only the first one writes. stop_signals.py stops
 them together, and exit_status.py lists the statuses that they end with.
+
+JAX finds the other processes by what a launcher leaves in the environment. Some of these variables stay behind where nothing is
+launched: in a shell of `salloc`, in any pod of Kubernetes, after a `module load`. JAX sees a launcher here only if all that it
+would read is there.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -33,6 +39,15 @@ class Processes:
     """Number of processes of the run."""
     process_id: int | None = None
     """Number of this process, counted from 0."""
+    alone: bool = False
+    """Train in this process alone, whatever the environment says of others."""
+
+
+_SLURM = ("SLURM_JOB_ID", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
+_OPEN_MPI = ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK")
+_WAY_OUT = (
+    "Give --coordinator HOST:PORT, --num_processes N and --process_id I to each process, or --alone if this is the only one."
+)
 
 
 def join(config: Processes) -> None:
@@ -43,33 +58,96 @@ def join(config: Processes) -> None:
     Raises:
       UserError: if the settings are incomplete or wrong.
     """
-    given = [value is not None for value in dataclasses.astuple(config)]
-    if any(given) and not all(given):
-        raise UserError("--coordinator HOST:PORT, --num_processes N and --process_id I go together: give all three or none.")
-    if not any(given) and os.environ.get("SLURM_NTASKS") == "1":
+    given = [value is not None for value in (config.coordinator, config.num_processes, config.process_id)]
+    if any(given) and (config.alone or not all(given)):
+        raise UserError(
+            "--coordinator HOST:PORT, --num_processes N and --process_id I go together: give all three or none. --alone goes "
+            "without them."
+        )
+    if config.alone:
+        return
+    if config.coordinator and not config.coordinator.rpartition(":")[2].isdecimal():
+        raise UserError(f"--coordinator {config.coordinator}: HOST:PORT is needed, such as {config.coordinator}:1234.")
+    if not any(given) and is_only_one():
+        refuse_undetected()
         return
     patience = threading.Timer(
         15, print, [f"Waiting for the other processes; if they do not come within {JOIN_SECONDS} s, this one aborts."]
     )
     patience.start()
     try:
-        jax.distributed.initialize(
-            config.coordinator,
-            config.num_processes,
-            config.process_id,
-            local_device_ids=None if all(given) else gpus_of_a_node(),
-            cluster_detection_method="deactivate" if all(given) else None,
-            initialization_timeout=JOIN_SECONDS,
-            heartbeat_timeout_seconds=LOST_SECONDS,
-            shutdown_timeout_seconds=LOST_SECONDS,
-        )
-    except ValueError as error:
+        with without_leftovers():
+            jax.distributed.initialize(
+                config.coordinator,
+                config.num_processes,
+                config.process_id,
+                local_device_ids=None if all(given) else gpus_of_a_node(),
+                cluster_detection_method="deactivate" if all(given) else None,
+                initialization_timeout=JOIN_SECONDS,
+                heartbeat_timeout_seconds=LOST_SECONDS,
+                shutdown_timeout_seconds=LOST_SECONDS,
+            )
+    except jax.errors.JaxRuntimeError:
+        raise  # they know of each other, and do not meet
+    except Exception as error:  # what finds them may be the client of Kubernetes or of Google's metadata, with their own errors
         if not any(given) and "coordinator_address should be defined" in str(error):
             refuse_undetected()
             return
-        raise UserError(f"The processes cannot be connected: {error}") from error
+        reason = str(error).rstrip(".") or type(error).__name__
+        raise UserError(f"The processes cannot be connected: {reason}. {_WAY_OUT}") from error
     finally:
         patience.cancel()
+
+
+def number_in(variable: str) -> int | None:
+    """Returns the whole number that an environment variable holds, or None if it holds none."""
+    value = os.environ.get(variable, "").strip()
+    return int(value) if value.isascii() and value.isdecimal() else None
+
+
+def processes_of_slurm() -> int | None:
+    """Returns the number of processes of this SLURM step, or None outside of a step.
+
+    A shell that `salloc` opens is a step of one process, whatever the number of tasks of its job.
+    """
+    if not os.environ.get("SLURM_STEP_NODELIST") or None in map(number_in, _SLURM):
+        return None
+    return number_in("SLURM_STEP_NUM_TASKS") or number_in("SLURM_NTASKS")
+
+
+def processes_of_open_mpi() -> int | None:
+    """Returns the number of processes that Open MPI 4 has started, or None if it has not started this one."""
+    if not os.environ.get("OMPI_MCA_orte_hnp_uri") or None in map(number_in, _OPEN_MPI):
+        return None
+    return number_in("OMPI_COMM_WORLD_SIZE")
+
+
+def is_only_one() -> bool:
+    """Returns whether SLURM or Open MPI says that it has started this process alone. Other launchers are for JAX to find."""
+    found = processes_of_open_mpi() or processes_of_slurm() or number_in("SLURM_NTASKS")
+    return found == 1
+
+
+def leftovers() -> list[str]:
+    """Returns the variables by which JAX would take for a launcher what is none."""
+    found = []
+    if processes_of_open_mpi() is None:
+        found.append("OMPI_MCA_orte_hnp_uri")
+    if processes_of_slurm() is None:
+        found.append("SLURM_STEP_NODELIST")
+    if number_in("JOB_COMPLETION_INDEX") is None:  # every pod has the host's variable, but only indexed jobs have processes
+        found.append("KUBERNETES_SERVICE_HOST")
+    return [variable for variable in found if variable in os.environ]
+
+
+@contextlib.contextmanager
+def without_leftovers() -> Iterator[None]:
+    """Hides within the block the variables that `leftovers` names."""
+    hidden = {variable: os.environ.pop(variable) for variable in leftovers()}
+    try:
+        yield
+    finally:
+        os.environ |= hidden
 
 
 def gpus_of_a_node() -> list[int] | None:
@@ -77,9 +155,8 @@ def gpus_of_a_node() -> list[int] | None:
 
     JAX alone would give such a process only the first GPU.
     """
-    variables = [os.environ.get(name, "") for name in ("SLURM_NTASKS", "SLURM_STEP_NUM_NODES", "SLURM_GPUS_ON_NODE")]
-    processes, nodes, gpus = (int(value) if value.isdecimal() else 0 for value in variables)
-    return list(range(gpus)) if gpus and processes == nodes else None
+    processes, nodes, gpus = map(number_in, ("SLURM_NTASKS", "SLURM_STEP_NUM_NODES", "SLURM_GPUS_ON_NODE"))
+    return list(range(gpus)) if gpus and processes and processes == nodes else None
 
 
 def refuse_undetected() -> None:
@@ -88,10 +165,9 @@ def refuse_undetected() -> None:
     Each of them would train alone, in the same folder.
     """
     for variable in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"):
-        if int(os.environ.get(variable, "1")) > 1:
+        if (count := number_in(variable) or 1) > 1:
             raise UserError(
-                f"{variable} says that there are {os.environ[variable]} processes, but JAX does not know how they meet. Give "
-                f"--coordinator HOST:PORT, --num_processes N and --process_id I."
+                f"{variable} says that there are {count} processes, but JAX does not know how they meet. {_WAY_OUT}"
             )
 
 

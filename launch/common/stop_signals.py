@@ -7,11 +7,11 @@ import time
 import jax
 from jax.experimental import multihost_utils
 
-from launch.common.terminal import silence
+from launch.common.standard_streams import silence
 
 REPEATED_SECONDS = 5.0
-"""Seconds after the first SIGTERM in which another one is the same request. When SLURM preempts a job without grace, it sends it
-twice within some milliseconds: to each process, and through srun."""
+"""Seconds after the first SIGTERM in which another one is the same request. When SLURM preempts a job without grace, it sends
+it twice within some milliseconds: to each process, and through srun."""
 
 
 class Stop:

@@ -1,36 +1,36 @@
-"""What all commands share: the console, errors without a traceback, the compilation cache, and a bar while data is opened."""
+"""What all commands share: the console, errors without a traceback, the compilation cache, and bars that show progress."""
 
 import contextlib
 import logging
 import os
+import signal
 import sys
+import tempfile
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import absl.logging
 import jax
-import pooch
 import rich.progress
+import rich.text
 from jax.sharding import Mesh
 from rich.console import Console
 
 from crn_jax.data.examples import Source
 from crn_jax.data.labels.label_space import LabelSpace
 from crn_jax.data.sources import DataConfig, Split, open_source
-from crn_jax.errors import UserError
-from launch.common.exit_status import FAILED, LOST, USER_ERROR
+from crn_jax.errors import UnrepeatableStep, UserError
+from crn_jax.files import expanded
+from crn_jax.vgg_weights import cache_folder
+from launch.common.exit_status import FAILED, INTERRUPTED, LOST, UNREPEATABLE, USER_ERROR
+from launch.common.interruption import WORD, leave, tidying_up
 from launch.common.names import as_typed
 from launch.common.processes import several_processes
 
-
-def silence(descriptor: int) -> None:
-    """Discards from now on what is written to a file descriptor."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, descriptor)
-    os.close(nowhere)
+Item = TypeVar("Item")
 
 
 class _Console(Console):
@@ -38,12 +38,27 @@ class _Console(Console):
         """Prints; a text that mentions a command names it as a person types it here."""
         super().print(*(as_typed(text) if isinstance(text, str) else text for text in objects), **options)
 
-    def on_broken_pipe(self) -> None:
-        """Goes on without output when its reader is gone, where rich would end the training."""
-        silence(sys.stdout.fileno())
+    @property
+    def encoding(self) -> str:
+        """The encoding of stdout, by which rich chooses the signs that it draws with."""
+        return (getattr(self.file, "encoding", None) or "utf-8").lower()
 
 
-console = _Console(highlight=False, soft_wrap=True)
+# A string is shown as it is, in tables, too: a name with brackets or colons is no markup and no emoji. `Text` has styles.
+console = _Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
+
+
+def progress_bar(*more: rich.progress.ProgressColumn) -> rich.progress.Progress:
+    """Returns a bar that is gone when it is done, with further columns. It shows descriptions as they are."""
+    words = rich.progress.TextColumn("{task.description}", style="progress.description", markup=False)
+    columns = [words, *rich.progress.Progress.get_default_columns()[1:], *more]
+    return rich.progress.Progress(*columns, console=console, transient=True)
+
+
+def track(items: Iterable[Item], description: str, total: int) -> Iterator[Item]:
+    """Yields the items, and shows how many of `total` are done."""
+    with progress_bar() as progress:
+        yield from progress.track(items, total, description=description)
 
 
 @contextlib.contextmanager
@@ -58,10 +73,15 @@ def command() -> Iterator[None]:
     for name in ("xla_bridge", "distributed"):  # they also tell of a GPU that is not used
         logging.getLogger(f"jax._src.{name}").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="orbax")
-    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(Path(pooch.os_cache("crn_jax")) / "xla")
-    jax.config.update("jax_compilation_cache_dir", cache)
     try:
-        yield
+        with tidying_up():
+            keep_compiled()
+            yield
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, leave)  # a second one does not wait for threads that are still busy
+        console.quiet = False
+        console.print(WORD)
+        _leave(INTERRUPTED)
     except Exception as error:
         if several_processes() and _is_lost_contact(error):
             show_error(
@@ -72,7 +92,7 @@ def command() -> Iterator[None]:
             _leave(LOST)
         if isinstance(error, UserError | PermissionError):
             show_error(str(error))
-            _leave(USER_ERROR)
+            _leave(UNREPEATABLE if isinstance(error, UnrepeatableStep) else USER_ERROR)
         if isinstance(error, RuntimeError | AssertionError) and (problem := missing_platform()):
             show_error(problem)
             sys.exit(USER_ERROR)
@@ -98,6 +118,40 @@ def missing_platform() -> str | None:
     return None
 
 
+def keep_compiled() -> None:
+    """Makes JAX keep what it compiles, where JAX_COMPILATION_CACHE_DIR says or in the home directory.
+
+    Where nothing can be kept, it says so, and the command goes on. What others have compiled there is used in any case.
+    """
+    downloads = cache_folder()
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR") or (str(downloads / "xla") if downloads else None)
+    problem = "there is no home directory"
+    if folder and "://" not in folder:
+        problem = unwritable(Path(folder := expanded(folder)))
+    elif folder:
+        problem = ""
+    usable = folder if not problem or (folder and os.path.isdir(folder)) else None
+    jax.config.update("jax_compilation_cache_dir", usable)
+    if problem:
+        warnings.filterwarnings("ignore", "Error writing persistent compilation cache entry")
+        console.print(
+            f"What is compiled is not kept for the next time: {problem}. JAX_COMPILATION_CACHE_DIR can name another folder.",
+            style="dim",
+        )
+
+
+def unwritable(folder: Path) -> str:
+    """Returns the reason why no file can be written in a folder, which is made if it is missing; an empty text if one can."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(1 << 16))
+            file.flush()
+    except OSError as error:
+        return f"{folder} cannot be written ({error.strerror})"
+    return ""
+
+
 def keep_compiled_in(folder: Path) -> None:
     """Makes several processes keep what they compile in a run's folder, unless JAX_COMPILATION_CACHE_DIR says where.
 
@@ -111,13 +165,14 @@ def keep_compiled_in(folder: Path) -> None:
 def show_error(message: str) -> None:
     """Prints an error. If there are several processes, the number of this one comes first."""
     console.quiet = False
-    console.print(f"[bold red]error{f' in process {jax.process_index()}' if several_processes() else ''}:[/] ", end="")
-    console.print(message, markup=False)
+    who = f" in process {jax.process_index()}" if several_processes() else ""
+    console.print(rich.text.Text(f"error{who}: ", "bold red"), end="")
+    console.print(message)
 
 
 def opened(data: DataConfig, split: Split, size: tuple[int, int], label_space: LabelSpace | None = None) -> Source:
     """Opens a split of the data by `open_source`, with a progress bar if its cache has to be built."""
-    with rich.progress.Progress(console=console, transient=True) as progress:
+    with progress_bar() as progress:
         task = progress.add_task(f"caching {split}", visible=False)
 
         def show(done: int, total: int) -> None:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import rich.table
 from jax.sharding import Mesh
+from rich.text import Text
 
 from crn_jax.experiment import Experiment
 from crn_jax.sharding import MIN_ROWS, abstract_batch, activation_spec, make_mesh, replicated
@@ -33,7 +34,7 @@ def dry_run(experiment: Experiment, topology: str | None) -> None:
     devices = devices_of(topology) if topology else None
     mesh = make_mesh(experiment.sharding, experiment.batch_size, experiment.cascade.size[0], devices)
     setting = f"batch {experiment.batch_size}, {experiment.cascade.dtype}, remat {experiment.remat}"
-    console.print(f"[bold]{experiment.name}[/], {setting}, on {describe_devices(mesh)}")
+    console.print(Text.assemble((experiment.name, "bold"), f", {setting}, on {describe_devices(mesh)}"))
     console.print(splitting(experiment, mesh))
     with console.status("compiling the step"):
         compiled = lower_step(experiment, mesh).compile()
@@ -114,7 +115,7 @@ def memory_table(experiment: Experiment, mesh: Mesh, analysis: Any) -> rich.tabl
             table.add_row(name, f"{bytes_per_device(tree) / 1e9:.2f}")
     table.add_row("arguments, in all", f"{analysis.argument_size_in_bytes / 1e9:.2f}")
     table.add_row("temporaries", f"{analysis.temp_size_in_bytes / 1e9:.2f}")
-    table.add_row("[bold]total[/]", f"[bold]{total_bytes(analysis) / 1e9:.2f}[/]")
+    table.add_row("total", f"{total_bytes(analysis) / 1e9:.2f}", style="bold")
     return table
 
 

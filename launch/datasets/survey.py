@@ -21,6 +21,7 @@ from crn_jax.data.labels.published import COCOSTUFF_NEVER, LABEL_SPACES
 from crn_jax.data.pipeline import spread
 from crn_jax.data.sources import TOO_FEW, DataConfig, Split, open_photograph, pairs_of
 from crn_jax.errors import UserError
+from crn_jax.files import expanded
 
 Value = int | Color
 _KEPT_VALUES = 64  # unknown values that are kept of a layout; an antialiased layout has thousands
@@ -124,7 +125,7 @@ def _part(data: DataConfig, split: Split) -> Part:
     try:
         if data.source == "nyu":
             assert data.root is not None, "data sets of files lie in a folder"
-            file, frames, _ = nyu.find_frames(Path(data.root), split)
+            file, frames, _ = nyu.find_frames(Path(expanded(data.root)), split)
             names = {number: Path(f"{file}, frame {number}") for number in frames}
             return Part([Frame(split, f"{n:04d}", name, name, file, n) for n, name in names.items()])
         photographs, layouts = pairs_of(data, split)

@@ -14,8 +14,10 @@ import numpy as np
 from crn_jax.data.labels.label_space import LabelSpace
 from crn_jax.errors import UserError
 from crn_jax.experiment import SegmenterExperiment, require_kind
+from crn_jax.files import expanded
 from crn_jax.run import load_run
 from crn_jax.scores.segmenter import segment
+from launch.common.names import command_line
 from launch.evaluation.methods import files_of
 
 Segmenter = Callable[[str, Sequence[str], np.ndarray], np.ndarray]
@@ -37,6 +39,7 @@ def open_segmenter(
     Raises:
       UserError: if there is no such segmenter, or if it is for other classes or another size.
     """
+    asked = expanded(asked)
     if (Path(asked) / "run.json").is_file():
         run = load_run(asked, "best", kind=SegmenterExperiment)
         config = require_kind(run.experiment, SegmenterExperiment, f"The run {asked}").segmenter
@@ -45,7 +48,7 @@ def open_segmenter(
         if config.size != size:
             raise UserError(
                 f"{asked}: the segmenter is for {config.size[0]}x{config.size[1]}, the images are {size[0]}x{size[1]}. Train "
-                f"one for them: python -m launch.train {run.experiment.name} --segmenter.size {size[0]} {size[1]}."
+                f"one for them: {command_line('train', run.experiment.name, '--segmenter.size', *map(str, size))}"
             )
         return lambda method, names, images: np.asarray(
             segment(config, run.params, jnp.asarray(images))

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import rich.table
-from rich.markup import escape
+from rich.text import Text
 
 from crn_jax.vgg import TAPS
 
@@ -16,14 +16,14 @@ def scores_table(evaluation: dict[str, Any]) -> rich.table.Table:
     The best value is bold. Methods that have seen the photograph do not compete.
     """
     candidates = evaluation["candidates"]
-    names = [escape(candidate["name"]) for candidate in candidates]
-    table = rich.table.Table("", *names, title=escape(evaluation["title"]), title_justify="left", box=None, header_style="dim")
+    names = [candidate["name"] for candidate in candidates]
+    table = rich.table.Table("", *names, title=evaluation["title"], title_justify="left", box=None, header_style="dim")
     for score in evaluation["scores"]:
         cells = [candidate["scores"].get(score["key"]) for candidate in candidates]
         honest = [cell for cell, candidate in zip(cells, candidates) if candidate["kind"] in ("run", "images")]
         best = _best(score["better"], honest)
         unit = f", {score['unit']}" if score["unit"] else ""
-        texts = [f"[bold]{_text(cell)}[/]" if cell and cell is best else _text(cell) for cell in cells]
+        texts = [_text(cell, "bold" if cell and cell is best else "") for cell in cells]
         table.add_row(f"{score['title']}{unit}", *texts)
     resources = {
         "layouts a second": lambda r: f"{r['layouts_per_second']:.3g}",
@@ -41,7 +41,7 @@ def layers_table(evaluation: dict[str, Any]) -> rich.table.Table:
     """Returns a table of the terms of the perceptual distance, layer by layer."""
     table = rich.table.Table("mean absolute difference", *TAPS, box=None, header_style="dim")
     for candidate in evaluation["candidates"]:
-        table.add_row(escape(candidate["name"]), *(f"{candidate['terms'][tap]:.4g}" for tap in TAPS))
+        table.add_row(candidate["name"], *(f"{candidate['terms'][tap]:.4g}" for tap in TAPS))
     return table
 
 
@@ -52,12 +52,12 @@ def _best(better: str | None, cells: list[dict[str, float] | None]) -> dict[str,
     return (max if better == "higher" else min)(known, key=lambda cell: cell["value"])
 
 
-def _text(cell: dict[str, float] | None) -> str:
+def _text(cell: dict[str, float] | None, style: str) -> Text:
     if cell is None:
-        return ""
+        return Text()
     number = {key: "0" if abs(value) <= 1e-9 else f"{value:.4g}" for key, value in cell.items()}
     if "std" in cell:
-        return f"{number['value']} ± {cell['std']:.2g}"
+        return Text(f"{number['value']} ± {cell['std']:.2g}", style)
     if "low" not in cell or cell["low"] == cell["high"]:
-        return number["value"]
-    return f"{number['value']}\n[dim]{number['low']} to {number['high']}[/]"
+        return Text(number["value"], style)
+    return Text.assemble(number["value"], (f"\n{number['low']} to {number['high']}", "dim"), style=style)

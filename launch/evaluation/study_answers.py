@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import cattrs
 import numpy as np
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 from scipy.stats import binomtest
 
 from crn_jax.errors import UserError
@@ -200,15 +200,15 @@ def study_table(analysis: Analysis) -> Table:
     late = f"\n{analysis.late} answers left out: shown too long" if analysis.late else ""
     table = Table(
         "",
-        title=escape(analysis.title),
-        caption=escape(
+        title=analysis.title,
+        caption=(
             f"{len(analysis.participants)} participant(s){left_out}{late}\n95%: Wilson's interval, which assumes independent "
             "answers. Over people: bootstrap over participants. p: exact two-sided binomial test against 50%."
         ),
         caption_justify="left",
     )
     for heading in columns.values():
-        table.add_column(escape(heading), justify="right")
+        table.add_column(heading, justify="right")
     lines: dict[str, Callable[[Share], str]] = {
         "95%": lambda share: _percent(share.interval),
         "95% over people": lambda share: _percent(share.over_participants),
@@ -216,9 +216,9 @@ def study_table(analysis: Analysis) -> Table:
         "answers": lambda share: str(share.answers),
     }
     for row, shares in rows.items():
-        values: dict[str, Callable[[Share], str]] = {row: lambda share: f"[bold]{share.share:.1%}[/]"}
+        values: dict[str, Callable[[Share], Text | str]] = {row: lambda share: Text(f"{share.share:.1%}", "bold")}
         for name, text in (values | lines).items():
-            table.add_row(escape(name), *(text(shares[column]) if column in shares else "" for column in columns))
+            table.add_row(name, *(text(shares[column]) if column in shares else "" for column in columns))
         table.add_section()
     return table
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from crn_jax.checkpoint import Checkpoints
 from crn_jax.data.examples import Source
-from crn_jax.errors import UserError
+from crn_jax.errors import UnrepeatableStep, UserError
 from crn_jax.experiment import AnyExperiment
 from crn_jax.sharding import put_batch
 from crn_jax.train import TrainState
@@ -25,6 +25,7 @@ from launch.training.async_steps import AsyncSteps
 from launch.training.lock import Ownership
 from launch.training.metrics_log import MetricsLog, NoLog, Window
 from launch.training.progress import RANDOM_WARNING, Progress
+from launch.training.replay import replayed
 from launch.training.run_folder import check_room
 from launch.training.segmenter_validation import Segmentation, SegmenterValidator
 from launch.training.validation import Validation, Validator
@@ -72,7 +73,7 @@ class TrainingLoop:
             for step in range(first_step + 1, last_step + 1):
                 self.check_folder()
                 batch = self.next_batch(steps, step, state)
-                state, metrics = train_step(state, self.frozen, self.put(batch))
+                state, metrics = self.compute(train_step, step, state, self.put(batch))
                 steps.add(step, metrics)
                 stopping = stop.requested_at(step)
                 validated = step == last_step or step % every.validate_every == 0
@@ -99,6 +100,28 @@ class TrainingLoop:
             line = {"epoch": (step - 1) // self.epoch + 1, **window.line()}
             self.log.write(step, line)
             progress.line(step, line)
+
+    def compute(self, train_step: Callable, step: int, state: TrainState, batch: dict) -> tuple[TrainState, dict]:
+        """Computes a step, or every `replay_every` steps the same step twice.
+
+        Raises:
+          UnrepeatableStep: if it gave different bits the second time.
+        """
+        every = self.experiment.run.replay_every
+        if every is None or step % every:
+            return train_step(state, self.frozen, batch)
+        result, wrong = replayed(train_step, state, self.frozen, batch)
+        if wrong:
+            self.checkpoints.wait()
+            kept = self.checkpoints.latest_step()
+            raise UnrepeatableStep(
+                f"Step {step} was computed twice from the same state, and gave different bits in {', '.join(wrong[:5])}. "
+                f"Either this machine computes wrongly, or its operations are not deterministic: docs/reliability.md lists the "
+                f"flags that make GPUs so. This state is not saved. "
+                + (f"The last checkpoint, step {kept}, is kept. " if kept else "Nothing had been saved yet. ")
+                + "Give the same command on another machine."
+            )
+        return result
 
     def put(self, local: dict[str, np.ndarray]) -> dict:
         """Places this process's part of a batch on the mesh."""

@@ -21,7 +21,7 @@ class MetricsLog:
         self.path = folder / "metrics.jsonl"
         kept = [line for line in read_metrics(self.path) if first_step and line["step"] <= first_step]
         replace_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
-        self._file = open(self.path, "a")
+        self._file = open(self.path, "a", encoding="utf-8")
         # SummaryWriter would not do: its thread dies of a full disk, and a later call then blocks for ever.
         (folder / "tensorboard").mkdir(exist_ok=True)
         self._board = EventsWriter(str(folder / "tensorboard" / "events"))
@@ -65,7 +65,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Returns the lines of a metrics.jsonl. A last line that was cut short by a kill is left out."""
     if not path.is_file():
         return []
-    lines = path.read_text().split("\n")
+    lines = path.read_text("utf-8").split("\n")
     return [json.loads(line) for line in lines[:-1]]
 
 

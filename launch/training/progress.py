@@ -7,6 +7,7 @@ import rich.progress
 import rich.table
 from jax.sharding import Mesh
 from rich.console import Console, Group
+from rich.text import Text
 
 from crn_jax.experiment import AnyExperiment
 from crn_jax.generator import count_parameters
@@ -27,16 +28,18 @@ def announce(experiment: AnyExperiment, mesh: Mesh, state: TrainState, first_ste
     height, width = experiment.size
     images = f"k = {experiment.generator.num_images}, " if experiment.generator else ""
     console.print(
-        f"[bold]{experiment.name}[/]: {height}x{width}, {images}"
+        Text(experiment.name, "bold"),
+        f": {height}x{width}, {images}"
         f"{count_parameters(state.params):,} parameters, {epoch} steps an epoch, {experiment.last_step(epoch):,} steps, "
-        f"on {describe_devices(mesh)}"
+        f"on {describe_devices(mesh)}",
+        sep="",
     )
     if experiment.about:
         console.print(experiment.about, markup=False, style="dim")
     if first_step:
         console.print(f"Resuming {experiment.folder} at step {first_step}.")
     if vgg19["weights"] == "random":
-        console.print(f"[bold yellow]{RANDOM_WARNING}[/]")
+        console.print(RANDOM_WARNING, style="bold yellow")
         console.print(vgg19["because"], markup=False, style="dim")
 
 
@@ -46,7 +49,7 @@ def _own(line: dict[str, Any]) -> dict[str, float]:
 
 
 class Progress:
-    """A bar with the time left, above loss, terms, λ and speed. Without a terminal, plain lines take its place."""
+    """A bar with the time left, above loss, terms, λ and speed. Where nothing can be drawn over, plain lines take its place."""
 
     def __init__(self, console: Console, first_step: int, last_step: int, devices: str):
         self._console, self._devices = console, devices
@@ -65,12 +68,12 @@ class Progress:
         self._last_step = last_step
 
     def __enter__(self):
-        if self._console.is_terminal:
+        if self._console.is_interactive:
             self._live.start()
         return self
 
     def __exit__(self, *_):
-        if self._console.is_terminal:
+        if self._console.is_interactive:
             self._live.stop()
 
     def step(self, step: int) -> None:
@@ -79,7 +82,7 @@ class Progress:
 
     def line(self, step: int, line: dict[str, Any]) -> None:
         """Shows a line of metrics."""
-        if self._console.is_terminal:
+        if self._console.is_interactive:
             self._live.update(Group(self._bar, self._table(line)))
             return
         left = (self._last_step - step) * line["seconds_per_step"]
@@ -100,7 +103,7 @@ class Progress:
             table.add_row("term", *(f"{v:.4g}" for v in line["terms"].values()), "")
             table.add_row("λ x elements", *(f"{v:.4g}" for v in line["lambda"].values()), "")
             contributions = [line["terms"][name] * line["lambda"][name] for name in TAPS]
-            table.add_row("loss", *(f"{v:.4g}" for v in contributions), f"[bold]{line['loss']:.4g}[/]")
+            table.add_row("loss", *(f"{v:.4g}" for v in contributions), Text(f"{line['loss']:.4g}", "bold"))
         else:
             table = rich.table.Table("loss", *_own(line), box=None, header_style="dim")
             table.add_row(f"{line['loss']:.4g}", *(f"{value:.4g}" for value in _own(line).values()))

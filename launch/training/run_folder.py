@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from crn_jax.checksums import sealed
 from crn_jax.data.examples import Source
 from crn_jax.errors import UserError
 from crn_jax.experiment import AnyExperiment, description_changes, flat
@@ -57,7 +58,8 @@ def prepared_folder(experiment: AnyExperiment, description: dict) -> Iterator[Ow
         )
     folder = Path(experiment.folder)
     file, vgg19 = folder / "run.json", description["vgg19"]
-    own = {f"experiment.{field}" for field in ("data.root", "data.threads", "data.cache", "vgg.weights")}  # may differ
+    may_differ = ("data.root", "data.labels", "data.threads", "data.cache", "vgg.weights")
+    own = {f"experiment.{field}" for field in may_differ}
     common = flat({part: description[part] for part in ("experiment", "data", "versions")})
     common = {key: value for key, value in common.items() if key not in own}
     weights = {f"vgg19.{key}": vgg19.get(key) for key in ("weights", "sha256")}
@@ -71,7 +73,7 @@ def prepared_folder(experiment: AnyExperiment, description: dict) -> Iterator[Ow
                 ownership = stack.enter_context(owned(folder))
             refuse_other_settings(folder, experiment, description)  # another training may have come and gone
             with writable(folder):
-                replace_text(file, json.dumps(description, indent=1))
+                replace_text(file, json.dumps(sealed(description), indent=1))
         wait_for_all("run folder")
         agree({"run folder": sha256_of(file) if file.exists() else "has no run.json"})
         yield ownership

@@ -19,9 +19,7 @@ Void is black, unless it is listed with another colour. If a layout has an id or
 fails, so list in `void_ids` or `void_colors` what should be ignored.
 """
 
-import collections
 import functools
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,8 +28,10 @@ import numpy as np
 
 from crn_jax.data.labels.label_space import Color, LabelSpace
 from crn_jax.errors import UserError, did_you_mean
+from crn_jax.formats.json_file import read_json, shown
 
 _BLACK = (0, 0, 0)
+_MAX_CLASSES, _MAX_GENERATED = 65_536, 4000
 _FIELDS = ("name", "classes", "colors", "ids", "void_ids", "void_colors")
 
 
@@ -66,31 +66,16 @@ def read_label_file(path: Path) -> LabelSpace:
         what the field holds and what would be right.
     """
     try:
-        # Some editors of Windows begin a file with a byte order mark.
-        fields = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_object)
-        return _from_fields(fields, path.stem)
-    except OSError as error:
-        raise UserError(f"{path}: the label space cannot be read ({error.strerror}).") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: this is no text in UTF-8, so no JSON ({error.reason} at byte {error.start}).") from error
-    except RecursionError as error:
-        raise UserError(f"{path}: the JSON is nested too deeply.") from error
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: line {error.lineno}, column {error.colno}: this is not JSON ({error.msg}).") from error
+        return _from_fields(read_json(path, "", object), path.stem)
+    except UserError:
+        raise
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    [(key, times)] = collections.Counter(key for key, _ in pairs).most_common(1) or [("", 0)]
-    if times > 1:  # Python would silently take the last.
-        raise ValueError(f"{_shown(key)} is there twice. Remove one.")
-    return dict(pairs)
-
-
 def _from_fields(fields: Any, default_name: str) -> LabelSpace:
     if not isinstance(fields, dict):
-        raise ValueError(f'fields in braces are needed, such as {{"classes": ["lawn", "path"]}}, got {_shown(fields)}.')
+        raise ValueError(f'fields in braces are needed, such as {{"classes": ["lawn", "path"]}}, got {shown(fields)}.')
     for field in fields:
         if field not in _FIELDS:
             raise ValueError(
@@ -98,7 +83,7 @@ def _from_fields(fields: Any, default_name: str) -> LabelSpace:
             )
     name = fields.get("name", default_name)
     if not isinstance(name, str) or not name.strip():
-        raise ValueError(f"name: a name in quotes is needed, got {_shown(name)}.")
+        raise ValueError(f"name: a name in quotes is needed, got {shown(name)}.")
     listed = _classes(fields.get("classes"))
     classes = listed if listed[-1] == "void" else (*listed, "void")
     colors, void_colors = _colors_of(fields, listed, classes)
@@ -107,12 +92,16 @@ def _from_fields(fields: Any, default_name: str) -> LabelSpace:
 
 def _classes(names: Any) -> tuple[str, ...]:
     if not isinstance(names, list) or not names or not all(isinstance(name, str) and name.strip() for name in names):
-        raise ValueError(f'classes: a list of names is needed, such as ["lawn", "path"], got {_shown(names)}.')
+        raise ValueError(f'classes: a list of names is needed, such as ["lawn", "path"], got {shown(names)}.')
+    if len(names) > _MAX_CLASSES:
+        raise ValueError(f"classes: at most {_MAX_CLASSES:,} can be told apart by their ids, got {len(names):,}.")
+    seen = set[str]()
     for i, name in enumerate(names):
-        if name in names[:i]:
-            raise ValueError(f"classes: {_shown(name)} is there twice. Remove one.")
+        if name in seen:
+            raise ValueError(f"classes: {shown(name)} is there twice. Remove one.")
+        seen.add(name)
         if name.lower() == "void" and (name != "void" or i < len(names) - 1):
-            raise ValueError(f'classes: {_shown(name)} must be "void", and the last. If you leave it out, it is added.')
+            raise ValueError(f'classes: {shown(name)} must be "void", and the last. If you leave it out, it is added.')
     return tuple(names)
 
 
@@ -123,14 +112,17 @@ def _colors_of(fields: dict[str, Any], listed: Sequence[str], classes: Sequence[
         colors = _colors("colors", fields["colors"])
         if len(colors) != len(listed):
             raise ValueError(f"colors: {len(listed)} are needed, one for each class, got {len(colors)}.")
+    elif len(classes) + len(void_colors) > _MAX_GENERATED:
+        raise ValueError(f"colors: they are generated for at most {_MAX_GENERATED:,} classes. List a colour for each class.")
     else:
         colors = tuple(color for color in palette(len(classes) + len(void_colors)) if color not in void_colors)
         colors = (*colors[: len(classes) - 1], _BLACK)
     colors += (_BLACK,) * (len(classes) - len(colors))
+    of_void = {*void_colors}
     owners: dict[Color, str] = {}
     for color, owner in (*zip(colors, classes), *((color, "void") for color in void_colors)):
         if owners.setdefault(color, owner) != owner:
-            field = "void_colors" if color in void_colors else "colors"
+            field = "void_colors" if color in of_void else "colors"
             remedy = "Change one" + (", or list void as the last class, in another colour." if color == _BLACK else ".")
             raise ValueError(f"{field}: {list(color)} is the colour of {owners[color]} and of {owner}. {remedy}")
     return colors, tuple(color for color in dict.fromkeys(void_colors) if color != colors[-1])
@@ -138,10 +130,10 @@ def _colors_of(fields: dict[str, Any], listed: Sequence[str], classes: Sequence[
 
 def _colors(field: str, value: Any) -> tuple[Color, ...]:
     if not isinstance(value, list):
-        raise ValueError(f"{field}: a list of colours is needed, such as [[0, 160, 0]], got {_shown(value)}.")
+        raise ValueError(f"{field}: a list of colours is needed, such as [[0, 160, 0]], got {shown(value)}.")
     for color in value:
         if not (isinstance(color, list) and len(color) == 3 and all(type(c) is int and 0 <= c <= 255 for c in color)):
-            raise ValueError(f"{field}: a colour is [red, green, blue], whole numbers from 0 to 255, got {_shown(color)}.")
+            raise ValueError(f"{field}: a colour is [red, green, blue], whole numbers from 0 to 255, got {shown(color)}.")
     return tuple((red, green, blue) for red, green, blue in value)
 
 
@@ -152,12 +144,13 @@ def _ids_of(fields: dict[str, Any], listed: Sequence[str], classes: Sequence[str
             raise ValueError(f"ids: {len(listed)} are needed, one for each class, got {len(ids)}.")
         pairs = [(_id("ids", i), index) for index, i in enumerate(ids)]
     elif isinstance(ids, dict):
-        pairs = [(_id("ids", key), _class_index(key, name, classes)) for key, name in ids.items()]
+        numbers = {name: index for index, name in enumerate(classes)}
+        pairs = [(_id("ids", key), _class_index(key, name, numbers)) for key, name in ids.items()]
     else:
-        raise ValueError(f'ids: {{"4": "{listed[0]}"}} or a list with an id for each class is needed, got {_shown(ids)}.')
+        raise ValueError(f'ids: {{"4": "{listed[0]}"}} or a list with an id for each class is needed, got {shown(ids)}.')
     void_ids = fields.get("void_ids", [])
     if not isinstance(void_ids, list):
-        raise ValueError(f"void_ids: a list of ids is needed, such as [255], got {_shown(void_ids)}.")
+        raise ValueError(f"void_ids: a list of ids is needed, such as [255], got {shown(void_ids)}.")
     table: dict[int, int] = {}
     void_pairs = [(_id("void_ids", i), len(classes) - 1) for i in void_ids]
     for field, i, index in (*(("ids", *pair) for pair in pairs), *(("void_ids", *pair) for pair in void_pairs)):
@@ -170,20 +163,15 @@ def _ids_of(fields: dict[str, Any], listed: Sequence[str], classes: Sequence[str
 
 def _id(field: str, value: Any) -> int:
     """Returns an id that stands in a list, or in quotes, as JSON wants the keys of an object."""
-    if isinstance(value, str) and value.removeprefix("-").isdecimal() and value == str(int(value)):
+    if isinstance(value, str) and len(value) < 20 and value.removeprefix("-").isdecimal() and value == str(int(value)):
         value = int(value)
     if type(value) is not int or not -1 <= value <= 65535:
-        raise ValueError(f"{field}: an id is a whole number from -1 to 65535, got {_shown(value)}.")
+        raise ValueError(f"{field}: an id is a whole number from -1 to 65535, got {shown(value)}.")
     return value
 
 
-def _class_index(key: str, name: Any, classes: Sequence[str]) -> int:
-    if name not in classes:
-        hint = did_you_mean(name, classes) if isinstance(name, str) else ""
-        raise ValueError(f"ids: {key} is {_shown(name)}, which is none of the classes.{hint}")
-    return classes.index(name)
-
-
-def _shown(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+def _class_index(key: str, name: Any, classes: dict[str, int]) -> int:
+    if not isinstance(name, str) or name not in classes:
+        hint = did_you_mean(name, classes) if isinstance(name, str) and len(classes) < 1000 else ""
+        raise ValueError(f"ids: {key} is {shown(name)}, which is none of the classes.{hint}")
+    return classes[name]

@@ -11,6 +11,7 @@ from pathlib import Path
 from crn_jax.data.labels.label_file import palette, read_label_file
 from crn_jax.data.labels.label_space import Color, LabelSpace
 from crn_jax.errors import UserError, did_you_mean
+from crn_jax.files import expanded
 
 # The table of cityscapesScripts' helpers/labels.py: (labelId, class, colour).
 _CITYSCAPES = (
@@ -58,8 +59,8 @@ def find_label_space(name_or_file: str) -> LabelSpace:
     """
     if name_or_file in LABEL_SPACES:
         return LABEL_SPACES[name_or_file]
-    path = Path(name_or_file)
-    if path.suffix == ".json" or path.is_file():
+    path = Path(expanded(name_or_file))
+    if path.suffix.lower() == ".json" or path.is_file():
         return read_label_file(path)
     raise UserError(
         f"{name_or_file}: no label space has this name, nor has a file.{did_you_mean(name_or_file, LABEL_SPACES)} The names: "

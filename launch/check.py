@@ -1,0 +1,236 @@
+"""Verifies what runs have stored: `python -m launch.check RUN [RUN ...] [--repair]`.
+
+It reads every checkpoint, run.json, metrics.jsonl, evaluation, exported artifact and .safetensors file in each folder, and the
+data cache that run.json names, and compares them with their checksums. The exit status is 0 if all of them are whole, and 1 if
+something is damaged. The folders of ablations, artifacts and segmenters can be checked, too.
+"""
+
+import dataclasses
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import numpy as np
+import rich.progress
+import rich.table
+import rich.text
+import tyro
+
+from crn_jax.checkpoint import Checkpoints
+from crn_jax.data.cache import is_intact, open_arrays, open_checksums
+from crn_jax.errors import UserError
+from crn_jax.experiment import AnyExperiment, from_json
+from crn_jax.files import set_aside, sha256_of
+from crn_jax.formats.safetensors_file import load_run_file
+from crn_jax.run import read_description
+from crn_jax.train import abstract_state
+from launch.common.exit_status import FAILED
+from launch.common.names import as_typed
+from launch.common.output import read_json
+from launch.common.terminal import command, console
+from launch.training.metrics_log import read_metrics
+
+Verdict = Literal["whole", "unverified", "damaged"]
+
+
+class Finding(NamedTuple):
+    """A row of the table: what was looked at, what it is, and why."""
+
+    what: str
+    verdict: Verdict
+    note: str = ""
+    repair: Callable[[], str] | None = None
+    """Moves out of the way what is damaged, and says what it has done."""
+
+
+class Folder(NamedTuple):
+    """A folder to check, and what its run.json says; None if it has none, or a damaged one."""
+
+    path: Path
+    description: dict[str, Any] | None
+    experiment: AnyExperiment | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Verifies what runs have stored, by checksums."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """The folders to check."""
+    repair: bool = False
+    """Moves what is damaged into a folder `damaged` beside it, so that nothing stumbles over it. Nothing is deleted. Damaged
+    examples of a cache are marked, so that the next training decodes them anew."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Prints a table for each folder. Ends with status 1 if something is damaged, also if it was repaired."""
+    with command():
+        prog = as_typed("python -m launch.check")
+        asked = tyro.cli(Arguments, prog=prog, description=as_typed(__doc__ or ""), args=arguments, use_underscores=True)
+        if not asked.runs:
+            raise UserError("Name at least one run folder.")
+        damaged = [finding for run in asked.runs for finding in check(run) if finding.verdict == "damaged"]
+        if asked.repair:
+            for finding in damaged:
+                if finding.repair:
+                    console.print(f"{finding.what}: {finding.repair()}", markup=False)
+        elif damaged:
+            console.print("To move what is damaged out of the way, give the same command with --repair.")
+        sys.exit(FAILED if damaged else 0)
+
+
+def check(path: Path) -> list[Finding]:
+    """Checks everything in a folder, with a progress bar, and prints a table.
+
+    Raises:
+      UserError: if there is no such folder.
+    """
+    if not path.is_dir():
+        raise UserError(f"{path}: there is no such folder.")
+    try:
+        experiment, _, description = read_description(path)
+        folder = Folder(path, description, experiment)
+    except UserError:
+        folder = Folder(path, None, None)
+    findings = []
+    with rich.progress.Progress(*rich.progress.Progress.get_default_columns(), console=console, transient=True) as progress:
+        task = progress.add_task(str(path), total=None)
+        for look in CHECKS:
+            for finding in look(folder):
+                progress.update(task, description=finding.what)
+                findings.append(finding)
+    table = rich.table.Table("what", "verdict", "note", title=str(path), title_justify="left", box=None)
+    for finding in findings:
+        colour = {"whole": "green", "unverified": "yellow", "damaged": "bold red"}[finding.verdict]
+        table.add_row(rich.text.Text(finding.what), f"[{colour}]{finding.verdict}[/]", rich.text.Text(finding.note))
+    if findings:
+        console.print(table)
+    else:
+        console.print(f"{path}: there is nothing to check in this folder.", markup=False)
+    return findings
+
+
+def _looked_at(folder: Folder, file: Path, look: Callable[[], str | None]) -> Finding:
+    """Returns the finding about a file that `look` reads; it raises UserError if the file is damaged."""
+    what = str(file.relative_to(folder.path))
+
+    def repair() -> str:
+        return f"moved to {set_aside(file, folder.path)}"
+
+    try:
+        return Finding(what, "whole", look() or "")
+    except (OSError, UserError, ValueError, LookupError, TypeError, RecursionError) as error:
+        return Finding(what, "damaged", str(error), repair)
+
+
+def run_json(folder: Folder) -> Iterator[Finding]:
+    """Checks run.json, which describes the run."""
+    file = folder.path / "run.json"
+    if file.exists():
+        yield _looked_at(folder, file, lambda: None if read_description(folder.path) else "")
+
+
+def checkpoints(folder: Folder) -> Iterator[Finding]:
+    """Checks every array of every checkpoint."""
+    place = folder.path / "checkpoints"
+    if not place.is_dir():
+        return
+    stored = Checkpoints(place)
+    for step in stored.steps():
+        yield _checkpoint(folder, stored, step)
+    for unfinished in sorted(place.glob("*.orbax-checkpoint-tmp*")):
+        yield Finding(
+            f"checkpoints/{unfinished.name}", "whole", "a save that is going on or was killed; the next one deletes it"
+        )
+
+
+def _checkpoint(folder: Folder, stored: Checkpoints, step: int) -> Finding:
+    what = f"checkpoints/{step}"
+    try:
+        manifest = stored.manifest(step)
+        experiment = folder.experiment
+        if experiment is None and manifest is not None:
+            experiment = from_json(manifest.description["experiment"])
+        if experiment is None:
+            return Finding(what, "unverified", "it has no checksums, and run.json cannot be read")
+        stored.load(step, abstract_state(experiment.objective(steps_per_epoch=1)), folder.description)
+    except UserError as error:
+        return Finding(what, "damaged", str(error), lambda: f"moved to {stored.set_aside(step)}")
+    if manifest is None:
+        return Finding(what, "unverified", "it can be read, but it has no checksums, because an older version saved it")
+    size = sum(np.prod(array.shape, dtype=np.int64) * np.dtype(array.dtype).itemsize for array in manifest.arrays.values())
+    return Finding(what, "whole", f"{len(manifest.arrays)} arrays, {size / 1e6:.1f} MB")
+
+
+def metrics(folder: Folder) -> Iterator[Finding]:
+    """Checks that each line of metrics.jsonl can be read."""
+    file = folder.path / "metrics.jsonl"
+    if file.exists():
+        yield _looked_at(
+            folder, file, lambda: f"{len([line['step'] for line in read_metrics(file)])} lines; they have no checksums"
+        )
+
+
+def results(folder: Folder) -> Iterator[Finding]:
+    """Checks the results of evaluations and ablations."""
+    for name in ("evaluation.json", "study.json", "ablation.json", "task.json"):
+        for file in sorted({*folder.path.glob(name), *folder.path.glob(f"*/{name}"), *folder.path.glob(f"*/*/{name}")}):
+            if file.parent.name != "damaged":
+                yield _looked_at(folder, file, lambda file=file: None if read_json(file) else "")  # type: ignore[misc]
+
+
+def exports(folder: Folder) -> Iterator[Finding]:
+    """Checks exported artifacts and .safetensors files by the SHA-256 that they have."""
+
+    def artifact(file: Path) -> None:
+        for name, digest in read_json(file)["sha256"].items():
+            if sha256_of(file.parent / name) != digest:
+                raise UserError(f"{file.parent / name} is not the file that was exported, by its SHA-256.")
+
+    for file in sorted({*folder.path.glob("artifact.json"), *folder.path.glob("*/artifact.json")}):
+        yield _looked_at(folder, file, lambda file=file: artifact(file))  # type: ignore[misc]
+    for file in sorted(folder.path.glob("*.safetensors")):
+        yield _looked_at(folder, file, lambda file=file: f"step {load_run_file(file)[1].get('step')}")  # type: ignore[misc]
+
+
+def caches(folder: Folder) -> Iterator[Finding]:
+    """Checks every example in the caches of the run's size and classes, if run.json names a folder of caches."""
+    if folder.experiment is None or folder.description is None or folder.experiment.data.cache is None:
+        return
+    root, (height, width) = Path(folder.experiment.data.cache), folder.experiment.size
+    classes, name = folder.experiment.num_classes, folder.description["label_space"]["name"]
+    for file in sorted(root.glob(f"{height}x{width}-*/cache.json")):
+        if re.search(f'"label_space": "{re.escape(name)}"', file.read_text(errors="replace")):
+            yield _cache(file.parent, (height, width), classes)
+
+
+def _cache(place: Path, size: tuple[int, int], classes: int) -> Finding:
+    done = np.fromfile(place / "done", np.uint8)
+    try:
+        arrays = open_arrays(place, len(done), size, np.uint8 if classes <= 256 else np.uint16)
+        checksums = open_checksums(place, len(done))
+    except UserError as error:
+        return Finding(str(place), "damaged", str(error), lambda: f"moved to {set_aside(place, place.parent)}")
+    present = np.flatnonzero(done == 1).tolist()
+    bad = [i for i in present if not is_intact({key: array[i] for key, array in arrays.items()}, i, checksums, classes)]
+
+    def repair() -> str:
+        done[bad] = 0
+        done.tofile(place / "done")
+        return f"{len(bad)} examples are marked; the next training decodes them anew"
+
+    if bad:
+        return Finding(str(place), "damaged", f"{len(bad)} of {len(present)} examples, such as number {bad[0]}", repair)
+    if checksums is None:
+        return Finding(str(place), "unverified", f"{len(present)} examples; an older version built it, without checksums")
+    return Finding(str(place), "whole", f"{len(present)} examples")
+
+
+CHECKS: tuple[Callable[[Folder], Iterator[Finding]], ...] = (run_json, checkpoints, metrics, results, exports, caches)
+"""What is looked at in each folder, in this order. A check yields a finding for each thing that it looks at."""
+
+
+if __name__ == "__main__":
+    main()
