@@ -26,7 +26,7 @@ from crn_jax.hub import fetched
 from crn_jax.packaged import PACKAGED, packaged_file, packaged_layouts
 from crn_jax.train import abstract_state
 
-_KEYS = {"experiment", "label_space", "vgg19", "data", "versions"}
+_KEYS = {"experiment", "label_space", "vgg19", "data", "versions", "origins"}
 
 _REMEDY = (
     "The file is damaged. Fetch it again. If it is a run.json, you can also remove it and repeat the command that trained the "
