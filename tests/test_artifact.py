@@ -19,6 +19,7 @@ import safetensors.numpy
 from crn_jax import load_artifact
 from crn_jax.artifact import export_synthesize
 from crn_jax.cascade import CascadeConfig
+from crn_jax.checksums import KEY, sealed
 from crn_jax.data.labels.published import CITYSCAPES
 from crn_jax.errors import UserError
 from crn_jax.files import sha256_of
