@@ -146,7 +146,7 @@ def test_an_artifact_is_a_run_and_is_renewed(artifact, trained, tmp_path, monkey
     (old / "synthesize.bin").write_bytes(b"a function of long ago")
     about = json.loads((old / "artifact.json").read_text())
     about["sha256"]["synthesize.bin"] = sha256_of(old / "synthesize.bin")
-    (old / "artifact.json").write_text(json.dumps(about))
+    (old / "artifact.json").write_text(json.dumps(sealed({key: value for key, value in about.items() if key != KEY})))
     with pytest.raises(
         RuntimeError, match="can no longer read .*old. To renew it .*: python -m launch.convert export .*old NEW"
     ):
