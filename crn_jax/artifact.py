@@ -33,7 +33,7 @@ from crn_jax import load_artifact
 from crn_jax.checksums import sealed
 from crn_jax.errors import UserError
 from crn_jax.experiment import to_json
-from crn_jax.files import sha256_of
+from crn_jax.files import replace_text, replacing, sha256_of
 from crn_jax.generator import Generator
 from crn_jax.run import Run
 from crn_jax.synthesize import synthesize
@@ -96,12 +96,14 @@ def write_artifact(folder: Path, run: Run, size: tuple[int, int] | None = None) 
     try:
         function = export_synthesize(generator, params, size, run.label_space.dtype)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "synthesize.bin").write_bytes(function)
-        safetensors.numpy.save_file(params, folder / "weights.safetensors")
-        (folder / "load.py").write_text(Path(load_artifact.__file__).read_text("utf-8"), "utf-8")
+        with replacing(folder / "synthesize.bin") as file:
+            file.write(function)
+        with replacing(folder / "weights.safetensors") as file:
+            file.write(safetensors.numpy.save(params))
+        replace_text(folder / "load.py", Path(load_artifact.__file__).read_text("utf-8"))
         _zip_flatbuffers(folder / "flatbuffers.zip")
         about = _describe(run, size) | {"sha256": {name: sha256_of(folder / name) for name in FILES}}
-        (folder / "artifact.json").write_text(json.dumps(sealed(about), indent=1), "utf-8")
+        replace_text(folder / "artifact.json", json.dumps(sealed(about), indent=1))
     except ValueError as error:
         raise UserError(str(error)) from error
     except OSError as error:
@@ -141,6 +143,6 @@ def _zip_flatbuffers(path: Path) -> None:
             "The files of flatbuffers cannot be listed. Install it again: pip install --force-reinstall flatbuffers"
         )
     files = [file for file in installed if file.suffix == ".py" or file.name == "METADATA"]
-    with zipfile.ZipFile(path, "w") as archive:
+    with replacing(path) as whole, zipfile.ZipFile(whole, "w") as archive:
         for file in files:
             archive.writestr(zipfile.ZipInfo(str(file)), file.read_binary(), zipfile.ZIP_DEFLATED)

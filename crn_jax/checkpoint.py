@@ -1,9 +1,12 @@
 """Checkpoints of a run: Orbax writes them in the background and atomically; their manifests tell whether they are intact."""
 
 import contextlib
+import gc
 import json
+import logging
 import re
 import shutil
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -137,16 +140,8 @@ class Checkpoints:
         Raises:
           UserError: if the last state could not be written.
         """
-        if self._saving is not None:
-            try:
-                self._saving.result(timeout=0)
-            except TimeoutError:  # it goes on; `wait` raises a TimeoutError of its own
-                return
-            except Exception as error:
-                self._saving = None
-                self._steps.pop()
-                raise self.write_error(error) from error
-            self._saving = None
+        if self._saving is not None and self._saving.done():
+            self.wait()
 
     def manifest(self, step: int) -> Manifest | None:
         """Returns the manifest of a checkpoint; None if it was saved by an older version of crn_jax, which wrote none.
@@ -328,15 +323,41 @@ def _read(checkpoint: Path, abstract: TrainState) -> TrainState:
             return leaf
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here)
 
-    try:
-        with _in_this_process_alone():
-            state = ocp.load(checkpoint, jax.tree.map(placed, abstract), checkpointable_name="state")
-    except Exception as error:
-        raise DamagedCheckpoint(f"{checkpoint}: the checkpoint cannot be read: {_cause(error)}") from error
+    problem = ""
+    with _told_once():
+        try:
+            with _in_this_process_alone():
+                state = ocp.load(checkpoint, jax.tree.map(placed, abstract), checkpointable_name="state")
+        except Exception as error:  # Orbax, TensorStore and the file system raise errors of many classes
+            problem = _cause(error)
+        if problem:
+            gc.collect()  # the reads that were given up are reported when they are collected, so that has to be now
+    if problem:
+        raise DamagedCheckpoint(f"{checkpoint}: the checkpoint cannot be read: {problem}")
     # Orbax raises no error if a key is missing, but leaves the ShapeDtypeStruct in its place.
     if missing := [name for name, leaf in named_leaves(state) if isinstance(leaf, jax.ShapeDtypeStruct)]:
         raise DamagedCheckpoint(f"{checkpoint}: the checkpoint lacks {_listed(missing)}.")
     return state
+
+
+@contextlib.contextmanager
+def _told_once() -> Iterator[None]:
+    """Keeps asyncio from printing a traceback for each array of a load that has failed.
+
+    Orbax reads all arrays at once and raises the first error. It leaves behind the other reads, which fail for the same reason.
+    """
+
+    def of_others(record: logging.LogRecord) -> bool:
+        return not any(sign in record.getMessage() for sign in ("was never retrieved", "Task was destroyed"))
+
+    logger = logging.getLogger("asyncio")
+    logger.addFilter(of_others)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+            yield
+    finally:
+        logger.removeFilter(of_others)
 
 
 def _in_this_process_alone() -> contextlib.AbstractContextManager:
@@ -403,5 +424,5 @@ def _cause(error: BaseException) -> str:
     """Returns the text of the first error in Orbax's chain; the texts of the later ones repeat the whole state."""
     while error.__cause__ is not None:
         error = error.__cause__
-    text = str(error)
+    text = str(error) or type(error).__name__
     return text if len(text) < 500 else f"{text[:500]} ..."

@@ -18,7 +18,7 @@ def assemble(
 
     Args:
       images: the k images of a layout, of any scale and dtype.
-      layout: the class indices. Their range is not checked.
+      layout: the class ids. Their range is not checked.
       choice: the index of the chosen image for each class. Its range is not checked.
     """
     shape = layout.shape

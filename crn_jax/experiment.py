@@ -20,6 +20,7 @@ from crn_jax.data.labels.published import LABEL_SPACES
 from crn_jax.data.sources import DRAWN, DataConfig, label_space_of
 from crn_jax.errors import UserError
 from crn_jax.files import expanded
+from crn_jax.formats.strict_types import strict_converter
 from crn_jax.generator import Generator
 from crn_jax.kernels.remat import Remat
 from crn_jax.lambdas import LambdaConfig
@@ -51,6 +52,9 @@ class RunConfig:
     """The number of steps between two checkpoints besides those of validations. An interrupted run saves one, too."""
     keep_last: int = 2
     """The number of checkpoints to keep besides the best one."""
+    stuck_seconds: int = 120
+    """The seconds after which a step, a validation or a save counts as stuck, or ten times its usual length if that is longer.
+    The first of each kind may take thirty times as long. The run then ends with the exit status 76, to be started again."""
     replay_every: int | None = None
     """The number of steps between two steps that are computed twice and compared bit by bit, to find hardware that computes
     wrongly. GPUs need flags for it, which docs/reliability.md lists. None: no step is."""
@@ -361,7 +365,7 @@ def _tag(kind: Any) -> str:
     return kind.trains
 
 
-_converter = cattrs.Converter(forbid_extra_keys=True)
+_converter = strict_converter(forbid_extra_keys=True)
 configure_tagged_union(AnyExperiment, _converter, tag_generator=_tag, tag_name="kind")
 
 

@@ -53,7 +53,7 @@ def generate(
 
 
 def one_hot(config: Generator, layout: Integer[Array | np.ndarray, "B H W"]) -> Float[Array, "B H W {config.num_classes}"]:
-    """Returns class indices as the layout that a generator takes, in float32."""
+    """Returns class ids as the layout that a generator takes, in float32."""
     return jax.nn.one_hot(layout.astype(jnp.int32), config.num_classes)  # uint8 would wrap past 256 classes
 
 

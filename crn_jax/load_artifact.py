@@ -5,6 +5,7 @@
 
 import datetime
 import hashlib
+import importlib.util
 import io
 import json
 import sys
@@ -21,22 +22,24 @@ def load(folder):
 
     `synthesize` takes class ids, an integer array [B, H, W], and returns k images for each layout, uint8 [B, k, H, W, 3].
 
+    An artifact is a program. Load only those that you trust: checksums tell damage, but not who wrote them.
+
     Args:
       folder: the artifact.
 
     Raises:
-      ValueError: if a file is not the one that was exported, or (by `synthesize`) if the class ids do not fit.
+      ValueError: if a file is missing or not the one that was exported, or (by `synthesize`) if the class ids do not fit.
       RuntimeError: if the installed jax is too old or too new for the artifact; the message has the remedy.
     """
     folder = Path(folder)
     about, weights = read(folder)
     if [int(n) for n in jax.__version__.split(".")[:2]] < [int(n) for n in about["jax"].split(".")[:2]]:
         raise RuntimeError(f"{folder} needs jax {about['jax']} or later, not {jax.__version__}: pip install -U jax")
-    _verified(folder, about, "flatbuffers.zip")
-    sys.path.append(str(folder / "flatbuffers.zip"))  # jax.export reads functions with it
-    function = bytearray(_verified(folder, about, "synthesize.bin"))
+    package, function = (_verified(folder / name, about["sha256"][name]) for name in ("flatbuffers.zip", "synthesize.bin"))
+    if package and importlib.util.find_spec("flatbuffers") is None:  # jax.export reads functions with it
+        sys.path.append(str(folder / "flatbuffers.zip"))
     try:
-        exported = jax.export.deserialize(function)
+        exported = jax.export.deserialize(bytearray(function))
     except Exception as error:  # jax raises errors of many classes for functions that it no longer knows
         raise RuntimeError(f"jax {jax.__version__} can no longer read {folder}. {RENEWAL.format(folder)}") from error
     function, params = jax.jit(exported.call), jax.device_put(weights)
@@ -60,10 +63,10 @@ def read(folder):
       ValueError: if the weights are not those that were exported.
     """
     folder = Path(folder)
-    about = json.loads((folder / "artifact.json").read_text(encoding="utf-8"))
+    about = _described(folder / "artifact.json")
     if "weights.npz" in about["sha256"]:  # an artifact of crn_jax 0.1
-        return about, dict(np.load(io.BytesIO(_verified(folder, about, "weights.npz"))))
-    contents = _verified(folder, about, "weights.safetensors")
+        return about, dict(np.load(io.BytesIO(_verified(folder / "weights.npz", about["sha256"]["weights.npz"]))))
+    contents = _verified(folder / "weights.safetensors", about["sha256"]["weights.safetensors"])
     begin = 8 + int.from_bytes(contents[:8], "little")
     tensors = json.loads(contents[8:begin])
     arrays = np.frombuffer(contents, "<f4", offset=begin)  # all weights are float32
@@ -74,12 +77,40 @@ def read(folder):
     }
 
 
-def _verified(folder, about, name):
-    """Returns the content of a file, which must be the one that was exported."""
-    contents = (folder / name).read_bytes()
-    if hashlib.sha256(contents).hexdigest() != about["sha256"][name]:
-        raise ValueError(f"{folder / name} is not the file that was exported; fetch it again.")
-    return contents
+def _crc32c(data):
+    """Computes CRC-32C bit by bit, because NumPy and jax have none; artifact.json is short."""
+    remainder = 0xFFFFFFFF
+    for byte in data:
+        remainder ^= byte
+        for _ in range(8):
+            remainder = remainder >> 1 ^ 0x82F63B78 * (remainder & 1)
+    return remainder ^ 0xFFFFFFFF
+
+
+def _described(path):
+    try:
+        about = json.loads(path.read_text("utf-8"))
+        known = about.pop("crc32c", None)  # before, artifacts had none
+        whole = known in (None, f"{_crc32c(json.dumps(about, sort_keys=True).encode()):08x}")
+        (height, width), classes = about["size"], about["classes"]
+        weights = {"weights.npz"} if "weights.npz" in about["sha256"] else {"weights.safetensors"}  # the former before 0.2
+        named = set(about["sha256"]) == {"synthesize.bin", "flatbuffers.zip"} | weights
+        if not (whole and named and height > 0 and width > 0 and classes and np.dtype(about["dtype"]).kind in "iu"):
+            raise ValueError("it has other contents")
+        [int(n) for n in about["jax"].split(".")[:2]]
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path} is not the file that was exported ({error}); fetch it again.") from error
+    return about
+
+
+def _verified(path, known):
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror}); fetch it again.") from error
+    if hashlib.sha256(content).hexdigest() != known:
+        raise ValueError(f"{path} is not the file that was exported; fetch it again.")
+    return content
 
 
 def window(about):

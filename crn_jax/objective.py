@@ -1,6 +1,6 @@
 """The objective of a generator's training: the perceptual loss of the images that it synthesizes, with λ.
 
-A batch is `{"layout": uint8 or uint16 [B, H, W] class indices, "photograph": uint8 [B, H, W, 3]}`.
+A batch is `{"layout": uint8 or uint16 [B, H, W] class ids, "photograph": uint8 [B, H, W, 3]}`.
 """
 
 import dataclasses

@@ -14,23 +14,27 @@ from jaxtyping import Shaped
 
 from crn_jax import load_artifact
 from crn_jax.checkpoint import Checkpoints, DamagedCheckpoint
-from crn_jax.checksums import KEY, unsealed
+from crn_jax.checksums import KEY
 from crn_jax.data.geometry import view
 from crn_jax.data.labels.label_space import LabelSpace
 from crn_jax.errors import UserError
 from crn_jax.experiment import AnyExperiment, Synthesis, Training, from_json, require_kind, to_json
 from crn_jax.formats.json_file import read_json
 from crn_jax.formats.safetensors_file import load_run_file
+from crn_jax.formats.strict_types import strict_converter
 from crn_jax.generator import Generator
 from crn_jax.hub import fetched
 from crn_jax.packaged import PACKAGED, packaged_file, packaged_layouts
 from crn_jax.train import abstract_state
 
 _KEYS = {"experiment", "label_space", "vgg19", "data", "versions", "origins"}
-
 _REMEDY = (
-    "The file is damaged. Fetch it again. If it is a run.json, you can also remove it and repeat the command that trained the "
-    f"run, which writes a new one. If you have edited it on purpose, remove its line {KEY}."
+    "Fetch it again. If it is a run.json, you can also remove it and repeat the command that trained the run, which writes a "
+    f"new one. If you have edited it on purpose, remove its line {KEY}."
+)
+_converter = strict_converter()
+_converter.register_structure_hook_func(
+    lambda kind: kind == dict[int, int], lambda ids, _: {_id(key): _id(index) for key, index in ids.items()}
 )
 
 
@@ -93,13 +97,9 @@ def read_description(folder: str | Path) -> tuple[AnyExperiment, LabelSpace, dic
         raise UserError(
             f"{folder}: this is not a run folder (it has no run.json); give one that launch.train has made.{hidden}"
         )
-    stored = read_json(path, _REMEDY)
-    try:
-        fields = unsealed(stored)
-        if unknown := fields.keys() - _KEYS:
-            raise ValueError(f"unknown: {', '.join(sorted(unknown))}")
-    except ValueError as error:
-        raise _damaged(path, error) from error
+    fields = read_json(path, _REMEDY)
+    if unknown := fields.keys() - _KEYS:
+        raise _damaged(path, ValueError(f"unknown: {', '.join(sorted(unknown))}"))
     return *parse_description(fields, path), fields
 
 
@@ -110,7 +110,7 @@ def parse_description(fields: dict[str, Any], path: str | Path) -> tuple[AnyExpe
       UserError: if something is missing, damaged, or of another version of crn_jax; the message names the file.
     """
     try:
-        experiment, label_space = from_json(fields["experiment"]), cattrs.structure(fields["label_space"], LabelSpace)
+        experiment, label_space = from_json(fields["experiment"]), _converter.structure(fields["label_space"], LabelSpace)
         if not isinstance(fields["vgg19"], dict) or not isinstance(fields["data"], dict):
             raise TypeError("vgg19 and data are objects")
         if (needed := experiment.num_classes) != label_space.num_classes:
@@ -122,8 +122,16 @@ def parse_description(fields: dict[str, Any], path: str | Path) -> tuple[AnyExpe
     return experiment, label_space
 
 
+def _id(value: str | int) -> int:
+    """Returns an id, which JSON writes as a string where it is a key."""
+    if type(value) not in (str, int) or len(str(value)) > 6:
+        raise ValueError(f"{value!r} is no id"[:200])
+    return int(value)
+
+
 def _damaged(path: str | Path, error: Exception) -> UserError:
-    return UserError(f"{path}: the file is damaged ({error!r}). {_REMEDY}")
+    problems = "; ".join(cattrs.transform_error(error)) if isinstance(error, cattrs.BaseValidationError) else repr(error)
+    return UserError(f"{path}: the file is damaged ({problems}). {_REMEDY}")
 
 
 def load_run(
@@ -203,7 +211,6 @@ def _stored_alone(source: str | Path) -> _Alone | None:
         return None
     try:
         about, leaves = load_artifact.read(path)
-        about = unsealed(about)
         description = {name: about[name] for name in ("experiment", "label_space", "vgg19", "step")} | {"data": {}}
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: the artifact cannot be read ({error}). Fetch it again.") from error

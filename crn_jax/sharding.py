@@ -221,7 +221,7 @@ def laid_out(mesh: Mesh, tree: Any) -> Any:
       mesh: the mesh of the training.
       tree: `ShapeDtypeStruct`s with shardings.
     """
-    if not _is_gpu(mesh):
+    if not is_gpu(mesh):
         return tree
 
     def place(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
@@ -232,7 +232,8 @@ def laid_out(mesh: Mesh, tree: Any) -> Any:
     return jax.tree.map(place, tree)
 
 
-def _is_gpu(mesh: Mesh) -> bool:
+def is_gpu(mesh: Mesh) -> bool:
+    """Returns whether the devices of a mesh are GPUs."""
     return mesh.devices.flat[0].platform == "gpu"
 
 

@@ -19,18 +19,18 @@ def synthesize(
     Args:
       config: the generator's config, such as a `CascadeConfig`.
       params: the generator's parameters.
-      layout_ids: class indices, void last.
+      layout_ids: class ids, void last.
 
     Raises:
       ValueError: if height or width does not fit the generator (the message names the nearest sizes that fit a cascade), if
-        the indices are no integers, or if one is out of range. The range is checked in NumPy arrays, not on a device.
+        the ids are no integers, or if one is out of range. The range is checked in NumPy arrays, not on a device.
     """
     if layout_ids.dtype.kind not in "iu":
-        raise ValueError(f"Class indices are integers, not {layout_ids.dtype}.")
+        raise ValueError(f"Class ids are integers, not {layout_ids.dtype}.")
     if isinstance(layout_ids, np.ndarray) and layout_ids.size:
-        for index in (layout_ids.min(), layout_ids.max()):
-            if not 0 <= index < config.num_classes:
-                raise ValueError(f"Class index {index} is out of range: this generator knows 0..{config.num_classes - 1}.")
+        for class_id in (layout_ids.min(), layout_ids.max()):
+            if not 0 <= class_id < config.num_classes:
+                raise ValueError(f"Class id {class_id} is out of range: this generator knows 0..{config.num_classes - 1}.")
     return _synthesize(config, params, layout_ids)
 
 
@@ -42,7 +42,7 @@ def _synthesize(config: Generator, params: dict, layout_ids: Array) -> Array:
 def compile_synthesize(config: Generator, params: dict, shape: tuple[int, int, int], dtype: np.dtype) -> jax.stages.Compiled:
     """Compiles `synthesize` for layouts of one shape `[B, H, W]` and dtype, to be called with (params, layout_ids).
 
-    The result's `memory_analysis()` says how much memory it takes. It does not check the range of class indices.
+    The result's `memory_analysis()` says how much memory it takes. It does not check the range of class ids.
 
     Raises:
       ValueError: if height or width does not fit the generator.

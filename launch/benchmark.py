@@ -38,6 +38,7 @@ from crn_jax.data.sources import DataConfig, open_source
 from crn_jax.data.streets import render_street
 from crn_jax.errors import UserError
 from crn_jax.experiment import Experiment
+from crn_jax.files import replace_text
 from crn_jax.kernels.remat import Remat
 from crn_jax.objective import Objective
 from crn_jax.sharding import ShardingConfig, make_mesh, put, put_batch
@@ -113,7 +114,7 @@ def main(arguments: list[str] | None = None) -> None:
 def save(asked: Arguments, report: dict[str, Any]) -> None:
     """Writes what is measured so far to the file that `--json` names, if any."""
     if asked.json:
-        asked.json.write_text(json.dumps(report, indent=1), "utf-8")
+        replace_text(asked.json, json.dumps(report, indent=1))
 
 
 def cases_of(asked: Arguments) -> list[Experiment]:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
-import rich.progress
 import rich.table
 import rich.text
 import tyro
@@ -22,14 +21,15 @@ from crn_jax.checkpoint import Checkpoints
 from crn_jax.data.cache import is_intact, open_arrays, open_checksums
 from crn_jax.errors import UserError
 from crn_jax.experiment import AnyExperiment, from_json
-from crn_jax.files import set_aside, sha256_of
+from crn_jax.files import expanded, set_aside, sha256_of
 from crn_jax.formats.safetensors_file import load_run_file
 from crn_jax.run import read_description
 from crn_jax.train import abstract_state
 from launch.common.exit_status import FAILED
 from launch.common.names import as_typed
+from launch.common.options import read_options
 from launch.common.output import read_json
-from launch.common.terminal import command, console
+from launch.common.terminal import command, console, progress_bar
 from launch.training.metrics_log import read_metrics
 
 Verdict = Literal["whole", "unverified", "damaged"]
@@ -67,15 +67,14 @@ class Arguments:
 def main(arguments: list[str] | None = None) -> None:
     """Prints a table for each folder. Ends with status 1 if something is damaged, also if it was repaired."""
     with command():
-        prog = as_typed("python -m launch.check")
-        asked = tyro.cli(Arguments, prog=prog, description=as_typed(__doc__ or ""), args=arguments, use_underscores=True)
+        asked = read_options(Arguments, "check", arguments, description=as_typed(__doc__ or ""))
         if not asked.runs:
             raise UserError("Name at least one run folder.")
         damaged = [finding for run in asked.runs for finding in check(run) if finding.verdict == "damaged"]
         if asked.repair:
             for finding in damaged:
                 if finding.repair:
-                    console.print(f"{finding.what}: {finding.repair()}", markup=False)
+                    console.print(f"{finding.what}: {finding.repair()}")
         elif damaged:
             console.print("To move what is damaged out of the way, give the same command with --repair.")
         sys.exit(FAILED if damaged else 0)
@@ -95,7 +94,7 @@ def check(path: Path) -> list[Finding]:
     except UserError:
         folder = Folder(path, None, None)
     findings = []
-    with rich.progress.Progress(*rich.progress.Progress.get_default_columns(), console=console, transient=True) as progress:
+    with progress_bar() as progress:
         task = progress.add_task(str(path), total=None)
         for look in CHECKS:
             for finding in look(folder):
@@ -103,12 +102,12 @@ def check(path: Path) -> list[Finding]:
                 findings.append(finding)
     table = rich.table.Table("what", "verdict", "note", title=str(path), title_justify="left", box=None)
     for finding in findings:
-        colour = {"whole": "green", "unverified": "yellow", "damaged": "bold red"}[finding.verdict]
-        table.add_row(rich.text.Text(finding.what), f"[{colour}]{finding.verdict}[/]", rich.text.Text(finding.note))
+        style = {"whole": "green", "unverified": "yellow", "damaged": "bold red"}[finding.verdict]
+        table.add_row(finding.what, rich.text.Text(finding.verdict, style), finding.note)
     if findings:
         console.print(table)
     else:
-        console.print(f"{path}: there is nothing to check in this folder.", markup=False)
+        console.print(f"{path}: there is nothing to check in this folder.")
     return findings
 
 
@@ -199,10 +198,10 @@ def caches(folder: Folder) -> Iterator[Finding]:
     """Checks every example in the caches of the run's size and classes, if run.json names a folder of caches."""
     if folder.experiment is None or folder.description is None or folder.experiment.data.cache is None:
         return
-    root, (height, width) = Path(folder.experiment.data.cache), folder.experiment.size
+    root, (height, width) = Path(expanded(folder.experiment.data.cache)), folder.experiment.size
     classes, name = folder.experiment.num_classes, folder.description["label_space"]["name"]
     for file in sorted(root.glob(f"{height}x{width}-*/cache.json")):
-        if re.search(f'"label_space": "{re.escape(name)}"', file.read_text(errors="replace")):
+        if re.search(f'"label_space": "{re.escape(name)}"', file.read_text("utf-8", errors="replace")):
             yield _cache(file.parent, (height, width), classes)
 
 

@@ -19,7 +19,7 @@ from crn_jax.checkpoint import Checkpoints
 from crn_jax.data.sources import DataConfig, label_space_of
 from crn_jax.errors import UserError
 from crn_jax.experiment import Experiment, Regression, require_kind
-from crn_jax.files import expanded
+from crn_jax.files import expanded, replace_text
 from crn_jax.formats.safetensors_file import load_run_file, save_run
 from crn_jax.generator import count_parameters
 from crn_jax.lambdas import LambdaConfig
@@ -217,7 +217,7 @@ def export(asked: Export) -> None:
     with staged(asked.out) as unfinished:
         about = write_artifact(unfinished, run, asked.size)
         card = model_card(run, asked.run, use_of_artifact(about), size=about["size"])
-        (unfinished / "README.md").write_text(card, "utf-8")
+        replace_text(unfinished / "README.md", card)
     megabytes = sum(path.stat().st_size for path in asked.out.iterdir()) / 1e6
     console.print(f"{asked.out}: step {run.step}, {megabytes:.1f} MB. Its README.md says how to use it.", markup=False)
 

@@ -16,6 +16,7 @@ import numpy as np
 import tyro
 from PIL import Image
 
+from crn_jax.data.labels.indexed import Reading
 from crn_jax.data.pipeline import spread
 from crn_jax.data.sources import Split
 from crn_jax.errors import UserError
@@ -51,6 +52,8 @@ class Arguments:
     """Run folders of launch.train, and folders of images that have the data's size and the held-out photographs' names."""
     data: Annotated[str | None, tyro.conf.arg(aliases=["--data.root"])] = None
     """The folder of the data set. Default: the folder that the first run was trained on."""
+    read: Annotated[Reading | None, tyro.conf.arg(aliases=["--data.read"])] = None
+    """What palette PNGs hold, of the data and of label folders: ids, or colours. Default: as the first run was trained."""
     split: Split = "val"
     """The part of the data set whose examples are scored."""
     experiment: str | None = None
@@ -98,7 +101,9 @@ def main(arguments: list[str] | None = None) -> None:
             raise UserError(f"--batch_size and --examples must be at least 1, got {asked.batch_size} and {asked.examples}.")
         if asked.study is not None:
             return tell_study(asked, asked.study)
-        comparison = open_comparison(asked.methods, asked.checkpoint, asked.experiment, asked.data, asked.split, asked.examples)
+        comparison = open_comparison(
+            asked.methods, asked.checkpoint, asked.experiment, asked.data, asked.split, asked.examples, asked.read
+        )
         if asked.study_page:
             return make_study(asked, asked.study_page, comparison)
         evaluate(asked, comparison, command_line("evaluate", *given))

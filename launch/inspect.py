@@ -19,11 +19,13 @@ import tyro
 from PIL import Image
 from rich.text import Text
 
+from crn_jax.data.labels.indexed import Reading
 from crn_jax.data.labels.label_space import LabelSpace
 from crn_jax.data.labels.published import LABEL_SPACES, find_label_space
 from crn_jax.data.pipeline import spread
 from crn_jax.data.sources import DataConfig, Split, label_space_of
 from crn_jax.errors import UserError
+from crn_jax.files import replace_text
 from launch.common.exit_status import FAILED
 from launch.common.names import command_line
 from launch.common.options import read_options
@@ -58,6 +60,7 @@ _UNKNOWN_TOLD = 64
 _OWN_CLASSES = 'For classes of your own, name a file: --labels FILE.json, which holds {"classes": ["lawn", "path"]}.'
 # The label spaces of NYU's .mat are left out: they have nearly a thousand raw ids, so they would fit almost any file.
 _OF_FILES = {name: space for name, space in LABEL_SPACES.items() if name not in ("nyu894", "nyu40", "nyu13")}
+_READINGS = 4  # ambiguous layouts that are shown
 _SAMPLE = 8  # number of layouts by which label spaces are guessed
 
 InFiles = Literal["camvid", "cityscapes", "ade20k", "nyu", "gta5", "cocostuff", "folder"]
@@ -74,6 +77,8 @@ class Arguments:
     """The layout of the folders and files. Default: guessed from the folders that are there."""
     labels: str | None = None
     """The label space: a name, or a JSON file of your own. Default: the source's label space."""
+    read: Annotated[Reading | None, tyro.conf.arg(aliases=["--data.read"])] = None
+    """What layouts that are palette PNGs hold: ids, or colours. Default: as the label file says, or each palette tells."""
     size: tuple[int, int] | None = None
     """The height and width to train at. Default: a size that two CPU cores can train on, in the photographs' median shape."""
     out: Path | None = None
@@ -112,6 +117,7 @@ def inspect(asked: Arguments, root: Path, line: str) -> bool:
     training = training_arguments(data, label_space, pairs, looks, asked.size)
     strange = [pair for pair, look in zip(pairs, looks) if look.unknown]
     fitting = fitting_labels([strange[i] for i in spread(strange, _SAMPLE)], _OF_FILES) if strange else []
+    ambiguous = [pair for pair, look in zip(pairs, looks) if look.ambiguous][:_READINGS]
     problems = problems_of(parts, looks, label_space, fitting, root)
     if not any(problem.blocks for problem in problems):
         said, refusals = rehearse(training, pairs, looks)
@@ -135,9 +141,12 @@ def inspect(asked: Arguments, root: Path, line: str) -> bool:
     with staged(out) as folder:
         write_json(folder / "inspection.json", found)
         chosen = [pairs[i] for i in representative(looks, _EXAMPLES)]
-        write_page(
-            "inspect.html", {"found": found, "examples": list(examples(chosen, label_space))}, folder / "inspection.html"
-        )
+        page = {
+            "found": found,
+            "examples": list(examples(chosen, label_space)),
+            "readings": [reading for pair in ambiguous for reading in readings(pair, label_space, root)],
+        }
+        write_page("inspect.html", page, folder / "inspection.html")
     tell(found, out)
     return can_train
 
@@ -157,7 +166,7 @@ def data_of(asked: Arguments, root: Path) -> tuple[DataConfig, list[str]]:
     """
     if not root.is_dir():
         raise UserError(f"{root}: there is no such folder.")
-    notes, data = [], DataConfig(asked.source or "folder", str(root), labels=asked.labels)
+    notes, data = [], DataConfig(asked.source or "folder", str(root), labels=asked.labels, read=asked.read)
     if not asked.source:
         data, pairs = guessed_source(data)
         labels = f" --labels {data.labels}" if data.labels != asked.labels else ""
@@ -177,7 +186,8 @@ def guessed_source(data: DataConfig) -> tuple[DataConfig, int]:
     """
     candidates = [dataclasses.replace(data, source=source) for source in get_args(InFiles)]
     if data.labels is None:
-        candidates.append(dataclasses.replace(data, source="camvid", labels="camvid32"))
+        others = (("camvid", "camvid32"), ("cityscapes", "cityscapes_trainids"))
+        candidates += [dataclasses.replace(data, source=source, labels=labels) for source, labels in others]
     parts = [parts_of(candidate).values() for candidate in candidates]
     counts = [sum(len(part.pairs) for part in found) for found in parts]
     if not any(counts):
@@ -208,24 +218,38 @@ def guessed_labels(data: DataConfig, name: str, draft: Path) -> tuple[str, str]:
     if not pairs:
         raise UserError(" ".join([*dict.fromkeys(part.missing for part in parts), unpaired(parts)]).strip())
     sample = [pairs[i] for i in spread(pairs, _SAMPLE)]
-    values = values_in(sample)
-    likely = [name for name in fitting_labels(sample, _OF_FILES) if is_likely(LABEL_SPACES[name], values)]
+    values = values_in(sample, data.read)
+    spaces = {name: dataclasses.replace(space, read_as=data.read) for name, space in _OF_FILES.items()}
+    likely = [name for name in fitting_labels(sample, spaces) if is_likely(LABEL_SPACES[name], values)]
     if likely:
         also = f" ({', '.join(likely[1:])} would fit as well)" if likely[1:] else ""
         return likely[0], f"Guessed from the layouts: --labels {likely[0]}{also}. {_OWN_CLASSES}"
-    fields = drafted_labels(pairs, name)
+    fields = drafted_labels(pairs, name, data.read)
     draft.parent.mkdir(parents=True, exist_ok=True)
     lines = (f"  {json.dumps(field)}: {json.dumps(value, ensure_ascii=False)}" for field, value in fields.items())
-    draft.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")  # one line for each field, because people edit it
+    replace_text(draft, "{\n" + ",\n".join(lines) + "\n}\n")  # one line for each field, because people edit it
     found = counted(len(fields["classes"]), "colour" if "colors" in fields else "id")
-    return str(
-        draft
-    ), f"The layouts hold {found} of no known label space. {draft} has a class for each. Give the classes names there."
+    note = f"The layouts hold {found} of no known label space. {draft} has a class for each. Give the classes names there."
+    return str(draft), " ".join([note, *questions(fields, values)])
+
+
+def questions(fields: dict[str, Any], values: Iterable[Value]) -> list[str]:
+    """Returns questions about void in a draft of a label file, because void is declared, never guessed."""
+    if fields.get("void_ids") == []:
+        listed = " and ".join(map(str, fields["ids"]))
+        return [f"They hold the ids {listed}. Is 255 void? If so, move 255 from ids to void_ids, and remove its class."]
+    if fields.get("void_ids") and 255 in values:
+        return ["Is 255 void? The draft says so in void_ids. If not, give it a class."]
+    if "colors" in fields and len(fields["colors"]) == 1:
+        return ['Is black void? The draft says so. If not, list black and, last, "void" in another colour.']
+    return []
 
 
 def is_likely(label_space: LabelSpace, values: Iterable[Value]) -> bool:
     """Whether layouts with these ids or colours, all of which the label space has, are likely to be in it."""
     ids = [value for value in values if isinstance(value, int)]
+    if not {*ids} <= label_space.ids.keys():  # they are indices of palettes that fit by their colours
+        return True
     return not ids or 2 * len({label_space.ids[i] for i in ids}) >= label_space.num_classes
 
 
@@ -271,7 +295,8 @@ def unknown_summaries(
 def examples(pairs: Sequence[Pair], label_space: LabelSpace) -> Iterator[dict[str, Any]]:
     """Yields the examples of the contact sheet: small photographs and layouts as data URLs, and the ids that occur."""
     for pair in pairs:
-        photograph, (layout, _) = Image.fromarray(pair.read_photograph()), pair.read_layout(label_space)
+        layout = pair.read_layout(label_space).layout
+        photograph = pair.read_photograph(layout.shape).image
         scale = min(1, _EXAMPLE_WIDTH / photograph.width)
         size = round(scale * photograph.width), max(1, round(scale * photograph.height))
         drawn = Image.fromarray(label_space.draw(layout)).resize(size, Image.Resampling.NEAREST)
@@ -281,6 +306,19 @@ def examples(pairs: Sequence[Pair], label_space: LabelSpace) -> Iterator[dict[st
             "size": [photograph.height, photograph.width],
             "occurring": np.unique(layout).tolist(),
             "photograph": data_url(np.asarray(photograph.resize(size, Image.Resampling.BICUBIC)), lossless=False),
+            "layout": data_url(np.asarray(drawn), lossless=True),
+        }
+
+
+def readings(pair: Pair, label_space: LabelSpace, root: Path) -> Iterator[dict[str, str]]:
+    """Yields both readings of an ambiguous palette PNG as small pictures: by its indices, and by its colours."""
+    for reading, layout in label_space.readings(pair.layout).items():
+        drawn = Image.fromarray(label_space.draw(layout))
+        drawn.thumbnail((_EXAMPLE_WIDTH, _EXAMPLE_WIDTH), Image.Resampling.NEAREST)
+        yield {
+            "name": shown(pair.layout, root),
+            "reading": reading,
+            "classes": ", ".join(label_space.classes[n] for n in np.unique(layout).tolist()),
             "layout": data_url(np.asarray(drawn), lossless=True),
         }
 

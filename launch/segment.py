@@ -18,8 +18,8 @@ from PIL import Image
 
 from crn_jax.data.folders import SUFFIXES
 from crn_jax.data.labels.label_space import LabelSpace
+from crn_jax.data.photographs import open_photograph
 from crn_jax.data.pipeline import spread
-from crn_jax.data.sources import open_photograph
 from crn_jax.errors import UserError
 from crn_jax.scores.metrics import class_iou, confusion, segmentation_scores
 from launch.common.contact_sheet import Row, contact_sheet

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -10,11 +11,13 @@ import jax
 import numpy as np
 import tyro
 
+from crn_jax.data.labels.indexed import Reading
 from crn_jax.data.labels.label_space import LabelSpace
 from crn_jax.diversity import assemble
 from crn_jax.errors import UserError, did_you_mean
 from crn_jax.packaged import output_folder, packaged_file, packaged_layouts
 from crn_jax.run import Run, load_run
+from launch.common import output
 from launch.common.contact_sheet import Row, contact_sheet, grid
 from launch.common.options import read_options
 from launch.common.terminal import command, console, track
@@ -45,6 +48,8 @@ class Arguments:
     run's own size, as held-out examples do. own: it keeps its size, which must be such a multiple. pad: it is enlarged at its
     borders, and the image is cut back. resize: it is stretched to the nearest such size, and the image is stretched back.
     Default: run for layouts with the run's aspect ratio, own for others."""
+    read: Annotated[Reading | None, tyro.conf.arg(aliases=["--data.read"])] = None
+    """What layouts that are palette PNGs hold: ids, or colours. Default: as the run was trained."""
     batch_size: int | None = None
     """The number of layouts of one size in a batch. Default: 1 on a CPU; elsewhere 16, or fewer if that exceeds 1024 * 2048
     pixels."""
@@ -76,6 +81,8 @@ def run_command(arguments: Arguments) -> None:
     if arguments.batch_size is not None and arguments.batch_size < 1:
         raise UserError(f"--batch_size {arguments.batch_size}: at least 1 is needed.")
     run = load_run(arguments.run, arguments.checkpoint)
+    if arguments.read:
+        run = run._replace(label_space=dataclasses.replace(run.label_space, read_as=arguments.read))
     generator = generator_of(run)
     choice = choice_of(arguments, run.label_space, generator.num_images)
     out = arguments.out or output_folder(arguments.run, "synthesized")
@@ -116,6 +123,8 @@ def planned(arguments: Arguments, run: Run, choice: np.ndarray | None, out: Path
         refuse_foreign(images)
     # An image depends on its layout and on these.
     means = hashlib.sha256(repr((generator, arguments.index, arguments.pick, arguments.grid)).encode())
+    if arguments.read:
+        means.update(arguments.read.encode())
     for leaf in jax.tree.leaves(run.params):
         means.update(np.ascontiguousarray(leaf).data)
     jobs = []
@@ -154,7 +163,7 @@ def choice_of(arguments: Arguments, label_space: LabelSpace, num_images: int) ->
         if name not in label_space.classes:
             known = ", ".join(label_space.classes)
             raise UserError(f"--pick: there is no class '{name}'.{did_you_mean(name, label_space.classes)} Known: {known}.")
-        if not number.isdecimal():
+        if not re.fullmatch("[0-9]{1,6}", number):
             raise UserError(f"--pick wants CLASS=IMAGE, such as {name}=1, got '{part.strip()}'.")
         if name in chosen:
             raise UserError(f"--pick names {name} twice.")
@@ -200,7 +209,8 @@ def refuse_foreign(targets: list[Path]) -> None:
 def write_sheet(run: Run, rows: list[Row], path: Path) -> None:
     """Writes the contact sheet, which shows layouts beside their images."""
     warning = "trained with RANDOM VGG-19 weights" if run.vgg19["weights"] == "random" else ""
-    contact_sheet(rows, run.label_space, f"{run.experiment.name}, step {run.step}", warning).save(path)
+    sheet = contact_sheet(rows, run.label_space, f"{run.experiment.name}, step {run.step}", warning)
+    output.write_png(sheet, path)
 
 
 if __name__ == "__main__":

@@ -21,10 +21,11 @@ from crn_jax.train import abstract_state, make_train_step
 from crn_jax.vgg_weights import obtain_vgg19
 from launch.common.catalogue import take_configs
 from launch.common.command_line import Command, list_experiments, parse_stages
+from launch.common.ending import listen
 from launch.common.exit_status import TRY_AGAIN, USER_ERROR
-from launch.common.processes import agree, is_first, join
+from launch.common.processes import agree, is_first, join, several_processes
 from launch.common.stop_signals import Stop
-from launch.common.terminal import command, console, keep_compiled_in, opened
+from launch.common.terminal import command, console, keep_compiled_in, opened, show_error
 from launch.cost.dry_run import dry_run
 from launch.training.failures import explained
 from launch.training.frozen import objective_and_frozen
@@ -34,6 +35,7 @@ from launch.training.origins import origins_of, with_start_of_folder
 from launch.training.progress import announce
 from launch.training.run_folder import describe_data, prepared_folder, refuse_going_back
 from launch.training.start import first_state
+from launch.training.watchdog import Watchdog
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -49,6 +51,8 @@ def main(arguments: list[str] | None = None) -> None:
         if stages[0].cache_only:
             return build_caches(stages)
         join(stages[0].processes)
+        if several_processes():
+            listen(show_error)
         keep_compiled_in(Path(stages[0].experiment.folder))
         console.quiet = not is_first()
         for stage in stages:
@@ -114,9 +118,11 @@ def train(experiment: AnyExperiment) -> bool:
             log = stack.enter_context(contextlib.closing(MetricsLog(folder, first_step) if is_first() else NoLog()))
             if event:
                 log.write(first_step, event)
+            writing = (lambda: ownership.beating) if ownership else (lambda: 0)
+            watchdog = stack.enter_context(Watchdog(experiment.run.stuck_seconds, show_error, writing, experiment.folder))
             validator = VALIDATORS[experiment.measured_by](experiment, val_source, mesh, abstract, vgg_params)
             loop = TrainingLoop(
-                experiment, description, mesh, frozen, val_source, log, checkpoints, validator, epoch, ownership
+                experiment, description, mesh, frozen, val_source, log, checkpoints, validator, epoch, ownership, watchdog
             )
             if not first_step:
                 loop.measure_floor(train_source)

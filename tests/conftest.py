@@ -36,6 +36,8 @@ import tests.support.typecheck  # noqa: E402, F401  # the hook finds it by its n
 
 # Shapes and dtypes in the signatures of these modules are checked whenever a test calls, or traces, one of their functions.
 _CHECKED = [
+    "crn_jax.artifact",
+    "crn_jax.baselines",
     "crn_jax.cascade",
     "crn_jax.data.geometry",
     "crn_jax.data.labels.label_space",
@@ -45,15 +47,19 @@ _CHECKED = [
     "crn_jax.evaluation",
     "crn_jax.generator",
     "crn_jax.images",
+    "crn_jax.kernels",
     "crn_jax.lambdas",
     "crn_jax.layers",
     "crn_jax.losses",
     "crn_jax.objective",
+    "crn_jax.run",
     "crn_jax.scores.frechet",
     "crn_jax.scores.inception",
     "crn_jax.scores.lpips",
     "crn_jax.scores.metrics",
     "crn_jax.scores.segmenter",
+    "crn_jax.sharding",
+    "crn_jax.train",
     "crn_jax.unet",
     "crn_jax.vgg",
     "crn_jax.vgg_weights",
@@ -85,6 +91,7 @@ gc.freeze()
 gc.set_threshold(200_000, 20, 100)
 
 PUBLISHED = dict(LAYERS)
+FORMS = {name: getattr(convolution, name) for name in narrow.XLAS}
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
@@ -134,7 +141,7 @@ def shared(make):
         return made[key]
 
     def settings():  # which tests change, and which are looked at while a function is traced
-        return convolution._SMALL, convolution._NARROW, convolution._NARROW_KERNEL, *LAYERS.values()
+        return *(getattr(convolution, name) for name in narrow.XLAS), *LAYERS.values()
 
     return shared_make
 
@@ -167,9 +174,8 @@ def once(tmp_path_factory) -> Callable[[str, Callable[[Path], None]], Path]:
 @pytest.fixture
 def xlas_convolution(monkeypatch):
     """For tests that compare several devices with one, which would compute matrix products instead and round otherwise."""
-    monkeypatch.setattr(convolution, "_SMALL", 0)
-    monkeypatch.setattr(convolution, "_NARROW", np.inf)
-    monkeypatch.setattr(convolution, "_NARROW_KERNEL", np.inf)
+    for name, value in narrow.XLAS.items():
+        monkeypatch.setattr(convolution, name, value)
 
 
 @pytest.fixture(scope="session")
@@ -212,23 +218,17 @@ def diversity_run(shared_data) -> ReferenceRun:
     return ReferenceRun(shared_data / "authors" / "graph_diversity")
 
 
-@pytest.fixture(scope="session")
-def wide_vgg_file(tmp_path_factory) -> Path:
-    """A weight file of VGG-19 as it is, with random values."""
-    return write_random_vgg19(tmp_path_factory.mktemp("vgg19") / "wide.h5")
-
-
 @pytest.fixture(scope="module")
 def narrow_vgg19():
-    """An eighth of VGG-19's channels until the file's tests are done, for runs whose images do not matter."""
+    """The settings of tests/support/narrow.py until the file's tests are done, for runs whose images do not matter."""
     with narrow.narrow_vgg19():
         yield
 
 
 @pytest.fixture
 def published_vgg19():
-    """VGG-19 as it is, in a file whose other tests have a narrow one."""
-    with mock.patch.dict(LAYERS, PUBLISHED):
+    """VGG-19 and convolutions as they are, in a file whose other tests have a narrow one."""
+    with mock.patch.dict(LAYERS, PUBLISHED), mock.patch.multiple(convolution, **FORMS):
         yield
 
 
@@ -238,25 +238,14 @@ def random_vgg_file(narrow_vgg19, tmp_path_factory) -> Path:
     return write_random_vgg19(tmp_path_factory.mktemp("vgg19") / "random.h5")
 
 
-def tiny_run(vgg_file: Path) -> list[str]:
-    """Arguments of launch.train for a run of a few seconds: 48x64 streets, six steps an epoch, one device."""
-    return (
-        "demo --cascade.base 6 8 --cascade.widths 8 8 8 8 --data.num_scenes 6 --run.validation_examples 2 "
-        f"--run.sheet_examples 2 --optimizer.learning_rate 1e-3 --optimizer.ema_decay 0.9 --vgg.weights {vgg_file} "
-        "--sharding.mesh 1 1"
-    ).split()
-
-
 @pytest.fixture(scope="module")
 def tiny(random_vgg_file) -> list[str]:
-    """Arguments of `tiny_run`, for the narrow VGG-19."""
-    return tiny_run(random_vgg_file)
-
-
-@pytest.fixture(scope="session")
-def tiny_wide(wide_vgg_file) -> list[str]:
-    """Arguments of `tiny_run`, for VGG-19 as it is."""
-    return tiny_run(wide_vgg_file)
+    """Arguments of launch.train for a run of a few seconds: 48x64 streets, six steps an epoch, one device, a narrow VGG-19."""
+    return (
+        "demo --cascade.base 6 8 --cascade.widths 8 8 8 8 --data.num_scenes 6 --run.validation_examples 2 "
+        "--run.sheet_examples 2 --optimizer.learning_rate 1e-3 --optimizer.ema_decay 0.9 "
+        f"--vgg.weights {random_vgg_file} --sharding.mesh 1 1"
+    ).split()
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,16 +18,17 @@ from launch import ablate
 from launch.common.exit_status import TRY_AGAIN
 from launch.training.metrics_log import read_metrics
 from tests.support.commands import PATIENCE, ROOT, wait_for
+from tests.support.narrow import narrow_processes
 
 STEPS = 40  # not whole epochs, which have six
 COMMANDS = ["launch.train", "launch.evaluate", "launch.synthesize"]
 
 
 @pytest.fixture(scope="module")
-def suite(tiny_wide) -> Ablation:
+def suite(tiny) -> Iterator[Ablation]:
     """Two trainings of seconds, one of them of collections, and one that cannot begin."""
-    arguments = " ".join([*tiny_wide, "--cascade.base 8 16 --cascade.widths 8 8", "--run.checkpoint_every", "10"])
-    return Ablation(
+    arguments = " ".join([*tiny, "--cascade.base 8 16 --cascade.widths 8 8", "--run.checkpoint_every", "10"])
+    ablation = Ablation(
         "Which?",
         (
             Variant("as it is", arguments, "the first", None),
@@ -34,6 +36,8 @@ def suite(tiny_wide) -> Ablation:
             Variant("broken", f"{arguments} --vgg.weights missing.h5", "", {"Cityscapes": 70.0}),
         ),
     )
+    with narrow_processes():
+        yield ablation
 
 
 def arguments(out: Path) -> list[str]:

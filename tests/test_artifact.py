@@ -119,7 +119,8 @@ def test_an_older_jax_is_refused(artifact, jax_alone, tmp_path):
     copy = shutil.copytree(artifact, tmp_path / "copy")
     about = json.loads((copy / "artifact.json").read_text())
     assert about["jax"] == jax.__version__
-    (copy / "artifact.json").write_text(json.dumps({**about, "jax": "99.1.0"}))
+    changed = {key: value for key, value in about.items() if key != KEY} | {"jax": "99.1.0"}
+    (copy / "artifact.json").write_text(json.dumps(sealed(changed)))
     result = run_alone(jax_alone, copy, "from load import load; load('.')")
     assert f"needs jax 99.1.0 or later, not {jax.__version__}: pip install -U jax" in result.stderr
 

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import types
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -135,7 +136,7 @@ def add(root, monkeypatch):
 
 
 def another_format(root, monkeypatch):
-    monkeypatch.setattr(cache, "_FORMAT", cache._FORMAT + 1)
+    monkeypatch.setattr(cache, "FORMAT", cache.FORMAT + 1)
 
 
 def another_decoder(root, monkeypatch):
@@ -209,7 +210,7 @@ def test_only_what_is_missing_is_read_again(numbers, tmp_path):
 
 def test_a_full_disk_is_told_before_the_build(numbers, tmp_path, monkeypatch):
     old = cached(dataclasses.replace(numbers, size=(2, 3)), tmp_path)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**6, 10**6 - 1919, 1919))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: types.SimpleNamespace(free=1919))
     with pytest.raises(UserError) as error:
         cached(numbers, tmp_path)
     assert "the cache needs 1,920 bytes more, but only 1,919 are free" in str(error.value)
@@ -340,7 +341,7 @@ def check(done):
 """
 
 KILLED = """
-cache._COMMIT_SECONDS = 0.0
+cache.COMMIT_SECONDS = 0.0
 source = Numbers(CAMVID, list("abcde"), (4, 6))
 EVENTS = [(os, "pwrite"), (os, "fsync"), (os, "replace"), (np.lib.format, "open_memmap"), (pathlib.Path, "write_bytes"),
           (pathlib.Path, "write_text"), (pathlib.Path, "mkdir")]
@@ -369,7 +370,7 @@ for moment in itertools.count():
     if done is not None:
         check(done)
         partial.add(int(done.sum()))
-    assert cache._open(build().folder, source).keys() == {"layout", "photograph"}
+    assert build().arrays.keys() == {"layout", "photograph"}
     check(np.ones(5, bool))
 assert moment > 20, moment
 assert partial >= {0, 1, 2, 3, 4}, partial

@@ -158,10 +158,10 @@ def test_convolutions_for_tensor_cores(shape, margin):
     rng, (b, h, w, c, d) = np.random.default_rng(0), shape
     shapes = (b, h, w, c), (3, 3, c, d), (b, h - 2 * (1 - margin), w, d)
     x, k, y = (jnp.asarray(rng.integers(-2, 3, s), "bfloat16") for s in shapes)
-    assert convolution._pixels_at_once(d, y) == TENSOR_CORES[shape]
-    maps = {"": (x, k), "_by_input": (y, k), "_by_kernel": (x, y)}
+    assert convolution.pixels_at_once(d, y) == TENSOR_CORES[shape]
+    maps = {"conv3x3": (x, k), "input_gradient": (y, k), "kernel_gradient": (x, y)}
     for name, arguments in maps.items():
-        got, expected = (getattr(convolution, prefix + name)(*arguments, margin=margin) for prefix in ("_cuda", "_xla"))
+        got, expected = (getattr(convolution, f"{form}_{name}")(*arguments, margin=margin) for form in ("cuda", "xla"))
         assert got.dtype == expected.dtype
         np.testing.assert_array_equal(got, expected)
 

@@ -75,7 +75,9 @@ def test_so_is_one_whose_plug_in_is_not_installed(monkeypatch):
     monkeypatch.setattr(jax, "devices", fail)
     assert str(missing_platform()).startswith("JAX finds no devices of the platform 'cpu'")
     monkeypatch.undo()
-    assert missing_platform() is None
+    assert missing_platform() is None and missing_platform(RuntimeError("of another kind")) is None
+    second = missing_platform(RuntimeError("Unable to initialize backend 'tpu'"))  # JAX raises it once, and then has a CPU
+    assert "JAX says: Unable to initialize backend 'tpu'" in str(second)
 
 
 def test_vgg19_is_found_by_flag_variable_and_download(random_vgg_file, downloads, tmp_path, monkeypatch):

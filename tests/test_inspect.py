@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import zlib
 from collections import Counter
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from PIL import Image
 
 from crn_jax.data.labels.published import CAMVID, CITYSCAPES, LABEL_SPACES
-from crn_jax.data.sources import DataConfig
+from crn_jax.data.sources import DataConfig, pairs_of
 from crn_jax.errors import UserError
 from launch import inspect
 from launch.common.command_line import parse
@@ -621,3 +622,140 @@ def test_palettes_numbered_differently_in_each_file_are_no_ids(tmp_path, capsys)
     said = refused(capsys, root)
     assert "1.png and " in said and "index 0 is of colour (200, 60, 90) in one palette and (50, 70, 210) in the other" in said
     assert "Save the layouts as RGB" in said
+
+
+def own(root: Path, layouts, palette=None) -> Path:
+    """A folder of one's own: twelve photographs with the layouts that `layouts(i)` gives, with a palette if one is given."""
+    for i in range(12):
+        save(photograph(i), root / "photographs" / f"{i}.png")
+        image = Image.fromarray(layouts(i))
+        if palette is not None:
+            image.putpalette(np.asarray(palette, np.uint8).ravel().tolist())
+        save(image, root / "layouts" / f"{i}.png")
+    return root
+
+
+VOC = [[(i >> c & 1) * 128 + (i >> c + 3 & 1) * 64 + (i >> c + 6 & 1) * 32 for c in range(3)] for i in range(256)]
+"""PASCAL VOC's colour map, for ids below 256: bits 0, 3 and 6 are red, 1, 4 and 7 green, 2 and 5 blue."""
+
+
+def test_palettes_that_could_be_read_in_two_ways(tmp_path, capsys):
+    root = own(tmp_path / "data", lambda i: np.array([0, 1, 3, 7], np.uint8)[layout(i, classes=4)], VOC)
+    status, found = inspected(root, "--labels", "camvid")
+    told = problem(found, "12 palette PNGs could hold ids or colours")
+    assert status == 1 and "--data.read ids" in told["remedy"]
+    assert "sky" in told["examples"][0] and "void" in told["examples"][0] and not found["unknown"]
+    page = (tmp_path / "out" / "inspection.html").read_text()
+    assert '"reading": "ids"' in page and '"reading": "colors"' in page
+    for reading, classes in (
+        ("ids", {CAMVID.classes[i] for i in (0, 1, 3, 7)}),
+        ("colors", {"void", "building", "tree", "sky"}),
+    ):
+        status, found = inspected(root, "--labels", "camvid", "--read", reading)
+        occurring = {told["name"] for told in found["classes"] if told["share"]}
+        assert status == 0 and experiment_of(found).data.read == reading and occurring == classes
+
+
+def test_indices_with_changing_colours_are_no_ids(tmp_path):
+    rng = np.random.default_rng(0)
+    palettes = [rng.integers(0, 100, (12, 3)) + (150, 0, 150) for _ in range(2)]
+    root = own(tmp_path / "data", lambda i: layout(i, classes=9), palettes[0])
+    image = Image.fromarray(layout(3, classes=9))
+    image.putpalette(palettes[1].astype(np.uint8).ravel().tolist())
+    save(image, root / "layouts" / "3.png")
+    status, found = inspected(root, "--labels", "camvid")
+    assert status == 1 and "is of colour" in problem(found, "Indices of palette PNGs are no ids")["examples"][0]
+    assert inspected(root, "--labels", "camvid", "--read", "ids")[0] == 0
+
+
+def test_drafts_say_how_palettes_are_read(tmp_path, capsys):
+    palette = np.random.default_rng(5).integers(0, 255, (30, 3))
+    root = own(tmp_path / "data", lambda i: layout(i, classes=3), palette)
+    status, found = inspected(root)
+    fields = json.loads((tmp_path / "out" / "labels.json").read_text())
+    assert status == 0 and fields["read"] == "ids" and fields["ids"] == [0, 1, 2]
+    (tmp_path / "out" / "labels.json").unlink()
+    status, found = inspected(root, "--read", "colors")
+    fields = json.loads((tmp_path / "out" / "labels.json").read_text())
+    assert status == 0 and fields["read"] == "colors" and len(fields["colors"]) == 3
+    own(tmp_path / "doubtful", lambda i: layout(i, classes=3), palette[:3])
+    assert "Each entry of its palette occurs" in refused(capsys, tmp_path / "doubtful", "--out", str(tmp_path / "none"))
+
+
+def test_masks_of_0_and_255_are_asked_about(tmp_path, capsys):
+    status, found = inspected(own(tmp_path / "data", lambda i: 255 * layout(i, classes=2)))
+    fields = json.loads((tmp_path / "out" / "labels.json").read_text())
+    said = " ".join(capsys.readouterr().out.split())
+    assert status == 0 and fields["ids"] == [0, 255] and fields["void_ids"] == []
+    assert "They hold the ids 0 and 255. Is 255 void?" in said
+    assert {told["name"] for told in found["classes"] if told["share"]} == {"class 0", "class 255"}
+
+
+def test_photographs_that_are_converted_or_turned_are_counted(tmp_path):
+    root = own(tmp_path / "data", layout)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photograph(0).transpose(Image.Transpose.ROTATE_90).save(root / "photographs" / "0.png", exif=exif)
+    content = (root / "photographs" / "1.png").read_bytes()
+    gamma = b"\0\0\0\4gAMA" + (100000).to_bytes(4)
+    (root / "photographs" / "1.png").write_bytes(content[:33] + gamma + zlib.crc32(gamma[4:]).to_bytes(4) + content[33:])
+    status, found = inspected(root, "--labels", "camvid")
+    assert status == 0 and found["splits"][0]["sizes"] == [{"height": 24, "width": 32, "count": 10}]
+    assert problem(found, "1 photograph turned")["examples"] == ["photographs/0.png"]
+    assert problem(found, "1 photograph in other colour spaces")["examples"] == ["gAMA and cHRM: 1 photograph"]
+
+
+def test_camvid_as_kaggle_has_it(tmp_path):
+    space = LABEL_SPACES["camvid32"]
+    for split in ("train", "val"):
+        for i in range(2):
+            save(photograph(i + (split == "val") * 5), tmp_path / "data" / split / f"{i}.png")
+            save(space.draw(layout(i, classes=30)), tmp_path / "data" / f"{split}_labels" / f"{i}_L.png")
+    (tmp_path / "data" / "class_dict.csv").write_text("name,r,g,b\nSky,128,128,128\n")
+    status, found = inspected(tmp_path / "data")
+    assert status == 0 and (found["source"], found["label_space"]) == ("camvid", "camvid32")
+    with pytest.raises(UserError, match="read them with --data.labels camvid32"):
+        pairs_of(DataConfig("camvid", str(tmp_path / "data")), "train")
+
+
+@pytest.mark.parametrize("kind, labels", [("labelTrainIds", "cityscapes_trainids"), ("color", "cityscapes")])
+def test_cityscapes_without_label_ids(tmp_path, kind, labels):
+    for i, split in enumerate(("train", "val")):
+        name = f"aachen_00000{i}_000019"
+        save(photograph(i), tmp_path / "data" / "leftImg8bit" / split / "aachen" / f"{name}_leftImg8bit.png")
+        stored = layout(i, classes=19) if kind == "labelTrainIds" else CITYSCAPES.draw(layout(i, classes=19))
+        save(stored, tmp_path / "data" / "gtFine" / split / "aachen" / f"{name}_gtFine_{kind}.png")
+    status, found = inspected(tmp_path / "data")
+    assert status == 0 and (found["source"], found["label_space"]) == ("cityscapes", labels)
+    for split, i in (("train", 0), ("val", 1)):
+        expected = np.bincount(layout(i, classes=19).ravel(), minlength=20).tolist()
+        assert [told["pixels"][split] for told in found["classes"]] == expected
+    if kind == "labelTrainIds":
+        with pytest.raises(UserError, match="Read them with --data.labels cityscapes_trainids"):
+            pairs_of(DataConfig("cityscapes", str(tmp_path / "data")), "train")
+
+
+def test_ade20ks_full_release_is_recognised(tmp_path, capsys):
+    for part in ("training", "validation"):
+        folder = tmp_path / "data" / "images" / part / "s" / "street"
+        save(photograph(0), folder / "ADE_train_0.jpg")
+        save(photograph(0), folder / "ADE_train_0_seg.png")
+    assert "this is ADE20K's full release" in refused(capsys, tmp_path / "data")
+
+
+def test_pictures_of_other_formats_and_links_are_named(tmp_path, capsys):
+    root = own(tmp_path / "data", layout)
+    save(photograph(20), root / "photographs" / "20.png").with_suffix(".png").rename(root / "photographs" / "20.bmp")
+    status, found = inspected(root, "--labels", "camvid")
+    assert status == 0 and "formats that are not read: 20.bmp" in " ".join(found["notes"])
+    save(layout(20), root / "layouts" / "20.png")
+    status, found = inspected(root, "--labels", "camvid")
+    assert status == 1 and "20.bmp" in problem(found, "1 layout without a photograph")["remedy"]
+    (root / "photographs" / "20.png").symlink_to("nowhere.png")
+    assert "20.png: the link leads nowhere" in refused(capsys, root, "--labels", "camvid")
+
+
+def test_pairs_in_subfolders_are_pointed_to(tmp_path, capsys):
+    own(tmp_path / "data" / "photographs" / "deeper", layout)
+    (tmp_path / "data" / "layouts").mkdir()
+    assert "Its subfolders have some, such as" in refused(capsys, tmp_path / "data", "--labels", "camvid")

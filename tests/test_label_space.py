@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from crn_jax.data.labels.label_space import LabelSpace, open_image
+from crn_jax.data.labels.label_space import LabelSpace
 from crn_jax.data.labels.published import CAMVID, CITYSCAPES, LABEL_SPACES
+from crn_jax.data.pictures import open_picture
 from crn_jax.errors import UserError
 
 pytestmark = pytest.mark.quick
@@ -191,7 +192,7 @@ def test_a_damaged_file_is_named(tmp_path, keep):
     whole = save(IDS.repeat(50, 0).repeat(50, 1), tmp_path / "whole.png").read_bytes()
     (tmp_path / "cut.png").write_bytes(whole[:keep])
     with pytest.raises(UserError, match=r"cut\.png: the image is truncated or damaged"):
-        open_image(tmp_path / "cut.png")
+        open_picture(tmp_path / "cut.png")
 
 
 def test_checksums_are_looked_at(tmp_path):
@@ -218,7 +219,7 @@ MODES = ("8 bits", "16 bits", "grey palette", "foreign palette", "palette", "RGB
 
 @st.composite
 def stored_layouts(draw):
-    """A label space's name, class indices, and a picture of them in some mode, in any of the ids and colours they may have."""
+    """A label space's name, class ids, and a picture of them in some mode, in any of the ids and colours they may have."""
     name, mode = draw(st.sampled_from(sorted(LABEL_SPACES))), draw(st.sampled_from(MODES))
     space = LABEL_SPACES[name]
     if mode == "palette" and space.num_classes > 200:

@@ -17,6 +17,7 @@ import yaml
 from launch import ablate
 from launch.ablation.tasks import Budget
 from launch.common.command_line import parse_stages
+from launch.common.exit_status import FAILED, LOST, TRY_AGAIN, UNREPEATABLE, USER_ERROR
 from tests.support.commands import PATIENCE, wait_for
 from tests.support.record_jobset import reduced
 
@@ -162,7 +163,9 @@ def test_an_ablation_is_requeued_if_it_was_saved_because_its_time_is_over(tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("ended", "requeued"), [([0], 0), ([2], 0), ([75] * 12, 12), ([76, 139] * 6, 9)], ids=["done", "error", "stopped", "lost"]
+    ("ended", "requeued"),
+    [([0], 0), ([1], 0), ([2], 0), ([75] * 12, 12), ([76, 139] * 6, 9)],
+    ids=["done", "crash", "error", "stopped", "lost"],
 )
 def test_a_job_is_requeued_whenever_it_was_stopped_and_nine_times_if_a_process_was_lost(tmp_path, ended, requeued):
     for name, program in {"srun": 'exit "$ENDED"', "scontrol": 'echo "$@" >> asked'}.items():
@@ -176,6 +179,15 @@ def test_a_job_is_requeued_whenever_it_was_stopped_and_nine_times_if_a_process_w
         assert job.returncode == (0 if i < requeued else status)
     asked = (tmp_path / "asked").read_text().splitlines() if requeued else []
     assert asked == ["requeue 17"] * requeued
+
+
+@pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.name)
+def test_a_manifest_does_not_start_again_what_a_person_has_to_mend(path):
+    (job,) = yaml.safe_load(path.read_text())["spec"]["replicatedJobs"]
+    (rule,) = job["template"]["spec"]["podFailurePolicy"]["rules"]
+    assert rule["action"] == "FailJob" and rule["onExitCodes"]["operator"] == "In"
+    assert {FAILED, USER_ERROR, UNREPEATABLE} <= set(rule["onExitCodes"]["values"])
+    assert not {0, TRY_AGAIN, LOST, 134, 137, 143} & set(rule["onExitCodes"]["values"])
 
 
 def test_a_manifest_starts_the_processes_that_its_command_counts():

@@ -218,6 +218,16 @@ def test_a_folder_that_cannot_be_written_for_a_minute_ends_the_training(me, tmp_
     ownership.release()
 
 
+def test_a_record_that_is_gone_is_noticed_at_the_next_heartbeat(records, me):
+    """The disk was unmounted, say, and what is written now would come to the disk below."""
+    ownership = training(records, me)
+    ownership.acquire()
+    ownership.beat()
+    records.remove(1)
+    with pytest.raises(FileNotFoundError, match="is gone"):
+        ownership.beat()
+
+
 def test_a_copy_of_a_folder_in_which_a_training_runs_is_free(tmp_path):
     (tmp_path / "run").mkdir()
     with owned(tmp_path / "run"):

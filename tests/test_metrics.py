@@ -153,7 +153,7 @@ def test_the_interval_of_a_normal_mean_covers_it():
 @pytest.mark.parametrize("chunk", [1, 400, 1 << 22])
 def test_resamples_are_images_drawn_with_replacement(chunk, monkeypatch):
     """Drawn, copied out and scored one by one. Chunks change nothing."""
-    monkeypatch.setattr(metrics, "_CHUNK", chunk)
+    monkeypatch.setattr(metrics, "CHUNK", chunk)
     rng = np.random.default_rng(0)
     confusions = rng.integers(0, 9, (7, 4, 4))
     copies = np.random.default_rng(3).multinomial(7, np.full(7, 1 / 7), 101)

@@ -1,6 +1,7 @@
 """Several real processes on this machine, joined over its loopback."""
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -8,15 +9,17 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 import pytest
 
+from crn_jax.checksums import sealed, unsealed
 from crn_jax.errors import UserError
 from launch import train
 from launch.common import processes, stop_signals, terminal
-from launch.common.exit_status import LOST, TRY_AGAIN
+from launch.common.exit_status import FAILED, LOST, TRY_AGAIN, USER_ERROR
 from launch.common.processes import Processes
 from launch.common.stop_signals import Stop
 from launch.common.terminal import console
@@ -32,14 +35,17 @@ STEPS = 18
 
 
 @contextlib.contextmanager
-def started(each: list[list[str]], folder: Path):
-    """The processes of one run, with the arguments of each; none is left when the block ends."""
+def started(each: list[list[str]], folder: Path, before: Sequence[str] = ()):
+    """The processes of one run, with the arguments of each; none is left when the block ends.
+
+    `before` has a shell command for each, which sets it up.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         meeting = ["--coordinator", f"127.0.0.1:{free.getsockname()[1]}", "--num-processes", str(len(each))]
     together = [
-        start([*arguments, *meeting, "--process-id", str(i)], folder, "export JAX_NUM_CPU_DEVICES=1", pause=0.2)
-        for i, arguments in enumerate(each)
+        start([*arguments, *meeting, "--process-id", str(i)], folder, f"export JAX_NUM_CPU_DEVICES=1; {setup}", pause=0.2)
+        for i, (arguments, setup) in enumerate(zip(each, before or ["true"] * len(each)))
     ]
     try:
         yield together
@@ -56,7 +62,7 @@ def outputs(together: list[subprocess.Popen]) -> list[str]:
 
 
 def test_stopped_killed_and_resumed_on_other_devices_it_ends_like_an_undisturbed_run(tiny, tmp_path, xlas_convolution):
-    """Two processes, one told to stop; three, one killed; four devices; against one device."""
+    """Two processes, one told to stop; three, which find that checkpoint damaged, one killed; four devices; one device."""
     arguments, folder = [*tiny, *RUN.split()], tmp_path / "run"
     with started([[*arguments, "--sharding.mesh", "1", "2"]] * 2, folder) as together:
         wait_for(together[0], lambda: trained_lines(folder))
@@ -70,12 +76,19 @@ def test_stopped_killed_and_resumed_on_other_devices_it_ends_like_an_undisturbed
     def saved_steps() -> list[int]:
         return [int(path.name) for path in (folder / "checkpoints").iterdir() if path.name.isdigit()]
 
+    part = folder / "checkpoints" / str(stopped) / "checksums" / "process_1.json"  # of what the second process held
+    fields = unsealed(json.loads(part.read_text()))
+    fields["arrays"]["params/to_rgb/kernel"]["blocks"][-1][2] ^= 1
+    part.write_text(json.dumps(sealed(fields)))
+    whole = max(step for step in saved_steps() if step < stopped)
+
     with started([[*arguments, "--sharding.mesh", "1", "3"]] * 3, folder) as together:
         wait_for(together[0], lambda: max(saved_steps()) > stopped)
         together[1].kill()
         texts = outputs(together)
     assert [process.returncode for process in together] == [LOST, -signal.SIGKILL, LOST]
-    assert f"at step {stopped}." in texts[0]
+    assert "by their checksums: params/to_rgb/kernel." in texts[0] and f"at step {whole}." in texts[0]
+    assert (folder / "damaged" / str(stopped)).exists()
     assert "error in process 2: Another process of this run has ended" in texts[2]
     saved = int(final_state(folder).step)
     assert stopped < saved < STEPS
@@ -92,9 +105,55 @@ def test_stopped_killed_and_resumed_on_other_devices_it_ends_like_an_undisturbed
 def test_processes_that_do_not_agree_say_on_what(tiny, tmp_path):
     with started([[*tiny, "--sharding.mesh", "1", "2", "--seed", seed] for seed in "12"], tmp_path) as together:
         texts = outputs(together)
-    assert 2 in [process.returncode for process in together]
-    assert any("experiment.seed: 1 on process 0, 2 on process 1" in text for text in texts)
+    assert [process.returncode for process in together] == [USER_ERROR, USER_ERROR]
+    assert all("experiment.seed: 1 on process 0, 2 on process 1" in text for text in texts)
     assert not (tmp_path / "run.json").exists()
+
+
+def test_an_error_that_one_process_meets_ends_all_with_its_status(tiny, tmp_path):
+    """A person has to mend it, so that no launcher may start the run again."""
+    arguments = [*tiny, "--sharding.mesh", "1", "2"]
+    with started([arguments, [*arguments, "--vgg.weights", str(tmp_path / "no.h5")]], tmp_path / "run") as together:
+        texts = outputs(together)
+    assert [process.returncode for process in together] == [USER_ERROR, USER_ERROR]
+    assert all(f"{tmp_path / 'no.h5'}" in text for text in texts)
+    assert "error in process 0: Process 1 has ended this run, and this process ends with it." in texts[0]
+
+
+def test_a_crash_of_the_first_process_between_two_steps_ends_both_as_a_crash(tiny, tmp_path):
+    """The other one waits for it within a step, where Python does not run. JAX's coordinator is in the first one."""
+    faults = ["export CRN_JAX_TEST_FAULT=crash", "true"]
+    with started([[*tiny, *RUN.split(), "--sharding.mesh", "1", "2"]] * 2, tmp_path, faults) as together:
+        texts = outputs(together)
+    assert [process.returncode for process in together] == [FAILED, FAILED]
+    assert "Traceback" in texts[0] and "Process 0 has ended this run" in texts[1] and "ZeroDivisionError" in texts[1]
+
+
+def test_one_of_four_processes_that_sleeps_for_ever_ends_all_and_is_named_by_each(tiny, tmp_path):
+    arguments = [*tiny, *RUN.split(), "--batch_size", "4", "--sharding.mesh", "4", "1", "--run.stuck_seconds", "15"]
+    faults = [f"export CRN_JAX_TEST_FAULT={'sleep' if i == 2 else ''}" for i in range(4)]
+    with started([arguments] * 4, tmp_path, faults) as together:
+        texts = outputs(together)
+    assert [process.returncode for process in together] == [LOST] * 4
+    for text in texts:
+        assert "The run is stuck: the step at step" in text and "Process 2 holds up the others" in text
+        assert re.search(r"process 2: step at step 4, in <lambda> \(narrow.py:\d+\)", text)
+    assert "most recent call first" in texts[2] and "narrow.py" in texts[2]
+
+
+def test_a_disk_that_is_full_in_the_middle_of_a_save_ends_both_and_keeps_the_last_good_checkpoint(tiny, tmp_path):
+    """A limit on file sizes, of one process alone, makes its writes fail as a full disk does."""
+    arguments, folder = [*tiny, *RUN.split(), "--sharding.mesh", "1", "2"], tmp_path / "run"
+    with started([[*arguments, "--epochs", "1"]] * 2, folder) as together:
+        outputs(together)
+    with started([arguments] * 2, folder, ["true", "ulimit -f 10"]) as together:
+        began = time.monotonic()
+        texts = outputs(together)
+        took = time.monotonic() - began
+    assert [process.returncode for process in together] == [USER_ERROR, USER_ERROR]
+    assert all(f"{folder} could not be written" in text and "goes on from step 6" in text for text in texts)
+    assert took < 300  # Orbax alone would wait for twenty minutes
+    assert int(final_state(folder).step) == 6
 
 
 @pytest.mark.quick
@@ -225,3 +284,89 @@ Path("done").touch()
         process.stdout.close()
         assert process.wait(timeout=PATIENCE) == 0
     assert (tmp_path / "done").exists()
+
+
+SLURM = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "n[1-4]", "SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
+OPEN_MPI = {"OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://10.0.0.1:34911"} | dict.fromkeys(
+    (f"OMPI_COMM_WORLD_{name}" for name in ("RANK", "LOCAL_RANK")), "0"
+)
+POD = {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": "1"}
+SURROUNDINGS = {
+    "a pod with the client of Kubernetes": (POD, "alone"),
+    "a pod of an indexed job that may not read tokens": (POD | {"JOB_COMPLETION_INDEX": "0"}, "no token. Give --coordinator"),
+    "a stray variable of Open MPI": ({"OMPI_MCA_orte_hnp_uri": "x"}, "alone"),
+    "Open MPI with one process": (OPEN_MPI | {"OMPI_COMM_WORLD_SIZE": "1"}, "alone"),
+    "Open MPI 5": ({"OMPI_COMM_WORLD_SIZE": "4"}, "OMPI_COMM_WORLD_SIZE says that there are 4 processes"),
+    "Open MPI 5 in a shell of salloc": (
+        SLURM | {"SLURM_STEP_NUM_TASKS": "1", "OMPI_COMM_WORLD_SIZE": "4"},
+        "OMPI_COMM_WORLD_SIZE says that there are 4 processes",
+    ),
+    "empty variables of SLURM": (dict.fromkeys([*SLURM, "SLURM_STEP_NUM_TASKS", "PMI_SIZE"], ""), "alone"),
+    "words where SLURM has numbers": (SLURM | {"SLURM_NTASKS": "many", "SLURM_STEP_NUM_TASKS": "x"}, "alone"),
+    "a shell of salloc, an interactive step": (SLURM | {"SLURM_STEP_NUM_TASKS": "1"}, "alone"),
+    "a script of sbatch without srun": ({**SLURM, "SLURM_STEP_NODELIST": ""}, "alone"),
+    "half an address": (
+        {"JAX_COORDINATOR_ADDRESS": "here:1"},
+        "Number of processes must be defined. Give",
+    ),
+}
+
+
+def test_what_is_left_of_a_launcher_is_no_launcher(tmp_path):
+    """JAX's own detection, in one process for all surroundings, because none of them may join anything."""
+    (tmp_path / "kubernetes.py").write_text(
+        "class config:\n    def load_incluster_config():\n        raise OSError('no token')\n"  # as outside of a cluster
+    )
+    program = f"""
+import os
+import jax
+from launch.common.processes import Processes, join
+for variables, _ in {list(SURROUNDINGS.values())!r}:
+    os.environ |= variables
+    try:
+        join(Processes())
+        print("joined" if jax.distributed.is_initialized() else "alone")
+    except ValueError as error:
+        print(error)
+    assert all(os.environ.pop(name) == value for name, value in variables.items())
+"""
+    foreign = ("SLURM_", "OMPI_", "PMI_", "KUBERNETES_", "JOB_")
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(foreign)}
+    environment["PYTHONPATH"] = f"{tmp_path}:{ROOT}"
+    line = [sys.executable, "-c", program]
+    ended = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=PATIENCE)
+    answers = ended.stdout.splitlines()
+    assert len(answers) == len(SURROUNDINGS), ended.stderr
+    for (name, (_, expected)), answer in zip(SURROUNDINGS.items(), answers):
+        assert answer == expected if expected == "alone" else expected in answer, name
+
+
+@pytest.mark.parametrize(
+    ("variables", "seen"),
+    [
+        (SLURM | {"SLURM_STEP_NUM_TASKS": "4"}, {"SLURM_STEP_NODELIST"}),
+        (SLURM | {"OMPI_MCA_orte_hnp_uri": "x"}, {"SLURM_STEP_NODELIST"}),
+        (OPEN_MPI | {"OMPI_COMM_WORLD_SIZE": "2", "SLURM_NTASKS": "1"}, {"OMPI_MCA_orte_hnp_uri"}),
+        (POD | {"JOB_COMPLETION_INDEX": "3"}, {"KUBERNETES_SERVICE_HOST"}),
+        (POD | SLURM, {"SLURM_STEP_NODELIST"}),
+    ],
+)
+def test_a_launcher_is_seen_beside_what_is_left_of_another(variables, seen, monkeypatch):
+    signs = {"SLURM_STEP_NODELIST", "OMPI_MCA_orte_hnp_uri", "KUBERNETES_SERVICE_HOST"}
+    for name in signs | {"SLURM_NTASKS", "SLURM_STEP_NUM_TASKS", "JOB_COMPLETION_INDEX"}:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    there = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **__: there.append(signs & os.environ.keys()))
+    processes.join(Processes())
+    assert there == [seen]
+    processes.join(Processes(alone=True))
+    assert there == [seen] and signs & os.environ.keys() == signs & variables.keys()
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("config", [Processes("here", 2, 0), Processes("here:1", 2, 0, alone=True)])
+def test_addresses_that_make_no_sense_are_refused(config):
+    with pytest.raises(UserError, match="--coordinator"):
+        processes.join(config)

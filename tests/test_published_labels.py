@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from skimage.color import rgb2lab
 
-from crn_jax.data.labels.label_file import palette, read_label_file
-from crn_jax.data.labels.label_space import LabelSpace, open_image
+from crn_jax.data.labels.generated_colors import palette
+from crn_jax.data.labels.label_file import read_label_file
+from crn_jax.data.labels.label_space import LabelSpace
 from crn_jax.data.labels.published import CAMVID, CITYSCAPES, LABEL_SPACES, find_label_space
+from crn_jax.data.pictures import open_picture
 from crn_jax.errors import UserError
 
 pytestmark = pytest.mark.quick
@@ -81,7 +83,7 @@ def test_ids_colours_and_trainids_of_real_cityscapes_layouts_agree(shared_data, 
     paths = sorted((shared_data / "cityscapes" / "gtFine").glob("*/*/*_labelIds.png"))
     assert paths
     for path in paths:
-        ids = np.asarray(open_image(path))[::4, ::4]
+        ids = np.asarray(open_picture(path).image)[::4, ::4]
         expected = CITYSCAPES.read(save(ids, tmp_path / "ids.png"))
         assert (CITYSCAPES.read(save(COLORS[ids], tmp_path / "colours.png")) == expected).all()
         train_ids = LABEL_SPACES["cityscapes_trainids"].read(save(TRAIN_IDS[ids], tmp_path / "train_ids.png"))
@@ -94,7 +96,7 @@ def test_the_authors_layouts(shared_data, tmp_path):
     paths = sorted((shared_data / "authors" / "layouts").glob("Label*/*.png"))
     assert paths
     for path in paths:
-        rgb = np.asarray(open_image(path).convert("RGB"))
+        rgb = np.asarray(open_picture(path).image.convert("RGB"))
         matches = [(rgb == np.array(color)).all(-1) for color in CITYSCAPES.colors[:19]]
         expected = np.where(np.any(matches, 0), np.argmax(matches, 0), VOID)
         assert (CITYSCAPES.read(path) == expected).all(), path
@@ -108,7 +110,7 @@ def test_the_authors_layouts(shared_data, tmp_path):
 def test_gta5s_layouts_by_index_and_by_colour(shared_data, tmp_path):
     space = LABEL_SPACES["gta5"]
     [path] = (shared_data / "authors" / "layouts" / "GTA256Full").glob("*.png")
-    image = open_image(path)
+    image = open_picture(path).image
     assert image.mode == "P"
     by_index = space.read(save(np.asarray(image), tmp_path / "ids.png"))
     image.convert("RGB").save(tmp_path / "colours.png")
@@ -125,7 +127,7 @@ def test_gta5s_layouts_by_index_and_by_colour(shared_data, tmp_path):
 def test_real_camvid_by_ids_and_by_colour(shared_data, tmp_path):
     for path in sorted((shared_data / "camvid" / "valannot").glob("*.png"))[::20]:
         layout = CAMVID.read(path)
-        assert (layout == np.asarray(open_image(path))).all()
+        assert (layout == np.asarray(open_picture(path).image)).all()
         assert (CAMVID.read(save(CAMVID.draw(layout), tmp_path / "colours.png")) == layout).all()
 
 
@@ -223,7 +225,7 @@ def test_an_unknown_name_is_answered_with_the_nearest(tmp_path):
         UserError, match=r"citiscapes: no label space has this name, .* Did you mean 'cityscapes'\? .*nyu894, nyu40"
     ):
         find_label_space("citiscapes")
-    with pytest.raises(UserError, match=r"none\.json: the label space cannot be read \(No such file"):
+    with pytest.raises(UserError, match=r"none\.json: the file cannot be read \(No such file"):
         find_label_space(str(tmp_path / "none.json"))
     with pytest.raises(UserError, match="no label space has this name"):
         find_label_space(str(tmp_path))

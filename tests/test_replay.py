@@ -47,6 +47,7 @@ def test_a_bit_that_differs_stops_the_run_before_it_is_saved(tiny, tmp_path, mon
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["2"]
 
 
+@pytest.mark.quick
 def test_replays_compare_every_bit():
     """NaN equals itself, and 0 differs from -0."""
     same = replay._same({"a": jnp.array([np.nan, 0.0]), "b": jnp.int32(3)}, {"a": jnp.array([np.nan, -0.0]), "b": jnp.int32(3)})

@@ -48,10 +48,10 @@ def test_with_indices_as_with_slices(shape, upsampling):
     b, h, w, c = shape
     with jax.enable_x64(True):
         x, y = (jax.numpy.asarray(rng.normal(size=s)) for s in (shape, (b, 2 * h, 2 * w, c)))
-        weights = [resize._weights(n, upsampling, "float64") for n in (h, w)]
-        expected, down = jax.vjp(lambda x: resize._interleaved(x, *weights), x)
-        np.testing.assert_allclose(resize._with_indices(x, *weights), expected, rtol=0, atol=1e-14)
-        np.testing.assert_allclose(resize._by_input_with_indices(y, *weights), *down(y), rtol=0, atol=1e-14)
+        weights = [resize.bilinear_weights(n, upsampling, "float64") for n in (h, w)]
+        expected, down = jax.vjp(lambda x: resize.interleaved(x, *weights), x)
+        np.testing.assert_allclose(resize.with_indices(x, *weights), expected, rtol=0, atol=1e-14)
+        np.testing.assert_allclose(resize.by_input_with_indices(y, *weights), *down(y), rtol=0, atol=1e-14)
 
 
 def test_only_gpus_get_indices():
@@ -75,8 +75,8 @@ def test_derivatives_of_derivatives():
 @pytest.mark.parametrize("upsampling", ["align_corners", "half_pixel"])
 def test_bfloat16_is_rounded_once(upsampling):
     x = jax.numpy.asarray(np.random.default_rng(3).normal(size=(1, 9, 7, 4)), "bfloat16")
-    weights = [resize._weights(n, upsampling, "float32") for n in x.shape[1:3]]
-    for function in (lambda x: double_bilinear(x, upsampling), lambda x: resize._with_indices(x, *weights)):
+    weights = [resize.bilinear_weights(n, upsampling, "float32") for n in x.shape[1:3]]
+    for function in (lambda x: double_bilinear(x, upsampling), lambda x: resize.with_indices(x, *weights)):
         exact = np.asarray(function(x.astype("float32")))
         np.testing.assert_array_equal(function(x), jax.numpy.asarray(exact, "bfloat16"))
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from crn_jax.data.labels.label_file import read_label_file
 from crn_jax.data.labels.published import CITYSCAPES, LABEL_SPACES
-from crn_jax.data.sources import open_photograph
+from crn_jax.data.photographs import open_photograph
 from crn_jax.data.streets import render_street
 from crn_jax.experiment import SegmenterExperiment
 from crn_jax.run import load_run

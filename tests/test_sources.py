@@ -9,8 +9,9 @@ import scipy.io
 from PIL import Image
 
 from crn_jax.data.labels.published import CAMVID
+from crn_jax.data.photographs import open_photograph
 from crn_jax.data.pipeline import spread, steps_per_epoch, training_batches, validation_batches
-from crn_jax.data.sources import DataConfig, label_space_of, open_photograph, open_source, pairs_of
+from crn_jax.data.sources import DataConfig, label_space_of, open_source, pairs_of
 from crn_jax.data.vivid import vivid
 from crn_jax.errors import UserError
 
@@ -124,6 +125,9 @@ def test_lists_split_the_original_camvid(original_camvid):
     (original_camvid / "val.txt").write_text("0006R0_f00930.png\n0001TP_006690\n")
     data = DataConfig("camvid", str(original_camvid), labels="camvid32")
     assert open_source(data, "train", (6, 8)).names == ["Seq05VD_f00000"]
+    assert open_source(data, "val", (6, 8)).names == ["0001TP_006690", "0006R0_f00930"]
+    windows = "\ufeff701_StillsRaw_full\\0006R0_f00930.png\r\n701_StillsRaw_full\\0001TP_006690.png\r\n"
+    (original_camvid / "val.txt").write_text(windows, encoding="utf-8", newline="")
     assert open_source(data, "val", (6, 8)).names == ["0001TP_006690", "0006R0_f00930"]
     (original_camvid / "val.txt").write_text("0006R0_f00931.png\n")
     with pytest.raises(UserError, match=r"val\.txt names 1 frames that are not in .*: 0006R0_f00931"):

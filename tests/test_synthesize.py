@@ -52,14 +52,14 @@ def test_it_compiles_once_per_shape():
 @pytest.mark.quick
 @pytest.mark.parametrize("index", [np.uint8(255), np.int64(-1), np.int32(5)])
 def test_an_index_out_of_range_is_refused(index):
-    with pytest.raises(ValueError, match=rf"index {index} is out of range: this generator knows 0\.\.4"):
+    with pytest.raises(ValueError, match=rf"id {index} is out of range: this generator knows 0\.\.4"):
         synthesize(CONFIG, {}, np.full((1, *CONFIG.size), index))
 
 
 @pytest.mark.parametrize("kind", [np.float32, bool])
-def test_indices_that_are_no_integers_are_refused(kind):
+def test_ids_that_are_no_integers_are_refused(kind):
     for layout in (np.ones((1, *CONFIG.size), kind), jax.numpy.ones((1, *CONFIG.size), kind)):
-        with pytest.raises(ValueError, match=f"Class indices are integers, not {np.dtype(kind)}"):
+        with pytest.raises(ValueError, match=f"Class ids are integers, not {np.dtype(kind)}"):
             synthesize(CONFIG, {}, layout)
 
 
@@ -258,7 +258,7 @@ def test_a_folder_of_a_mac(trained, tmp_path):
 
 def test_a_size_beyond_the_memory_is_refused_with_what_it_needs(trained, tmp_path, monkeypatch):
     folder, layouts = trained
-    monkeypatch.setattr(stream, "_device_bytes", lambda: 10**5)
+    monkeypatch.setattr(stream, "device_bytes", lambda: 10**5)
     with console.capture() as capture, pytest.raises(SystemExit):
         command.main([str(folder), str(layouts / "ids.png"), "--out", str(tmp_path / "out")])
     assert re.search(
@@ -313,7 +313,7 @@ def test_a_run_without_checkpoints_is_refused_and_left_as_it_is(trained, tmp_pat
 @pytest.mark.parametrize("whole", [b"[]", b"null", b"5", b'"x"', b"{}", b"{", b"\xff\xfe\x00", b""])
 def test_a_run_json_that_is_none_is_named(tmp_path, whole):
     (tmp_path / "run.json").write_bytes(whole)
-    with pytest.raises(UserError, match=r"run\.json: the file is damaged .* Fetch it again\..* remove it"):
+    with pytest.raises(UserError, match=r"run\.json: .+\. Fetch it again\..* remove it"):
         load_run(tmp_path)
 
 

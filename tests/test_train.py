@@ -26,7 +26,7 @@ def objective(**optimizer) -> Objective:
 
 
 @pytest.fixture(scope="module")
-def problem():
+def problem(narrow_vgg19):
     rng = np.random.default_rng(0)
     batch = {
         "layout": rng.integers(0, 4, (2, *CASCADE.size)).astype(np.uint8),
@@ -93,9 +93,9 @@ def test_the_first_adam_step_moves_by_the_learning_rate(four_steps):
     np.testing.assert_allclose(moved, 1e-2, rtol=1e-4)
 
 
-@pytest.fixture(scope="module")
-def plain_step():
-    """A problem, and the plain implementation's step on it."""
+@pytest.fixture
+def plain_step(published_vgg19):
+    """A problem, and the plain implementation's step on it; VGG-19 has its own widths, which choose the convolutions."""
     cascade = CascadeConfig(num_classes=4, widths=(20, 24, 16), base=(8, 8))
     wanted = Objective(cascade, LambdaConfig(rescale_epoch=None), OptimizerConfig(), "average", 2)
     rng = np.random.default_rng(1)
@@ -118,7 +118,7 @@ def same_gradient(got, wanted) -> None:
 
 def test_loss_and_gradient_equal_the_plain_implementations(plain_step, monkeypatch):
     """The step uses every form of the convolution, bands, and all rematerialization, which test_authors.py does not."""
-    monkeypatch.setattr(convolution, "_NARROW", 10)
+    monkeypatch.setattr(convolution, "NARROW", 10)
     monkeypatch.setattr(cpu_convolution, "BAND", 1 << 13)
     wanted, arguments, (expected_state, expected) = plain_step
     state, metrics = make_train_step(dataclasses.replace(wanted, remat="full"))(*arguments)

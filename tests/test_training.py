@@ -86,7 +86,7 @@ def test_a_cache_changes_nothing(tiny, uninterrupted, tmp_path):
 
 def test_kernels_in_the_order_of_gpus_change_nothing(tiny, uninterrupted, tmp_path, monkeypatch):
     """Made, trained, saved, loaded and trained on in another order in memory, here on the CPU; but for rounding."""
-    monkeypatch.setattr(sharding, "_is_gpu", lambda _: True)
+    monkeypatch.setattr(sharding, "is_gpu", lambda _: True)
     orders = set()
 
     def order(kernel: jax.Array) -> tuple[int, ...]:

@@ -2,6 +2,7 @@ import functools
 import hashlib
 import http.server
 import threading
+import zlib
 
 import h5py
 import jax
@@ -13,7 +14,8 @@ import safetensors.numpy
 from crn_jax import vgg_weights
 from crn_jax.errors import UserError
 from crn_jax.vgg import LAYERS, vgg19_features
-from tests.support import reference
+from tests.support import narrow, reference
+from tests.support.limits import memory_for
 
 
 def test_keras_and_matconvnet_files_convert_to_identical_parameters(imagenet_vgg19, shared_data):
@@ -173,3 +175,105 @@ def test_where_the_weights_come_from_is_recorded(keras_file):
     _, source = vgg_weights.obtain_vgg19(vgg_weights.VGGConfig(weights=str(keras_file)))
     digest = hashlib.sha256(keras_file.read_bytes()).hexdigest()
     assert source == {"weights": "file", "file": keras_file.name, "sha256": digest}
+
+
+def small_keras_file(path, **changes):
+    """A file of the narrow VGG-19; `changes` write something else into it."""
+    with narrow.narrow_vgg19():
+        narrow.write_random_vgg19(path)
+    return path
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, 2e36, -1e4])
+@pytest.mark.parametrize("part", ["kernel:0", "bias:0"])
+def test_weights_that_cannot_be_are_refused(tmp_path, narrow_vgg19, number, part):
+    path = small_keras_file(tmp_path / "odd.h5")
+    with h5py.File(path, "r+") as file:
+        file[f"block4_conv2/{part}"][..., 1] = number
+    with pytest.raises(UserError, match=r"odd\.h5: the file is damaged: conv4_2 has a number of magnitude"):
+        vgg_weights.load_vgg19(path)
+
+
+def of_gigabytes(file, kernel):
+    file.create_dataset(
+        "block1_conv1/kernel:0", (1 << 16, 1 << 16, 3, 8), np.float32, chunks=(256, 256, 3, 8), compression="gzip"
+    )
+
+
+def bomb(file, kernel):
+    """A chunk that unpacks to more than it may."""
+    data = file.create_dataset("block1_conv1/kernel:0", kernel.shape, np.float32, chunks=kernel.shape, compression="gzip")
+    data.id.write_direct_chunk((0, 0, 0, 0), zlib.compress(bytes(1 << 30)))
+
+
+def hollow(file, kernel):
+    """Nothing is stored, so that zeros would be read."""
+    file.create_dataset("block1_conv1/kernel:0", kernel.shape, np.float32)
+
+
+def hollow_chunks(file, kernel):
+    file.create_dataset("block1_conv1/kernel:0", kernel.shape, np.float32, chunks=(1, 3, 3, 8), compression="gzip")
+
+
+def elsewhere(file, kernel):
+    file["block1_conv1/kernel:0"] = h5py.ExternalLink("other.h5", "kernel")
+
+
+def soft(file, kernel):
+    file["block1_conv1/kernel:0"] = h5py.SoftLink("/block1_conv1/bias:0")
+
+
+def external(file, kernel):
+    file.create_dataset("block1_conv1/kernel:0", kernel.shape, np.float32, external=[("other.bin", 0, kernel.nbytes)])
+
+
+def virtual(file, kernel):
+    layout = h5py.VirtualLayout(kernel.shape, np.float32)
+    layout[:] = h5py.VirtualSource("other.h5", "kernel", kernel.shape)
+    file.create_virtual_dataset("block1_conv1/kernel:0", layout)
+
+
+def other_filter(file, kernel):
+    file.create_dataset("block1_conv1/kernel:0", data=kernel, chunks=kernel.shape, compression="lzf")
+
+
+def integers(file, kernel):
+    file["block1_conv1/kernel:0"] = kernel.astype(np.int32)
+
+
+def texts(file, kernel):
+    file["block1_conv1/kernel:0"] = np.full(kernel.shape, b"x")
+
+
+def crowd(file, kernel):
+    for n in range(2000):
+        file[f"block1_conv1/{n}"] = n
+
+
+@pytest.mark.parametrize(
+    "make",
+    [of_gigabytes, bomb, hollow, hollow_chunks, elsewhere, soft, external, virtual, other_filter, integers, texts, crowd],
+)
+def test_hdf5_files_that_are_not_what_they_say(tmp_path, narrow_vgg19, make):
+    path = small_keras_file(tmp_path / "odd.h5")
+    with h5py.File(path, "r+") as file:
+        kernel = file["block1_conv1/kernel:0"][()]
+        del file["block1_conv1/kernel:0"]
+        make(file, kernel)
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["kernel"] = kernel
+    (tmp_path / "other.bin").write_bytes(kernel.tobytes())
+    with memory_for(1 << 29), pytest.raises(UserError, match=r"odd\.h5: "):
+        vgg_weights.load_vgg19(path)
+
+
+def test_a_file_of_the_published_size_has_the_published_contents(tmp_path, narrow_vgg19, monkeypatch):
+    path = small_keras_file(tmp_path / "own.h5")
+    digest = hashlib.md5(path.read_bytes()).hexdigest()
+    monkeypatch.setattr(vgg_weights, "_PUBLISHED_MD5", {path.stat().st_size: digest})
+    vgg_weights.load_vgg19(path)
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=rf"own\.h5: the file is damaged: its MD5 is .*published file {digest}"):
+        vgg_weights.load_vgg19(path)

@@ -6,7 +6,7 @@ example's pixels are on the disk. The file `checksums` has the CRC-32C of each e
 order; an example that is read and does not have its checksum is decoded anew. `cache.json` says what the folder holds.
 
 The fingerprint covers all that determines the examples: the source's fields, its files' names, sizes and times of change,
-Pillow's version, and `_FORMAT` of this module. A change of any of these makes another cache. SciPy's version is left out,
+Pillow's version, and `FORMAT` of this module. A change of any of these makes another cache. SciPy's version is left out,
 because it changes only the rounding of vivid photographs, and a data set of those takes hours to build.
 
 Why not grain's ArrayRecord? One writer writes its files front to back and closes them with a footer. A build that is
@@ -36,13 +36,13 @@ from crn_jax.data.examples import Source
 from crn_jax.errors import UserError
 from crn_jax.files import replace_text
 
-_FORMAT = 1
+FORMAT = 1
 """The version of the cache's files. Raise it when their form changes, or when sources give other pixels for the same files."""
 
 Progress = Callable[[int, int], None]
 """A function that is called with the number of examples that are done, and the number of all examples."""
 
-_COMMIT_SECONDS = 1.0
+COMMIT_SECONDS = 1.0
 _POLL_SECONDS = 0.2
 
 
@@ -120,7 +120,7 @@ def cached(source: Source, folder: Path, threads: int = 2, progress: Progress | 
 
 
 def _fingerprint(source: Source) -> str:
-    facts = [_FORMAT, PIL.__version__, _describe(source)]
+    facts = [FORMAT, PIL.__version__, _describe(source)]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
@@ -274,7 +274,7 @@ def _build(place: Path, source: Source, threads: int, progress: Progress) -> Non
             for count, future in enumerate(as_completed(futures), len(source) - len(missing) + 1):
                 future.result()
                 written.append(futures[future])
-                if time.monotonic() > committed + _COMMIT_SECONDS:
+                if time.monotonic() > committed + COMMIT_SECONDS:
                     writer.commit(written)
                     written, committed = [], time.monotonic()
                 progress(count, len(source))

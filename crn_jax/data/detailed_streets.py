@@ -78,7 +78,7 @@ _FRONTS = (6.5, 8.5)  # where the houses stand, metres from the middle of the ro
 
 
 class DetailedStreet(NamedTuple):
-    """A scene: the layout in class indices of `CITYSCAPES`, the RGB photograph, and the hidden mood."""
+    """A scene: the layout in class ids of `CITYSCAPES`, the RGB photograph, and the hidden mood."""
 
     layout: UInt8[np.ndarray, "H W"]
     photograph: UInt8[np.ndarray, "H W 3"]

@@ -1,6 +1,6 @@
 """The interface of a source of examples, and batches of items.
 
-An example is `{"layout": uint8 [H, W], "photograph": uint8 [H, W, 3]}` at the source's size. A layout holds class indices; it
+An example is `{"layout": uint8 [H, W], "photograph": uint8 [H, W, 3]}` at the source's size. A layout holds class ids; it
 is uint16 if there are more than 256 classes.
 """
 

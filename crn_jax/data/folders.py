@@ -3,6 +3,7 @@
 A photograph and its layout are paired by name, which is what their file names have in common.
 """
 
+import os
 import unicodedata
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -12,8 +13,12 @@ import numpy as np
 
 from crn_jax.errors import UserError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp")
 """The endings of the files that are read as photographs or layouts, in lower case."""
+_OTHER_SUFFIXES = tuple(
+    ".bmp .dib .tif .tiff .gif .heic .heif .avif .jp2 .jpx .j2k .jxl .ppm .pgm .pnm .tga .psd .eps .dng .cr2 .nef .arw".split()
+)
+"""The suffixes of pictures that are not read."""
 _HELD_OUT_EVERY = 10
 _LIST_BYTES = 1 << 24
 """The greatest size of a list of frames."""
@@ -45,6 +50,8 @@ class Found(NamedTuple):
 def camvid(root: Path, split: str, labels: str) -> Found:
     """Finds CamVid: the 11-class split (`train`, `trainannot`, `val`, `valannot`), or the original release of 701 frames.
 
+    The original frames are also found in the folders that Kaggle has: `train`, `train_labels`, `val` and `val_labels`.
+
     The original release, in 32 colours, is split by `train.txt` and `val.txt`, if both exist. Each line of these begins with a
     file name, with or without a folder. Without them, frames are split as those of the 11 classes. Test frames are left out.
 
@@ -54,26 +61,59 @@ def camvid(root: Path, split: str, labels: str) -> Found:
     original = (root / _CAMVID_PHOTOGRAPHS).is_dir()
     if original and labels == "camvid":
         raise UserError(f"{root}: this is CamVid's original release, in 32 colours; read it with --data.labels camvid32.")
-    if not original and labels == "camvid32":
+    if not original and labels == "camvid32" and not (root / f"{split}_labels").is_dir():
         raise UserError(f"{root}: there is no {_CAMVID_PHOTOGRAPHS}; camvid32 is for CamVid's original release.")
-    return _original_camvid(root, split) if original else Found(by_name(root / split), by_name(root / f"{split}annot"))
+    if original:
+        return _original_camvid(root, split)
+    kaggle = root / f"{split}_labels"
+    if not kaggle.is_dir() or (root / f"{split}annot").is_dir():
+        return Found(by_name(root / split), by_name(root / f"{split}annot"))
+    if labels == "camvid":
+        raise UserError(
+            f"{root}: these layouts, in {kaggle.name}, are in CamVid's 32 colours; read them with --data.labels camvid32."
+        )
+    return Found(by_name(root / split), by_name(kaggle, "*_L.png", lambda path: path.stem.removesuffix("_L")))
 
 
 def cityscapes(root: Path, split: str, labels: str) -> Found:
     """Finds Cityscapes: `leftImg8bit` and `gtFine` with a folder for each city.
 
-    Layouts hold labelIds, or for the labels `cityscapes_trainids` the trainIds that Cityscapes' own scripts write.
+    Layouts hold labelIds, or for the labels `cityscapes_trainids` the trainIds that Cityscapes' own scripts write. If there are
+    no files of labelIds, those of colours are read.
+
+    Raises:
+      UserError: if a folder or its files are missing. If there are layouts of another kind, the message says how to read them.
     """
-    layouts = "labelTrainIds" if labels == "cityscapes_trainids" else "labelIds"
-    return Found(
-        by_name(root / "leftImg8bit" / split, "*/*_leftImg8bit.png", _city_frame),
-        by_name(root / "gtFine" / split, f"*/*_gtFine_{layouts}.png", _city_frame),
-    )
+    photographs = by_name(root / "leftImg8bit" / split, "*/*_leftImg8bit.png", _city_frame)
+    folder, wanted = root / "gtFine" / split, "labelTrainIds" if labels == "cityscapes_trainids" else "labelIds"
+
+    def exist(kind: str) -> bool:
+        return any(folder.glob(f"*/*_gtFine_{kind}.png"))
+
+    if wanted == "labelIds" and not exist(wanted):
+        if exist("color"):
+            note = f"{folder} has no labelIds, so layouts are read from its colours."
+            return Found(photographs, by_name(folder, "*/*_gtFine_color.png", _city_frame), (note,))
+        if exist("labelTrainIds"):
+            raise UserError(
+                f"{folder}: the layouts hold trainIds (labelTrainIds). Read them with --data.labels cityscapes_trainids."
+            )
+    if wanted == "labelTrainIds" and not exist(wanted) and exist("labelIds"):
+        raise UserError(
+            f"{folder} has no labelTrainIds, but labelIds. Read these with --data.labels cityscapes, or make the others with "
+            f"cityscapesScripts' createTrainIdLabelImgs."
+        )
+    return Found(photographs, by_name(folder, f"*/*_gtFine_{wanted}.png", _city_frame))
 
 
 def ade20k(root: Path, split: str) -> Found:
     """Finds ADEChallengeData2016: `images` and `annotations`, each with `training` and `validation`."""
     part = {"train": "training", "val": "validation"}[split]
+    if full := next((root / "images" / part).glob("**/*_seg.png"), None):
+        raise UserError(
+            f"{full}: this is ADE20K's full release, whose pairs lie together in subfolders, with some 3,000 classes. Only the "
+            f"release of 150 classes is read: fetch ADEChallengeData2016.zip from sceneparsing.csail.mit.edu."
+        )
     return Found(by_name(root / "images" / part), by_name(root / "annotations" / part))
 
 
@@ -133,18 +173,34 @@ def by_name(folder: Path, pattern: str = "*", name: Callable[[Path], str] = lamb
       UserError: if there is no such folder, if it has no images, or if two images have one name.
     """
     if not folder.is_dir():
+        if folder.is_symlink():
+            raise UserError(f"{folder}: the link leads nowhere; {os.readlink(folder)} does not exist.")
         raise UserError(f"{folder}: there is no such folder. Does --data.root name the data set's top folder?")
     files: dict[str, Path] = {}
     for path in sorted(folder.glob(pattern), key=str):
-        if path.suffix.lower() not in SUFFIXES or path.name.startswith(".") or not path.is_file():
+        if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
+            continue
+        if not path.is_file():
+            if path.is_symlink() and not path.exists():
+                raise UserError(f"{path}: the link leads nowhere; {os.readlink(path)} does not exist. Mend or remove it.")
             continue
         key = unicodedata.normalize("NFC", name(path))
         if other := files.get(key):
             raise UserError(f"{other} and {path} have one name, so their partner is unclear. Remove or rename one.")
         files[key] = path
     if not files:
-        raise UserError(f"{folder}: no files match {pattern} and end in {', '.join(SUFFIXES)}.")
+        deeper = next((p.parent for p in sorted(folder.glob("*/**/*")) if p.suffix.lower() in SUFFIXES), None)
+        hint = f" Its subfolders have some, such as {deeper}; bring them here." if deeper and "/" not in pattern else ""
+        raise UserError(f"{folder}: no files match {pattern} and end in {', '.join(SUFFIXES)}.{hint} {unread(folder)}".rstrip())
     return files
+
+
+def unread(folder: Path) -> str:
+    """Says which pictures in a folder are left out, because of their format. Returns an empty string if there are none."""
+    others = [p.name for p in sorted(folder.iterdir()) if p.suffix.lower() in _OTHER_SUFFIXES and not p.name.startswith(".")]
+    if not others:
+        return ""
+    return f"{len(others)} pictures in {folder} are of formats that are not read: {some(others)}. Save them as PNG or JPEG."
 
 
 def numbers_in(file: Path, key: str) -> set[int]:
@@ -176,7 +232,8 @@ def _original_camvid(root: Path, split: str) -> Found:
     if not all(file.is_file() for file in lists.values()):
         names = [name for name in found.names() if _camvid_split(name) == split]
         return found.only(names, f"{root} has no train.txt and val.txt, so it is split as CamVid's 11 classes are.")
-    names = [Path(line.split()[0]).stem.removesuffix("_L") for line in lists[split].read_text().splitlines() if line.strip()]
+    lines = lists[split].read_text(encoding="utf-8-sig").replace("\\", "/").splitlines()  # lists come from Windows, too
+    names = [Path(line.split()[0]).stem.removesuffix("_L") for line in lines if line.strip()]
     if unknown := sorted({*names} - {*found.names()}):
         raise UserError(f"{lists[split]} names {len(unknown)} frames that are not in {root}: {some(unknown)}.")
     return found.only(names)

@@ -1,7 +1,7 @@
 """Geometry: how files of any size reach the size that is trained on. Sizes are `(height, width)` in pixels.
 
 A photograph and its layout are sampled from the same region, given in fractions of a pixel, so they stay aligned. Photographs
-are antialiased. Layouts take the nearest pixel, because a mixture of two class indices would be a third class.
+are antialiased. Layouts take the nearest pixel, because a mixture of two class ids would be a third class.
 """
 
 import math

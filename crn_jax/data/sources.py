@@ -12,8 +12,10 @@ from crn_jax.data.cache import Progress, cached
 from crn_jax.data.detailed_streets import render_detailed_street
 from crn_jax.data.examples import Example, Source
 from crn_jax.data.geometry import MIDDLE, Fit, Place, view
-from crn_jax.data.labels.label_space import LabelSpace, open_image
+from crn_jax.data.labels.indexed import Reading
+from crn_jax.data.labels.label_space import LabelSpace
 from crn_jax.data.labels.published import find_label_space
+from crn_jax.data.photographs import open_photograph
 from crn_jax.data.streets import render_street
 from crn_jax.data.vivid import vivid_of
 from crn_jax.errors import UserError
@@ -34,8 +36,6 @@ _LABELS = {
 DRAWN = ("streets", "detailed_streets")
 """The data sets that are drawn on the fly, and need no folder."""
 TOO_FEW = "Where a data set has no split of its own, every 10th pair is held out, so at least 2 are needed."
-_ORIENTATION = 0x0112  # the tag in EXIF
-_TURNED = range(2, 9)  # the orientations at which viewers turn or mirror a picture
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +53,9 @@ class DataConfig:
     labels: str | None = None
     """The classes of the layouts: a name such as cityscapes_trainids, or a JSON file of your own. None: the data set's usual
     classes."""
+    read: Reading | None = None
+    """What palette PNGs among the layouts hold: ids in their indices, or colours. None: as the label file says, or
+    as each palette tells. A file whose palette does not tell is refused."""
     fit: Fit = "resize"
     """How files reach the size. resize stretches a picture by at most 2%; crop keeps as much of the middle as fits; random_crop
     keeps as much, at a new place in each epoch (held-out pictures: the middle); pad adds a black margin of class void."""
@@ -103,7 +106,8 @@ class PairedFiles(Photographs):
 
     def read(self, index: int) -> tuple[Image.Image, np.ndarray, Path]:
         photograph_path, layout_path = self.pairs[index]
-        photograph, layout = open_photograph(photograph_path), self.label_space.read(layout_path)
+        layout = self.label_space.read(layout_path)
+        photograph = open_photograph(photograph_path, layout.shape)
         if photograph.size != layout.shape[::-1]:
             raise UserError(
                 f"{photograph_path} is {photograph.height}x{photograph.width}, but its layout {layout_path} is "
@@ -153,35 +157,6 @@ class DetailedStreets(Source):
         return {"layout": street.layout, "photograph": street.photograph}
 
 
-def open_photograph(path: Path) -> Image.Image:
-    """Decodes a photograph as 8-bit RGB.
-
-    Raises:
-      UserError: if it is damaged, if it has more than 8 bits a channel, which Pillow would clip, or if people see something
-        else than its pixels, because viewers turn or mirror it, or because parts of it are transparent.
-    """
-    image = open_image(path)
-    if image.mode.startswith(("I", "F")):
-        raise UserError(f"{path}: the photograph has more than 8 bits a channel ({image.mode}). Save it with 8.")
-    if (orientation := _orientation(image)) in _TURNED:
-        raise UserError(
-            f"{path}: viewers turn or mirror the photograph, because its EXIF orientation is {orientation}. Save it upright, "
-            f"without an EXIF orientation."
-        )
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        if clear := np.count_nonzero(np.asarray(image)[..., 3] < 255):
-            raise UserError(f"{path}: {clear:,} pixels are transparent. Save the photograph without transparency.")
-    return image.convert("RGB")
-
-
-def _orientation(image: Image.Image) -> int:
-    try:
-        return image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # damaged EXIF data fail in many ways, and viewers ignore them
-        return 1
-
-
 def label_space_of(data: DataConfig) -> LabelSpace:
     """Returns the classes of a data set.
 
@@ -193,7 +168,8 @@ def label_space_of(data: DataConfig) -> LabelSpace:
     labels = data.labels or _LABELS.get(data.source)
     if labels is None:
         raise UserError(f"The data set {data.source} needs its classes: --data.labels NAME, or a JSON file of your own.")
-    return find_label_space(labels)
+    label_space = find_label_space(labels)
+    return dataclasses.replace(label_space, read_as=data.read) if data.read else label_space
 
 
 def open_source(
@@ -239,7 +215,8 @@ def _listed(data: DataConfig, split: Split, size: tuple[int, int], label_space: 
     if not names:
         raise UserError(f"{data.root}: there is no pair to {'train on' if split == 'train' else 'hold out'}. {TOO_FEW}")
     pairs = [(found.photographs[name], found.layouts[name]) for name in names]
-    return PairedFiles(label_space, names, size, pairs, fit=fit, notes=(*found.notes, *notes))
+    left_out = [note for folder in sorted({path.parent for pair in pairs for path in pair}) if (note := folders.unread(folder))]
+    return PairedFiles(label_space, names, size, pairs, fit=fit, notes=(*found.notes, *notes, *left_out))
 
 
 def pairs_of(data: DataConfig, split: Split) -> tuple[dict[str, Path], dict[str, Path]]:
@@ -287,5 +264,8 @@ def _without_partners(found: folders.Found, refuse: bool) -> list[str]:
         if lonely := sorted(str(files[name]) for name in files.keys() - others.keys()):
             problems.append(f"{len(lonely)} {what} without a {partner}: {folders.some(lonely)}.")
     if problems and refuse:
-        raise UserError(" ".join(problems) + " Pairs are matched by file name. Add the partners, or remove these files.")
+        parents = sorted({path.parent for files in (found.photographs, found.layouts) for path in files.values()})
+        unread = [note for folder in parents if (note := folders.unread(folder))]
+        said = [*problems, "Pairs are matched by file name. Add the partners, or remove these files.", *unread]
+        raise UserError(" ".join(said))
     return [f"Left out: {problem}" for problem in problems]

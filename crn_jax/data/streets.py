@@ -46,7 +46,7 @@ class Choices(NamedTuple):
 
 
 class Street(NamedTuple):
-    """A scene: the layout in class indices of `CITYSCAPES`, the RGB photograph, and the hidden choices."""
+    """A scene: the layout in class ids of `CITYSCAPES`, the RGB photograph, and the hidden choices."""
 
     layout: UInt8[np.ndarray, "H W"]
     photograph: UInt8[np.ndarray, "H W 3"]

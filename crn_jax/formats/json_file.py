@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from crn_jax.checksums import unsealed
 from crn_jax.errors import UserError
 
 _BYTES = 1 << 26
@@ -18,13 +19,14 @@ _LINE_BYTES = 1 << 20
 _DEPTH = 50
 
 
-def read_json(path: str | Path, remedy: str, form: Any = dict) -> Any:
-    """Reads a JSON file and checks the form of its value, as `check` does.
+def read_json(path: str | Path, remedy: str, form: Any = dict, *, nan: bool = False) -> Any:
+    """Reads a JSON file, and checks the form of its value, as `check` does, and its own checksum, if it has one.
 
     Args:
       path: the file.
       remedy: a sentence that tells what to do with a damaged file.
       form: what the value must be; an object unless another form is given.
+      nan: allows NaN and infinities.
 
     Raises:
       UserError: if the file cannot be read, or holds something else. The message names file, place and remedy.
@@ -34,7 +36,13 @@ def read_json(path: str | Path, remedy: str, form: Any = dict) -> Any:
             data = file.read(_BYTES + 1)
     except OSError as error:
         raise UserError(f"{path}: the file cannot be read ({error.strerror}). {remedy}") from error
-    return parse_json(data, path, remedy, form)
+    value = parse_json(data, path, remedy, object, nan=nan)
+    try:
+        value = unsealed(value) if isinstance(value, dict) else value
+        check(value, form)
+    except ValueError as error:
+        raise UserError(f"{path}: the file is damaged: {error} {remedy}".rstrip()) from error
+    return value
 
 
 def parse_json(data: bytes | str, where: str | Path, remedy: str, form: Any = dict, *, nan: bool = False) -> Any:
@@ -165,7 +173,13 @@ def _check_depth(value: Any) -> None:
     raise RecursionError
 
 
-_KINDS = {dict: "an object in braces", list: "a list", str: "a text in quotes", bool: "true or false", None: "null"}
+_KINDS: dict[Any, str] = {
+    dict: "an object in braces",
+    list: "a list",
+    str: "a text in quotes",
+    bool: "true or false",
+    None: "null",
+}
 _KINDS |= {int: "a whole number", float: "a number"}
 
 

@@ -33,7 +33,7 @@ _DTYPES = {
     "Float": "<f4", "Double": "<f8", "Half": "<f2", "Bool": "?",
     "Long": "<i8", "Int": "<i4", "Short": "<i2", "Char": "i1", "Byte": "u1",
 }  # fmt: skip
-_PICKLE_BYTES = 1 << 22
+PICKLE_BYTES = 1 << 22
 """The greatest length of a pickle: some 20,000 tensors."""
 _LISTED = 100_000
 """The greatest number of entries of dicts that are made from lists, as Python 2 pickled them."""
@@ -105,13 +105,20 @@ def expect(tensors: dict[str, np.ndarray], key: str, shape: tuple[int, ...], pat
     """Returns a tensor of a file as float32, after checking its shape.
 
     Raises:
-      UserError: if the tensor is missing or has another shape than in `network`. The message names the file and the key.
+      UserError: if the tensor is missing, has another shape than in `network`, or has numbers that are no finite floats. The
+        message names the file and the key.
     """
     if key not in tensors:
         raise UserError(f"{path}: these are not the weights of {network}: {key} is missing.")
     if tensors[key].shape != shape:
         raise UserError(f"{path}: these are not the weights of {network}: {key} is {tensors[key].shape}, expected {shape}.")
-    return tensors[key].astype(np.float32)
+    if tensors[key].dtype.kind != "f":
+        raise UserError(f"{path}: these are not the weights of {network}: {key} holds {tensors[key].dtype}, not floats.")
+    with np.errstate(over="ignore"):  # it becomes infinite, and is refused
+        values = tensors[key].astype(np.float32)
+    if not np.isfinite(values).all():
+        raise UserError(f"{path}: the file is damaged: {key} has numbers that are not finite. Fetch it again.")
+    return values
 
 
 class _NoStateDict(Exception):
@@ -270,16 +277,16 @@ class _Unpickler(pickle._Unpickler):  # the one in C cannot be restricted to som
 
 
 class _Short:
-    """The next `_PICKLE_BYTES` of a file. A length in a pickle that reaches beyond them is wrong."""
+    """The next `PICKLE_BYTES` of a file. A length in a pickle that reaches beyond them is wrong."""
 
     def __init__(self, file: BinaryIO):
-        self._file, self._left = file, _PICKLE_BYTES
+        self._file, self._left = file, PICKLE_BYTES
 
     def read(self, size: int) -> bytes:
         """Returns this number of bytes."""
         data = self._file.read(size) if size <= self._left else b""
         if len(data) != size:
-            raise ValueError(f"the pickle ends early, or has over {_PICKLE_BYTES:,} bytes")
+            raise ValueError(f"the pickle ends early, or has over {PICKLE_BYTES:,} bytes")
         self._left -= size
         return data
 

@@ -27,18 +27,18 @@ from crn_jax.kernels.remat import added
 from crn_jax.sharding import MIN_ROWS, by_device, constrain, is_split, reduce_scattered, rows_are_split
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")  # of images, kernels and results
-_SMALL = 16 * 32  # pixels; in smaller images, transforming the kernel costs more than Winograd saves
+SMALL = 16 * 32  # pixels; in smaller images, transforming the kernel costs more than Winograd saves
 # The least C D / (C + D), the number of products for each element that is moved. For less, Winograd's transforms of images cost
 # more than it saves.
-_NARROW = 60
-_NARROW_KERNEL = 8  # for the derivative by k, which XLA computes slowest
+NARROW = 60
+NARROW_KERNEL = 8  # for the derivative by k, which XLA computes slowest
 
 
 @jax.custom_vjp
 def conv3x3(x: Float[Array, "B H W C"], k: Float[Array, "3 3 C D"]) -> Float[Array, "B H W D"]:
     """Convolves images: computes a cross-correlation, as `flax.linen.Conv` does."""
-    cpu = _choice(x, k.shape[2:], _NARROW, _xla, im2col, winograd)
-    return jax.lax.platform_dependent(x, k, cpu=cpu, cuda=_cuda, default=_xla)
+    cpu = _choice(x, k.shape[2:], NARROW, xla_conv3x3, im2col, winograd)
+    return jax.lax.platform_dependent(x, k, cpu=cpu, cuda=cuda_conv3x3, default=xla_conv3x3)
 
 
 def conv3x3_inside(x: Float[Array, "B h W C"], k: Float[Array, "3 3 C D"]) -> Float[Array, "B h-2 W D"]:
@@ -47,7 +47,7 @@ def conv3x3_inside(x: Float[Array, "B h W C"], k: Float[Array, "3 3 C D"]) -> Fl
     The computation is the same on all platforms. If it depended on the platform, XLA for CPUs would not recognize the
     convolution in JAX's derivative.
     """
-    return _xla(_align(x, 3), _align(k, 2), margin=0)
+    return xla_conv3x3(_align(x, 3), _align(k, 2), margin=0)
 
 
 def trained_conv3x3(parts: tuple[Float[Array, "B H W _"] | Haloed, ...], k: Float[Array, "3 3 C D"]) -> Float[Array, "B H W D"]:
@@ -75,16 +75,16 @@ def _haloed_conv3x3(parts: tuple[Haloed, ...], k: jax.Array) -> jax.Array:
 @jax.custom_vjp
 def input_gradient(y: Float[Array, "B H W D"], k: Float[Array, "3 3 C D"]) -> Float[Array, "B H W C"]:
     """Returns the derivative of T by x."""
-    cpu = _choice(y, k.shape[2:], _NARROW, _xla_by_input, col2im, winograd_by_input)
-    return jax.lax.platform_dependent(y, k, cpu=cpu, cuda=_cuda_by_input, default=_xla_by_input)
+    cpu = _choice(y, k.shape[2:], NARROW, xla_input_gradient, col2im, winograd_by_input)
+    return jax.lax.platform_dependent(y, k, cpu=cpu, cuda=cuda_input_gradient, default=xla_input_gradient)
 
 
 @jax.custom_vjp
 def kernel_gradient(x: Float[Array, "B H W C"], y: Float[Array, "B H W D"]) -> Float[Array, "3 3 C D"]:
     """Returns the derivative of T by k."""
     channels = x.shape[-1], y.shape[-1]
-    cpu = _choice(x, channels, _NARROW_KERNEL, _xla_by_kernel, im2col_by_kernel, winograd_by_kernel)
-    return jax.lax.platform_dependent(x, y, cpu=cpu, cuda=_cuda_by_kernel, default=_xla_by_kernel)
+    cpu = _choice(x, channels, NARROW_KERNEL, xla_kernel_gradient, im2col_by_kernel, winograd_by_kernel)
+    return jax.lax.platform_dependent(x, y, cpu=cpu, cuda=cuda_kernel_gradient, default=xla_kernel_gradient)
 
 
 def _choice(
@@ -93,7 +93,7 @@ def _choice(
     """Chooses the fastest of three equal functions for one CPU."""
     if is_split() or image.dtype not in (jnp.float32, jnp.float64):  # XLA widens bfloat16 itself
         return xla
-    if image.shape[1] * image.shape[2] < _SMALL:
+    if image.shape[1] * image.shape[2] < SMALL:
         return small
     c, d = channels
     return large if c * d / (c + d) >= narrow else xla
@@ -134,7 +134,7 @@ def _haloed_forward(parts: tuple[Haloed, ...], k: jax.Array) -> tuple[jax.Array,
     def convolve(*arguments: jax.Array) -> tuple[jax.Array, jax.Array]:
         *parts, k = arguments
         x = _beside(parts)
-        return _inside(_cuda, _xla)(x, _padded(k, 2, x.shape[3] - k.shape[2])), x
+        return _inside(cuda_conv3x3, xla_conv3x3)(x, _padded(k, 2, x.shape[3] - k.shape[2])), x
 
     y, x = by_device(convolve, *(part.rows for part in parts), whole=(k,))
     return y, (x, k, parts)  # of the parts, only the shapes are used
@@ -142,8 +142,8 @@ def _haloed_forward(parts: tuple[Haloed, ...], k: jax.Array) -> tuple[jax.Array,
 
 def _haloed_backward(saved: tuple, y: jax.Array) -> tuple[tuple[Haloed, ...], jax.Array]:
     x, k, parts = saved
-    by_kernel = by_device(_inside(_cuda_by_kernel, _xla_by_kernel), x, y, summed=True)
-    by_input = functools.partial(by_device, _inside(_cuda_by_input, _xla_by_input), y)
+    by_kernel = by_device(_inside(cuda_kernel_gradient, xla_kernel_gradient), x, y, summed=True)
+    by_input = functools.partial(by_device, _inside(cuda_input_gradient, xla_input_gradient), y)
     by_parts = [Haloed(by_input(whole=(of_part,))) for of_part in _of_parts(k, [part.rows for part in parts])]
     return tuple(by_parts), _without_padding(by_kernel, k.shape[2])
 
@@ -174,17 +174,19 @@ kernel_gradient.defvjp(
 # The three maps by XLA's convolution
 
 
-def _xla(x: jax.Array, k: jax.Array, margin: int = 1) -> jax.Array:
+def xla_conv3x3(x: jax.Array, k: jax.Array, margin: int = 1) -> jax.Array:
     """Convolves; with margin 0, images have halos and lose a row on either side."""
     return jax.lax.conv_general_dilated(x, k, (1, 1), ((margin, margin), (1, 1)), dimension_numbers=DIMENSIONS)
 
 
-def _xla_by_input(y: jax.Array, k: jax.Array, margin: int = 1) -> jax.Array:
+def xla_input_gradient(y: jax.Array, k: jax.Array, margin: int = 1) -> jax.Array:
+    """Returns the derivative by x; with margin 0, the result has one more row on either side."""
     rows = 2 - margin, 2 - margin
     return jax.lax.conv_general_dilated(y, k[::-1, ::-1], (1, 1), (rows, (1, 1)), dimension_numbers=("NHWC", "HWOI", "NHWC"))
 
 
-def _xla_by_kernel(x: jax.Array, y: jax.Array, margin: int = 1) -> jax.Array:
+def xla_kernel_gradient(x: jax.Array, y: jax.Array, margin: int = 1) -> jax.Array:
+    """Returns the derivative by k; with margin 0, x has one more row than y on either side."""
     rows = margin, margin
     return jax.lax.conv_general_dilated(x, y, (1, 1), (rows, (1, 1)), dimension_numbers=("CHWN", "IHWO", "HWNC"))
 
@@ -205,33 +207,33 @@ def _padded(x: jax.Array, axis: int, missing: int) -> jax.Array:
     return jnp.pad(x, [(0, missing if a == axis else 0) for a in range(x.ndim)])
 
 
-def _pixels_at_once(channels: int, image: jax.Array) -> int:
+def pixels_at_once(channels: int, image: jax.Array) -> int:
     """Returns how many pixels of a row to compute as one pixel with that many times the channels, but at most 64 channels."""
     if image.dtype != jnp.bfloat16:
         return 1
     return max(n for n in (1, 2, 4, 8) if n == 1 or (n * channels <= 64 and image.shape[2] % n == 0))
 
 
-def _cuda(x: jax.Array, k: jax.Array, margin: int = 1) -> jax.Array:
+def cuda_conv3x3(x: jax.Array, k: jax.Array, margin: int = 1) -> jax.Array:
     """Convolves n pixels at once, by a kernel of 3x(n+2) that moves by n pixels and contains k at n places."""
-    n = _pixels_at_once(k.shape[3], x)
+    n = pixels_at_once(k.shape[3], x)
     k = jnp.concatenate([jnp.pad(k, [(0, 0), (i, n - 1 - i), (0, 0), (0, 0)]) for i in range(n)], 3)
     rows, columns = (margin, margin), (1, 1)
     y = jax.lax.conv_general_dilated(_align(x, 3), _align(k, 2), (1, n), (rows, columns), dimension_numbers=DIMENSIONS)
     return y.reshape(*y.shape[:2], x.shape[2], -1)
 
 
-def _cuda_by_input(y: jax.Array, k: jax.Array, margin: int = 1) -> jax.Array:
+def cuda_input_gradient(y: jax.Array, k: jax.Array, margin: int = 1) -> jax.Array:
     """Convolves y by k, rotated by 180 degrees and transposed; with margin 0, the result has one more row on either side."""
-    if _pixels_at_once(k.shape[2], y) > 1:
-        return _cuda(y, k[::-1, ::-1].swapaxes(2, 3), 2 - margin)
-    return _xla_by_input(y, _align(k, 2), margin)[..., : k.shape[2]]
+    if pixels_at_once(k.shape[2], y) > 1:
+        return cuda_conv3x3(y, k[::-1, ::-1].swapaxes(2, 3), 2 - margin)
+    return xla_input_gradient(y, _align(k, 2), margin)[..., : k.shape[2]]
 
 
-def _cuda_by_kernel(x: jax.Array, y: jax.Array, margin: int = 1) -> jax.Array:
+def cuda_kernel_gradient(x: jax.Array, y: jax.Array, margin: int = 1) -> jax.Array:
     """Takes n pixels of y as one pixel of n d channels; column i of the 3x(n+2) kernel is the first of place i."""
     b, h, w, d = y.shape
-    n = _pixels_at_once(d, y)
+    n = pixels_at_once(d, y)
     y = y.reshape(b, h, w // n, n * d)
     padding, labels = ((margin, margin), (1, 1)), ("CHWN", "IHWO", "HWNC")
     several = jax.lax.conv_general_dilated(_align(x, 3), y, (1, 1), padding, rhs_dilation=(1, n), dimension_numbers=labels)

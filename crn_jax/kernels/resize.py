@@ -38,7 +38,7 @@ def double_bilinear(x: Float[Array, "B H W C"], upsampling: Upsampling = "align_
     `half_pixel`, it is `jax.image.resize` and the default of other libraries. If the rows of x are split over devices, use
     `upsampled`: GPUs would gather all of x here.
     """
-    return _doubled(x, *(_weights(n, upsampling, _exact(x)) for n in x.shape[1:3]))
+    return _doubled(x, *(bilinear_weights(n, upsampling, _exact(x)) for n in x.shape[1:3]))
 
 
 def upsampled(x: Float[Array, "B H W C"], upsampling: Upsampling) -> Float[Array, "B 2*H 2*W C"] | Haloed:
@@ -57,7 +57,7 @@ def upsampled(x: Float[Array, "B H W C"], upsampling: Upsampling) -> Float[Array
         def own(weights: jax.Array | np.ndarray) -> jax.Array:
             return jax.lax.dynamic_slice_in_dim(jnp.pad(weights, 1), place * h, h + 2)
 
-        (even, odd), columns = (_weights(n, upsampling, _exact(x)) for n in (devices * h, x.shape[2]))
+        (even, odd), columns = (bilinear_weights(n, upsampling, _exact(x)) for n in (devices * h, x.shape[2]))
         return _doubled(with_halo(x, 1), (own(even), own(odd)), columns)[:, 1:-1]
 
     return Haloed(by_device(of_its_own, x))
@@ -72,7 +72,7 @@ def _of_whole(x: jax.Array, upsampling: Upsampling) -> jax.Array:
     doubled = jax.ShapeDtypeStruct((b, 2 * h, 2 * w, c), x.dtype)
     if not rows_are_split(doubled, MIN_ROWS):
         return double_bilinear(x, upsampling)
-    return _interleaved(x, *(_weights(n, upsampling, _exact(x)) for n in (h, w)))
+    return interleaved(x, *(bilinear_weights(n, upsampling, _exact(x)) for n in (h, w)))
 
 
 def _exact(x: jax.Array) -> jnp.dtype:
@@ -83,7 +83,7 @@ Weights = tuple[jax.Array | np.ndarray, jax.Array | np.ndarray]
 """The weights [n] of neighbour k - 1 in output 2k, and of neighbour k + 1 in output 2k + 1; input k has what remains to 1."""
 
 
-def _weights(n: int, upsampling: Upsampling, dtype: jnp.dtype) -> Weights:
+def bilinear_weights(n: int, upsampling: Upsampling, dtype: jnp.dtype) -> Weights:
     """Returns the weights as constants, so that compilers need no kernels to compute what follows from them.
 
     With aligned corners, output r samples the input at r (n-1)/(2n-1), which lies k/(2n-1) before k for r = 2k, and
@@ -102,7 +102,7 @@ def _doubled(x: jax.Array, rows: Weights, columns: Weights) -> jax.Array:
     Each pixel is the weighted mean of its four neighbours in x, without a pass for each axis. On a GPU, this becomes a part of
     the kernel that puts the layout beside the result, and its derivative is one kernel.
     """
-    return jax.lax.platform_dependent(x, rows, columns, cuda=_with_indices, default=_interleaved)
+    return jax.lax.platform_dependent(x, rows, columns, cuda=with_indices, default=interleaved)
 
 
 @jax.custom_vjp
@@ -111,9 +111,9 @@ def _by_input(y: jax.Array, rows: Weights, columns: Weights) -> jax.Array:
 
     def of_interleaved(y: jax.Array, rows: Weights, columns: Weights) -> jax.Array:
         like = y[:, ::2, ::2]
-        return jax.linear_transpose(lambda x: _interleaved(x, rows, columns), like)(y)[0]
+        return jax.linear_transpose(lambda x: interleaved(x, rows, columns), like)(y)[0]
 
-    return jax.lax.platform_dependent(y, rows, columns, cuda=_by_input_with_indices, default=of_interleaved)
+    return jax.lax.platform_dependent(y, rows, columns, cuda=by_input_with_indices, default=of_interleaved)
 
 
 _doubled.defvjp(
@@ -129,7 +129,7 @@ _by_input.defvjp(
 # By slices and pads, which CPUs vectorize and the compiler for TPUs splits over devices
 
 
-def _interleaved(x: jax.Array, weights_of_rows: Weights, weights_of_columns: Weights) -> jax.Array:
+def interleaved(x: jax.Array, weights_of_rows: Weights, weights_of_columns: Weights) -> jax.Array:
     """Upsamples: computes even and odd rows and columns separately, and joins them at the end."""
     b, h, w, c = x.shape
     rows = []
@@ -160,8 +160,8 @@ Tap = tuple[np.ndarray, jax.Array | np.ndarray]
 """The input that each output along an axis takes, and its weight."""
 
 
-def _with_indices(x: jax.Array, rows: Weights, columns: Weights) -> jax.Array:
-    """Computes `_interleaved`, except for the outermost outputs if neighbours outside x have weights.
+def with_indices(x: jax.Array, rows: Weights, columns: Weights) -> jax.Array:
+    """Computes `interleaved`, except for the outermost outputs if neighbours outside x have weights.
 
     Such neighbours exist at the edges of a device's rows, and `upsampled` cuts those outputs off.
     """
@@ -174,7 +174,7 @@ def _with_indices(x: jax.Array, rows: Weights, columns: Weights) -> jax.Array:
     return _weighted(x, taps(rows), taps(columns))
 
 
-def _by_input_with_indices(y: jax.Array, rows: Weights, columns: Weights) -> jax.Array:
+def by_input_with_indices(y: jax.Array, rows: Weights, columns: Weights) -> jax.Array:
     """Computes `_by_input`: each pixel of x contributes to four rows and four columns."""
 
     def taps(weights: Weights) -> list[Tap]:

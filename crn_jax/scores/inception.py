@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Shaped
 
+from crn_jax.errors import UserError
 from crn_jax.formats.torch_file import expect, read_weights
 from crn_jax.layers import exact_convolution
 
@@ -161,6 +162,8 @@ def load_inception(path: str | Path) -> dict:
     for name, (h, w, c, d) in kernel_shapes().items():
         kernel = expect(tensors, f"{name}.conv.weight", (d, c, h, w), path, network)
         gain, bias, mean, variance = (expect(tensors, f"{name}.bn.{key}", (d,), path, network) for key in _NORM)
+        if (variance < 0).any():
+            raise UserError(f"{path}: the file is damaged: {name}.bn.running_var has negative variances. Fetch it again.")
         scale = gain / np.sqrt(variance + _EPSILON)
         params[name] = {"kernel": np.ascontiguousarray(kernel.transpose(2, 3, 1, 0) * scale), "bias": bias - mean * scale}
     return params

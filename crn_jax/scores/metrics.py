@@ -1,6 +1,6 @@
 """Scores of single images and of segmentations, and confidence intervals of their means.
 
-All is computed by NumPy. Layouts and predictions are class indices, void last. A confusion matrix counts pixels: its rows are
+All is computed by NumPy. Layouts and predictions are class ids, void last. A confusion matrix counts pixels: its rows are
 the classes of the layout, its columns the predicted classes. Functions of a confusion matrix keep its leading axes.
 """
 
@@ -12,7 +12,7 @@ from jaxtyping import Float64, Int64, Integer, Num, UInt8
 from scipy import ndimage
 
 _RADIUS, _SIGMA = 5, 1.5  # the window of SSIM: 11x11
-_CHUNK = 1 << 22  # elements of the means that `bootstrap` holds at a time: 32 MB
+CHUNK = 1 << 22  # elements of the means that `bootstrap` holds at a time: 32 MB
 
 
 def psnr(a: UInt8[np.ndarray, "H W 3"], b: UInt8[np.ndarray, "H W 3"]) -> float:
@@ -58,7 +58,7 @@ def confusion(
     """Counts the pixels of each pair of classes; a row is the layout's class, a column the predicted class.
 
     Raises:
-      ValueError: if the shapes differ, or if a class index is not from 0 to `num_classes` - 1.
+      ValueError: if the shapes differ, or if a class id is not from 0 to `num_classes` - 1.
     """
     if layout.shape != predicted.shape:
         raise ValueError(f"The layout is {list(layout.shape)}, the prediction {list(predicted.shape)}.")
@@ -141,7 +141,7 @@ def bootstrap(
     if np.isnan(samples).any():
         return np.nan, np.nan
     flat = samples.reshape(n, -1)
-    chunk = max(1, _CHUNK // max(flat.shape))
+    chunk = max(1, CHUNK // max(flat.shape))
     rng = np.random.default_rng(seed)
     drawn = []
     for start in range(0, resamples, chunk):

@@ -107,7 +107,7 @@ def segment(
       photographs: photographs of the size that the segmenter was trained on.
 
     Returns:
-      Class indices, never void. They are uint8, or uint16 if there are more than 256 classes.
+      Class ids, never void. They are uint8, or uint16 if there are more than 256 classes.
 
     Raises:
       ValueError: if the photographs have another size.

@@ -15,15 +15,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from crn_jax.ablation import Variant
+from crn_jax.data.photographs import open_photograph
 from crn_jax.data.pipeline import spread
-from crn_jax.data.sources import open_photograph, open_source
+from crn_jax.data.sources import open_source
 from crn_jax.experiment import SegmenterExperiment, Synthesis, differences, require_kind
 from crn_jax.run import read_description
 from crn_jax.scores.metrics import bootstrap
 from launch.ablation.tasks import Task, shown
-from launch.common.output import read_json
 from launch.common.page import data_url
 from launch.cost.flops import forward_flops, step_flops
+from launch.evaluation.evaluation_file import read_evaluation
 from launch.evaluation.scoring import SCORES
 from launch.training.metrics_log import read_metrics
 
@@ -78,7 +79,7 @@ def collect(suite: str, question: str, entries: Sequence[Entry], budget: str, co
 def evaluation_of(task: Task) -> dict[str, Any] | None:
     """Returns what launch.evaluate found of a finished task, or None before."""
     path = task.folder / "evaluation" / "evaluation.json"
-    return read_json(path) if task.outstanding() is None and path.is_file() else None
+    return read_evaluation(path) if task.outstanding() is None and path.is_file() else None
 
 
 def chosen_scores(collections: bool) -> list[dict[str, Any]]:
@@ -158,7 +159,8 @@ def chosen_from(evaluation: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def scores_of(evaluation: dict[str, Any]) -> dict[str, dict[str, float]]:
     """Returns a run's scores by key, with the distances of the images chosen from its collections."""
     chosen = {key: candidate["scores"]["distance"] for key, candidate in chosen_from(evaluation).items()}
-    return evaluation["candidates"][1]["scores"] | chosen
+    scores = {key: score for key, score in evaluation["candidates"][1]["scores"].items() if score["value"] is not None}
+    return scores | chosen
 
 
 def together(scores: Sequence[dict[str, float]]) -> dict[str, float]:

@@ -44,7 +44,7 @@ class Budget:
         """
         if text is None:
             return Budget()
-        if match := re.fullmatch(r"([1-9]\d*)|(\d+(?:\.\d+)?) ?(?:m|min|minutes)", text):
+        if match := re.fullmatch(r"([1-9][0-9]{0,11})|([0-9]{1,9}(?:\.\d+)?) ?(?:m|min|minutes)", text):
             steps, minutes = match.groups()
             if steps or float(minutes):
                 return Budget(int(steps) if steps else None, float(minutes) if minutes else None)
@@ -101,6 +101,8 @@ class Task:
 
     def _seconds_per_step(self) -> float:
         lines = [line for line in read_metrics(self.folder / "metrics.jsonl") if "seconds_per_step" in line]
+        if not lines:
+            raise UserError(f"{self.folder / 'metrics.jsonl'}: no line tells how long a step took. Remove {self.folder}.")
         return min(line["seconds_per_step"] for line in lines if line["step"] <= max(PROBE_STEPS, lines[0]["step"]))
 
     def finished(self) -> list[list[str]]:
@@ -108,7 +110,7 @@ class Task:
         file, run = self.folder / "task.json", self.folder / "run.json"
         if not file.is_file() or (run.is_file() and differences(read_description(self.folder)[0], self.experiment)):
             return []
-        return read_json(file)["finished"]
+        return read_json(file, {"finished": [[str]]})["finished"]
 
     def outstanding(self) -> list[str] | None:
         """Returns the next command to run, or None after the last."""

@@ -40,7 +40,7 @@ def claimed(folder: Path) -> Iterator[int | None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        file = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error}). Choose another folder with --out.") from error
     try:
@@ -56,6 +56,11 @@ def claimed(folder: Path) -> Iterator[int | None]:
         yield lock
     finally:
         os.close(file)
+
+
+def _no_link(path: str, flags: int) -> int:
+    """Opens a file, but does not follow a link to another."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def accelerator(slot: int, jobs: int) -> dict[str, str]:
@@ -172,7 +177,7 @@ class Workers:
 
     def _run(self, command: list[str], log: Path, locks: Sequence[int], environment: dict[str, str]) -> int:
         """Runs a command and returns its exit status. It has its own session, so that Ctrl-C reaches it once, by `stop`."""
-        with open(log, "a", encoding="utf-8") as output:
+        with open(log, "a", encoding="utf-8", opener=_no_link) as output:
             with self._mutex:
                 if self.stopped.is_set():
                     return TRY_AGAIN

@@ -15,7 +15,7 @@ _GAP, _TEXT, _INK, _PAPER, _FULL = 4, 14, (32, 32, 32), (255, 255, 255), (0, 70,
 class Row(NamedTuple):
     """One example of a contact sheet."""
 
-    layout: np.ndarray  # class indices [H, W]
+    layout: np.ndarray  # class ids [H, W]
     photograph: np.ndarray | None  # uint8 [H, W, 3]
     images: np.ndarray  # uint8 [k, H, W, 3]
     assembled: np.ndarray | None = None  # uint8 [H, W, 3], made of the images that are the best for each class

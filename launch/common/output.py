@@ -10,9 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from crn_jax.checksums import KEY, sealed, unsealed
+from PIL import Image
+
+from crn_jax.checksums import KEY, sealed
 from crn_jax.errors import UserError
-from crn_jax.files import replace_text
+from crn_jax.files import replace_text, replacing
+from crn_jax.formats import json_file
 
 
 @contextlib.contextmanager
@@ -56,22 +59,20 @@ def write_json(path: Path, fields: dict[str, Any]) -> None:
     replace_text(path, json.dumps(sealed(finite(fields)), indent=1))
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Returns a JSON object that `write_json` wrote.
+def read_json(path: Path, form: Any = dict) -> dict[str, Any]:
+    """Returns a JSON object that `write_json` wrote, after checking its checksum and its form (see `json_file.check`).
 
     Raises:
       UserError: if the file is damaged.
     """
-    try:
-        fields = json.loads(path.read_bytes())
-        if not isinstance(fields, dict):
-            raise ValueError("it is no JSON object")
-        return unsealed(fields)
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(
-            f"{path}: the file is damaged ({error}). Remove it, and repeat the command that wrote it. If you have edited it on "
-            f"purpose, remove its line {KEY}."
-        ) from error
+    remedy = "Remove it, and repeat the command that wrote it. If you have edited it on purpose, remove its line"
+    return json_file.read_json(path, f"{remedy} {KEY}.", form)
+
+
+def write_png(image: Image.Image, path: Path) -> None:
+    """Writes a picture as PNG, wholly or not at all."""
+    with replacing(path) as file:
+        image.save(file, "png")
 
 
 def finite(value: Any) -> Any:

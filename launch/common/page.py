@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from crn_jax.files import replace_text
 from launch.common.output import finite
 
 
@@ -24,7 +25,7 @@ def write_page(template: str, data: Any, path: Path) -> None:
     page = (pages / template).read_text("utf-8")
     for place, file in (("{{style}}", "style.css"), ("{{elements}}", "elements.js")):
         page = page.replace(place, (pages / file).read_text("utf-8"))
-    path.write_text(page.replace("{{data}}", harmless, 1), "utf-8")
+    replace_text(path, page.replace("{{data}}", harmless, 1))
 
 
 def data_url(picture: np.ndarray, lossless: bool, quality: int = 92) -> str:

@@ -1,6 +1,7 @@
 """What all commands share: the console, errors without a traceback, the compilation cache, and bars that show progress."""
 
 import contextlib
+import errno
 import logging
 import os
 import signal
@@ -25,6 +26,7 @@ from crn_jax.data.sources import DataConfig, Split, open_source
 from crn_jax.errors import UnrepeatableStep, UserError
 from crn_jax.files import expanded
 from crn_jax.vgg_weights import cache_folder
+from launch.common.ending import end_all, let_news_come_first
 from launch.common.exit_status import FAILED, INTERRUPTED, LOST, UNREPEATABLE, USER_ERROR
 from launch.common.interruption import WORD, leave, tidying_up
 from launch.common.names import as_typed
@@ -65,8 +67,9 @@ def track(items: Iterable[Item], description: str, total: int) -> Iterator[Item]
 def command() -> Iterator[None]:
     """Sets up a command's process, and turns errors that a person can mend into a message and an exit status.
 
-    Such errors are a `UserError`, a file that may not be read or written, and a platform in JAX_PLATFORMS that is not there.
-    exit_status.py lists the statuses. One of several processes leaves at once; the others notice that it is gone.
+    Such errors are a `UserError`, what the operating system refuses to do with a file, such as one whose name is too long, and
+    a platform in JAX_PLATFORMS that is not there. exit_status.py lists the statuses. If there are several processes, ending.py
+    ends all of them with the status of the first that fails.
     """
     absl.logging.set_verbosity(absl.logging.FATAL)  # Orbax logs each failure many times before it raises it
     logging.getLogger("jax").setLevel(logging.ERROR)
@@ -84,30 +87,42 @@ def command() -> Iterator[None]:
         _leave(INTERRUPTED)
     except Exception as error:
         if several_processes() and _is_lost_contact(error):
+            let_news_come_first()
             show_error(
                 f"Another process of this run has ended, or the connection to it has failed. The output of that process says "
                 f"why. This process ends, too. The same command goes on from the last checkpoint, on any number of devices and "
                 f"processes. ({error})"
             )
             _leave(LOST)
-        if isinstance(error, UserError | PermissionError):
+        if isinstance(error, UserError) or is_of_the_system(error):
             show_error(str(error))
-            _leave(UNREPEATABLE if isinstance(error, UnrepeatableStep) else USER_ERROR)
-        if isinstance(error, RuntimeError | AssertionError) and (problem := missing_platform()):
+            _leave(UNREPEATABLE if isinstance(error, UnrepeatableStep) else USER_ERROR, str(error))
+        if isinstance(error, RuntimeError | AssertionError) and (problem := missing_platform(error)):
             show_error(problem)
             sys.exit(USER_ERROR)
         if not several_processes():
             raise
         traceback.print_exc()
-        _leave(FAILED)
+        _leave(FAILED, f"An error in the program, whose traceback that process has printed: {error!r}"[:2000])
 
 
-def missing_platform() -> str | None:
-    """Returns a sentence that says which platform in JAX_PLATFORMS is not there; None if JAX has devices, or was not told."""
+def is_of_the_system(error: Exception) -> bool:
+    """Tells whether the operating system refused to do something with a file that it names, or has no room for it."""
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+    return isinstance(error, OSError) and (error.filename is not None or error.errno in full)
+
+
+def missing_platform(error: Exception | None = None) -> str | None:
+    """Returns a sentence that says which platform in JAX_PLATFORMS is not there; None if JAX has devices, or was not told.
+
+    JAX tells of a platform that follows another one, as in cpu,tpu, only once. `error` is what it raised then.
+    """
     asked = jax.config.values["jax_platforms"]
     if not asked:
         return None
     try:
+        if error and "Unable to initialize backend" in str(error):
+            raise error
         jax.devices()
     except (RuntimeError, AssertionError) as error:  # JAX asserts if the plug-in of a platform that it knows is not installed
         reason = f" JAX says: {error}" if str(error) else ""
@@ -190,10 +205,13 @@ def _is_lost_contact(error: BaseException) -> bool:
     return any(sign in str(error) for sign in signs) or (error.__cause__ is not None and _is_lost_contact(error.__cause__))
 
 
-def _leave(status: int) -> None:
+def _leave(status: int, message: str | None = None) -> None:
+    """Ends the process with a status. With a message, all processes of the run end with it; else JAX notices the loss."""
     if several_processes():
         sys.stdout.flush()
         sys.stderr.flush()
+        if message is not None:
+            end_all(status, message)
         os._exit(status)  # without JAX's shutdown, which waits for processes that may be waiting for this one
     sys.exit(status)
 

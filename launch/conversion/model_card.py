@@ -8,7 +8,7 @@ from typing import Any
 from crn_jax.artifact import without_folders
 from crn_jax.experiment import to_json
 from crn_jax.run import Run
-from launch.common.output import read_json
+from launch.evaluation.evaluation_file import read_evaluation
 from launch.training.metrics_log import read_metrics
 
 _LICENCES = {
@@ -159,7 +159,7 @@ def _evaluation(path: Path, name: str) -> list[str]:
     """Writes a table of launch.evaluate's scores, if there are any. They belong to the latest checkpoint at that time."""
     if not path.is_file():
         return []
-    evaluation = read_json(path)
+    evaluation = read_evaluation(path)
     lines = [
         "",
         f"Scores by launch.evaluate, {evaluation['title']}, with 95% intervals in brackets:",

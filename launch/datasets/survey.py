@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 import numpy as np
+from PIL import Image
 
-from crn_jax.data import nyu
-from crn_jax.data.labels.label_space import Color, LabelSpace, open_image
+from crn_jax.data import folders, nyu
+from crn_jax.data.labels.indexed import AmbiguousPalette, Reading
+from crn_jax.data.labels.label_space import Color, Examined, LabelSpace
 from crn_jax.data.labels.published import COCOSTUFF_NEVER, LABEL_SPACES
+from crn_jax.data.photographs import Photograph, read_photograph
 from crn_jax.data.pipeline import spread
-from crn_jax.data.sources import TOO_FEW, DataConfig, Split, open_photograph, pairs_of
+from crn_jax.data.sources import TOO_FEW, DataConfig, Split, pairs_of
 from crn_jax.errors import UserError
 from crn_jax.files import expanded
 
@@ -29,6 +32,7 @@ _EXAMPLES = 5  # files that a problem names
 _MUCH_VOID = 0.5
 _MOST_CLASSES = 200
 _VOID_ID = 255
+_SEVERAL_IDS = 2
 _NOTHING = LabelSpace("nothing", ("void",), ((0, 0, 0),), {-1: 0})
 
 
@@ -41,11 +45,11 @@ class Pair:
     photograph: Path
     layout: Path
 
-    def read_photograph(self) -> np.ndarray:
-        """Reads the photograph, uint8 `[H, W, 3]`."""
-        return np.asarray(open_photograph(self.photograph))
+    def read_photograph(self, layout_size: tuple[int, int] | None) -> Photograph:
+        """Reads the photograph. The height and width of its layout may tell whether it is turned."""
+        return read_photograph(self.photograph, layout_size)
 
-    def read_layout(self, label_space: LabelSpace) -> tuple[np.ndarray, dict[Value, int]]:
+    def read_layout(self, label_space: LabelSpace) -> Examined:
         """Reads the layout as class ids `[H, W]`, and counts the pixels of each id or colour that is unknown."""
         return label_space.examine(self.layout)
 
@@ -57,11 +61,11 @@ class Frame(Pair):
     file: Path
     number: int
 
-    def read_photograph(self) -> np.ndarray:
-        return nyu.read_frame(self.file, self.number)[0]
+    def read_photograph(self, layout_size: tuple[int, int] | None) -> Photograph:
+        return Photograph(Image.fromarray(nyu.read_frame(self.file, self.number)[0]))
 
-    def read_layout(self, label_space: LabelSpace) -> tuple[np.ndarray, dict[Value, int]]:
-        return label_space.from_ids(nyu.read_frame(self.file, self.number)[1], self.layout), {}
+    def read_layout(self, label_space: LabelSpace) -> Examined:
+        return Examined(label_space.from_ids(nyu.read_frame(self.file, self.number)[1], self.layout), {})
 
 
 class Look(NamedTuple):
@@ -79,6 +83,16 @@ class Look(NamedTuple):
     """The most frequent ids or colours that the label space does not have, with their pixels."""
     refused: tuple[str, ...]
     """The reasons why files cannot be read."""
+    converted_from: str | None = None
+    """The colour space that the photograph was converted from."""
+    turned: bool = False
+    """Whether the photograph was turned, as its EXIF orientation says."""
+    doubts: tuple[str, ...] = ()
+    """Small damage of the photograph, which does not prevent decoding."""
+    palette: dict[int, Color] = {}  # noqa: RUF012  # nobody changes it
+    """The colour of each index, if the layout is a palette PNG whose indices are ids."""
+    ambiguous: str = ""
+    """The two readings of the layout, if it is a palette PNG that does not tell which is right."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,10 +163,10 @@ def unpaired(parts: Collection[Part]) -> str:
     return listed and f"{listed}. Pairs are matched by file name, which a photograph and its layout must share."
 
 
-def readable(pairs: Sequence[Pair], label_space: LabelSpace) -> list[tuple[np.ndarray, dict[Value, int]]]:
+def readable(pairs: Sequence[Pair], label_space: LabelSpace) -> list[Examined]:
     """Reads those layouts that can be read, as `Pair.read_layout` does."""
 
-    def read(pair: Pair) -> list[tuple[np.ndarray, dict[Value, int]]]:
+    def read(pair: Pair) -> list[Examined]:
         try:
             return [pair.read_layout(label_space)]
         except UserError:
@@ -170,27 +184,33 @@ def fitting_labels(pairs: Sequence[Pair], label_spaces: dict[str, LabelSpace]) -
     fitting: dict[str, tuple[int, float]] = {}
     for name, label_space in label_spaces.items():
         layouts = readable(pairs, label_space)
-        void = float(np.mean([(layout == label_space.num_classes - 1).mean() for layout, _ in layouts] or [1]))
-        if void < 1 and not any(unknown for _, unknown in layouts):
+        void = float(np.mean([(one.layout == label_space.num_classes - 1).mean() for one in layouts] or [1]))
+        if void < 1 and not any(one.unknown for one in layouts):
             fitting[name] = label_space.num_classes, void
     return sorted(fitting, key=fitting.__getitem__)
 
 
-def values_in(pairs: Sequence[Pair]) -> Counter[Value]:
-    """Counts the pixels of each id or colour in these layouts, except black, which counts as void."""
+def values_in(pairs: Sequence[Pair], read: Reading | None) -> Counter[Value]:
+    """Counts the pixels of each id or colour in these layouts, except black, which counts as void.
+
+    Palette PNGs are read as `read` says, and as ids by default.
+    """
     values: Counter[Value] = Counter()
-    for _, unknown in readable(pairs, _NOTHING):
-        values.update(unknown)
+    for one in readable(pairs, dataclasses.replace(_NOTHING, read_as=read or "ids")):
+        values.update(one.unknown)
     return values
 
 
-def drafted_labels(pairs: Sequence[Pair], name: str) -> dict[str, Any]:
-    """Drafts a label file for these layouts: a class for each id or colour, which a person can rename. Id 255 is void.
+def drafted_labels(pairs: Sequence[Pair], name: str, read: Reading | None = None) -> dict[str, Any]:
+    """Drafts a label file for these layouts: a class for each id or colour, which a person can rename.
+
+    Id 255 is void if there are several other ids. Palette PNGs are read as `read` says, or as ids if they tell nothing else.
 
     Raises:
-      UserError: if there are no ids or colours, or too many to be classes, or if some layouts hold ids and others colours.
+      UserError: if there are no ids or colours, or too many to be classes, if some layouts hold ids and others colours, or if
+        palettes do not tell which they hold.
     """
-    values = values_in(pairs)
+    values = values_in(pairs, read)
     ids = sorted(value for value in values if isinstance(value, int))
     colors = [value for value, _ in values.most_common() if not isinstance(value, int)]
     if not values:
@@ -206,35 +226,56 @@ def drafted_labels(pairs: Sequence[Pair], name: str) -> dict[str, Any]:
             f"Some layouts of {name} hold ids ({ids[0]}, ...) and others colours ({colors[0]}, ...). Make them alike."
         )
     if colors:
-        return {"name": name, "classes": [f"class {n}" for n in range(len(colors))], "colors": colors}
-    refuse_changing_palettes(pairs)
+        fields = {"name": name, "classes": [f"class {n}" for n in range(len(colors))], "colors": colors}
+        return fields | ({"read": read} if read else {})
+    if read is None and refuse_doubtful_palettes(pairs):
+        read = "ids"
     class_ids = [value for value in ids if value != _VOID_ID]
-    return {"name": name, "classes": [f"class {i}" for i in class_ids], "ids": class_ids, "void_ids": [_VOID_ID]}
+    if len(class_ids) < _SEVERAL_IDS:  # a mask of 0 and 255, rather than a class and void
+        class_ids = ids
+    fields = {"name": name, "classes": [f"class {i}" for i in class_ids], "ids": class_ids}
+    fields |= {"void_ids": []} if _VOID_ID in class_ids else {"void_ids": [_VOID_ID]}
+    return fields | ({"read": read} if read else {})
 
 
-def refuse_changing_palettes(pairs: Sequence[Pair]) -> None:
-    """Raises UserError if an index has different colours in two palette PNGs, because indices are no ids then.
+def refuse_doubtful_palettes(pairs: Sequence[Pair]) -> int:
+    """Counts palette PNGs, and refuses those whose indices may be no ids.
 
     Programs number the colours of a palette as they like, often in order of appearance.
+
+    Raises:
+      UserError: if an index has different colours in two files, or if each file holds just the colours that occur in it.
     """
-    seen: dict[int, tuple[list[int], Path]] = {}
+    seen: dict[int, tuple[Color, Path]] = {}
+    count, doubts = 0, list[str]()
     for pair in pairs:
-        for index, color in used_palette(pair.layout).items():
-            before, first = seen.setdefault(index, (color, pair.layout))
-            if before != color:
-                raise UserError(
-                    f"{first} and {pair.layout}: index {index} is of colour {tuple(before)} in one palette and {tuple(color)} "
-                    f"in the other, so indices are no ids. Save the layouts as RGB, without a palette."
-                )
+        if used := used_palette(pair.layout):
+            count += 1
+            refuse_changed(seen, used, pair.layout)
+            try:
+                pair.read_layout(_NOTHING)
+            except AmbiguousPalette as error:
+                doubts.append(str(error))
+    if count and len(doubts) == count:
+        raise UserError(doubts[0])
+    return count
 
 
-def used_palette(path: Path) -> dict[int, list[int]]:
+def refuse_changed(seen: dict[int, tuple[Color, Path]], used: dict[int, Color], path: Path) -> None:
+    """Adds the palette of a file to those `seen`. Raises UserError if an index had another colour before."""
+    for index, color in used.items():
+        before, first = seen.setdefault(index, (color, path))
+        if before != color:
+            raise UserError(
+                f"{first} and {path}: index {index} is of colour {before} in one palette and {color} in the other, so indices "
+                f"are no ids. Say --data.read colors if the colours are right, or save the layouts as RGB, without a palette."
+            )
+
+
+def used_palette(path: Path) -> dict[int, Color]:
     """Returns the colour of each index that occurs in a palette PNG. Other and unreadable files give an empty dict."""
     with contextlib.suppress(UserError):  # the survey reports unreadable files
-        image = open_image(path)
-        if flat := image.getpalette("RGB") if image.mode == "P" else None:
-            palette = [flat[start : start + 3] for start in range(0, len(flat), 3)]
-            return {index: palette[index] for index in np.unique(np.asarray(image)).tolist() if index < len(palette)}
+        return _NOTHING.used_palette(path)
     return {}
 
 
@@ -252,20 +293,24 @@ def look_at(pair: Pair, label_space: LabelSpace) -> Look:
     """Decodes a pair, and returns what it shows."""
     size = layout_size = None
     digest, pixels, refused = b"", np.zeros(label_space.num_classes, np.int64), list[str]()
-    unknown: dict[Value, int] = {}
+    photograph, unknown, palette, ambiguous = None, dict[Value, int](), dict[int, Color](), ""
     try:
-        photograph = pair.read_photograph()
-        size = photograph.shape[0], photograph.shape[1]
-        digest = hashlib.blake2b(repr(size).encode() + photograph.tobytes(), digest_size=16).digest()
-    except UserError as error:
-        refused.append(str(error))
-    try:
-        layout, unknown = pair.read_layout(label_space)
+        layout, unknown, palette = pair.read_layout(label_space)
         layout_size = layout.shape[0], layout.shape[1]
         pixels = np.bincount(layout.ravel(), minlength=label_space.num_classes)
+    except AmbiguousPalette as error:
+        ambiguous = str(error)
     except UserError as error:
         refused.append(str(error))
-    return Look(size, layout_size, digest, pixels, dict(Counter(unknown).most_common(_KEPT_VALUES)), tuple(refused))
+    try:
+        photograph = pair.read_photograph(layout_size)
+        size = photograph.image.height, photograph.image.width
+        digest = hashlib.blake2b(repr(size).encode() + photograph.image.tobytes(), digest_size=16).digest()
+    except UserError as error:
+        refused.insert(0, str(error))
+    told = photograph[1:] if photograph else (None, False, ())
+    common = dict(Counter(unknown).most_common(_KEPT_VALUES))
+    return Look(size, layout_size, digest, pixels, common, tuple(refused), *told, palette, ambiguous)
 
 
 def unknown_values(pairs: Sequence[Pair], looks: Sequence[Look], label_space: LabelSpace) -> list[Unknown]:
@@ -327,9 +372,11 @@ def problems_of(
     return [
         *_incomplete(parts, root),
         *_unreadable(looks, root),
+        *_ambiguous(pairs, looks, label_space, root),
         *_unmatched(pairs, looks, label_space, fitting, root),
         *_one_off(pairs, looks, label_space),
         *_of_two_sizes(pairs, looks, root),
+        *_changed(pairs, looks, root),
         *_repeated(pairs, looks, root),
         *_lopsided(pairs, looks, label_space),
     ]
@@ -361,7 +408,9 @@ def _incomplete(parts: dict[Split, Part], root: Path) -> Iterator[Problem]:
             ("layout", "photograph", part.lonely_layouts),
         ):
             if lonely and part.all_needed:  # where partners are not needed, a note of open_source tells
-                remedy = "Pairs are matched by file name. Add the partners, or remove these files."
+                missed = {pair.photograph.parent for pair in part.pairs} | {path.parent for path in part.lonely_photographs}
+                unread = [note for folder in sorted(missed) if (note := folders.unread(folder))]
+                remedy = " ".join(["Pairs are matched by file name. Add the partners, or remove these files.", *unread])
                 examples = [shown(path, root) for path in lonely[:_EXAMPLES]]
                 yield Problem(True, f"{split}: {counted(len(lonely), noun)} without a {partner}", remedy, examples)
         if not part.pairs and (part.lonely_photographs or part.lonely_layouts):
@@ -377,6 +426,51 @@ def _unreadable(looks: Sequence[Look], root: Path) -> Iterator[Problem]:
     if reasons:
         remedy = "Download or make these files again, or remove them and their partners."
         yield Problem(True, f"{counted(len(reasons), 'file')} cannot be read", remedy, reasons[:_EXAMPLES])
+
+
+def _ambiguous(pairs: Sequence[Pair], looks: Sequence[Look], label_space: LabelSpace, root: Path) -> Iterator[Problem]:
+    """Finds palette PNGs that could be read in two ways, and those whose indices cannot be ids, as palettes differ."""
+    said = [look.ambiguous.replace(f"{root}{os.sep}", "") for look in looks if look.ambiguous]
+    if said:
+        what = f"{counted(len(said), 'palette PNG')} could hold ids or colours"
+        remedy = "Say which with --data.read ids or --data.read colors. The page inspection.html shows both readings."
+        yield Problem(True, what, remedy, said[:_EXAMPLES])
+    if label_space.read_as is None:
+        seen: dict[int, tuple[Color, Path]] = {}
+        try:
+            for pair, look in zip(pairs, looks):
+                refuse_changed(seen, look.palette, pair.layout)
+        except UserError as error:
+            what = "Indices of palette PNGs are no ids, because palettes differ"
+            yield Problem(True, what, "If they are ids all the same, say --data.read ids.", [str(error)])
+
+
+def _changed(pairs: Sequence[Pair], looks: Sequence[Look], root: Path) -> Iterator[Problem]:
+    """Tells which photographs were converted or turned, and which may be damaged."""
+    spaces = Counter(look.converted_from for look in looks if look.converted_from)
+    if spaces:
+        listed = [f"{name}: {counted(count, 'photograph')}" for name, count in spaces.most_common(_EXAMPLES)]
+        what = f"{counted(spaces.total(), 'photograph')} in other colour spaces"
+        yield Problem(False, what, "They are converted to sRGB whenever they are read.", listed)
+    for noted, what, remedy in (
+        (
+            [look.turned for look in looks],
+            "turned",
+            "Their EXIF orientation says so, and their layouts have the turned size.",
+        ),
+        (
+            [", ".join(look.doubts) for look in looks],
+            "possibly damaged",
+            "They can be decoded. Look at them, and fetch them again if a part is missing.",
+        ),
+    ):
+        found = [
+            shown(pair.photograph, root) + (f": {note}" if isinstance(note, str) else "")
+            for pair, note in zip(pairs, noted)
+            if note
+        ]
+        if found:
+            yield Problem(False, f"{counted(len(found), 'photograph')} {what}", remedy, found[:_EXAMPLES])
 
 
 def _unmatched(

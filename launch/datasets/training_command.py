@@ -1,5 +1,6 @@
 """Finds the command line of launch.train for a data set that has been inspected, and tries it on the data."""
 
+import dataclasses
 import math
 import re
 from collections import Counter
@@ -36,9 +37,10 @@ def training_arguments(
     sizes = Counter(look.size for look in looks if look.size)
     for name, experiment in experiments().items():
         same = experiment.trains == "cascade" and experiment.data.source == data.source
-        same = same and label_space_of(experiment.data) == label_space and size in (None, experiment.size)
+        same = same and label_space_of(dataclasses.replace(experiment.data, read=data.read)) == label_space
+        same = same and size in (None, experiment.size)
         if same and all(alike(found, experiment.size) for found in sizes):
-            return [name, "--data.root", data.root]
+            return [name, "--data.root", data.root, *(["--data.read", data.read] if data.read else [])]
     base, modules = cascade_of_size(size) if size else cascade_for(sizes)
     height, width = (side * 2 ** (modules - 1) for side in base)
     narrow = (256,) * (modules - 2) + (128, 64)
@@ -53,6 +55,7 @@ def training_arguments(
         "--data.source": [data.source],
         "--data.root": [data.root],
         "--data.labels": [data.labels] if data.labels else [],
+        "--data.read": [data.read] if data.read else [],
         "--data.fit": [] if all(alike(found, (height, width)) for found in sizes) else ["crop"],
         "--cascade.num_classes": [label_space.num_classes],
         "--cascade.base": base,

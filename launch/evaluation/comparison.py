@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from crn_jax.data.labels.indexed import Reading
 from crn_jax.data.labels.label_space import LabelSpace
 from crn_jax.data.pipeline import spread
 from crn_jax.data.sources import DRAWN, Split, label_space_of
@@ -31,7 +32,13 @@ class Comparison(NamedTuple):
 
 
 def open_comparison(
-    paths: Sequence[Path], checkpoint: str, experiment: str | None, root: str | None, split: Split, limit: int | None
+    paths: Sequence[Path],
+    checkpoint: str,
+    experiment: str | None,
+    root: str | None,
+    split: Split,
+    limit: int | None,
+    read: Reading | None = None,
 ) -> Comparison:
     """Loads the runs and lists the held-out examples. The arguments are those of the command line.
 
@@ -42,6 +49,8 @@ def open_comparison(
         raise UserError("Give at least one run folder of launch.train, or a folder of images with --experiment NAME.")
     runs = {path: load_run(path, checkpoint) for path in paths if is_run(path)}
     common, label_space = common_ground(paths, runs, experiment)
+    if read:
+        label_space = dataclasses.replace(label_space, read_as=read)
     if root and common.data.source in DRAWN:
         raise UserError(f"--data {root}: streets are made, not read. Leave --data out.")
     cache = common.data.cache

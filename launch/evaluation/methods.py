@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from crn_jax.data.examples import Source, full_batches
-from crn_jax.data.sources import open_photograph
+from crn_jax.data.photographs import open_photograph
 from crn_jax.errors import UserError
 from crn_jax.evaluation import DISTANCE_WEIGHTS, Evaluation, evaluation_of
 from crn_jax.experiment import Synthesis, require_kind

@@ -23,7 +23,7 @@ def scores_table(evaluation: dict[str, Any]) -> rich.table.Table:
         honest = [cell for cell, candidate in zip(cells, candidates) if candidate["kind"] in ("run", "images")]
         best = _best(score["better"], honest)
         unit = f", {score['unit']}" if score["unit"] else ""
-        texts = [_text(cell, "bold" if cell and cell is best else "") for cell in cells]
+        texts = [cell_text(cell, "bold" if cell and cell is best else "") for cell in cells]
         table.add_row(f"{score['title']}{unit}", *texts)
     resources = {
         "layouts a second": lambda r: f"{r['layouts_per_second']:.3g}",
@@ -52,7 +52,8 @@ def _best(better: str | None, cells: list[dict[str, float] | None]) -> dict[str,
     return (max if better == "higher" else min)(known, key=lambda cell: cell["value"])
 
 
-def _text(cell: dict[str, float] | None, style: str) -> Text:
+def cell_text(cell: dict[str, float] | None, style: str) -> Text:
+    """Returns the text of a table's cell: the value, with its spread or its interval."""
     if cell is None:
         return Text()
     number = {key: "0" if abs(value) <= 1e-9 else f"{value:.4g}" for key, value in cell.items()}

@@ -71,7 +71,7 @@ class Judges:
           Arrays with one row for each image: the `terms` `[B, 6]` of the perceptual distance, the `features` of Inception-V3
           or else of VGG-19, `psnr` in dB and `ssim`. With their networks also `lpips`, and `confusion` `[B, c, c]` in pixels.
         """
-        terms, features = _perceived(self.vgg_params, batch.photograph, images)
+        terms, features = perceived(self.vgg_params, batch.photograph, images)
         measured = {"terms": np.asarray(terms, np.float64), "features": np.asarray(features)}
         pairs = list(zip(images, batch.photograph))
         measured |= {"psnr": np.array([psnr(*pair) for pair in pairs]), "ssim": np.array([ssim(*pair) for pair in pairs])}
@@ -101,7 +101,7 @@ class Judges:
 
 
 @jax.jit
-def _perceived(vgg_params: dict, photograph: jax.Array, image: jax.Array) -> tuple[jax.Array, jax.Array]:
+def perceived(vgg_params: dict, photograph: jax.Array, image: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns the terms `[B, 6]` of Eq. 1, and conv5_2 of each image, averaged over its pixels, `[B, 512]`."""
     features = vgg19_features(vgg_params, jnp.concatenate([photograph, image]).astype(jnp.float32))
     differences = [jnp.abs(jnp.subtract(*jnp.split(features[tap], 2))) for tap in TAPS]

@@ -1,7 +1,6 @@
 """Analyses the answers to a study (study.py): how often people preferred each method, with intervals and p-values."""
 
 import dataclasses
-import json
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -14,8 +13,11 @@ from rich.text import Text
 from scipy.stats import binomtest
 
 from crn_jax.errors import UserError
+from crn_jax.formats.json_file import read_json
+from crn_jax.formats.strict_types import strict_converter
 from launch.evaluation.study import PHOTOGRAPH, RESULT_FORMAT
 
+_converter = strict_converter()
 _LATE_MS = 50  # more than one or two frames of a slow screen take
 
 
@@ -148,23 +150,21 @@ def analyse(files: Sequence[Path], sentinel_errors: int = 0) -> Analysis:
 
 
 def _read(file: Path) -> _Result:
-    try:
-        content = json.loads(Path(file).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be read as JSON ({error}). Give the files that the study's page saved.") from error
+    content = read_json(file, "Give the files that the study's page saved.", object)
     if not isinstance(content, dict) or content.get("format") != RESULT_FORMAT:
         raise UserError(
             f"{file} is not a study's result: its format is not '{RESULT_FORMAT}'. Give the files that the page saved."
         )
     try:
-        result = cattrs.structure(content, _Result)
+        result = _converter.structure(content, _Result)
     except cattrs.BaseValidationError as error:
         raise UserError(f"{file} is damaged: {'; '.join(cattrs.transform_error(error, 'result'))}.") from error
     answered: set[int] = set()
     for answer in result.answers:
         shown = {answer.left, answer.right}
         known = PHOTOGRAPH in shown if answer.sentinel else shown <= {PHOTOGRAPH, *result.methods}
-        if not known or len(shown) < 2 or answer.chosen not in shown or answer.pair not in set(range(result.pairs)) - answered:
+        asked = answer.pair in range(result.pairs) and answer.pair not in answered
+        if not known or len(shown) < 2 or answer.chosen not in shown or not asked:
             raise UserError(f"{file} is damaged: {answer} does not answer one of {result.pairs} pairs, each asked once.")
         answered.add(answer.pair)
     return result

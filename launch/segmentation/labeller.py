@@ -20,7 +20,7 @@ from launch.training.origins import digest_of
 
 
 class Labeller(NamedTuple):
-    """A function from an RGB photograph of any size to class indices `[H, W]`, and what has to be known about it."""
+    """A function from an RGB photograph of any size to class ids `[H, W]`, and what has to be known about it."""
 
     label: Callable[[Image.Image], np.ndarray]
     label_space: LabelSpace

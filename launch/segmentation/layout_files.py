@@ -6,13 +6,15 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from crn_jax.data.labels.label_space import LabelSpace
+from crn_jax.data.pictures import text_of
+from crn_jax.errors import UserError
 from crn_jax.files import replacing
 
 _KEY = "crn_jax"  # of the text in a PNG that says how it was made
 
 
 def layout_image(layout: np.ndarray, label_space: LabelSpace) -> Image.Image:
-    """Returns class indices `[H, W]` as a picture that `label_space.read` turns into the same class indices.
+    """Returns class ids `[H, W]` as a picture that `label_space.read` turns into the same class ids.
 
     Of several ids of one class, the smallest is written. Ids above 255 have no palette. Where a class has no id, as void may,
     colours are written in place of ids.
@@ -51,9 +53,8 @@ def write_layout(layout: np.ndarray, label_space: LabelSpace, path: Path, made: 
 
 
 def how_made(path: Path) -> str | None:
-    """Returns the text by which a PNG says how it was made; None if there is none, or no PNG."""
+    """Returns the text by which a PNG says how it was made; None if there is none, or no whole PNG."""
     try:
-        with Image.open(path) as image:
-            return image.info.get(_KEY)
-    except OSError:
+        return text_of(path, _KEY)
+    except UserError:
         return None

@@ -8,7 +8,8 @@ import numpy as np
 from PIL import Image
 
 from crn_jax.data.geometry import Fit, View, alike, view
-from crn_jax.data.labels.label_space import LabelSpace, open_image
+from crn_jax.data.labels.label_space import LabelSpace
+from crn_jax.data.pictures import size_of
 from crn_jax.errors import UserError
 from crn_jax.generator import Generator
 
@@ -28,7 +29,7 @@ class Fitted(NamedTuple):
     """The view of the layout at `size`, if `how` is run."""
 
     def layout(self, layout: np.ndarray, label_space: LabelSpace) -> np.ndarray:
-        """Brings class indices `[h, w]` to `size`."""
+        """Brings class ids `[h, w]` to `size`."""
         if self.run_view:
             return self.run_view.layout(layout, label_space.num_classes - 1)
         if self.how == "resize":
@@ -44,7 +45,7 @@ class Fitted(NamedTuple):
 
 
 def fitted(path: Path, generator: Generator, fit: Fit, how: Sizing | None) -> Fitted:
-    """Decides how a layout file reaches a size that the generator makes. It reads only the header of the file.
+    """Decides how a layout file reaches a size that the generator makes. It decodes no pixel.
 
     Args:
       path: the file.
@@ -55,7 +56,7 @@ def fitted(path: Path, generator: Generator, fit: Fit, how: Sizing | None) -> Fi
     Raises:
       UserError: if the layout cannot reach such a size. The message says what can be done.
     """
-    shape = _shape(path)
+    shape = size_of(path)
     same_ratio = alike(shape, generator.size)
     if how == "run" and fit == "resize" and not same_ratio:
         ratio = f"{_size(shape)} has another aspect ratio than the run's {_size(generator.size)}"
@@ -95,15 +96,6 @@ def find_layouts(paths: tuple[Path, ...]) -> Iterator[Path]:
             yield path
         else:
             raise UserError(f"{path}: there is no such file or folder.")
-
-
-def _shape(path: Path) -> tuple[int, int]:
-    try:
-        with Image.open(path) as image:
-            return image.height, image.width
-    except Exception:  # open_image reports all kinds of damage with a better message
-        decoded = open_image(path)
-        return decoded.height, decoded.width
 
 
 def _size(size: tuple[int, int]) -> str:

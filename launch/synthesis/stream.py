@@ -2,6 +2,7 @@
 
 import collections
 import os
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
@@ -12,7 +13,6 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from crn_jax.data.examples import full_batches
-from crn_jax.data.labels.label_space import open_image
 from crn_jax.errors import UserError
 from crn_jax.files import replacing
 from crn_jax.generator import Generator
@@ -25,6 +25,7 @@ MAX_BATCH = 16
 """The default batch size on an accelerator. It is smaller for large layouts: a batch has at most 1024 * 2048 pixels."""
 
 _PIXELS = 1024 * 2048
+_PNG = b"\x89PNG\r\n\x1a\n"
 _MADE = "crn_jax"  # the key of a PNG's text that says how the image was made
 
 Item = TypeVar("Item")
@@ -44,8 +45,8 @@ class Job(NamedTuple):
 
     @property
     def is_done(self) -> bool:
-        """Whether all images exist already, made from the same layout in the same way."""
-        return all(_made(target) == self.made for target in self.targets)
+        """Whether all images exist already, whole and made from the same layout in the same way."""
+        return all(made_by(target) == (self.made, True) for target in self.targets)
 
 
 class Synthesized(NamedTuple):
@@ -127,7 +128,7 @@ def _compiled(run: Run, count: int, size: tuple[int, int]) -> jax.stages.Compile
         function = compile_synthesize(generator_of(run), run.params, (count, *size), np.dtype(run.label_space.dtype))
     except ValueError as error:
         raise UserError(f"Images of {shape} cannot be made: {error}") from error
-    needed, there = total_bytes(function.memory_analysis()), _device_bytes()
+    needed, there = total_bytes(function.memory_analysis()), device_bytes()
     if needed > there:
         raise UserError(
             f"{count} at a time, images of {shape} need {needed / 1e9:.1f} GB, but {jax.devices()[0].device_kind} has "
@@ -137,7 +138,7 @@ def _compiled(run: Run, count: int, size: tuple[int, int]) -> jax.stages.Compile
     return function
 
 
-def _device_bytes() -> int:
+def device_bytes() -> int:
     """Returns the memory in bytes of the device, or of this machine if the device has none of its own."""
     limit = (jax.devices()[0].memory_stats() or {}).get("bytes_limit")
     return limit or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -152,19 +153,34 @@ def write_png(image: np.ndarray, path: Path, made: str) -> None:
 
 
 def is_foreign(path: Path) -> bool:
-    """Tells whether `path` is an image that launch.synthesize did not make. A damaged image counts as made by it."""
-    if not path.exists() or _made(path) is not None:
-        return False
-    try:
-        open_image(path)
-    except UserError:
-        return False
-    return True
+    """Tells whether `path` is anything but an image, whole or damaged, that launch.synthesize made."""
+    return os.path.lexists(path) and made_by(path)[0] is None
 
 
-def _made(path: Path) -> str | None:
+def made_by(path: Path) -> tuple[str | None, bool]:
+    """Reads how launch.synthesize made an image, and whether the file is whole.
+
+    It looks at the parts of the PNG file and their checksums, and decodes nothing. An image of another program, or what is no
+    image, gives None.
+    """
+    made, kind = None, b""
     try:
-        with Image.open(path) as image:
-            return image.info.get(_MADE)
-    except OSError:  # there is no file, or it is no image
-        return None
+        with open(path, "rb") as file:
+            if file.read(len(_PNG)) != _PNG:
+                return None, False
+            left = os.fstat(file.fileno()).st_size - len(_PNG)
+            while len(head := file.read(8)) == 8 and kind != b"IEND":
+                size, kind = int.from_bytes(head[:4], "big"), head[4:]
+                left -= 12 + size
+                if left < 0:
+                    break
+                data, checksum = file.read(size), file.read(4)
+                if checksum != zlib.crc32(kind + data).to_bytes(4, "big"):
+                    return made, False
+                if kind == b"tEXt" and data.startswith(_MADE.encode() + b"\0"):
+                    made = data[len(_MADE) + 1 :].decode("latin-1")
+            return made, kind == b"IEND" and left == 0
+    except FileNotFoundError:
+        return None, False
+    except OSError as error:
+        raise UserError(f"{path}: the file cannot be read ({error.strerror}). Choose another folder with --out.") from error

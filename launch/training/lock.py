@@ -9,6 +9,7 @@ record anew every `BEAT_SECONDS`. By this heartbeat, machines that cannot look a
 import contextlib
 import dataclasses
 import datetime
+import errno
 import json
 import os
 import secrets
@@ -111,7 +112,6 @@ class FolderRecords:
 
     def replace(self, number: int, text: str) -> None:
         """Writes a record of one's own anew."""
-        self.folder.mkdir(exist_ok=True)
         replace_text(self._path(number), text)
 
     def remove(self, number: int) -> None:
@@ -320,13 +320,19 @@ class Ownership:
             self.beating += 1
 
     def beat(self) -> None:
-        """Shows a sign of life, or notices that another training has followed this one, which it took for ended."""
+        """Shows a sign of life, or notices that another training has followed this one, which it took for ended.
+
+        Raises:
+          OSError: if the record cannot be written or is gone, such as with the disk on which the folder was.
+        """
         with self._writing:
             if self._ending.is_set():
                 return
             if (newest := max([self._number, *self._records.numbers()])) > self._number:
                 self._successor = Owner.parse(self._records.read(newest) or "") or "another training"
                 return
+            if self._records.read(self._number) is None:
+                raise FileNotFoundError(errno.ENOENT, "The training's record of its folder is gone", self._name)
             self._me = dataclasses.replace(self._me, beat=self._me.beat + 1, seen=time.time())
             self._records.replace(self._number, self._me.text())
 

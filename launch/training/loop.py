@@ -18,6 +18,7 @@ from crn_jax.sharding import put_batch
 from crn_jax.train import TrainState
 from crn_jax.vgg import TAPS, by_layer
 from launch.common.contact_sheet import stacked
+from launch.common.output import write_png
 from launch.common.processes import is_first
 from launch.common.stop_signals import Stop
 from launch.common.terminal import console, describe_devices
@@ -29,6 +30,7 @@ from launch.training.replay import replayed
 from launch.training.run_folder import check_room
 from launch.training.segmenter_validation import Segmentation, SegmenterValidator
 from launch.training.validation import Validation, Validator
+from launch.training.watchdog import Watchdog
 
 VALIDATORS: dict[str, Callable[..., Validator | SegmenterValidator]] = {"distance": Validator, "mIoU": SegmenterValidator}
 """The class that measures held-out examples, by the score that an experiment is `measured_by`."""
@@ -52,6 +54,7 @@ class TrainingLoop:
     """The number of steps in an epoch."""
     ownership: Ownership | None
     """The first process's hold on the run folder."""
+    watchdog: Watchdog
 
     @property
     def last_step(self) -> int:
@@ -71,6 +74,7 @@ class TrainingLoop:
         with Progress(console, step, last_step, describe_devices(self.mesh)) as progress, Stop() as stop:
             steps = AsyncSteps(batches, self.experiment.batch_size, functools.partial(self.look_at, progress))
             for step in range(first_step + 1, last_step + 1):
+                self.watchdog.begin("step", step)
                 self.check_folder()
                 batch = self.next_batch(steps, step, state)
                 state, metrics = self.compute(train_step, step, state, self.put(batch))
@@ -87,6 +91,7 @@ class TrainingLoop:
                     self.save(step, state, distance)
                 if stopping:
                     break
+            self.watchdog.begin("save", step)
             self.checkpoints.wait()
         self.farewell(step)
         return step == last_step
@@ -155,7 +160,10 @@ class TrainingLoop:
         Raises:
           UserError: if the disk has no room for it, or the save before has failed.
         """
+        self.watchdog.begin("save", step)
         self.checkpoints.wait()
+        if self.ownership:
+            self.ownership.beat()  # the folder may have been lost since the last time
         self.check_folder()
         if is_first():
             check_room(Path(self.experiment.folder), state, copies=1)
@@ -181,6 +189,8 @@ class TrainingLoop:
 
     def validate(self, step: int, state: TrainState) -> Validation | Segmentation:
         """Measures the held-out examples. The first process logs the scores and draws a contact sheet."""
+        if step:
+            self.watchdog.begin("validation", step)
         validation = self.validator(state.params if state.ema is None else state.ema)
         self.check_finite(step, validation.numbers())
         if is_first():
@@ -197,14 +207,14 @@ class TrainingLoop:
             self.log.picture(step, name, np.asarray(picture))
         path = self.sheet_path(step)
         path.parent.mkdir(exist_ok=True)
-        stacked(*pictures.values()).save(path)
+        write_png(stacked(*pictures.values()), path)
         console.print(f"step {step}: {validation.headline()}, {path}", markup=False)
         if step == 0 and self.experiment.generator:
             folder = Path(self.experiment.folder) / "layouts"
             folder.mkdir(exist_ok=True)
             for i, index in enumerate(validation.images):
                 layout = self.val_source[index]["layout"]
-                Image.fromarray(self.val_source.label_space.draw(layout)).save(folder / f"{i}.png")
+                write_png(Image.fromarray(self.val_source.label_space.draw(layout)), folder / f"{i}.png")
 
     def sheet_path(self, step: int) -> Path:
         """Returns the path of the contact sheet of a step."""

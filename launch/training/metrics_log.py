@@ -1,7 +1,9 @@
 """The numbers that a run writes while it trains, to metrics.jsonl and for TensorBoard, as means over a window of steps."""
 
+import contextlib
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,12 @@ from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
+from crn_jax.data.folders import some
+from crn_jax.errors import UserError
 from crn_jax.files import replace_text
+from crn_jax.formats.json_file import parse_json, read_json_lines
 from crn_jax.vgg import by_layer
+from launch.common.terminal import console
 
 
 class MetricsLog:
@@ -19,7 +25,7 @@ class MetricsLog:
 
     def __init__(self, folder: Path, first_step: int):
         self.path = folder / "metrics.jsonl"
-        kept = [line for line in read_metrics(self.path) if first_step and line["step"] <= first_step]
+        kept = [line for line in read_metrics(self.path, _tell) if first_step and line["step"] <= first_step]
         replace_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = open(self.path, "a", encoding="utf-8")
         # SummaryWriter would not do: its thread dies of a full disk, and a later call then blocks for ever.
@@ -48,6 +54,10 @@ class MetricsLog:
         self._board.close()
 
 
+def _tell(text: str) -> None:
+    console.print(text, markup=False)
+
+
 class NoLog:
     """Takes the place of a `MetricsLog` in processes that do not write."""
 
@@ -61,22 +71,38 @@ class NoLog:
         """Does nothing."""
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Returns the lines of a metrics.jsonl. A last line that was cut short by a kill is left out."""
-    if not path.is_file():
+_LINE = {"step": int, "seconds_per_step?": float, "validation?": {"distance?": float}}
+
+
+def read_metrics(path: Path, note: Callable[[str], None] = lambda text: None) -> list[dict[str, Any]]:
+    """Returns the lines of a metrics.jsonl. A last line that was cut short by a kill is left out.
+
+    Lines that are damaged are left out as well, such as those that a loss of power filled with zeros. `note` is then called
+    with a sentence that says which.
+    """
+    try:
+        lines = list(read_json_lines(path, _LINE))
+    except FileNotFoundError:
         return []
-    lines = path.read_text("utf-8").split("\n")
-    return [json.loads(line) for line in lines[:-1]]
+    except OSError as error:
+        raise UserError(f"{path}: the file cannot be read ({error.strerror}).") from error
+    if damaged := [str(number) for number, line in lines if line is None]:
+        several = f"{len(damaged)} lines are" if len(damaged) > 1 else "1 line is"
+        note(f"{path}: {several} damaged and left out: {some(damaged)}.")
+    return [line for _, line in lines if line is not None]
 
 
 def last_step(path: Path) -> int:
-    """Returns the step of the last line of a metrics.jsonl, of which only the end is read; 0 if there is no line."""
-    if not path.is_file():
+    """Returns the step of the last line of a metrics.jsonl; 0 if there is no line. It reads only the end, if that is sound."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, path.stat().st_size - (1 << 16)))
+            *lines, _ = file.read().split(b"\n")  # what follows the last line break was cut short
+    except FileNotFoundError:
         return 0
-    with open(path, "rb") as file:
-        file.seek(max(0, path.stat().st_size - (1 << 16)))
-        lines = file.read().split(b"\n")[-2:-1]  # what follows the last line break was cut short
-    return json.loads(lines[0])["step"] if lines else 0
+    with contextlib.suppress(UserError):
+        return parse_json(lines[-1] if lines else b"", path, "", _LINE, nan=True)["step"]
+    return max([line["step"] for line in read_metrics(path)], default=0)
 
 
 def _scalars(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:

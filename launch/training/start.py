@@ -63,7 +63,7 @@ def fall_back(checkpoints: Checkpoints, step: int, damaged: dict[int, str]) -> d
                 checkpoints.forget(later)
         except OSError as problem:
             raise UserError(f"{error}\nIt cannot be moved out of the way ({problem}). Move or delete it.") from problem
-        console.print(f"{error}\nIt was moved to {moved.get(later)}.", markup=False)
+        console.print(f"{error}\nIt was moved to {moved.get(later)}.")
     wait_for_all("damaged checkpoints")
     console.print(f"The run goes on from step {step}, its newest checkpoint that is whole.")
     return {"fell_back": {"to": step, "damaged": damaged}}

@@ -1,12 +1,15 @@
 """Trainings against a narrow VGG-19, for runs whose images do not matter.
 
-The network of the loss has an eighth of its channels, so that a step takes no time and a weight file is small. Its layers, and
-all that is traced and compiled, stay what they are.
+The network of the loss has an eighth of its channels, so that a step takes no time and a weight file is small. All convolutions
+are XLA's, as on accelerators, because the forms for CPUs take longer to trace and to compile; test_convolution.py and
+test_train.py are about those.
 
-`python -m tests.support.narrow SECONDS ...` is `python -m launch.train ...`, but that it pauses so long before each step.
+`python -m tests.support.narrow SECONDS ...` is `python -m launch.train ...`, but that it pauses so long before each step. The
+variable CRN_JAX_TEST_FAULT names what befalls the process before its fourth step.
 """
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -14,19 +17,32 @@ from pathlib import Path
 from unittest import mock
 
 import h5py
+import numpy as np
 
-from crn_jax.data.pipeline import training_batches
+from crn_jax.kernels import convolution
 from crn_jax.vgg import LAYERS
 from crn_jax.vgg_weights import random_vgg19
-from launch import train
 
 NARROW = {name: (max(3, channels_in // 8), channels_out // 8) for name, (channels_in, channels_out) in LAYERS.items()}
+
+XLAS = {"SMALL": 0, "NARROW": np.inf, "NARROW_KERNEL": np.inf}
+"""Sizes for which no convolution on a single CPU becomes matrix products."""
+
+FAULTS = {"": lambda: None, "crash": lambda: 1 / 0, "sleep": lambda: time.sleep(1e6)}
 
 
 @contextlib.contextmanager
 def narrow_vgg19() -> Iterator[None]:
-    """Within the block, VGG-19 is narrow."""
-    with mock.patch.dict(LAYERS, NARROW):
+    """Within the block, VGG-19 is narrow, and convolutions are XLA's."""
+    with mock.patch.dict(LAYERS, NARROW), mock.patch.multiple(convolution, **XLAS):
+        yield
+
+
+@contextlib.contextmanager
+def narrow_processes() -> Iterator[None]:
+    """Within the block, VGG-19 is narrow in all Python processes that are started."""
+    here = Path(__file__).parent
+    with mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(map(str, [here / "narrow_processes", here.parents[1]]))):
         yield
 
 
@@ -42,10 +58,14 @@ def write_random_vgg19(path: Path) -> Path:
 
 def main(seconds: str, *arguments: str) -> None:
     """Trains."""
+    from crn_jax.data.pipeline import training_batches
+    from launch import train
 
     def slow_batches(*given):
-        for batch in training_batches(*given):
+        for i, batch in enumerate(training_batches(*given)):
             time.sleep(float(seconds))
+            if i == 3:
+                FAULTS[os.environ.get("CRN_JAX_TEST_FAULT", "")]()
             yield batch
 
     with narrow_vgg19(), mock.patch.object(train, "training_batches", slow_batches):

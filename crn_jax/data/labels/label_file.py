@@ -12,50 +12,27 @@ These are all fields, and what is taken for a field that is left out:
       "colors": [[0, 160, 0], [200, 180, 120], [0, 80, 200]],   one per class; else generated
       "ids": {"4": "lawn", "5": "lawn", "9": "path", "12": "pond"},   or a list, one per class; else 0, 1, ...
       "void_ids": [0, 255],                               further ids that mean void
-      "void_colors": [[255, 255, 255]]                    further colours that mean void
+      "void_colors": [[255, 255, 255]],                   further colours that mean void
+      "read": "ids"                                       else "colors" or what a palette PNG tells; see `indexed.py`
     }
 
 Void is black, unless it is listed with another colour. If a layout has an id or a colour that no field mentions, reading it
 fails, so list in `void_ids` or `void_colors` what should be ignored.
 """
 
-import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from crn_jax.data.labels.generated_colors import MOST_COLORS, palette
+from crn_jax.data.labels.indexed import READINGS
 from crn_jax.data.labels.label_space import Color, LabelSpace
 from crn_jax.errors import UserError, did_you_mean
 from crn_jax.formats.json_file import read_json, shown
 
 _BLACK = (0, 0, 0)
-_MAX_CLASSES, _MAX_GENERATED = 65_536, 4000
-_FIELDS = ("name", "classes", "colors", "ids", "void_ids", "void_colors")
-
-
-@functools.cache
-def palette(count: int) -> tuple[Color, ...]:
-    """Generates colours for `count` classes, at most 4000. Each is as far as possible from black, white and those before it.
-
-    A longer palette begins with a shorter one. Distances are "redmean" (compuphase.com/cmetric.htm), a cheap approximation of
-    what eyes see. They are computed in integers, so every machine finds the same colours.
-    """
-    levels = np.arange(0, 256, 17)
-    candidates = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), -1).reshape(-1, 3)
-    colors = [np.array(_BLACK), np.array((255, 255, 255))]
-    nearest = np.minimum(*(_redmean(candidates, color) for color in colors))
-    for _ in range(count):
-        colors.append(candidates[nearest.argmax()])
-        nearest = np.minimum(nearest, _redmean(candidates, colors[-1]))
-    return tuple((red, green, blue) for red, green, blue in np.array(colors[2:]).reshape(-1, 3).tolist())
-
-
-def _redmean(colors: np.ndarray, color: np.ndarray) -> np.ndarray:
-    red, green, blue = np.square(colors - color).T
-    mean = (colors[:, 0] + color[0]) // 2
-    return ((512 + mean) * red >> 8) + 4 * green + ((767 - mean) * blue >> 8)
+_MAX_CLASSES = 65_536
+_FIELDS = ("name", "classes", "colors", "ids", "void_ids", "void_colors", "read")
 
 
 def read_label_file(path: Path) -> LabelSpace:
@@ -66,7 +43,7 @@ def read_label_file(path: Path) -> LabelSpace:
         what the field holds and what would be right.
     """
     try:
-        return _from_fields(read_json(path, "", object), path.stem)
+        return _from_fields(read_json(path, "", object, nan=True), path.stem)
     except UserError:
         raise
     except ValueError as error:
@@ -87,7 +64,9 @@ def _from_fields(fields: Any, default_name: str) -> LabelSpace:
     listed = _classes(fields.get("classes"))
     classes = listed if listed[-1] == "void" else (*listed, "void")
     colors, void_colors = _colors_of(fields, listed, classes)
-    return LabelSpace(name, classes, colors, _ids_of(fields, listed, classes), void_colors)
+    if (read := fields.get("read")) not in (None, *READINGS):
+        raise ValueError(f'read: "ids" or "colors" is needed, got {shown(read)}. If you leave it out, palettes tell.')
+    return LabelSpace(name, classes, colors, _ids_of(fields, listed, classes), void_colors, read)
 
 
 def _classes(names: Any) -> tuple[str, ...]:
@@ -112,8 +91,8 @@ def _colors_of(fields: dict[str, Any], listed: Sequence[str], classes: Sequence[
         colors = _colors("colors", fields["colors"])
         if len(colors) != len(listed):
             raise ValueError(f"colors: {len(listed)} are needed, one for each class, got {len(colors)}.")
-    elif len(classes) + len(void_colors) > _MAX_GENERATED:
-        raise ValueError(f"colors: they are generated for at most {_MAX_GENERATED:,} classes. List a colour for each class.")
+    elif len(classes) + len(void_colors) > MOST_COLORS:
+        raise ValueError(f"colors: they are generated for at most {MOST_COLORS:,} classes. List a colour for each class.")
     else:
         colors = tuple(color for color in palette(len(classes) + len(void_colors)) if color not in void_colors)
         colors = (*colors[: len(classes) - 1], _BLACK)
@@ -145,7 +124,7 @@ def _ids_of(fields: dict[str, Any], listed: Sequence[str], classes: Sequence[str
         pairs = [(_id("ids", i), index) for index, i in enumerate(ids)]
     elif isinstance(ids, dict):
         numbers = {name: index for index, name in enumerate(classes)}
-        pairs = [(_id("ids", key), _class_index(key, name, numbers)) for key, name in ids.items()]
+        pairs = [(_id("ids", key), _class_id(key, name, numbers)) for key, name in ids.items()]
     else:
         raise ValueError(f'ids: {{"4": "{listed[0]}"}} or a list with an id for each class is needed, got {shown(ids)}.')
     void_ids = fields.get("void_ids", [])
@@ -170,7 +149,7 @@ def _id(field: str, value: Any) -> int:
     return value
 
 
-def _class_index(key: str, name: Any, classes: dict[str, int]) -> int:
+def _class_id(key: str, name: Any, classes: dict[str, int]) -> int:
     if not isinstance(name, str) or name not in classes:
         hint = did_you_mean(name, classes) if isinstance(name, str) and len(classes) < 1000 else ""
         raise ValueError(f"ids: {key} is {shown(name)}, which is none of the classes.{hint}")

@@ -1,21 +1,34 @@
 """Label spaces: which classes a data set has, how its files write them, and how they are drawn.
 
-A layout in memory holds class indices 0 ... c-1, **void last**. It is a NumPy array `[H, W]` of uint8, or of uint16 if there
+A layout in memory holds class ids 0 ... c-1, **void last**. It is a NumPy array `[H, W]` of uint8, or of uint16 if there
 are more than 256 classes. Files hold raw ids or colours. `LabelSpace` translates both, and refuses what it does not know.
 """
 
 import dataclasses
-import struct
+import functools
 from pathlib import Path
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 from jaxtyping import Integer, UInt8
-from PIL import Image
 
+from crn_jax.data.labels.generated_colors import MOST_COLORS, palette
+from crn_jax.data.labels.indexed import Indexed, Meaning, Reading, meaning_of
+from crn_jax.data.pictures import open_picture
 from crn_jax.errors import UserError
 
 Color = tuple[int, int, int]
-_BLACK = (0, 0, 0)
+
+
+class Examined(NamedTuple):
+    """A layout that may hold unknown ids or colours."""
+
+    layout: Integer[np.ndarray, "H W"]
+    """Class indices. Unknown ids and colours are void."""
+    unknown: dict[int | Color, int]
+    """The number of pixels of each unknown id or colour, the most first."""
+    palette: dict[int, Color] = {}  # noqa: RUF012  # nobody changes it
+    """The colour of each index that occurs, if the file is a palette PNG whose indices are ids."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,9 +40,11 @@ class LabelSpace:
     colors: tuple[Color, ...]
     """One colour per class, for reading colour PNGs and for drawing."""
     ids: dict[int, int]
-    """The class index of each raw id in a file."""
+    """The class id of each raw id in a file."""
     void_colors: tuple[Color, ...] = ()
     """Further colours that files use for void."""
+    read_as: Reading | None = None
+    """How palette PNGs are read: by their indices, which are ids, or by their colours. None: as `indexed.meaning_of` finds."""
 
     def __post_init__(self):
         if len(self.colors) != len(self.classes) or self.classes[-1] != "void":
@@ -37,6 +52,8 @@ class LabelSpace:
         if not set(self.ids.values()) <= set(range(len(self.classes))):
             raise ValueError(f"Label space {self.name}: ids must map to 0..{len(self.classes) - 1}, got {self.ids}.")
         every = (*self.colors, *self.void_colors)
+        if wrong := [color for color in every if not all(0 <= level <= 255 for level in color)]:
+            raise ValueError(f"Label space {self.name}: a colour has levels from 0 to 255, got {wrong[0]}.")
         if len({*every}) < len(every):
             raise ValueError(f"Label space {self.name}: a colour must stand for one class only, got {every}.")
 
@@ -50,28 +67,39 @@ class LabelSpace:
         """The dtype of layouts."""
         return np.uint8 if self.num_classes <= 256 else np.uint16
 
-    def read(self, path: str | Path) -> Integer[np.ndarray, "H W"]:
-        """Reads a layout PNG of ids or of colours, and returns class indices.
+    @functools.cached_property
+    def class_of_color(self) -> dict[Color, int]:
+        """The class id of each colour that files may have."""
+        return dict.fromkeys(self.void_colors, self.num_classes - 1) | {color: n for n, color in enumerate(self.colors)}
 
-        A palette PNG is read by colour, unless its palette is foreign to the label space. A palette is foreign if it is a grey
-        ramp, or if the label space knows none of its used colours but black. Then the indices into the palette are ids.
+    @functools.cached_property
+    def has_own_colors(self) -> bool:
+        """Whether somebody chose the colours, so that files may be drawn in them. Else they were generated."""
+        if (count := self.num_classes + len(self.void_colors)) > MOST_COLORS:
+            return True
+        generated = [c for c in palette(count) if c not in self.void_colors]
+        return [*self.colors[:-1]] != generated[: self.num_classes - 1]
+
+    def read(self, path: str | Path) -> Integer[np.ndarray, "H W"]:
+        """Reads a layout of ids or of colours, and returns class ids. `indexed.py` says which of them a palette PNG holds.
 
         Raises:
           UserError: if the file has ids or colours that are not in this label space, if it is damaged, or if files of its kind
             do not keep ids and colours exactly. The message names the file, and each unknown value with its number of pixels.
         """
-        return self._all_known(self._decode(path), path)
+        return self._all_known(self._decode(path)[0], path)
 
-    def examine(self, path: str | Path) -> tuple[Integer[np.ndarray, "H W"], dict[int | Color, int]]:
+    def examine(self, path: str | Path) -> "Examined":
         """Reads a layout like `read`, but turns unknown ids or colours into void, and counts the pixels of each.
 
         Raises:
           UserError: if the file is damaged, or if files of its kind do not keep ids and colours exactly.
         """
-        return self._look_up(self._decode(path))
+        stored, palette = self._decode(path)
+        return Examined(*self._look_up(stored), palette)
 
     def from_ids(self, ids: Integer[np.ndarray, "H W"], where: str | Path) -> Integer[np.ndarray, "H W"]:
-        """Turns raw ids into class indices, for data sets whose layouts are not in image files.
+        """Turns raw ids into class ids, for data sets whose layouts are not in image files.
 
         Raises:
           UserError: if an id is not in this label space. The message begins with `where`, and names each such id.
@@ -82,52 +110,73 @@ class LabelSpace:
         """Draws layouts in the classes' colours."""
         return np.array(self.colors, np.uint8)[layout]
 
-    def _decode(self, path: str | Path) -> np.ndarray:
-        """Decodes what the file holds: integer ids `[H, W]`, or colours uint8 `[H, W, 3]`."""
-        image = open_image(path)
-        if image.format in ("JPEG", "MPO") or (image.format == "WEBP" and b"VP8L" not in Path(path).read_bytes()):
-            raise UserError(
-                f"{path}: lossy {image.format} blends ids and colours. Make the layout again from its source, as PNG."
-            )
-        bits = _bit_depth(path)
+    def readings(self, path: str | Path) -> dict[Reading, Integer[np.ndarray, "H W"]]:
+        """Reads a palette PNG in both ways, with void for what is unknown. Other files give an empty dict.
+
+        Raises:
+          UserError: if the file is damaged.
+        """
+        stored = self._stored(path)
+        if not isinstance(stored, Indexed):
+            return {}
+        return {"ids": self._look_up(stored.indices)[0], "colors": self._look_up(stored.colors)[0]}
+
+    def used_palette(self, path: str | Path) -> dict[int, Color]:
+        """Returns the colour of each index that occurs in a palette PNG. Other files give an empty dict.
+
+        Raises:
+          UserError: if the file is damaged.
+        """
+        stored = self._stored(path)
+        return {i: stored.palette[i] for i in stored.used} if isinstance(stored, Indexed) else {}
+
+    def _decode(self, path: str | Path) -> tuple[np.ndarray, dict[int, Color]]:
+        """Decodes integer ids `[H, W]`, or colours uint8 `[H, W, 3]`; and the colours that a palette has for ids."""
+        stored = self._stored(path)
+        if not isinstance(stored, Indexed):
+            return stored, {}
+        reading = self.read_as or meaning_of(stored, self._meaning, path)
+        if reading == "ids":
+            return stored.indices, {i: stored.palette[i] for i in stored.used}
+        clear = [i for i in stored.clear if self.class_of_color.get(stored.palette[i]) != self.num_classes - 1]
+        if clear:
+            self._refuse_clear(path, np.count_nonzero(np.isin(stored.indices, clear)))
+        return stored.colors, {}
+
+    @property
+    def _meaning(self) -> Meaning:
+        return Meaning(self.name, self.classes, self.ids, self.class_of_color, self.has_own_colors)
+
+    def _stored(self, path: str | Path) -> np.ndarray | Indexed:
+        """Decodes a file: ids `[H, W]`, colours `[H, W, 3]`, or a palette PNG."""
+        picture = open_picture(path)
+        image, bits = picture.image, picture.bits
+        if picture.lossy:
+            kind = picture.format.upper()
+            raise UserError(f"{path}: lossy {kind} blends ids and colours. Make the layout again from its source, as PNG.")
         if image.mode in ("RGB", "RGBA"):
             if bits == 16:  # Pillow would drop the lower 8.
                 raise UserError(f"{path}: a colour PNG of 16 bits a channel. Save colours with 8.")
             if image.mode == "RGBA" and (clear := np.count_nonzero(np.asarray(image)[..., 3] < 255)):
-                raise UserError(f"{path}: {clear:,} pixels are transparent. Paint them in void's colour, {self.colors[-1]}.")
+                self._refuse_clear(path, clear)
             return np.asarray(image.convert("RGB"))
         if image.mode == "P":
-            return np.asarray(image if self._foreign_palette(image, path) else image.convert("RGB"))
-        if image.mode == "L" and bits < 8:
+            return Indexed.of(image, path)
+        if image.mode in ("L", "1") and bits < 8:
             # Pillow stretches these to 0..255, which would turn one id into another.
-            raise UserError(f"{path}: a grey PNG of {bits} bits a pixel. Save ids with 8 or 16 bits.")
+            raise UserError(f"{path}: a grey PNG of {bits} bit{'s' * (bits > 1)} a pixel. Save ids with 8 or 16 bits.")
         if image.mode in ("L", "I", "I;16"):
             return np.asarray(image)
         raise UserError(f"{path}: a layout is a PNG of ids (8 or 16 bits) or of colours, not of mode {image.mode}.")
 
-    def _foreign_palette(self, image: Image.Image, path: str | Path) -> bool:
-        levels = image.getpalette("RGB") or []
-        palette = {i: (levels[3 * i], levels[3 * i + 1], levels[3 * i + 2]) for i in range(len(levels) // 3)}
-        used = np.unique(np.asarray(image)).tolist()
-        if used[-1] not in palette:
-            raise UserError(f"{path}: index {used[-1]} has no colour in the palette of {len(palette)}. Save the layout again.")
-        if all(color in ((i, i, i), _BLACK) for i, color in palette.items()):
-            if len(palette) == 1 and self.ids.get(0) != self.num_classes - 1:
-                raise UserError(
-                    f"{path}: all black, which may be id 0 or void. Save ids as a grey PNG, or colours as an RGB one."
-                )
-            return True
-        colors = {palette[i] for i in used}
-        if colors == {_BLACK}:  # One class only; the rest of the palette tells which.
-            colors = {*palette.values()}
-        return not {*self.colors, *self.void_colors} & colors - {_BLACK}
+    def _refuse_clear(self, path: str | Path, clear: int) -> NoReturn:
+        raise UserError(f"{path}: {clear:,} pixels are transparent. Paint them in void's colour, {self.colors[-1]}.")
 
     def _look_up(self, stored: np.ndarray) -> tuple[np.ndarray, dict[int | Color, int]]:
-        """Turns ids or colours into class indices, and unknown ones into void; counts the pixels of these, the most first."""
+        """Turns ids or colours into class ids, and unknown ones into void; counts the pixels of these, the most first."""
         if colored := stored.ndim == 3:
             stored = _code(np.moveaxis(stored.astype(np.int32), -1, 0))
-            table = {_code(color): self.num_classes - 1 for color in self.void_colors}
-            table |= {_code(color): index for index, color in enumerate(self.colors)}
+            table = {_code(color): index for color, index in self.class_of_color.items()}
         else:
             table = self.ids
         known = np.array(sorted(table))
@@ -174,33 +223,6 @@ class LabelSpace:
     def _nearest(self, color: Color) -> str:
         distances = np.square(np.array(self.colors) - color).sum(-1)
         return " or ".join(self.classes[i] for i in np.flatnonzero(distances == distances.min()))
-
-
-def open_image(path: str | Path) -> Image.Image:
-    """Opens and decodes an image file.
-
-    Raises:
-      UserError: if the file is missing, truncated, damaged or not an image. The message names the file.
-    """
-    try:
-        with Image.open(path) as image:
-            image.verify()  # checksums, which decoding does not look at
-        with Image.open(path) as image:
-            image.load()
-            return image
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: there is no such file.") from error
-    except (IsADirectoryError, PermissionError) as error:
-        raise UserError(f"{path}: the file cannot be read ({error.strerror}).") from error
-    except (OSError, SyntaxError, ValueError, LookupError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: the image is truncated or damaged ({error}).") from error
-
-
-def _bit_depth(path: str | Path) -> int:
-    """Returns the bits per sample of a PNG, read from its header, or 8 for other files."""
-    with open(path, "rb") as file:
-        header = file.read(25)
-    return header[24] if header.startswith(b"\x89PNG") else 8
 
 
 def _code(color):

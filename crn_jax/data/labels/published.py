@@ -8,7 +8,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from crn_jax.data.labels.label_file import palette, read_label_file
+from crn_jax.data.labels.generated_colors import palette
+from crn_jax.data.labels.label_file import read_label_file
 from crn_jax.data.labels.label_space import Color, LabelSpace
 from crn_jax.errors import UserError, did_you_mean
 from crn_jax.files import expanded

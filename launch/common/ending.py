@@ -1,0 +1,127 @@
+"""How the processes of a run end together: the first error that ends one of them ends all, with its status and its words.
+
+A process that met an error cannot go on, and the others would wait for it until JAX took it for lost. It therefore tells them
+through JAX's coordinator, which lives in the first process. A thread of every process waits for such news, because the main
+thread may be waiting for the process that has failed.
+"""
+
+import faulthandler
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+_FAILURE, _HEARD = "crn_jax/failure", "crn_jax/heard/"
+PATIENCE = 10.0
+"""Seconds that a process waits for the coordinator and for the others before it ends anyway."""
+
+
+def coordinator() -> Any:
+    """Returns the client of JAX's coordinator, which keeps small texts of processes for each other; None for one process."""
+    from jax._src import distributed  # jax.distributed has no public name for it
+
+    return distributed.global_state.client
+
+
+def listen(say: Callable[[str], None]) -> None:
+    """Ends this process, from now on, when another one tells that it has failed; `say` prints why."""
+
+    def wait() -> None:
+        while True:
+            try:
+                news = coordinator().blocking_key_value_get(_FAILURE, 3_600_000)
+            except jax.errors.JaxRuntimeError as error:
+                if "DEADLINE_EXCEEDED" in str(error):
+                    continue
+                return  # the coordinator is gone, which JAX notices
+            failure = json.loads(news)
+            if failure["process"] != jax.process_index():
+                whose = f"Process {failure['process']} has ended this run, and this process ends with it."
+                if failure["stacks"]:
+                    dump_stacks()
+                _last_words(say, f"{whose} It says: {failure['message']}")
+                _part(failure["status"])
+            return
+
+    threading.Thread(target=wait, name="news of other processes", daemon=True).start()
+
+
+def end_all(status: int, message: str, stacks: bool = False) -> None:
+    """Ends all processes of the run with a status, this one included, whether or not the others can still be told why.
+
+    With `stacks`, each of the others prints the stacks of its threads first.
+    """
+    if coordinator() is None:
+        os._exit(status)
+    failure = json.dumps({"process": jax.process_index(), "status": status, "message": message, "stacks": stacks})
+
+    def tell() -> None:
+        try:
+            coordinator().key_value_set(_FAILURE, failure)
+        except jax.errors.JaxRuntimeError:
+            pass  # another process was first, which `listen` has been told; or the coordinator is gone
+
+    within(PATIENCE, tell)
+    _part(status)
+
+
+def let_news_come_first() -> None:
+    """If another process has told why it ends the run, waits for `listen` to end this one in the same way.
+
+    Else the main thread, whose connection to that process breaks, could end this process as if the other one were lost.
+    """
+    if within(PATIENCE, lambda: coordinator().key_value_try_get(_FAILURE)):
+        time.sleep(3 * PATIENCE)
+
+
+def dump_stacks() -> None:
+    """Prints the stacks of all threads."""
+    within(PATIENCE, lambda: faulthandler.dump_traceback(sys.__stderr__ or 2, all_threads=True))
+
+
+def _part(status: int) -> None:
+    """Ends this process. The first one, where the coordinator lives, lets the others go before it."""
+
+    def leave() -> None:
+        client, me, everyone = coordinator(), jax.process_index(), jax.process_count()
+        client.key_value_set(f"{_HEARD}{me}", "", allow_overwrite=True)
+        while me == 0 and len(client.key_value_dir_get(_HEARD)) < everyone:
+            time.sleep(0.1)
+        if me == 0:
+            time.sleep(0.5)  # they have heard; now they end
+
+    within(PATIENCE, leave)
+    os._exit(status)  # without JAX's shutdown, which waits for processes that may be waiting for this one
+
+
+def _last_words(say: Callable[[str], None], message: str) -> None:
+    """Prints a message, unless the main thread holds the output or nobody takes it."""
+
+    def speak() -> None:
+        say(message)
+        sys.stdout.flush()
+        sys.stderr.flush()
+
+    within(PATIENCE, speak)
+
+
+def within(seconds: float, act: Callable[[], object]) -> bool:
+    """Acts in a thread, and returns after so many seconds at the latest. Returns whether it was done without an error."""
+    done = []
+
+    def thread() -> None:
+        try:
+            act()
+            done.append(True)
+        except Exception:
+            pass  # the process is about to end; there is nobody left to tell
+
+    worker = threading.Thread(target=thread, daemon=True)
+    worker.start()
+    worker.join(seconds)
+    return bool(done)

@@ -1,0 +1,31 @@
+"""Reads what launch.evaluate has written: evaluation.json."""
+
+from pathlib import Path
+from typing import Any
+
+from launch.common.output import read_json
+
+_SCORE = {"value": (float, None), "low?": (float, None), "high?": (float, None)}
+_CANDIDATE = {
+    "name": str,
+    "scores": {"distance": {**_SCORE, "value": float}, "*": _SCORE},
+    "resources": {"*": float},
+    "per_image": {"distance": [float]},
+}
+_EVALUATION = {
+    "title": str,
+    "versions": {"*": str},
+    "device": str,
+    "notes": [str],
+    "scores": [{"key": str, "title": str, "unit": str}],
+    "candidates": [_CANDIDATE],
+}
+
+
+def read_evaluation(path: Path) -> dict[str, Any]:
+    """Returns the content of evaluation.json. Its first candidate is the photographs, and the second is the first run.
+
+    Raises:
+      UserError: if the file cannot be read, or if something in it is missing or of another type. The message names the field.
+    """
+    return read_json(path, _EVALUATION)
