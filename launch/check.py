@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, NoReturn
 
 import numpy as np
 import rich.table
@@ -166,10 +166,17 @@ def _checkpoint(folder: Folder, stored: Checkpoints, step: int) -> Finding:
 def metrics(folder: Folder) -> Iterator[Finding]:
     """Checks that each line of metrics.jsonl can be read."""
     file = folder.path / "metrics.jsonl"
+
+    def look() -> str:
+        lines = read_metrics(file, _refuse)
+        return f"{len(lines)} lines, which have no checksums"
+
     if file.exists():
-        yield _looked_at(
-            folder, file, lambda: f"{len([line['step'] for line in read_metrics(file)])} lines; they have no checksums"
-        )
+        yield _looked_at(folder, file, look)
+
+
+def _refuse(problem: str) -> NoReturn:
+    raise UserError(problem)
 
 
 def results(folder: Folder) -> Iterator[Finding]:
