@@ -1,6 +1,7 @@
 """The commands as a test calls them, in this process or in one of their own, and what their runs leave behind."""
 
 import json
+import socket
 import subprocess
 import sys
 import time
@@ -59,6 +60,13 @@ def wait_for(process: subprocess.Popen, condition: Callable[[], bool], poll: flo
     while not condition() and process.poll() is None:
         assert time.monotonic() < deadline, f"nothing has come of it in {PATIENCE} seconds"
         time.sleep(poll)
+
+
+def free_port() -> int:
+    """Returns a port of this machine that is free."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def trained_lines(folder: Path) -> int:
