@@ -1,6 +1,7 @@
 """The commands as a test calls them, in this process or in one of their own, and what their runs leave behind."""
 
 import json
+import shutil
 import socket
 import subprocess
 import sys
