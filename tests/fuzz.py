@@ -299,9 +299,9 @@ def _photograph(kind: str, **settings: Any) -> tuple[Callable[[Path], None], Cal
         Image.fromarray(_picture((24, 32, 3), 256)).save(folder / f"file.{kind}", **settings)
 
     def read(folder: Path) -> Any:
-        from crn_jax.data.sources import open_photograph
+        from crn_jax.data.photographs import read_photograph
 
-        return np.asarray(open_photograph(folder / f"file.{kind}"))
+        return np.asarray(read_photograph(folder / f"file.{kind}").image)
 
     return make, read
 
