@@ -16,7 +16,7 @@ import rich.table
 import tyro
 from PIL import Image
 
-from crn_jax.data.folders import SUFFIXES
+from crn_jax.data.folders import by_name, unread
 from crn_jax.data.labels.label_space import LabelSpace
 from crn_jax.data.photographs import open_photograph
 from crn_jax.data.pipeline import spread
@@ -142,17 +142,16 @@ def planned(asked: Arguments, labeller: Labeller) -> list[Job]:
 
 
 def find_photographs(paths: tuple[Path, ...]) -> Iterator[Path]:
-    """Finds the photographs that the paths name, those of a folder in order. Hidden files are left out.
+    """Finds the photographs that the paths name, those of a folder in order, and tells of formats that are not read.
 
     Raises:
-      UserError: if a path does not exist, or a folder has no photograph.
+      UserError: if a path does not exist, or a folder has no photograph, or two of one name.
     """
     for path in paths:
         if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
-            if not inside:
-                raise UserError(f"{path}: there is no photograph in this folder, no file that ends in {', '.join(SUFFIXES)}.")
-            yield from inside
+            yield from by_name(path).values()
+            if note := unread(path):
+                console.print(note, style="dim")
         elif path.is_file():
             yield path
         else:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from crn_jax.load_artifact import load
-from launch import convert, evaluate, inspect, synthesize, train
+from launch import convert, evaluate, inspect, segment, synthesize, train
 from launch.common.command_line import parse
 from tests.support.commands import ROOT
 
@@ -52,6 +52,9 @@ def pass_through(tiny, trained_streets, tmp_path, monkeypatch) -> None:
     evaluation = json.loads((collection / "evaluation" / "evaluation.json").read_text())
     names = [candidate["name"] for candidate in evaluation["candidates"]]
     assert names[1:] == ["collection", "collection, best of 2", "collection, assembled"]
+    street = Image.fromarray(np.zeros((20, 32, 3), np.uint8))
+    street.save(tmp_path / "street.png")
+    segment.main([str(segmenter), str(tmp_path / "street.png"), "--out", str(tmp_path / "segmented")])
     synthesize.main([str(collection), str(collection / "layouts"), "--out", str(tmp_path / "images"), "--sheet"])
     with Image.open(tmp_path / "images" / "0_1.png") as image:
         assert image.size == (32, 16)

@@ -18,20 +18,12 @@ from launch.training.watchdog import FACTOR, FIRST, Watchdog
 from tests.support.commands import PATIENCE, ROOT
 
 
-class Ended(Exception):
-    """Takes the place of the end of the process."""
-
-
 @pytest.fixture
 def ended(monkeypatch) -> list[tuple[int, str]]:
     """The statuses and messages that processes have ended with, which they do not here."""
     ends: list[tuple[int, str]] = []
 
-    def end_all(status, message, stacks):
-        ends.append((status, message))
-        raise SystemExit  # ends the watchdog's thread alone
-
-    monkeypatch.setattr(ending, "end_all", end_all)
+    monkeypatch.setattr(ending, "end_all", lambda status, message, stacks: ends.append((status, message)))
     return ends
 
 
@@ -153,7 +145,7 @@ class Coordinator:
 
     def other(self, **changes) -> None:
         """Process 1 tells how far it is."""
-        told = {"tick": time.monotonic(), "step": 3, "phase": "step", "late": False, "in_jax": True, "where": "f (a.py:1)"}
+        told = {"tick": time.monotonic(), "step": 3, "phase": "step", "late": False, "waits": True, "where": "f (a.py:1)"}
         self.key_value_set("crn_jax/progress/1", watchdog.json.dumps(told | changes))
 
 
@@ -174,7 +166,7 @@ def test_a_process_waits_for_one_that_is_less_far_and_at_work(ended, coordinator
             time.sleep(0.01)
         assert not ended
         while not ended:
-            coordinator.other(step=2, phase="validation", late=True, in_jax=False, where="sleep (slow.py:7)")
+            coordinator.other(step=2, phase="validation", late=True, waits=False, where="sleep (slow.py:7)")
             time.sleep(0.01)
     assert "Process 1 holds up the others" in ended[0][1]
     assert "process 1: validation at step 2, in sleep (slow.py:7)" in ended[0][1]
@@ -188,7 +180,7 @@ def test_a_process_that_is_silent_is_named(ended, coordinator):
     assert "Process 1 holds up the others" in ended[0][1]
 
 
-def test_of_several_that_are_equally_far_those_outside_jax_are_named(ended, coordinator):
+def test_of_several_that_are_equally_far_those_that_do_not_wait_for_devices_are_named(ended, coordinator):
     with Watchdog(0.6, print) as dog:
         pass_phases(dog)
         while not ended:

@@ -30,7 +30,7 @@ def layout_image(layout: np.ndarray, label_space: LabelSpace) -> Image.Image:
     for raw, index in label_space.ids.items():
         if 0 <= raw <= 255:
             palette[raw] = label_space.colors[index]
-    picture = Image.fromarray(table[layout].astype(np.uint8), "L")
+    picture = Image.fromarray(table[layout].astype(np.uint8))
     picture.putpalette(palette.tobytes())
     return picture
 

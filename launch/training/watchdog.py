@@ -19,12 +19,14 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any, Literal
 
 import jax
 
 from launch.common import ending
 from launch.common.exit_status import LOST
+from launch.training.async_steps import AsyncSteps
 
 Phase = Literal["start", "step", "validation", "save"]
 
@@ -54,7 +56,7 @@ class Compiling:
     def _begins(self, event: str, value: float | int, **_) -> None:
         self.depth += event.startswith("/jax/core/compile/")
 
-    def _ends(self, event: str, duration: float, **_) -> None:
+    def _ends(self, event: str, duration_secs: float, **_) -> None:
         self.depth -= event.startswith("/jax/core/compile/")
 
 
@@ -159,7 +161,7 @@ class Watchdog:
             if self._peers and self._ticks % 5 == 0:
                 self._exchange(self._peers, current)
             if current.spent > self.bound(current.phase) and not self._waits_for_others():
-                self._alarm(current)
+                return self._alarm(current)
 
     def _progress(self) -> dict[str, Any]:
         """Returns what the other processes are told: how far this one is, and whether it is within its own bound."""
@@ -170,7 +172,7 @@ class Watchdog:
             "step": current.step,
             "phase": current.phase,
             "late": current.spent > self.bound(current.phase),
-            "in_jax": f"{os.sep}jax{os.sep}" in file,
+            "waits": f"{os.sep}jax{os.sep}" in file or _settles(frame),
             "where": f"{name} ({Path(file).name}:{line})",
         }
 
@@ -195,7 +197,7 @@ class Watchdog:
     def _behind(self) -> list[int]:
         """Returns the processes that hold up the others: those that are silent, or else those that are least far.
 
-        Of several that are equally far, those count that do not wait inside JAX.
+        Of several that are equally far, those count that do not wait for the devices.
         """
         if self._silent(COORDINATOR):
             return [0]
@@ -204,7 +206,7 @@ class Watchdog:
             return silent
         least = min(told["step"] for told in reached.values())
         last = [index for index, told in reached.items() if told["step"] == least]
-        return [index for index in last if not reached[index]["in_jax"]] or last
+        return [index for index in last if not reached[index]["waits"]] or last
 
     def _waits_for_others(self) -> bool:
         """Returns whether this process, which is late, waits for another that is no farther, at work, and not late."""
@@ -241,6 +243,12 @@ class Watchdog:
         told = "; ".join(f"process {i}: {t['phase']} at step {t['step']}, in {t['where']}" for i, t in sorted(reached.items()))
         who = f"Processes {', '.join(map(str, behind))} hold" if len(behind) > 1 else f"Process {behind[0]} holds"
         return f"{who} up the others. How far they have come: {told}. "
+
+
+def _settles(frame: FrameType | None) -> bool:
+    """Returns whether a thread waits for a step's metrics, in the function itself or in one that is written within it."""
+    around = (frame, frame.f_back) if frame else ()
+    return any(each is not None and each.f_code is AsyncSteps.settle.__code__ for each in around)
 
 
 _listeners: list[Compiling] = []
