@@ -525,7 +525,7 @@ def _read_checkpoint(folder: Path) -> Any:
     from crn_jax.train import abstract_state
 
     with Checkpoints(folder / "checkpoints") as checkpoints:
-        return jax.tree.map(np.asarray, checkpoints.load(3, abstract_state(_objective()), {"experiment": "x"}))
+        return jax.tree.map(np.asarray, checkpoints.load(3, abstract_state(_objective())))
 
 
 def readers() -> dict[str, Reader]:
