@@ -327,6 +327,10 @@ _RELEASED = " ".join(f"{weight:.6g}" for weight in RELEASED_WEIGHTS["cityscapes_
 _GROWN_512P = "cityscapes_512p --epochs 20 --run.validate_every 2975"
 _GROWN_1024P = "cityscapes_1024p --epochs 5 --run.validate_every 2975"
 _CAMVID_WIDTHS, _STREETS_WIDTHS = "256 256 256 256 128", "128 128 128 96 48"
+_COLOURS = (
+    "detailed_streets --lambdas.initial 1 0 0 0 0 0 --loss.mean_share 0.2 --run.validate_every 2000 "
+    "--run.validation_examples 6 --run.checkpoint_every 100"
+)
 
 RECIPES = {
     # python -m launch.train cityscapes_grow --data.root DIR --cascade.dtype bfloat16
@@ -370,10 +374,10 @@ RECIPES = {
     # python -m launch.train packaged_streets
     # Expect: not yet.
     "packaged_streets": Recipe(
-        "Detailed streets for the run that comes with crn_jax: first the colours alone, which is fast, then all layers.",
+        "Detailed streets for the run that comes with crn_jax: growth by the colours alone, which is fast, then all layers.",
         {
-            "colours": "detailed_streets --lambdas.initial 1 0 0 0 0 0 --loss.mean_share 0.2 --steps 3000 "
-            "--run.validate_every 1000",
+            "32x64": f"{_COLOURS} --cascade.widths 192 192 176 144 --data.num_scenes 300 --steps 900",
+            "128x256": f"{_COLOURS} --steps 1500",
             "features": "detailed_streets --steps 20000 --run.validate_every 100",
         },
     ),

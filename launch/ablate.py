@@ -127,7 +127,7 @@ def write_results(out: Path, results: dict[str, Any]) -> dict[str, Any]:
     results["conclusions"] = list(conclusions(results))
     with staged(out) as folder:
         write_json(folder / "ablation.json", results)
-        (folder / "ablation.md").write_text(markdown(results), "utf-8")
+        (folder / "ablation.md").write_text(markdown(results), "utf-8", "backslashreplace")
         write_page("ablation.html", results, folder / "ablation.html")
     return results
 

@@ -31,6 +31,7 @@ from launch.evaluation.comparison import names_of
 from launch.evaluation.methods import PHOTOGRAPHS, Batch, compared, files_of
 from launch.evaluation.score_tables import cell_text
 from tests.support import reference
+from tests.support.commands import redescribe
 from tests.support.pages import embedded
 
 pytest_plugins = "tests.support.browser"
@@ -255,8 +256,7 @@ def test_what_does_not_go_together_is_named(runs, tiny_segmenter, tmp_path):
     assert "would be called 'two, assembled'" in refused(runs / "two", tmp_path / "two, assembled", *out)
     unverified = shutil.ignore_patterns(manifest.FOLDER)  # as in older runs, so that nobody tells that run.json was changed
     shutil.copytree(runs / "one", tmp_path / "renamed", ignore=unverified)
-    described = (tmp_path / "renamed" / "run.json").read_text()
-    (tmp_path / "renamed" / "run.json").write_text(described.replace('"road"', '"water"', 1))
+    redescribe(tmp_path / "renamed", lambda description: description["label_space"]["classes"].__setitem__(0, "water"))
     assert "they were trained on different classes" in refused(runs / "one", tmp_path / "renamed", *out)
 
     (tmp_path / "empty").mkdir()
@@ -271,9 +271,7 @@ def test_what_does_not_go_together_is_named(runs, tiny_segmenter, tmp_path):
 
     other = tmp_path / "wide"
     shutil.copytree(runs / "one", other, ignore=unverified)
-    description = json.loads((other / "run.json").read_text())
-    description["experiment"]["cascade"]["base"] = [6, 16]  # on which the parameters do not depend
-    (other / "run.json").write_text(json.dumps(description))
+    redescribe(other, lambda description: description["experiment"]["cascade"].update(base=[6, 16]))  # parameters stay the same
     assert "do not compare: size is (48, 64) there and (48, 128) here" in refused(runs / "one", other, *out)
     assert "the segmenter is for 48x64, the images are 48x128" in refused(other, "--segmenter", tiny_segmenter[1], *out)
 

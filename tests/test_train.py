@@ -15,6 +15,7 @@ from crn_jax.generator import init_params
 from crn_jax.kernels import convolution, cpu_convolution
 from crn_jax.lambdas import LambdaConfig
 from crn_jax.objective import Objective
+from crn_jax.synthesize import synthesize
 from crn_jax.train import OptimizerConfig, abstract_state, init_state, make_train_step
 from tests.support.compiling import compiled
 
@@ -27,12 +28,12 @@ def objective(**optimizer) -> Objective:
 
 @pytest.fixture(scope="module")
 def problem(narrow_vgg19):
+    """VGG-19 and a batch. Each photograph resembles another one of the two initial images, so each image is the best once."""
     rng = np.random.default_rng(0)
-    batch = {
-        "layout": rng.integers(0, 4, (2, *CASCADE.size)).astype(np.uint8),
-        "photograph": rng.integers(0, 256, (2, *CASCADE.size, 3)).astype(np.uint8),
-    }
-    return jax.device_put(vgg_weights.random_vgg19(0)), batch
+    layout = rng.integers(0, 4, (2, *CASCADE.size)).astype(np.uint8)
+    images = np.asarray(synthesize(CASCADE, init_state(objective(), 0).params, layout), int)
+    photograph = (images[[0, 1], [0, 1]] + rng.integers(0, 256, images.shape[1:])) // 2
+    return jax.device_put(vgg_weights.random_vgg19(0)), {"layout": layout, "photograph": photograph.astype(np.uint8)}
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +63,7 @@ def test_the_loss_is_that_of_the_best_images(four_steps, problem):
     terms, images, _ = make_eval_step(CASCADE, objective().perception)(states[0].params, *problem)
     assert images.shape == (2, 2, *CASCADE.size, 3)
     totals = np.asarray(terms).sum(-1)
+    assert {*totals.argmin(1)} == {0, 1}
     assert history[0]["loss"] == pytest.approx(totals.min(1).mean(), rel=1e-5)
     best = np.asarray(terms)[np.arange(2), totals.argmin(1)].mean(0)
     np.testing.assert_allclose(history[0]["terms"], best, rtol=1e-5)

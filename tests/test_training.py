@@ -35,7 +35,7 @@ from launch.common.contact_sheet import grid
 from launch.common.exit_status import TRY_AGAIN
 from launch.common.terminal import console
 from launch.training.metrics_log import read_metrics
-from tests.support.commands import PATIENCE, ROOT, final_state, refused_run, run, start, trained_lines, wait_for
+from tests.support.commands import PATIENCE, ROOT, final_state, redescribe, refused_run, run, start, trained_lines, wait_for
 from tests.support.rounding import assert_identical
 
 KILLS = int(os.environ.get("CRN_JAX_KILLS", "2"))
@@ -64,13 +64,14 @@ def uninterrupted(tiny, tmp_path_factory) -> Path:
 def test_layouts_that_are_read_differently_do_not_resume(tiny, uninterrupted, tmp_path):
     """A changed label file reads layouts differently. A cache in another place does not."""
     shutil.copytree(uninterrupted, tmp_path / "copy")
-    file = tmp_path / "copy" / "run.json"
-    description = json.loads(file.read_text())
-    classes = description["label_space"]["classes"]
-    classes[0], classes[1] = classes[1], classes[0]
-    file.write_text(json.dumps(description))
+
+    def exchange(description: dict) -> None:
+        classes = description["label_space"]["classes"]
+        classes[0], classes[1] = classes[1], classes[0]
+
+    description = redescribe(tmp_path / "copy", exchange)
     assert "label_space.classes: the layouts are read differently now" in refused_run([*tiny, *LONG], tmp_path / "copy")
-    assert json.loads(file.read_text()) == description
+    assert json.loads((tmp_path / "copy" / "run.json").read_text()) == description
 
 
 def test_a_cache_changes_nothing(tiny, uninterrupted, tmp_path):

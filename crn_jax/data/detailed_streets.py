@@ -107,7 +107,7 @@ class _Canvas:
 
     def __init__(self, size: tuple[int, int], mood_index: int, mood: Mood):
         self.size, self.mood_index, self.mood = size, mood_index, mood
-        self.scale = max(2, -(-256 // size[0]))  # so that small photographs are smooth, too
+        self.scale = max(2, -(-128 // size[0]))  # so that small photographs are smooth, too
         height, width = (n * self.scale for n in size)
         rows = np.arange(height)[:, None] + 0.5
         ground = _FOCAL * height * _CAMERA_HEIGHT / np.maximum(rows - _HORIZON * height, 1e-3)

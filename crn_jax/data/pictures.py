@@ -94,6 +94,8 @@ def open_picture(path: str | Path) -> Picture:
         image = _PLUGINS[file.format](io.BytesIO(file.stream))  # Image.open would warn of large pictures, once a thread
         image.load()
         notes = _CHECKS[file.format](file, image)
+    except ImportError:
+        raise
     except MemoryError as error:
         raise UserError(
             f"{path}: the memory does not suffice for {file.height}x{file.width} pixels. Save it smaller."

@@ -56,7 +56,7 @@ class Compiling:
     def _begins(self, event: str, value: float | int, **_) -> None:
         self.depth += event.startswith("/jax/core/compile/")
 
-    def _ends(self, event: str, duration: float, **_) -> None:
+    def _ends(self, event: str, duration_secs: float, **_) -> None:
         self.depth -= event.startswith("/jax/core/compile/")
 
 
@@ -161,7 +161,7 @@ class Watchdog:
             if self._peers and self._ticks % 5 == 0:
                 self._exchange(self._peers, current)
             if current.spent > self.bound(current.phase) and not self._waits_for_others():
-                self._alarm(current)
+                return self._alarm(current)
 
     def _progress(self) -> dict[str, Any]:
         """Returns what the other processes are told: how far this one is, and whether it is within its own bound."""

@@ -1,5 +1,6 @@
 """The commands as a test calls them, in this process or in one of their own, and what their runs leave behind."""
 
+import json
 import socket
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from crn_jax.checkpoint import Checkpoints
+from crn_jax.checksums import unsealed
 from crn_jax.run import read_description
 from crn_jax.train import TrainState, abstract_state
 from launch import train
@@ -70,6 +72,15 @@ def free_port() -> int:
 def trained_lines(folder: Path) -> int:
     """Returns how many lines a training has logged."""
     return sum("loss" in line for line in read_metrics(folder / "metrics.jsonl"))
+
+
+def redescribe(folder: Path, change: Callable[[dict], None]) -> dict:
+    """Changes what the run.json of a run folder says, and returns it. It has no checksum then, as in runs of older code."""
+    file = folder / "run.json"
+    description = unsealed(json.loads(file.read_text()))
+    change(description)
+    file.write_text(json.dumps(description))
+    return description
 
 
 def final_state(folder: Path) -> TrainState:

@@ -24,7 +24,7 @@ class Examined(NamedTuple):
     """A layout that may hold unknown ids or colours."""
 
     layout: Integer[np.ndarray, "H W"]
-    """Class indices. Unknown ids and colours are void."""
+    """Class ids. Unknown ids and colours are void."""
     unknown: dict[int | Color, int]
     """The number of pixels of each unknown id or colour, the most first."""
     palette: dict[int, Color] = {}  # noqa: RUF012  # nobody changes it
