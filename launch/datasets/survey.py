@@ -228,7 +228,7 @@ def drafted_labels(pairs: Sequence[Pair], name: str, read: Reading | None = None
             f"Some layouts of {name} hold ids ({ids[0]}, ...) and others colours ({colors[0]}, ...). Make them alike."
         )
     if colors:
-        fields = {"name": name, "classes": [f"class {n}" for n in range(len(colors))], "colors": colors}
+        fields: dict[str, Any] = {"name": name, "classes": [f"class {n}" for n in range(len(colors))], "colors": colors}
         return fields | ({"read": read} if read else {})
     if read is None and refuse_doubtful_palettes(pairs):
         read = "ids"
