@@ -177,7 +177,7 @@ def _way_out(folder: str | Path, others: list[int], load: Callable[[int], Run]) 
 
 
 def _load_packaged(file: Path, checkpoint: str | int, kind: type[Training], moments: bool) -> Run:
-    """Loads a run that comes with crn_jax. Its file has the parameters of one checkpoint, in half precision."""
+    """Loads a run that comes with crn_jax. Its file has the parameters of one checkpoint."""
     params, description = load_run_file(file)
     experiment, label_space = parse_description(description, file)
     require_kind(experiment, kind, f"The run {file.stem}")
@@ -186,7 +186,6 @@ def _load_packaged(file: Path, checkpoint: str | int, kind: type[Training], mome
         raise _no_checkpoint(file.stem, checkpoint, [step])
     if moments:
         raise UserError(f"{file.stem}: this run comes with crn_jax, without Adam's moments. Use --init_moments fresh.")
-    params = jax.tree.map(lambda leaf: leaf.astype(np.float32), params)
     return Run(experiment, label_space, params, step, description["vgg19"], layouts=packaged_layouts(file))
 
 
