@@ -206,7 +206,6 @@ def from_safetensors(asked: FromSafetensors) -> None:
     step = description.pop("step", 0)
     described, _ = parse_description(description, asked.file)
     experiment = require_kind(described, Regression, f"The run in {asked.file}")
-    params = jax.tree.map(lambda leaf: leaf.astype(np.float32), params)  # the file may have float16
     write_run(asked.out, experiment, description, params, step)
     console.print(f"{asked.out}: step {step}. Next: {command_line('synthesize', asked.out)} LAYOUT.png", markup=False)
 

@@ -1,7 +1,8 @@
 """A run as one `.safetensors` file: its parameters by name (module_0/conv1/kernel), and its description in the metadata.
 
-Any reader of safetensors can read the tensors. The metadata have two entries. `run` is JSON as in run.json, with the `step`.
-`sha256` is the digest of tensors and JSON, so that a file that was changed or cut short is refused.
+Any reader of safetensors can read the tensors, which are all float32 or all float16. The metadata have two entries. `run` is
+JSON as in run.json, with the `step`. `sha256` is the digest of tensors and JSON, so that a file that was changed or cut short
+is refused.
 """
 
 import hashlib
@@ -35,7 +36,7 @@ def save_run(path: str | Path, params: dict, description: dict[str, Any]) -> Non
 
 
 def load_run_file(path: str | Path) -> tuple[dict, dict[str, Any]]:
-    """Reads the parameters and the description that `save_run` wrote.
+    """Reads the parameters and the description that `save_run` wrote. Parameters in float16 are returned in float32.
 
     Raises:
       UserError: if the file is missing, of another kind, cut short, or changed since it was written.
@@ -55,10 +56,12 @@ def load_run_file(path: str | Path) -> tuple[dict, dict[str, Any]]:
     description = parse_json(metadata["run"], path, "Fetch the file again.", {"step?": int})
     if not 0 <= description.get("step", 0) < 1 << 31:
         raise UserError(f"{path}: step: a number of steps is from 0 to {(1 << 31) - 1:,}, got {description['step']}.")
+    dtype = np.float16 if all(array.dtype == np.float16 for array in tensors.values()) else np.float32
     for name, array in tensors.items():
-        if array.dtype != np.float32 or not np.isfinite(array).all():
-            problem = f"is {array.dtype}, not float32" if array.dtype != np.float32 else "has numbers that are not finite"
+        if array.dtype != dtype or not np.isfinite(array).all():
+            problem = f"is {array.dtype}, not float32" if array.dtype != dtype else "has numbers that are not finite"
             raise UserError(f"{path}: the parameter {name} {problem}. Convert the run again.")
+    tensors = {name: array.astype(np.float32) for name, array in tensors.items()}
     try:
         return flax.traverse_util.unflatten_dict(tensors, sep="/"), description
     except (TypeError, ValueError, AttributeError, IndexError) as error:
