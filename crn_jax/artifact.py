@@ -1,15 +1,19 @@
 """An artifact: a folder that contains a trained generator, and runs wherever jax and numpy are installed.
 
-| file             | contents                                                                                       |
-|------------------|------------------------------------------------------------------------------------------------|
-| synthesize.bin   | the jitted function, by `jax.export`, for any batch size on CPUs, NVIDIA GPUs and TPUs          |
-| weights.npz      | its parameters, by name                                                                        |
-| artifact.json    | sizes, classes, versions, origin, and the SHA-256 of the files                                 |
-| load.py          | a copy of `load_artifact.py`, the loader, which needs jax and numpy alone                      |
-| flatbuffers.zip  | the Python package (Apache 2.0) with which jax reads the function; jax does not install it     |
+| file                | contents                                                                                    |
+|---------------------|---------------------------------------------------------------------------------------------|
+| synthesize.bin      | the jitted function, by `jax.export`, for any batch size on CPUs, NVIDIA GPUs and TPUs       |
+| weights.safetensors | its parameters, by name                                                                     |
+| artifact.json       | sizes, classes, versions, origin, and the SHA-256 of the files                              |
+| load.py             | a copy of `load_artifact.py`, the loader, which needs jax and numpy alone                   |
+| flatbuffers.zip     | the Python package (Apache 2.0) with which jax reads the function; jax does not install it  |
+
+The function is bound to some years of jax; weights and configuration are not. `load_run` opens an artifact like a run, so that
+a new one can be made of it at any time.
 """
 
 import contextlib
+import datetime
 import importlib.metadata
 import json
 import os
@@ -22,19 +26,20 @@ import cattrs
 import flax.traverse_util
 import jax
 import numpy as np
+import safetensors.numpy
 from jaxtyping import Array, Integer, UInt8
 
 from crn_jax import load_artifact
 from crn_jax.checksums import sealed
 from crn_jax.errors import UserError
-from crn_jax.experiment import Synthesis, require_kind, to_json
+from crn_jax.experiment import to_json
 from crn_jax.files import replace_text, replacing, sha256_of
 from crn_jax.generator import Generator
 from crn_jax.run import Run
 from crn_jax.synthesize import synthesize
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-FILES = ("synthesize.bin", "weights.npz", "flatbuffers.zip")
+FILES = ("synthesize.bin", "weights.safetensors", "flatbuffers.zip")
 
 
 def export_synthesize(
@@ -85,7 +90,7 @@ def write_artifact(folder: Path, run: Run, size: tuple[int, int] | None = None) 
     Raises:
       UserError: if the size does not fit, or the folder cannot be written.
     """
-    generator, size = _generator(run), size or run.experiment.size
+    generator, size = run.generator, size or run.experiment.size
     leaves = flax.traverse_util.flatten_dict(run.params, sep="/")
     params: dict[str, Any] = {name: np.asarray(leaf) for name, leaf in leaves.items()}
     try:
@@ -93,8 +98,8 @@ def write_artifact(folder: Path, run: Run, size: tuple[int, int] | None = None) 
         folder.mkdir(parents=True, exist_ok=True)
         with replacing(folder / "synthesize.bin") as file:
             file.write(function)
-        with replacing(folder / "weights.npz") as file:
-            np.savez(file, **params)
+        with replacing(folder / "weights.safetensors") as file:
+            file.write(safetensors.numpy.save(params))
         replace_text(folder / "load.py", Path(load_artifact.__file__).read_text("utf-8"))
         _zip_flatbuffers(folder / "flatbuffers.zip")
         about = _describe(run, size) | {"sha256": {name: sha256_of(folder / name) for name in FILES}}
@@ -106,29 +111,27 @@ def write_artifact(folder: Path, run: Run, size: tuple[int, int] | None = None) 
     return about
 
 
-def _generator(run: Run) -> Generator:
-    return require_kind(run.experiment, Synthesis, "The run").generator
-
-
 def _describe(run: Run, size: tuple[int, int]) -> dict[str, Any]:
     return {
         "size": size,
         "dtype": np.dtype(run.label_space.dtype).name,
-        "num_images": _generator(run).num_images,
+        "num_images": run.generator.num_images,
         "classes": run.label_space.classes,
         "label_space": cattrs.unstructure(run.label_space),
         "jax": jax.__version__,
+        "exported": datetime.date.today().isoformat(),
+        "calling_convention": jax.export.maximum_supported_calling_convention_version,
         "platforms": PLATFORMS,
         "step": run.step,
         "vgg19": run.vgg19,
-        "experiment": _without_folders(to_json(run.experiment)),
+        "experiment": without_folders(to_json(run.experiment)),
     }
 
 
-def _without_folders(value: Any) -> Any:
+def without_folders(value: Any) -> Any:
     """Shortens every path to its last part, so that an artifact does not reveal the folders of the machine that wrote it."""
     if isinstance(value, dict):
-        return {key: _without_folders(item) for key, item in value.items()}
+        return {key: without_folders(item) for key, item in value.items()}
     return Path(value).name if isinstance(value, str) and os.sep in value else value
 
 

@@ -19,7 +19,7 @@ from orbax.checkpoint import v1 as ocp
 
 from crn_jax.errors import UserError
 from crn_jax.experiment import description_changes
-from crn_jax.files import set_aside
+from crn_jax.files import require_text, set_aside
 from crn_jax.manifest import FOLDER, Manifest, ManifestWriter, differing, named_leaves, read_manifest
 from crn_jax.train import TrainState
 
@@ -44,7 +44,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: str | Path, keep_last: int | None = None):
-        self.folder = Path(folder).absolute()
+        self.folder = require_text(Path(folder).absolute())  # Orbax and TensorStore take no other paths
         self._keep_last = keep_last
         try:
             if keep_last is not None:

@@ -6,6 +6,7 @@ import itertools
 import os
 import re
 import secrets
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -36,6 +37,22 @@ def expanded(path: str | Path) -> str:
     return replaced
 
 
+def require_text(path: Path) -> Path:
+    """Returns the path, if its name is text.
+
+    Raises:
+      UserError: if it has bytes that the encoding of file names does not have.
+    """
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{path}: the name of this folder is no text in {sys.getfilesystemencoding()}, the encoding of file names here. "
+            f"Rename it, or set PYTHONUTF8=1."
+        ) from error
+    return path
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """Opens a new file for writing, which takes the place of `path` when the block ends without an error.
@@ -58,7 +75,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 def replace_text(path: Path, text: str) -> None:
     """Replaces a file by a text in UTF-8, as `replacing` does."""
     with replacing(path) as file:
-        file.write(text.encode())
+        file.write(text.encode("utf-8", "backslashreplace"))  # a name may have bytes that are no text
 
 
 def set_aside(path: Path, folder: Path) -> Path:

@@ -16,6 +16,8 @@ from crn_jax.kernels.remat import Remat
 class Generator(Protocol):
     """The description of a generator, a frozen and hashable dataclass. `CascadeConfig` is the first example."""
 
+    def __hash__(self) -> int: ...
+
     @property
     def num_classes(self) -> int:
         """The number of classes c of a layout, void included."""

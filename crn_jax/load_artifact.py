@@ -1,5 +1,9 @@
-"""Loads an artifact of `launch.convert export`, with jax and numpy alone. Every artifact contains a copy of this file."""
+"""Loads an artifact of `launch.convert export`, with jax and numpy alone. Every artifact contains a copy of this file.
 
+`python load.py` says for how long the installed jax, and later ones, can read the artifact.
+"""
+
+import datetime
 import hashlib
 import importlib.util
 import io
@@ -9,6 +13,8 @@ from pathlib import Path
 
 import jax
 import numpy as np
+
+RENEWAL = "To renew it with crn_jax, which needs only its weights: python -m launch.convert export {} NEW_FOLDER"
 
 
 def load(folder):
@@ -23,21 +29,20 @@ def load(folder):
 
     Raises:
       ValueError: if a file is missing or not the one that was exported, or (by `synthesize`) if the class ids do not fit.
-      RuntimeError: if the installed jax is older than the one that exported the artifact.
+      RuntimeError: if the installed jax is too old or too new for the artifact; the message has the remedy.
     """
     folder = Path(folder)
-    about = _described(folder / "artifact.json")
-    files = {name: _verified(folder / name, known) for name, known in about["sha256"].items()}
+    about, weights = read(folder)
     if [int(n) for n in jax.__version__.split(".")[:2]] < [int(n) for n in about["jax"].split(".")[:2]]:
         raise RuntimeError(f"{folder} needs jax {about['jax']} or later, not {jax.__version__}: pip install -U jax")
-    if importlib.util.find_spec("flatbuffers") is None:  # jax.export reads functions with it
+    package, function = (_verified(folder / name, about["sha256"][name]) for name in ("flatbuffers.zip", "synthesize.bin"))
+    if package and importlib.util.find_spec("flatbuffers") is None:  # jax.export reads functions with it
         sys.path.append(str(folder / "flatbuffers.zip"))
     try:
-        function = jax.jit(jax.export.deserialize(bytearray(files["synthesize.bin"])).call)
-        params = jax.device_put(dict(np.load(io.BytesIO(files["weights.npz"]), allow_pickle=False)))
-    except Exception as error:
-        raise ValueError(f"{folder}: the artifact cannot be read ({error!r}); fetch it again.") from error
-
+        exported = jax.export.deserialize(bytearray(function))
+    except Exception as error:  # jax raises errors of many classes for functions that it no longer knows
+        raise RuntimeError(f"jax {jax.__version__} can no longer read {folder}. {RENEWAL.format(folder)}") from error
+    function, params = jax.jit(exported.call), jax.device_put(weights)
     (height, width), classes = about["size"], len(about["classes"])
 
     def synthesize(ids):
@@ -49,6 +54,27 @@ def load(folder):
         return np.asarray(function(params, ids.astype(about["dtype"])))
 
     return synthesize, about
+
+
+def read(folder):
+    """Returns the content of artifact.json, and the weights as NumPy arrays by name. This works with every version of jax.
+
+    Raises:
+      ValueError: if the weights are not those that were exported.
+    """
+    folder = Path(folder)
+    about = _described(folder / "artifact.json")
+    if "weights.npz" in about["sha256"]:  # an artifact of crn_jax 0.1
+        return about, dict(np.load(io.BytesIO(_verified(folder / "weights.npz", about["sha256"]["weights.npz"]))))
+    contents = _verified(folder / "weights.safetensors", about["sha256"]["weights.safetensors"])
+    begin = 8 + int.from_bytes(contents[:8], "little")
+    tensors = json.loads(contents[8:begin])
+    arrays = np.frombuffer(contents, "<f4", offset=begin)  # all weights are float32
+    return about, {
+        name: arrays[tensor["data_offsets"][0] // 4 : tensor["data_offsets"][1] // 4].reshape(tensor["shape"])
+        for name, tensor in tensors.items()
+        if name != "__metadata__"
+    }
 
 
 def _crc32c(data):
@@ -67,7 +93,8 @@ def _described(path):
         known = about.pop("crc32c", None)  # before, artifacts had none
         whole = known in (None, f"{_crc32c(json.dumps(about, sort_keys=True).encode()):08x}")
         (height, width), classes = about["size"], about["classes"]
-        named = set(about["sha256"]) == {"synthesize.bin", "weights.npz", "flatbuffers.zip"}
+        weights = {"weights.npz"} if "weights.npz" in about["sha256"] else {"weights.safetensors"}  # the former before 0.2
+        named = set(about["sha256"]) == {"synthesize.bin", "flatbuffers.zip"} | weights
         if not (whole and named and height > 0 and width > 0 and classes and np.dtype(about["dtype"]).kind in "iu"):
             raise ValueError("it has other contents")
         [int(n) for n in about["jax"].split(".")[:2]]
@@ -84,3 +111,22 @@ def _verified(path, known):
     if hashlib.sha256(content).hexdigest() != known:
         raise ValueError(f"{path} is not the file that was exported; fetch it again.")
     return content
+
+
+def window(about):
+    """Returns which versions of jax read the artifact of this artifact.json, as far as the installed one knows."""
+    oldest, newest = (
+        jax.export.minimum_supported_calling_convention_version,
+        jax.export.maximum_supported_calling_convention_version,
+    )
+    day = datetime.date.fromisoformat(about["exported"])
+    until = day + datetime.timedelta(days=182)  # jax promises six months
+    return (
+        f"Exported on {day} by jax {about['jax']} with calling convention {about['calling_convention']}; the installed jax "
+        f"{jax.__version__} reads {oldest} to {newest}. Releases of jax until {until} are promised to read the artifact."
+    )
+
+
+if __name__ == "__main__":
+    here = Path(__file__).parent
+    print(window(read(here)[0]), RENEWAL.format(here), sep="\n")

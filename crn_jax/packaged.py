@@ -18,13 +18,18 @@ def packaged_file(run: str | Path) -> Path | None:
 
 
 def is_run(path: Path) -> bool:
-    """Returns whether a path is a run folder, or the name of a packaged run."""
-    return (path / "run.json").is_file() or packaged_file(path) is not None
+    """Returns whether `load_run` would take a path for a run: a run folder, an artifact, a file, an address, or a name."""
+    is_folder = (path / "run.json").is_file() or (path / "artifact.json").is_file()
+    is_file = path.suffix == ".safetensors" and path.is_file()
+    return is_folder or is_file or path.parts[:1] == ("hf:",) or packaged_file(path) is not None
 
 
 def output_folder(run: Path, name: str) -> Path:
-    """Returns the folder for what is made with a run: RUN/NAME, but RUN_NAME for a packaged run, which RUN would hide."""
-    return Path(f"{run}_{name}") if packaged_file(run) else run / name
+    """Returns the folder for what is made with a run: RUN/NAME for a run folder, and RUN_NAME in the current one for others.
+
+    An artifact stays as it was exported, and a folder with the name of a packaged run would hide the run.
+    """
+    return run / name if (run / "run.json").is_file() else Path(f"{run.absolute().stem}_{name}")
 
 
 def packaged_layouts(file: Path) -> tuple[Path, ...]:

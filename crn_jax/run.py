@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import cattrs
+import flax.traverse_util
 import jax
 import numpy as np
 from jaxtyping import Shaped
 
+from crn_jax import load_artifact
 from crn_jax.checkpoint import Checkpoints, DamagedCheckpoint
 from crn_jax.checksums import KEY
 from crn_jax.data.geometry import view
@@ -20,6 +22,8 @@ from crn_jax.experiment import AnyExperiment, Synthesis, Training, from_json, re
 from crn_jax.formats.json_file import read_json
 from crn_jax.formats.safetensors_file import load_run_file
 from crn_jax.formats.strict_types import strict_converter
+from crn_jax.generator import Generator
+from crn_jax.hub import fetched
 from crn_jax.packaged import PACKAGED, packaged_file, packaged_layouts
 from crn_jax.train import abstract_state
 
@@ -44,6 +48,15 @@ class Run(NamedTuple):
     vgg19: dict[str, str]  # where VGG-19's weights came from
     opt_state: dict | None = None  # Adam's moments, if `load_run` was asked for them
     layouts: tuple[Path, ...] = ()  # files of held-out layouts to try
+
+    @property
+    def generator(self) -> Generator:
+        """The generator that the run has trained.
+
+        Raises:
+          UserError: if the run has trained something else, such as a segmenter.
+        """
+        return require_kind(self.experiment, Synthesis, "The run").generator
 
     def read_layout(self, path: str | Path) -> Shaped[np.ndarray, "H W"]:
         """Reads a layout file as class ids, resized or cropped to the run's size as held-out examples are.
@@ -70,14 +83,14 @@ def describe_run(experiment: Training, label_space: LabelSpace, vgg19: dict[str,
 def read_description(folder: str | Path) -> tuple[AnyExperiment, LabelSpace, dict[str, Any]]:
     """Reads `run.json` in a run folder, and returns the experiment, the label space, and the whole file as plain JSON.
 
-    The description of a run that comes with crn_jax is in its only file.
+    A run that is stored without its training, such as an artifact, has its description in a file of its own.
 
     Raises:
       UserError: if the folder is not a run folder, or the file is damaged.
     """
-    if file := packaged_file(folder):
-        _, fields = load_run_file(file)
-        return *parse_description(fields, file), fields
+    folder = fetched(folder)
+    if stored := _stored_alone(folder):
+        return *parse_description(stored.description, stored.name), stored.description
     path = Path(folder) / "run.json"
     if not path.is_file():
         hidden = f" The run '{folder}' that comes with crn_jax is hidden by it." if str(Path(folder)) in PACKAGED else ""
@@ -127,7 +140,8 @@ def load_run(
     """Loads a trained run.
 
     Args:
-      folder: a run folder, or the name of a run that comes with crn_jax, such as "streets". A folder of that name goes first.
+      folder: a run folder; or an artifact, a .safetensors file of a run, "hf://OWNER/NAME" on the Hugging Face Hub, or the name
+        of a run that comes with crn_jax, such as "streets". A folder of that name goes first.
       checkpoint: `latest`, `best` (smallest held-out distance), or a number of steps.
       kind: the kind of experiment that the run must have; `SegmenterExperiment` for a segmenter.
       moments: loads Adam's moments, too, and the parameters that belong to them instead of the moving average.
@@ -135,8 +149,9 @@ def load_run(
     Raises:
       UserError: if the folder is not a run of this kind, has no such checkpoint, or is damaged.
     """
-    if file := packaged_file(folder):
-        return _load_packaged(file, checkpoint, kind, moments)
+    folder = fetched(folder)
+    if stored := _stored_alone(folder):
+        return _of_alone(stored, checkpoint, kind, moments)
     experiment, label_space, description = read_description(folder)
     require_kind(experiment, kind, f"The run {folder}")
     if not (Path(folder) / "checkpoints").is_dir():  # Orbax would create it
@@ -176,17 +191,44 @@ def _way_out(folder: str | Path, others: list[int], load: Callable[[int], Run]) 
     return f"No other checkpoint in {folder} is whole. Fetch the run again, or train it anew."
 
 
-def _load_packaged(file: Path, checkpoint: str | int, kind: type[Training], moments: bool) -> Run:
-    """Loads a run that comes with crn_jax. Its file has the parameters of one checkpoint."""
-    params, description = load_run_file(file)
-    experiment, label_space = parse_description(description, file)
-    require_kind(experiment, kind, f"The run {file.stem}")
-    step = description["step"]
+class _Alone(NamedTuple):
+    """What is stored of a run without its training: it comes with crn_jax, or it is an artifact or a .safetensors file."""
+
+    name: str | Path
+    params: dict
+    description: dict[str, Any]
+    layouts: tuple[Path, ...] = ()
+
+
+def _stored_alone(source: str | Path) -> _Alone | None:
+    """Reads a run that is stored without its training, or returns None if `source` is something else."""
+    if file := packaged_file(source):
+        return _Alone(file.stem, *load_run_file(file), packaged_layouts(file))
+    path = Path(source)
+    if path.suffix == ".safetensors" and path.is_file():
+        return _Alone(path, *load_run_file(path))
+    if not (path / "artifact.json").is_file():
+        return None
+    try:
+        about, leaves = load_artifact.read(path)
+        description = {name: about[name] for name in ("experiment", "label_space", "vgg19", "step")} | {"data": {}}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: the artifact cannot be read ({error}). Fetch it again.") from error
+    return _Alone(path, flax.traverse_util.unflatten_dict(leaves, sep="/"), description)
+
+
+def _of_alone(stored: _Alone, checkpoint: str | int, kind: type[Training], moments: bool) -> Run:
+    """Returns the run, which has the parameters of one checkpoint, perhaps in half precision."""
+    name, params, description, layouts = stored
+    experiment, label_space = parse_description(description, name)
+    require_kind(experiment, kind, f"The run {name}")
+    step = description.get("step", 0)
     if str(checkpoint) not in ("latest", "best", str(step)):
-        raise _no_checkpoint(file.stem, checkpoint, [step])
+        raise _no_checkpoint(name, checkpoint, [step])
     if moments:
-        raise UserError(f"{file.stem}: this run comes with crn_jax, without Adam's moments. Use --init_moments fresh.")
-    return Run(experiment, label_space, params, step, description["vgg19"], layouts=packaged_layouts(file))
+        raise UserError(f"{name}: this run is stored without Adam's moments. Use --init_moments fresh.")
+    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), params)
+    return Run(experiment, label_space, params, step, description["vgg19"], layouts=layouts)
 
 
 def _no_checkpoint(folder: str | Path, checkpoint: str | int, available: list[int]) -> UserError:

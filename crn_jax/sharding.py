@@ -20,6 +20,7 @@ from jaxtyping import Array, Int, Shaped
 from crn_jax.errors import UserError
 
 DATA, SPATIAL = "data", "spatial"
+DEVICE = "device"  # the only axis where every device computes alone
 
 MIN_ROWS = 8
 """The fewest rows per device for which a level of the cascade is split. Every device computes the smaller levels whole. This
@@ -151,8 +152,88 @@ def from_neighbours(
 
 
 def is_split() -> bool:
-    """Returns whether the mesh in force has several devices: the compiler has to see convolutions then, to split them."""
-    return math.prod(jax.sharding.get_abstract_mesh().axis_sizes) > 1
+    """Returns whether the mesh in force splits arrays: the compiler has to see convolutions then, to split them."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return DATA in mesh.axis_names and math.prod(mesh.axis_sizes) > 1
+
+
+class OverDevices:
+    """A function `(whole, *batches) -> batches` of arrays, or trees of arrays, compiled for the devices of a mesh.
+
+    If the mesh does not split rows, every device computes its own examples, as one device alone computes as many. Otherwise the
+    compiler splits the function, as it splits a training step.
+    """
+
+    def __init__(self, function: Callable, mesh: Mesh):
+        rows_are_whole = mesh.shape[SPATIAL] == 1
+        self.mesh = Mesh(mesh.devices.ravel(), (DEVICE,)) if rows_are_whole else mesh
+        whole, batch = PartitionSpec(), PartitionSpec(DEVICE) if rows_are_whole else PartitionSpec(DATA, SPATIAL)
+
+        def split(parameters: Any, *batches: Any) -> Any:
+            if not rows_are_whole:
+                return function(parameters, *batches)
+            specs = whole, *[batch] * len(batches)
+            return jax.shard_map(function, mesh=self.mesh, in_specs=specs, out_specs=batch, check_vma=False)(
+                parameters, *batches
+            )
+
+        self._whole, self._batch = NamedSharding(self.mesh, whole), NamedSharding(self.mesh, batch)
+        self._jitted = jax.jit(split)
+
+    def place(self, whole: Any) -> Any:
+        """Copies arrays to every device, unless they are there."""
+        return jax.device_put(whole, self._whole)
+
+    def __call__(self, whole: Any, *batches: Any) -> Any:
+        """Computes the function. The devices get what they have not got yet."""
+        with jax.set_mesh(self.mesh):
+            return self._jitted(self.place(whole), *jax.device_put(batches, self._batch))
+
+    def compile(self, whole: Any, *batches: Any) -> jax.stages.Compiled:
+        """Compiles the function for the shapes and dtypes of its arguments. The result is called with placed arguments."""
+
+        def at(sharding: NamedSharding) -> Callable[[Any], jax.ShapeDtypeStruct]:
+            return lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+        with jax.set_mesh(self.mesh):
+            return self._jitted.lower(jax.tree.map(at(self._whole), whole), *jax.tree.map(at(self._batch), batches)).compile()
+
+
+def over_local_devices(function: Callable) -> Callable:
+    """Returns the function `(whole, *batches) -> batches` for all devices of this process, which share out each batch.
+
+    Every device computes its part as one device alone computes as many examples. A batch that cannot be shared equally is left
+    to `function` itself. Arrays in `whole` must not change between two calls: the devices keep their copies.
+    """
+    devices = jax.local_devices()
+    split = OverDevices(function, Mesh(np.array(devices).reshape(-1, 1), (DATA, SPATIAL)))
+    placed: list[Any] = [None, None]
+
+    def computed(whole: Any, *batches: Any) -> Any:
+        if len(devices) == 1 or any(len(leaf) % len(devices) for leaf in jax.tree.leaves(batches)):
+            return function(whole, *batches)
+        if placed[0] is not whole:
+            placed[:] = whole, split.place(whole)
+        return split(placed[1], *batches)
+
+    return computed
+
+
+def mesh_of(layouts: Array | np.ndarray) -> Mesh | None:
+    """Returns the mesh (data, spatial) over which the examples, and the rows, of layouts [B, H, W] are split already.
+
+    The names of the axes by which they were split do not matter. It is None for an array on one device, for a NumPy array, and
+    while a function is traced.
+    """
+    if not isinstance(layouts, jax.Array) or isinstance(layouts, jax.core.Tracer):
+        return None
+    devices = dict[tuple[int, int], jax.Device]()
+    for device, index in layouts.sharding.devices_indices_map(layouts.shape).items():
+        devices.setdefault((index[0].start or 0, index[1].start or 0), device)  # further devices hold copies
+    if len(devices) == 1:
+        return None
+    ordered = np.array([devices[place] for place in sorted(devices)])
+    return Mesh(ordered.reshape(len({example for example, _ in devices}), -1), (DATA, SPATIAL))
 
 
 def replicated(mesh: Mesh, tree: Any) -> Any:

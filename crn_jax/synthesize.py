@@ -5,16 +5,21 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Integer, UInt8
 
 from crn_jax.generator import Generator, generate, one_hot
 from crn_jax.images import to_uint8
+from crn_jax.sharding import OverDevices, mesh_of
 
 
 def synthesize(
     config: Generator, params: dict, layout_ids: Integer[Array | np.ndarray, "B H W"]
 ) -> UInt8[Array, "B {config.num_images} H W 3"]:
     """Synthesizes k images, RGB, from each layout. It compiles once for each config and shape.
+
+    If the layouts are an array whose examples, or rows, are split over several devices, these devices share the work, and each
+    keeps its part of the images. Parameters that they have not got are copied to all of them.
 
     Args:
       config: the generator's config, such as a `CascadeConfig`.
@@ -31,12 +36,25 @@ def synthesize(
         for class_id in (layout_ids.min(), layout_ids.max()):
             if not 0 <= class_id < config.num_classes:
                 raise ValueError(f"Class id {class_id} is out of range: this generator knows 0..{config.num_classes - 1}.")
-    return _synthesize(config, params, layout_ids)
+    mesh = mesh_of(layout_ids)
+    if mesh is None:
+        return _synthesize(config, params, layout_ids)
+    return synthesize_on(mesh, config)(params, layout_ids)
+
+
+def _images(config: Generator, params: dict, layout_ids: Array) -> Array:
+    return to_uint8(generate(config, params, one_hot(config, layout_ids)))
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _synthesize(config: Generator, params: dict, layout_ids: Array) -> Array:
-    return to_uint8(generate(config, params, one_hot(config, layout_ids)))
+    return _images(config, params, layout_ids)
+
+
+@functools.cache
+def synthesize_on(mesh: Mesh, config: Any) -> OverDevices:
+    """Returns `synthesize` as a function of (params, layout_ids) for the devices of a mesh. It does not check class indices."""
+    return OverDevices(functools.partial(_images, config), mesh)
 
 
 def compile_synthesize(config: Generator, params: dict, shape: tuple[int, int, int], dtype: np.dtype) -> jax.stages.Compiled:

@@ -30,6 +30,7 @@ from launch.common.names import as_typed
 from launch.common.options import read_options
 from launch.common.output import read_json
 from launch.common.terminal import command, console, progress_bar
+from launch.training.lock import owned
 from launch.training.metrics_log import read_metrics
 
 Verdict = Literal["whole", "unverified", "damaged"]
@@ -67,17 +68,29 @@ class Arguments:
 def main(arguments: list[str] | None = None) -> None:
     """Prints a table for each folder. Ends with status 1 if something is damaged, also if it was repaired."""
     with command():
-        asked = read_options(Arguments, "check", arguments, description=as_typed(__doc__ or ""))
+        asked: Arguments = read_options(Arguments, "check", arguments, description=as_typed(__doc__ or ""))
         if not asked.runs:
             raise UserError("Name at least one run folder.")
-        damaged = [finding for run in asked.runs for finding in check(run) if finding.verdict == "damaged"]
+        damaged = {run: [finding for finding in check(run) if finding.verdict == "damaged"] for run in asked.runs}
         if asked.repair:
+            for run, findings in damaged.items():
+                repair(run, findings)
+        elif any(damaged.values()):
+            console.print("To move what is damaged out of the way, give the same command with --repair.")
+        sys.exit(FAILED if any(damaged.values()) else 0)
+
+
+def repair(run: Path, damaged: list[Finding]) -> None:
+    """Moves what is damaged in a folder out of the way, and says so.
+
+    Raises:
+      UserError: if a training is running in the folder.
+    """
+    if damaged:
+        with owned(run):
             for finding in damaged:
                 if finding.repair:
                     console.print(f"{finding.what}: {finding.repair()}")
-        elif damaged:
-            console.print("To move what is damaged out of the way, give the same command with --repair.")
-        sys.exit(FAILED if damaged else 0)
 
 
 def check(path: Path) -> list[Finding]:

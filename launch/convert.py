@@ -1,6 +1,7 @@
-"""Converts trained runs from and to other forms: `python -m launch.convert {authors,safetensors,run,export} FROM TO`."""
+"""Converts trained runs from and to other forms: `python -m launch.convert {authors,safetensors,run,export,onnx} FROM TO`."""
 
 import dataclasses
+import json
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -29,7 +30,7 @@ from launch.common.names import as_typed, command_line
 from launch.common.options import read_options
 from launch.common.output import staged, write_json
 from launch.common.terminal import command, console
-from launch.conversion.model_card import model_card
+from launch.conversion.model_card import licences, model_card, use_of_artifact, use_of_onnx
 
 ReleasedData = Literal["cityscapes", "gta5"]
 
@@ -84,11 +85,29 @@ class Export:
     """Height and width of the layouts, in pixels. Default: the run's size."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Onnx:
+    """Exports `synthesize` of a run as an ONNX model, for programs in other languages, phones and browsers."""
+
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """A run folder."""
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
+    """The .onnx file to write."""
+    checkpoint: str = "latest"
+    """The checkpoint: latest, best (smallest held-out distance), or a number of steps."""
+    size: tuple[int, int] | None = None
+    """Height and width of the layouts, in pixels. Default: any size that the network can make; for networks that are bound to
+    one size, the run's."""
+    half: bool = False
+    """Compute convolutions in float16. The file is half as large, and an image differs by a level here and there."""
+
+
 Asked = (
     Annotated[Authors, tyro.conf.subcommand("authors")]
     | Annotated[Safetensors, tyro.conf.subcommand("safetensors")]
     | Annotated[FromSafetensors, tyro.conf.subcommand("run")]
     | Annotated[Export, tyro.conf.subcommand("export")]
+    | Annotated[Onnx, tyro.conf.subcommand("onnx")]
 )
 
 
@@ -107,6 +126,8 @@ def main(arguments: list[str] | None = None) -> None:
                 from_safetensors(asked)
             case Export():
                 export(asked)
+            case Onnx():
+                to_onnx(asked)
 
 
 def from_authors(asked: Authors) -> None:
@@ -194,9 +215,34 @@ def export(asked: Export) -> None:
     run = load_run(asked.run, asked.checkpoint)
     with staged(asked.out) as unfinished:
         about = write_artifact(unfinished, run, asked.size)
-        replace_text(unfinished / "README.md", model_card(run, asked.run, about))
+        card = model_card(run, asked.run, use_of_artifact(about), size=about["size"])
+        replace_text(unfinished / "README.md", card)
     megabytes = sum(path.stat().st_size for path in asked.out.iterdir()) / 1e6
     console.print(f"{asked.out}: step {run.step}, {megabytes:.1f} MB. Its README.md says how to use it.", markup=False)
+
+
+def to_onnx(asked: Onnx) -> None:
+    """Exports a run as an ONNX model that carries its classes, colours and model card."""
+    from crn_jax.formats.onnx_file import onnx_model, save_onnx  # needs onnx, which is an optional extra
+
+    run = load_run(asked.run, asked.checkpoint)
+    generator, space = run.generator, run.label_space
+    metadata = {
+        "classes": json.dumps(space.classes),
+        "colors": json.dumps(space.colors),
+        "size": json.dumps(run.experiment.size),
+        "step": str(run.step),
+        "licences": "\n".join(licences(run)),
+        "model_card": model_card(run, asked.run, use_of_onnx(run, asked.out.name)),
+    }
+    model = onnx_model(generator, run.params, space.dtype, asked.size, half=asked.half, metadata=metadata)
+    save_onnx(asked.out, model)
+    shape = [dim.dim_param or dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim]
+    console.print(
+        f"{asked.out}: step {run.step}, {asked.out.stat().st_size / 1e6:.1f} MB. Input: layout_ids, {np.dtype(space.dtype)} "
+        f"{shape}. Output: images, uint8 [B, {generator.num_images}, H, W, 3].",
+        markup=False,
+    )
 
 
 if __name__ == "__main__":

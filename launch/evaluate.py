@@ -4,6 +4,7 @@ It prints a table, and writes evaluation.json and report.html. With --study_page
 people instead, as in the paper.
 """
 
+import contextlib
 import dataclasses
 import functools
 import sys
@@ -33,6 +34,7 @@ from launch.common.catalogue import take_configs
 from launch.common.names import command_line
 from launch.common.options import read_options
 from launch.common.output import staged, write_json
+from launch.common.processes import Processes, agree, first_says, gather, is_first, join_apart, several_processes, wait_for_all
 from launch.common.terminal import command, console, progress_bar
 from launch.evaluation.comparison import Comparison, open_comparison
 from launch.evaluation.methods import PHOTOGRAPHS, Method, images_of_folder, photographs, run_of
@@ -75,7 +77,7 @@ class Arguments:
     vgg: Annotated[str | None, tyro.conf.arg(aliases=["--vgg.weights"])] = None
     """The file of VGG-19 weights. Default: launch.evaluate looks where launch.train does."""
     batch_size: int = 1
-    """The number of examples that are computed at a time. It changes speed and memory only."""
+    """The number of examples that a device computes at a time. It changes speed and memory only."""
     out: Path | None = None
     """The folder for the results. Default: `evaluation` in the first run's folder."""
     save_images: bool = False
@@ -90,57 +92,76 @@ class Arguments:
     """The seed by which layouts are chosen. A page with another seed is another study; --study reads results of one study."""
     study: tuple[Path, ...] | None = None
     """Result files of a study. Print what people preferred, and score nothing. With --out, also write it to study.json."""
+    processes: Annotated[Processes, tyro.conf.arg(name="")] = Processes()
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Reads the command line, and scores or makes or reads a study."""
     with command():
         given = sys.argv[1:] if arguments is None else arguments
-        asked = read_options(Arguments, "evaluate", take_configs(given))
+        asked: Arguments = read_options(Arguments, "evaluate", take_configs(given))
         if asked.batch_size < 1 or (asked.examples is not None and asked.examples < 1):
             raise UserError(f"--batch_size and --examples must be at least 1, got {asked.batch_size} and {asked.examples}.")
         if asked.study is not None:
             return tell_study(asked, asked.study)
+        join_apart(asked.processes)
+        console.quiet = not is_first()
         comparison = open_comparison(
             asked.methods, asked.checkpoint, asked.experiment, asked.data, asked.split, asked.examples, asked.read
         )
         if asked.study_page:
-            return make_study(asked, asked.study_page, comparison)
+            return make_study(asked, asked.study_page, comparison) if is_first() else None
         evaluate(asked, comparison, command_line("evaluate", *given))
 
 
 def evaluate(asked: Arguments, comparison: Comparison, line: str) -> None:
-    """Scores every method, and writes all results at the end, or none if it fails."""
+    """Scores every method, and writes all results at the end, or none if it fails.
+
+    Several processes share the examples, and the first one writes the results.
+    """
     vgg = dataclasses.replace(comparison.experiment.vgg, weights=asked.vgg or comparison.experiment.vgg.weights)
     vgg_params, vgg19 = obtain_vgg19(vgg)
     vgg_params = jax.device_put(vgg_params)
     methods = methods_of(comparison, vgg_params)
     judges, notes = judges_of(asked, comparison, methods, vgg_params, vgg19)
-    with staged(out_folder(asked)) as folder:
-        tallies, resources = measure(asked, comparison, methods, judges, folder / "images" if asked.save_images else None)
-        results = results_of(methods, tallies, resources, judges.inception_params is not None)
-        height, width = comparison.experiment.size
-        count = len(comparison.examples.indices)
-        evaluation = {
-            "title": f"{comparison.experiment.data.source} {asked.split}, {count} examples at {height}x{width}",
-            "command": line,
-            "versions": {"jax": jax.__version__, "numpy": np.__version__},
-            "device": jax.devices()[0].device_kind,
-            "vgg19": vgg19,
-            "notes": notes,
-            "classes": comparison.examples.source.label_space.classes,
-            "names": comparison.examples.names,
-            "scores": [score._asdict() for score in SCORES if any(score.key in result["scores"] for result in results)],
-            "candidates": results,
-        }
-        write_json(folder / "evaluation.json", evaluation)
-        shown = examples_to_show(asked, comparison, methods, judges, evaluation)
-        write_report(evaluation, shown, comparison.examples.source.label_space, folder / "report.html")
+    count = len(comparison.examples.indices)
+    if several_processes():
+        agree({"examples": count, "methods": [method.about for method in methods], "VGG-19": vgg19})
+        if count < jax.process_count():
+            raise UserError(f"{count} examples cannot be shared by {jax.process_count()} processes. Start fewer.")
+    with staged(out_folder(asked)) if is_first() else contextlib.nullcontext(Path()) as folder:
+        images_folder = Path(first_says(str(folder))) / "images" if asked.save_images else None
+        tallies, resources = measure(asked, comparison, methods, judges, images_folder)
+        if is_first():
+            results = results_of(methods, tallies, resources, judges.inception_params is not None)
+            height, width = comparison.experiment.size
+            evaluation = {
+                "title": f"{comparison.experiment.data.source} {asked.split}, {count} examples at {height}x{width}",
+                "command": line,
+                "versions": {"jax": jax.__version__, "numpy": np.__version__},
+                "device": jax.devices()[0].device_kind,
+                "vgg19": vgg19,
+                "notes": notes,
+                "classes": comparison.examples.source.label_space.classes,
+                "names": comparison.examples.names,
+                "scores": [score._asdict() for score in SCORES if any(score.key in result["scores"] for result in results)],
+                "candidates": results,
+            }
+            write_json(folder / "evaluation.json", evaluation)
+            shown = examples_to_show(asked, comparison, methods, judges, evaluation)
+            write_report(evaluation, shown, comparison.examples.source.label_space, folder / "report.html")
+    if several_processes():
+        wait_for_all("the results are written")
+    if is_first():
+        tell(evaluation, notes, out_folder(asked))
+
+
+def tell(evaluation: dict[str, Any], notes: Sequence[str], out: Path) -> None:
+    """Prints the scores."""
     console.print(scores_table(evaluation))
     console.print(layers_table(evaluation))
     for note in notes:
         console.print(note, markup=False, style="dim")
-    out = out_folder(asked)
     console.print(f"{out / 'report.html'} shows it with images, {out / 'evaluation.json'} has every number.", markup=False)
 
 
@@ -220,13 +241,16 @@ def measure(
     tallies: dict[str, Tally] = {}
     resources: dict[str, dict[str, float]] = {}
     examples = comparison.examples
-    num_classes, numbers = examples.source.label_space.num_classes, range(len(examples.indices))
+    num_classes = examples.source.label_space.num_classes
+    numbers = range(len(examples.indices))[jax.process_index() :: jax.process_count()]
+    together = asked.batch_size * jax.local_device_count()
+    batch_size = together if together <= len(numbers) else asked.batch_size
     with progress_bar() as progress:
         for method in methods:
             first, *_ = method.names
             task = progress.add_task(first, total=len(numbers))
             tallies |= {name: Tally() for name in method.names}
-            for batch, count in examples.batches(numbers, asked.batch_size):
+            for batch, count in examples.batches(numbers, batch_size):
                 for name, made in method.make(batch).items():
                     images = made.scored(batch)
                     tallies[name].add(judges.measure(name, batch, images, num_classes) | made.numbers, count)
@@ -234,7 +258,21 @@ def measure(
                         save_images(images_folder / name, batch.names[:count], images)
                 progress.advance(task, count)
             resources[first] = method.resources(examples.batch([0] * asked.batch_size))
-    return tallies, resources
+    return together_from(tallies, len(examples.indices)), resources
+
+
+def together_from(tallies: dict[str, Tally], count: int) -> dict[str, Tally]:
+    """Returns the measurements of all processes, of which each has measured every P-th of `count` examples."""
+    own = {f"{i}.{key}": rows for i, tally in enumerate(tallies.values()) for key, rows in tally.measurements().items()}
+    parts, whole = gather(own), dict[str, np.ndarray]()
+    for key, rows in own.items():
+        whole[key] = np.empty((count, *rows.shape[1:]), rows.dtype)
+        for process, part in enumerate(parts):
+            whole[key][process :: len(parts)] = part[key]
+    return {
+        name: Tally([{key.partition(".")[2]: rows for key, rows in whole.items() if key.startswith(f"{i}.")}])
+        for i, name in enumerate(tallies)
+    }
 
 
 def save_images(folder: Path, names: Sequence[str], images: np.ndarray) -> None:

@@ -1,5 +1,10 @@
-"""Turns layouts into images: `python -m launch.synthesize RUN LAYOUT.png [LAYOUT.png | FOLDER ...]`."""
+"""Turns layouts into images: `python -m launch.synthesize RUN LAYOUT.png [LAYOUT.png | FOLDER ...]`.
 
+All devices of this process take part. Several processes, on one host or on several, share the layouts, and each writes its own
+images.
+"""
+
+import collections
 import dataclasses
 import functools
 import hashlib
@@ -20,8 +25,10 @@ from crn_jax.run import Run, load_run
 from launch.common import output
 from launch.common.contact_sheet import Row, contact_sheet, grid
 from launch.common.options import read_options
+from launch.common.processes import Processes, agree, is_first, join_apart, several_processes, sum_over_processes
 from launch.common.terminal import command, console, track
 from launch.synthesis.layouts import Sizing, find_layouts, fitted
+from launch.synthesis.record import Record
 from launch.synthesis.stream import Job, Synthesized, generator_of, is_foreign, synthesize_all, write_png
 
 SHEET_NAME = "contact_sheet.png"
@@ -51,8 +58,8 @@ class Arguments:
     read: Annotated[Reading | None, tyro.conf.arg(aliases=["--data.read"])] = None
     """What layouts that are palette PNGs hold: ids, or colours. Default: as the run was trained."""
     batch_size: int | None = None
-    """The number of layouts of one size in a batch. Default: 1 on a CPU; elsewhere 16, or fewer if that exceeds 1024 * 2048
-    pixels."""
+    """The number of layouts of one size that a device takes at a time. Default: 1 on a CPU; elsewhere 16, or fewer if that
+    exceeds 1024 * 2048 pixels."""
     overwrite: bool = False
     """Make existing images again, and replace images that launch.synthesize did not make."""
     index: int | None = None
@@ -64,75 +71,116 @@ class Arguments:
     """Write the k images of a layout as one picture, from image 0 at the top left to the last one at the bottom right."""
     sheet: bool = False
     """Also write contact_sheet.png, which shows the first 32 layouts beside their images."""
+    processes: Annotated[Processes, tyro.conf.arg(name="")] = Processes()
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Reads the command line and synthesizes."""
     with command():
-        run_command(read_options(Arguments, "synthesize", arguments))
+        asked: Arguments = read_options(Arguments, "synthesize", arguments)
+        packaged = packaged_file(asked.run)
+        layouts = asked.layouts or (packaged_layouts(packaged) if packaged else ())
+        if not layouts:
+            raise UserError("Give at least one layout PNG, or a folder of layout PNGs, after the run folder.")
+        if asked.batch_size is not None and asked.batch_size < 1:
+            raise UserError(f"--batch_size {asked.batch_size}: at least 1 is needed.")
+        join_apart(asked.processes)
+        console.quiet = not is_first()
+        out = asked.out or output_folder(asked.run, "synthesized")
+        run_command(dataclasses.replace(asked, layouts=layouts), out)
 
 
-def run_command(arguments: Arguments) -> None:
-    """Synthesizes as asked. It checks the name and size of every layout before it writes the first image."""
-    file = packaged_file(arguments.run)
-    layouts = arguments.layouts or (packaged_layouts(file) if file else ())
-    if not layouts:
-        raise UserError("Give at least one layout PNG, or a folder of layout PNGs, after the run folder.")
-    if arguments.batch_size is not None and arguments.batch_size < 1:
-        raise UserError(f"--batch_size {arguments.batch_size}: at least 1 is needed.")
+def run_command(arguments: Arguments, out: Path) -> None:
+    """Synthesizes as asked into the folder `out`. It checks every layout's name and size before it writes the first image."""
     run = load_run(arguments.run, arguments.checkpoint)
     if arguments.read:
         run = run._replace(label_space=dataclasses.replace(run.label_space, read_as=arguments.read))
-    generator = generator_of(run)
-    choice = choice_of(arguments, run.label_space, generator.num_images)
-    out = arguments.out or output_folder(arguments.run, "synthesized")
-    jobs = planned(dataclasses.replace(arguments, layouts=layouts), run, choice, out)
-    on_sheet = jobs[:SHEET_ROWS] if arguments.sheet else []
-    to_do = [job for job in jobs if arguments.overwrite or job in on_sheet or not job.is_done]
+    choice = choice_of(arguments, run.label_space, generator_of(run).num_images)
+    means = means_of(arguments, run)
+    tasks = tasks_of(arguments, 1 if arguments.grid or choice is not None else generator_of(run).num_images, out)
+    record = Record(out, f"{means.hexdigest()} {arguments.fit} {run.experiment.data.fit}", jax.process_index(), len(tasks))
+    own = share(tasks, arguments.sheet)
+    on_sheet = dict(tasks[:SHEET_ROWS] if arguments.sheet and is_first() else [])
+    unknown = [task for task in own if arguments.overwrite or task[0] in on_sheet or not record.has(*task)]
+    done, to_do = list[Job](), list[Job]()
+    for job in planned(arguments, run, unknown, means):
+        (to_do if arguments.overwrite or job.path in on_sheet or not job.is_done else done).append(job)
+    if several_processes():  # all have checked their layouts
+        agree({"layouts": len(tasks), "parameters and options": means.hexdigest()})
     rows = {}
     try:
         out.mkdir(parents=True, exist_ok=True)
+        for job in done:
+            record.add(job.path, job.targets)
         written = synthesize_all(run, to_do, arguments.batch_size, functools.partial(write, arguments, choice))
         for job, row in track(written, "synthesizing", len(to_do)):
-            if job in on_sheet:
+            record.add(job.path, job.targets)
+            if job.path in on_sheet:
                 rows[job.path] = row
-        if arguments.sheet:
-            write_sheet(run, [rows[job.path] for job in on_sheet], out / SHEET_NAME)
+        if on_sheet:
+            write_sheet(run, [rows[path] for path in on_sheet], out / SHEET_NAME)
     except OSError as error:
         raise UserError(f"{out}: the images cannot be written there ({error}). Choose another folder with --out.") from error
-    new, total = (sum(len(job.targets) for job in some) for some in (to_do, jobs))
+    report(run, [image for _, targets in tasks for image in targets], sum(len(job.targets) for job in to_do), out)
+
+
+def report(run: Run, images: list[Path], new: int, out: Path) -> None:
+    """Says where the images of all processes are, of which this one has made `new` ones."""
+    if several_processes():
+        new = int(sum_over_processes(np.array([new], np.int32))[0])
+    total = len(images)
     kept = f", of which {total - new:,} existed already (--overwrite makes them again)" if new < total else ""
-    console.print(
-        f"{total:,} image{'s' * (total > 1)} in {out}{kept}, the first: {jobs[0].targets[0]} (step {run.step})", markup=False
-    )
+    console.print(f"{total:,} image{'s' * (total > 1)} in {out}{kept}, the first: {images[0]} (step {run.step})", markup=False)
 
 
-def planned(arguments: Arguments, run: Run, choice: np.ndarray | None, out: Path) -> list[Job]:
-    """Plans a job for each layout.
+Task = tuple[Path, list[Path]]
+"""A layout and the images to write."""
+
+
+def tasks_of(arguments: Arguments, num_images: int, out: Path) -> list[Task]:
+    """Returns what is asked for: every layout with its images, of which there are `num_images`.
 
     Raises:
-      UserError: if a layout does not exist, if its size does not fit, if two layouts have one name, or if an image would
-        replace a layout or an image that launch.synthesize did not make.
+      UserError: if a layout does not exist, if two layouts have one name, or if an image would replace a layout.
     """
-    paths, generator = list(find_layouts(arguments.layouts)), generator_of(run)
-    names = target_names(paths, 1 if arguments.grid or choice is not None else generator.num_images)
-    targets = [[out / name for name in each] for each in names]
-    images = [target for each in targets for target in each]
-    refuse_overwriting(paths, images + [out / SHEET_NAME] * arguments.sheet)
-    if not arguments.overwrite:
-        refuse_foreign(images)
-    # An image depends on its layout and on these.
-    means = hashlib.sha256(repr((generator, arguments.index, arguments.pick, arguments.grid)).encode())
+    paths = list(find_layouts(arguments.layouts))
+    targets = [[out / name for name in names] for names in target_names(paths, num_images)]
+    refuse_overwriting(paths, [image for each in targets for image in each] + [out / SHEET_NAME] * arguments.sheet)
+    return list(zip(paths, targets))
+
+
+def share(tasks: list[Task], sheet: bool) -> list[Task]:
+    """Returns the tasks of this process. The first process also takes those on the contact sheet, which it draws."""
+    together = tasks[:SHEET_ROWS] if sheet else []
+    apart = tasks[len(together) :][jax.process_index() :: jax.process_count()]
+    return together + apart if is_first() else apart
+
+
+def means_of(arguments: Arguments, run: Run) -> "hashlib._Hash":
+    """Returns a hash of what an image depends on besides its layout and its size: parameters and options."""
+    options = generator_of(run), arguments.index, arguments.pick, arguments.grid
+    means = hashlib.sha256(repr(options).encode())
     if arguments.read:
         means.update(arguments.read.encode())
     for leaf in jax.tree.leaves(run.params):
         means.update(np.ascontiguousarray(leaf).data)
-    jobs = []
-    for path, each in zip(paths, targets):
+    return means
+
+
+def planned(arguments: Arguments, run: Run, tasks: list[Task], means: "hashlib._Hash") -> list[Job]:
+    """Plans a job for each task.
+
+    Raises:
+      UserError: if the size of a layout does not fit, or if an image would replace one that launch.synthesize did not make.
+    """
+    if not arguments.overwrite:
+        refuse_foreign([image for _, targets in tasks for image in targets])
+    generator, jobs = generator_of(run), []
+    for path, targets in tasks:
         size = fitted(path, generator, run.experiment.data.fit, arguments.fit)
         digest = means.copy()
         digest.update(repr(size).encode() + path.read_bytes())
-        jobs.append(Job(path, size, each, f"{run.experiment.name}, step {run.step}; {digest.hexdigest()[:16]}"))
+        jobs.append(Job(path, size, targets, f"{run.experiment.name}, step {run.step}; {digest.hexdigest()[:16]}"))
     return jobs
 
 
@@ -181,7 +229,7 @@ def target_names(paths: list[Path], num_images: int) -> list[list[str]]:
       UserError: if two layouts would write the same file.
     """
     stems = [path.stem for path in paths]
-    if doubled := sorted({stem for stem in stems if stems.count(stem) > 1}):
+    if doubled := sorted(stem for stem, count in collections.Counter(stems).items() if count > 1):
         raise UserError(
             f"Several layouts are called {', '.join(doubled)}: their images would overwrite each other. Give them in separate "
             f"calls with --out."

@@ -64,9 +64,9 @@ _CHECKED = [
     "crn_jax.vgg",
     "crn_jax.vgg_weights",
 ]
-# crn_jax.synthesize is not among them, because it refuses wrong dtypes itself, and tests want that error. Neither is
-# crn_jax.data.streets, which draws each scene by thousands of calls with single numbers: checking these took half of the time
-# of a small training. Its arrays are all those of a Street, whose shapes and dtypes test_streets.py checks.
+# crn_jax.synthesize is not among them, because it refuses wrong dtypes itself, and tests want that error. Neither are
+# crn_jax.data.streets and detailed_streets, which draw each scene by thousands of calls with single numbers: checking these
+# took half of the time of a small training. Their tests check the shapes and dtypes of the arrays of a scene.
 install_import_hook(_CHECKED, "tests.support.typecheck.checked")
 
 import jax  # noqa: E402

@@ -1,5 +1,6 @@
 """What travels: the exported function with its weights, loaded where there is nothing but jax and numpy; one-file runs."""
 
+import datetime
 import functools
 import importlib.metadata
 import json
@@ -15,9 +16,13 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from crn_jax import load_artifact
 from crn_jax.artifact import export_synthesize
 from crn_jax.cascade import CascadeConfig
+from crn_jax.checksums import KEY, sealed
 from crn_jax.data.labels.published import CITYSCAPES
+from crn_jax.errors import UserError
+from crn_jax.files import sha256_of
 from crn_jax.generator import init_params
 from crn_jax.run import describe_run, load_run, read_description
 from crn_jax.synthesize import synthesize
@@ -100,7 +105,7 @@ for wrong in (layouts[:, :32], layouts + 20, layouts[0], layouts / 1, layouts.as
     assert np.abs(three - expected).max() <= 1 and np.abs(one - expected[:1]).max() <= 1
 
 
-@pytest.mark.parametrize("name", ["synthesize.bin", "weights.npz", "flatbuffers.zip"])
+@pytest.mark.parametrize("name", ["synthesize.bin", "weights.safetensors", "flatbuffers.zip"])
 def test_a_changed_file_is_refused_before_it_is_read(artifact, jax_alone, tmp_path, name):
     copy = shutil.copytree(artifact, tmp_path / "copy")
     contents = bytearray((copy / name).read_bytes())
@@ -114,15 +119,15 @@ def test_an_older_jax_is_refused(artifact, jax_alone, tmp_path):
     copy = shutil.copytree(artifact, tmp_path / "copy")
     about = json.loads((copy / "artifact.json").read_text())
     assert about["jax"] == jax.__version__
-    (copy / "artifact.json").write_text(json.dumps({**about, "jax": "99.1.0"}))
+    changed = {key: value for key, value in about.items() if key != KEY} | {"jax": "99.1.0"}
+    (copy / "artifact.json").write_text(json.dumps(sealed(changed)))
     result = run_alone(jax_alone, copy, "from load import load; load('.')")
     assert f"needs jax 99.1.0 or later, not {jax.__version__}: pip install -U jax" in result.stderr
 
 
 def test_weights_lie_beside_the_function(artifact, trained):
     """The exported function is for all three platforms and any batch, and says nothing of its maker's disks."""
-    with np.load(artifact / "weights.npz") as weights:
-        stored = {name: weights[name] for name in weights}
+    stored = safetensors.numpy.load_file(artifact / "weights.safetensors")
     expected = flax.traverse_util.flatten_dict(load_run(trained).params, sep="/")
     assert stored.keys() == expected.keys()
     for name, leaf in expected.items():
@@ -136,6 +141,40 @@ def test_weights_lie_beside_the_function(artifact, trained):
     assert str(trained.parent) not in about and json.loads(about)["experiment"]["run"]["folder"] == "travelled"
 
 
+def test_an_artifact_is_a_run_and_is_renewed(artifact, trained, tmp_path, monkeypatch):
+    """Its function may be one that no jax reads any more: weights and configuration suffice."""
+    old = shutil.copytree(artifact, tmp_path / "old")
+    (old / "synthesize.bin").write_bytes(b"a function of long ago")
+    about = json.loads((old / "artifact.json").read_text())
+    about["sha256"]["synthesize.bin"] = sha256_of(old / "synthesize.bin")
+    (old / "artifact.json").write_text(json.dumps(sealed({key: value for key, value in about.items() if key != KEY})))
+    with pytest.raises(
+        RuntimeError, match="can no longer read .*old. To renew it .*: python -m launch.convert export .*old NEW"
+    ):
+        load_artifact.load(old)
+    run, renewed = load_run(old), tmp_path / "renewed"
+    assert run.step == 7 and run.generator == load_run(trained).generator
+    jax.tree.map(np.testing.assert_array_equal, run.params, load_run(trained).params)
+    convert.main(["export", str(old), str(renewed)])
+    for name in ("weights.safetensors", "README.md"):
+        assert (renewed / name).read_bytes() == (artifact / name).read_bytes(), name
+    layouts = np.random.default_rng(0).integers(0, 20, (1, 48, 64))
+    monkeypatch.setattr(sys, "path", [*sys.path])  # the loader adds to it
+    np.testing.assert_array_equal(*(load_artifact.load(folder)[0](layouts) for folder in (artifact, renewed)))
+    assert "without Adam's moments" in str(pytest.raises(UserError, load_run, old, moments=True).value)
+    assert "Steps saved: 7." in str(pytest.raises(UserError, load_run, old, 3).value)
+
+
+def test_an_artifact_says_how_long_jax_reads_it(artifact, jax_alone):
+    text = run_alone(jax_alone, artifact, "import runpy; runpy.run_path('load.py', run_name='__main__')").stdout
+    about = json.loads((artifact / "artifact.json").read_text())
+    assert f"Exported on {about['exported']} by jax {jax.__version__} with calling convention" in text
+    newest = jax.export.maximum_supported_calling_convention_version
+    assert f"reads {jax.export.minimum_supported_calling_convention_version} to {newest}." in text
+    until = datetime.date.fromisoformat(about["exported"]) + datetime.timedelta(days=182)
+    assert f"until {until}" in text and "python -m launch.convert export" in text
+
+
 def test_weights_are_not_within_the_function():
     config = CascadeConfig(num_classes=300, widths=(64, 64), base=(2, 2))
     leaves = flax.traverse_util.flatten_dict(init_params(config, jax.random.key(0)), sep="/")
@@ -147,6 +186,7 @@ def test_weights_are_not_within_the_function():
 def test_the_model_card(artifact, trained):
     card = (artifact / "README.md").read_text()
     for part in (
+        '---\nlicense: "other"\n',
         "# demo",
         "makes 2 photographs of each semantic layout of 48x64 pixels",
         "images = synthesize(layout_ids)  # class ids [B, 48, 64] -> uint8 [B, 2, 48, 64, 3]",

@@ -29,7 +29,7 @@ def random(*shape: int) -> np.ndarray:
 
 def value_and_gradients(function, *arguments):
     """Returns a function's gradients for a cotangent that lets no two mistakes cancel."""
-    value, gradients = jax.vjp(function, *arguments)
+    value, gradients = jax.vjp(function, *map(jnp.asarray, arguments))
     cotangent = np.sin(np.arange(value.size)).reshape(value.shape)
     return value, *gradients(jnp.asarray(cotangent, value.dtype))
 
@@ -96,7 +96,7 @@ def test_upsampled_rows(mesh, gpu, upsampling, monkeypatch):
         x = random(2, HEIGHT, 3, 4)
         got, expected = (on_mesh(mesh_of(*mesh), functools.partial(value_and_gradients, f), x) for f in (doubled, reference))
         assert_equal(got, expected)
-        whole = np.pad(double_bilinear(x, upsampling), ((0, 0), (1, 1), (0, 0), (0, 0)))
+        whole = np.pad(double_bilinear(jnp.asarray(x), upsampling), ((0, 0), (1, 1), (0, 0), (0, 0)))
         np.testing.assert_allclose(got[0][:, :3], whole[:, :3], rtol=1e-12)
         np.testing.assert_allclose(got[0][:, -3:], whole[:, -3:], rtol=1e-12)
 
@@ -178,7 +178,7 @@ def test_two_layers_of_vgg19_for_each_exchange(mesh, tap):
     }
 
     def stage(x):
-        return vgg19_stage(params, x, tap, "average")
+        return vgg19_stage(jax.tree.map(jnp.asarray, params), x, tap, "average")
 
     with jax.enable_x64(True):
         x = random(2, HEIGHT, 6, 3)
@@ -189,11 +189,11 @@ def test_two_layers_of_vgg19_for_each_exchange(mesh, tap):
 
 def rows_are_split_on(mesh: jax.sharding.Mesh, x: np.ndarray) -> bool:
     with jax.set_mesh(mesh):
-        return rows_are_split(x, 2)
+        return rows_are_split(jnp.asarray(x), 2)
 
 
 def test_without_several_devices_along_the_height_nothing_is_split():
     x = random(2, HEIGHT, 3, 4)
-    assert not rows_are_split(x, 1)
+    assert not rows_are_split(jnp.asarray(x), 1)
     assert not rows_are_split_on(mesh_of(2, 1), x)
     assert rows_are_split_on(mesh_of(1, 8), x) and not rows_are_split_on(mesh_of(1, 8), x[:, :60])

@@ -53,9 +53,9 @@ def test_what_scipy_writes(tmp_path):
 @pytest.mark.parametrize(
     "content",
     [
-        HEADER + nested(100_000),
-        HEADER + element(15, zlib.compress(nested(100_000))),
-        HEADER + element(15, zlib.compress(bytes(1 << 30))),
+        HEADER + nested(2_000),
+        HEADER + element(15, zlib.compress(nested(2_000))),
+        HEADER + element(15, zlib.compress(bytes(1 << 26))),
         HEADER + element(15, zlib.compress(numbers(1, b"x", b"x"))[:-1]),
         HEADER + element(15, zlib.compress(numbers(1, b"x", b"x") * 2)),
         HEADER + cell(numbers(1, b"x"), count=1 << 30, name=b"x"),

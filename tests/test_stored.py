@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import itertools
 import json
 import shutil
 import sys
@@ -139,8 +140,8 @@ def states(folder: Path) -> dict[str, tuple[int, int]]:
     return {path.name: (path.stat().st_mtime_ns, path.stat().st_ino) for path in folder.rglob("*.npy")}
 
 
-def test_a_cache_is_used_again(recorded, monkeypatch):
-    """It is found by a fingerprint of the files' folder, of their times, and of Pillow's version, all of them as then."""
+def test_a_cache_is_made_anew_beside_the_old_one(recorded, monkeypatch):
+    """Since then, photographs are converted to sRGB, so that an old cache could hold other pixels. Here it holds the same."""
     monkeypatch.setattr("crn_jax.data.cache.PIL.__version__", recorded["pillow"])
     places = {folder.name: states(folder) for folder in Path("caches").iterdir()}
     assert len(places) == 2  # training and held-out
@@ -148,12 +149,14 @@ def test_a_cache_is_used_again(recorded, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("os.getcwd", lambda: recorded["here"])
         train.main([*recorded["cached"].split(), "--data.cache", str(caches)])
-    assert {folder.name: states(folder) for folder in caches.iterdir()} == places
+    new = {folder.name: states(folder) for folder in caches.iterdir()}
+    assert len(new) == 4 and {name: new[name] for name in places} == places
     data = DataConfig("folder", root="own", labels="cityscapes")
     for split in ("train", "val"):
         source = open_source(data, split, (16, 16))
-        (place,) = (place for place in caches.iterdir() if len(np.load(place / "layout.npy")) == len(source))
-        for key in ("layout", "photograph"):
+        both = [place for place in caches.iterdir() if len(np.load(place / "layout.npy")) == len(source)]
+        assert len(both) == 2
+        for place, key in itertools.product(both, ("layout", "photograph")):
             np.testing.assert_array_equal(
                 np.load(place / f"{key}.npy"), [example[key] for example in map(source.__getitem__, range(len(source)))]
             )

@@ -436,12 +436,12 @@ def test_files_that_do_not_fit_are_refused(tmp_path, fields, message):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [("{", "cannot be read as JSON"), ("[]", "is not a study's"), (None, "No such file")]
+    ("content", "message"), [("{", "this is not JSON"), ("[]", "is not a study's"), (None, "No such file")]
 )
 def test_other_files_are_refused(tmp_path, content, message):
     if content:
         (tmp_path / "b.json").write_text(content)
-    with pytest.raises(UserError, match=f"b.json .*{message}"):
+    with pytest.raises(UserError, match=rf"b\.json.*{message}"):
         analyse([tmp_path / "b.json"])
     with pytest.raises(UserError, match="no files were given"):
         analyse([])

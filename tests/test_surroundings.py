@@ -4,6 +4,7 @@ import codecs
 import io
 import os
 import pwd
+import re
 import shlex
 import signal
 import subprocess
@@ -17,6 +18,7 @@ import rich.table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from crn_jax.checkpoint import Checkpoints
 from crn_jax.data.labels.published import find_label_space
 from crn_jax.data.sources import DataConfig, open_source
 from crn_jax.errors import UserError
@@ -120,7 +122,7 @@ def test_names_in_tables_and_bars_are_no_markup_and_no_emoji():
             console.print(progress.get_renderable(), width=200)
     assert capture.get().count(name) == 5
     sources = [path.read_text("utf-8") for path in (ROOT / "launch").rglob("*.py")]
-    assert not [text for text in sources if "rich.markup" in text or "[/" in text or "[bold" in text or "[dim" in text]
+    assert not [text for text in sources if re.search(r"rich\.markup|\[/|\[(bold|dim)[\] ]", text)]
 
 
 @settings(max_examples=20, deadline=None)
@@ -266,6 +268,12 @@ def test_every_kind_of_path_is_expanded(home, monkeypatch):
     experiment = train.parse_stages(["demo", "--run.folder=~/x", "--init_from", "$PLACE/y"])[0].experiment
     assert experiment.folder == f"{home}/x" and experiment.start.folder == f"{home}/y"
     assert not Path("~").exists()
+
+
+def test_a_run_folder_whose_name_is_no_text_is_refused(tmp_path):
+    with pytest.raises(UserError, match="no text in utf-8"):
+        Checkpoints(tmp_path / "caf\udce9", keep_last=1)
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_error_shows_names_as_they_are(capsys):

@@ -35,7 +35,7 @@ from launch.common.contact_sheet import grid
 from launch.common.exit_status import TRY_AGAIN
 from launch.common.terminal import console
 from launch.training.metrics_log import read_metrics
-from tests.support.commands import PATIENCE, ROOT, final_state, refused_run, run, start, trained_lines, wait_for
+from tests.support.commands import PATIENCE, ROOT, final_state, redescribe, refused_run, run, start, trained_lines, wait_for
 from tests.support.rounding import assert_identical
 
 KILLS = int(os.environ.get("CRN_JAX_KILLS", "2"))
@@ -64,13 +64,14 @@ def uninterrupted(tiny, tmp_path_factory) -> Path:
 def test_layouts_that_are_read_differently_do_not_resume(tiny, uninterrupted, tmp_path):
     """A changed label file reads layouts differently. A cache in another place does not."""
     shutil.copytree(uninterrupted, tmp_path / "copy")
-    file = tmp_path / "copy" / "run.json"
-    description = json.loads(file.read_text())
-    classes = description["label_space"]["classes"]
-    classes[0], classes[1] = classes[1], classes[0]
-    file.write_text(json.dumps(description))
+
+    def exchange(description: dict) -> None:
+        classes = description["label_space"]["classes"]
+        classes[0], classes[1] = classes[1], classes[0]
+
+    description = redescribe(tmp_path / "copy", exchange)
     assert "label_space.classes: the layouts are read differently now" in refused_run([*tiny, *LONG], tmp_path / "copy")
-    assert json.loads(file.read_text()) == description
+    assert json.loads((tmp_path / "copy" / "run.json").read_text()) == description
 
 
 def test_a_cache_changes_nothing(tiny, uninterrupted, tmp_path):
@@ -359,6 +360,18 @@ def test_a_full_disk_is_reported_and_the_run_goes_on_from_its_last_checkpoint(ki
     assert f"{folder} could not be written" in output and "goes on from step 6, its last good checkpoint" in output
     run([*tiny, *LONG], folder)
     assert_identical(final_state(uninterrupted), final_state(folder))
+
+
+def test_room_is_looked_for_before_each_save(tiny, tmp_path, monkeypatch):
+    usage = shutil.disk_usage
+
+    def less_after_the_first_save(path):
+        return usage(path)._replace(free=1000 if (tmp_path / "checkpoints" / "4").exists() else 1 << 30)
+
+    monkeypatch.setattr(shutil, "disk_usage", less_after_the_first_save)
+    said = refused_run([*tiny, *LONG], tmp_path)
+    assert re.search(rf"{tmp_path} has 0.000 GB free; 0.00[12] GB are needed for 1 checkpoint of this training", said)
+    assert Checkpoints(tmp_path / "checkpoints").steps() == [4]
 
 
 def test_a_folder_that_cannot_be_written_is_named(tiny, tmp_path):

@@ -18,20 +18,12 @@ from launch.training.watchdog import FACTOR, FIRST, Watchdog
 from tests.support.commands import PATIENCE, ROOT
 
 
-class Ended(Exception):
-    """Takes the place of the end of the process."""
-
-
 @pytest.fixture
 def ended(monkeypatch) -> list[tuple[int, str]]:
     """The statuses and messages that processes have ended with, which they do not here."""
     ends: list[tuple[int, str]] = []
 
-    def end_all(status, message, stacks):
-        ends.append((status, message))
-        raise SystemExit  # ends the watchdog's thread alone
-
-    monkeypatch.setattr(ending, "end_all", end_all)
+    monkeypatch.setattr(ending, "end_all", lambda status, message, stacks: ends.append((status, message)))
     return ends
 
 

@@ -36,7 +36,7 @@ from crn_jax.data.examples import Source
 from crn_jax.errors import UserError
 from crn_jax.files import replace_text
 
-FORMAT = 1
+FORMAT = 2  # 1 had photographs as their files hold them, whatever their colour profiles say
 """The version of the cache's files. Raise it when their form changes, or when sources give other pixels for the same files."""
 
 Progress = Callable[[int, int], None]

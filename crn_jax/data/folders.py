@@ -232,11 +232,22 @@ def _original_camvid(root: Path, split: str) -> Found:
     if not all(file.is_file() for file in lists.values()):
         names = [name for name in found.names() if _camvid_split(name) == split]
         return found.only(names, f"{root} has no train.txt and val.txt, so it is split as CamVid's 11 classes are.")
-    lines = lists[split].read_text(encoding="utf-8-sig").replace("\\", "/").splitlines()  # lists come from Windows, too
-    names = [Path(line.split()[0]).stem.removesuffix("_L") for line in lines if line.strip()]
+    names = [Path(line.split()[0]).stem.removesuffix("_L") for line in _lines(lists[split]) if line.strip()]
     if unknown := sorted({*names} - {*found.names()}):
         raise UserError(f"{lists[split]} names {len(unknown)} frames that are not in {root}: {some(unknown)}.")
     return found.only(names)
+
+
+def _lines(file: Path) -> list[str]:
+    """Reads a list of files. Lists come from Windows, too, with a byte order mark and backslashes."""
+    try:
+        with open(file, "rb") as opened:
+            data = opened.read(_LIST_BYTES + 1)
+        if len(data) > _LIST_BYTES or b"\0" in data:
+            raise ValueError("it is too long, or holds zeros")
+        return data.decode("utf-8-sig").replace("\\", "/").splitlines()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: the list cannot be read ({error}). Write it again as text in UTF-8, or remove it.") from error
 
 
 def _camvid_split(name: str) -> str:

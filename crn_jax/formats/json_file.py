@@ -5,6 +5,7 @@ silently take the last. NaN and infinities, which are no JSON, are read only whe
 """
 
 import collections
+import contextlib
 import json
 import math
 from collections.abc import Iterator
@@ -36,13 +37,14 @@ def read_json(path: str | Path, remedy: str, form: Any = dict, *, nan: bool = Fa
             data = file.read(_BYTES + 1)
     except OSError as error:
         raise UserError(f"{path}: the file cannot be read ({error.strerror}). {remedy}") from error
-    value = parse_json(data, path, remedy, object, nan=nan)
-    try:
-        value = unsealed(value) if isinstance(value, dict) else value
+    with _in_words(path, remedy):
+        value = _parse(data, nan)
+        try:
+            value = unsealed(value) if isinstance(value, dict) else value
+        except ValueError as error:
+            raise ValueError(f"the file is damaged: {error}.") from error
         check(value, form)
-    except ValueError as error:
-        raise UserError(f"{path}: the file is damaged: {error} {remedy}".rstrip()) from error
-    return value
+        return value
 
 
 def parse_json(data: bytes | str, where: str | Path, remedy: str, form: Any = dict, *, nan: bool = False) -> Any:
@@ -51,10 +53,17 @@ def parse_json(data: bytes | str, where: str | Path, remedy: str, form: Any = di
     Raises:
       UserError: if it is something else. The message begins with `where`, and names place and remedy.
     """
-    try:
+    with _in_words(where, remedy):
         value = _parse(data, nan)
         check(value, form)
         return value
+
+
+@contextlib.contextmanager
+def _in_words(where: str | Path, remedy: str) -> Iterator[None]:
+    """Turns what is wrong with a JSON text into a `UserError`."""
+    try:
+        yield
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
         raise UserError(f"{where}: {place}: this is not JSON ({error.msg}). {remedy}".rstrip()) from error
@@ -156,20 +165,12 @@ def _whole(digits: str) -> int:
 
 
 def _check_depth(value: Any) -> None:
-    level = [value]
+    level = [value] if isinstance(value, dict | list) else []
     for _ in range(_DEPTH):
-        level = (
-            [
-                item
-                for outer in level
-                for item in (outer.values() if isinstance(outer, dict) else outer)
-                if isinstance(item, dict | list)
-            ]
-            if isinstance(value, dict | list)
-            else []
-        )
         if not level:
             return
+        inside = (item for outer in level for item in (outer.values() if isinstance(outer, dict) else outer))
+        level = [item for item in inside if isinstance(item, dict | list)]
     raise RecursionError
 
 
@@ -184,6 +185,8 @@ _KINDS |= {int: "a whole number", float: "a number"}
 
 
 def _fits(value: Any, form: Any) -> bool:
+    if form is object:
+        return True
     if form is None or isinstance(value, bool):
         return value is form if form is None else form is bool
     if form is float:

@@ -64,7 +64,7 @@ def load_run_file(path: str | Path) -> tuple[dict, dict[str, Any]]:
     tensors = {name: array.astype(np.float32) for name, array in tensors.items()}
     try:
         return flax.traverse_util.unflatten_dict(tensors, sep="/"), description
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, IndexError) as error:
         raise UserError(f"{path}: the names of its tensors are no tree of parameters ({error}).") from error
 
 

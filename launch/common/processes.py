@@ -10,6 +10,7 @@ would read is there.
 
 import contextlib
 import dataclasses
+import io
 import json
 import os
 import threading
@@ -150,6 +151,21 @@ def without_leftovers() -> Iterator[None]:
         os.environ |= hidden
 
 
+def join_apart(config: Processes) -> None:
+    """Connects this process with others that share out files, and that run no common program.
+
+    Does nothing where JAX is in use already, as in a notebook, unless the settings name the others.
+    """
+    try:
+        join(config)
+    except (RuntimeError, UserError) as error:
+        if config != Processes() or "must be called before any JAX calls" not in str(error):
+            raise
+        return
+    if jax.distributed.is_initialized():  # else processes on GPUs try out kernels for each other, and one alone would wait
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_shard_autotuning=false".strip()
+
+
 def gpus_of_a_node() -> list[int] | None:
     """Returns the numbers of all GPUs of this node if SLURM has started one process on each node, else None.
 
@@ -192,7 +208,7 @@ def agree(facts: dict[str, Any]) -> None:
     Raises:
       UserError: on every process, if facts differ; the message names them and what two processes hold.
     """
-    everywhere = [json.loads(text) for text in _gather(json.dumps(facts))]
+    everywhere = [json.loads(text) for text in _gather(json.dumps(facts).encode())]
     problems = []
     for key in sorted(set().union(*everywhere)):
         held = [str(other.get(key)) for other in everywhere]
@@ -206,13 +222,27 @@ def agree(facts: dict[str, Any]) -> None:
         )
 
 
-def _gather(text: str) -> list[str]:
-    data = np.frombuffer(text.encode(), np.uint8)
+def first_says(text: str) -> str:
+    """Returns the text that the first process gives; every process has to call it."""
+    return _gather(text.encode())[0].decode() if several_processes() else text
+
+
+def gather(arrays: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+    """Returns the arrays of all processes, in order; every process has to call it."""
+    if not several_processes():
+        return [arrays]
+    file = io.BytesIO()
+    np.savez(file, **arrays)  # type: ignore[arg-type]  # no array is called allow_pickle
+    return [dict(np.load(io.BytesIO(data))) for data in _gather(file.getvalue())]
+
+
+def _gather(given: bytes) -> list[bytes]:
+    data = np.frombuffer(given, np.uint8)
     lengths = multihost_utils.process_allgather(np.int32(len(data)))
     padded = np.zeros(lengths.max(), np.uint8)
     padded[: len(data)] = data
     rows = multihost_utils.process_allgather(padded)
-    return [bytes(row[:length]).decode() for row, length in zip(rows, lengths)]
+    return [bytes(row[:length]) for row, length in zip(rows, lengths)]
 
 
 def sum_over_processes(values: np.ndarray) -> np.ndarray:

@@ -1,10 +1,14 @@
 """The model card of an exported run: what the model is, how it was trained, how good it is, and which licences apply."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+from crn_jax.artifact import without_folders
+from crn_jax.experiment import to_json
 from crn_jax.run import Run
+from launch.common.terminal import console
 from launch.evaluation.evaluation_file import read_evaluation
 from launch.training.metrics_log import read_metrics
 
@@ -20,33 +24,34 @@ _LICENCES = {
 }
 
 
-def model_card(run: Run, folder: Path, about: dict[str, Any]) -> str:
-    """Writes the model card in Markdown. `folder` is the run folder, and `about` the contents of artifact.json."""
-    experiment, (height, width), k = run.experiment, about["size"], about["num_images"]
+def model_card(run: Run, folder: Path, use: str, *, size: tuple[int, int] | None = None) -> str:
+    """Writes the model card in Markdown, with the front matter that the Hugging Face Hub reads.
+
+    Args:
+      run: the run.
+      folder: its run folder.
+      use: what to say about the use of the exported file, by `use_of_artifact` or `use_of_onnx`.
+      size: the height and the width of the exported layouts, in pixels. None: the run's own.
+    """
+    experiment, k = run.experiment, run.generator.num_images
+    height, width = size or experiment.size
     steps = f"{run.step:,} steps" if run.step else "Converted from another program, so the number of steps is unknown"
     title = f"# {experiment.name}\n\n{experiment.about}".strip()
-    return f"""{title}
+    return f"""{_front_matter(run, folder)}
+{title}
 
 This {experiment.trains} makes {_count(k, "photograph")} of each semantic layout of {height}x{width} pixels. crn_jax trained it
-(Cascaded Refinement Networks, [Chen & Koltun, ICCV 2017](https://arxiv.org/abs/1707.09405)). `synthesize.bin` was exported
-for {", ".join(about["platforms"])} by jax {about["jax"]}. Later releases of jax can read it for at least six months.
+(Cascaded Refinement Networks, [Chen & Koltun, ICCV 2017](https://arxiv.org/abs/1707.09405)).
 
-```python
-from load import load
-
-synthesize, about = load(".")
-images = synthesize(layout_ids)  # class ids [B, {height}, {width}] -> uint8 [B, {k}, {height}, {width}, 3]
-```
-
-The class ids are {", ".join(f"{i} {name}" for i, name in enumerate(run.label_space.classes))}. `artifact.json` says which raw
-ids and colours in files they stand for.
+{use}
+The class ids are {", ".join(f"{i} {name}" for i, name in enumerate(run.label_space.classes))}.
 
 ## Training
 
 {steps}. Each batch has {_count(experiment.batch_size, "example")} of {experiment.data.source}. This is the whole experiment:
 
 ```json
-{json.dumps(about["experiment"], indent=1)}
+{json.dumps(without_folders(to_json(experiment)), indent=1)}
 ```
 
 ## Scores
@@ -57,11 +62,85 @@ ids and colours in files they stand for.
 
 Read these terms before you publish images or weights:
 
-- {_LICENCES.get(experiment.data.source, "The training data are your own, under your own terms.")}
-- The loss uses VGG-19 ({run.vgg19.get("file", run.vgg19["weights"])}). The Oxford weights are under Creative Commons
-  Attribution. They were trained on ImageNet, which is for research.
-- `flatbuffers.zip` is under Apache 2.0.
+{"".join(f"- {licence}" + chr(10) for licence in licences(run))}"""
+
+
+def use_of_artifact(about: dict[str, Any]) -> str:
+    """Says how an artifact is used. `about` is the content of its artifact.json."""
+    (height, width), k = about["size"], about["num_images"]
+    return f"""`synthesize.bin` was exported for {", ".join(about["platforms"])} by jax {about["jax"]}.
+Later releases of jax can read it for at least six months. After that time, crn_jax makes a new artifact of this one:
+`python -m launch.convert export THIS_FOLDER NEW_FOLDER`.
+
+```python
+from load import load
+
+synthesize, about = load(".")
+images = synthesize(layout_ids)  # class ids [B, {height}, {width}] -> uint8 [B, {k}, {height}, {width}, 3]
+```
+
+`artifact.json` says which raw ids and colours in files the class ids stand for. `flatbuffers.zip` is under Apache 2.0.
 """
+
+
+def use_of_onnx(run: Run, name: str) -> str:
+    """Says how an ONNX file of this name is used."""
+    k = run.generator.num_images
+    return f"""```python
+import onnxruntime
+
+session = onnxruntime.InferenceSession("{name}")
+images = session.run(None, {{"layout_ids": layout_ids}})[0]  # class ids [B, H, W] -> uint8 [B, {k}, H, W, 3]
+```
+"""
+
+
+def licences(run: Run) -> list[str]:
+    """Returns the terms that concern a run: those of its data and of VGG-19."""
+    return [
+        _LICENCES.get(run.experiment.data.source, "The training data are your own, under your own terms."),
+        f"The loss uses VGG-19 ({run.vgg19.get('file', run.vgg19['weights'])}). The Oxford weights are under Creative Commons "
+        "Attribution. They were trained on ImageNet, which is for research.",
+    ]
+
+
+def _front_matter(run: Run, folder: Path) -> str:
+    """Writes the YAML that the Hub reads: licence, tags, and the held-out distance in the form of a model index.
+
+    The values are JSON, which YAML contains, so that no name needs an escape of its own.
+    """
+    experiment, measured = run.experiment, _held_out(folder, run.step)
+    fields: dict[str, Any] = {
+        "license": "other",
+        "license_name": "see-the-section-licences",
+        "library_name": "crn_jax",
+        "pipeline_tag": "image-to-image",
+        "tags": ["jax", "semantic-image-synthesis", "cascaded-refinement-networks", experiment.data.source],
+    }
+    if measured is not None:
+        score = {
+            "type": "perceptual-distance",
+            "name": "held-out perceptual distance",
+            "value": round(measured[1], 1),
+        }
+        result = {
+            "task": {"type": "image-to-image", "name": "semantic image synthesis"},
+            "dataset": {"type": experiment.data.source, "name": experiment.data.source},
+            "metrics": [score],
+        }
+        fields["model-index"] = [{"name": experiment.name, "results": [result]}]
+    return "---\n" + "".join(f"{name}: {json.dumps(value)}\n" for name, value in fields.items()) + "---\n"
+
+
+def _held_out(folder: Path, step: int) -> tuple[int, float] | None:
+    """Returns the newest validation up to this step, as its step and held-out distance, or None if there was none."""
+    if (folder / "artifact.json").is_file():  # it is being renewed, and its model card has the figure
+        found = re.search(r"distance at step ([\d,]+) is ([\d.]+)\.\n", (folder / "README.md").read_text(encoding="utf-8"))
+        return (int(found[1].replace(",", "")), float(found[2])) if found else None
+    lines = [
+        line for line in read_metrics(folder / "metrics.jsonl", console.print) if "validation" in line and line["step"] <= step
+    ]
+    return (lines[-1]["step"], lines[-1]["validation"]["distance"]) if lines else None
 
 
 def _count(number: int, noun: str) -> str:
@@ -70,11 +149,11 @@ def _count(number: int, noun: str) -> str:
 
 def _scores(folder: Path, step: int) -> str:
     """Writes the held-out distance at this step, and the scores of an evaluation, if there is one."""
-    lines = [line for line in read_metrics(folder / "metrics.jsonl") if "validation" in line and line["step"] <= step]
+    if (folder / "artifact.json").is_file():  # it is being renewed, and its model card has the scores
+        return (folder / "README.md").read_text(encoding="utf-8").partition("## Scores\n\n")[2].partition("\n\n## ")[0]
     texts = []
-    if lines:
-        last = lines[-1]
-        texts.append(f"The held-out perceptual distance at step {last['step']:,} is {last['validation']['distance']:.1f}.")
+    if measured := _held_out(folder, step):
+        texts.append(f"The held-out perceptual distance at step {measured[0]:,} is {measured[1]:.1f}.")
     texts += _evaluation(folder / "evaluation" / "evaluation.json", folder.resolve().name)
     return "\n".join(texts) or "No scores were measured."
 

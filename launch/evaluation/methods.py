@@ -24,6 +24,7 @@ from crn_jax.experiment import Synthesis, require_kind
 from crn_jax.generator import Generator, count_parameters
 from crn_jax.losses import Perception
 from crn_jax.run import Run
+from crn_jax.sharding import over_local_devices
 from crn_jax.synthesize import synthesize
 from launch.cost.dry_run import total_bytes
 
@@ -154,13 +155,16 @@ def run_of(name: str, run: Run, vgg_params: dict) -> Method:
     experiment = require_kind(run.experiment, Synthesis, f"The run {name}")
     config, k = experiment.generator, experiment.generator.num_images
 
+    synthesized = over_local_devices(functools.partial(synthesize, config))
+    compare = over_local_devices(functools.partial(compared, config, experiment.perception))
+
     def one(batch: Batch) -> dict[str, Made]:
-        return {name: Made(np.asarray(synthesize(config, run.params, batch.layout)))}
+        return {name: Made(np.asarray(synthesized(run.params, batch.layout)))}
 
     def several(batch: Batch) -> dict[str, Made]:
-        images = np.asarray(synthesize(config, run.params, batch.layout))
+        images = np.asarray(synthesized(run.params, batch.layout))
         arrays = {"layout": batch.layout, "photograph": batch.photograph}
-        evaluation = compared(config, experiment.perception, vgg_params, arrays, images)
+        evaluation = compare(vgg_params, arrays, images)
         terms, _, collection = jax.tree.map(np.asarray, evaluation)
         best = images[np.arange(len(images)), (terms @ DISTANCE_WEIGHTS).argmin(1)]
         between = np.asarray(collection.pairwise_terms, np.float64)
@@ -202,5 +206,5 @@ def resources_of(generator: Generator, params: dict, batch: Batch, repeats: int 
         "parameters": count_parameters(params),
         "peak_bytes": total_bytes(compiled.memory_analysis()),
     }
-    counted = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+    counted = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
     return resources | ({"peak_bytes_in_use": counted} if counted else {})

@@ -4,11 +4,11 @@ A segmenter is a function (method, names of the examples, images uint8 `[B, H, W
 is the last class.
 """
 
+import functools
 import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import jax.numpy as jnp
 import numpy as np
 
 from crn_jax.data.labels.label_space import LabelSpace
@@ -17,6 +17,7 @@ from crn_jax.experiment import SegmenterExperiment, require_kind
 from crn_jax.files import expanded
 from crn_jax.run import load_run
 from crn_jax.scores.segmenter import segment
+from crn_jax.sharding import over_local_devices
 from launch.common.names import command_line
 from launch.evaluation.methods import files_of
 
@@ -50,9 +51,8 @@ def open_segmenter(
                 f"{asked}: the segmenter is for {config.size[0]}x{config.size[1]}, the images are {size[0]}x{size[1]}. Train "
                 f"one for them: {command_line('train', run.experiment.name, '--segmenter.size', *map(str, size))}"
             )
-        return lambda method, names, images: np.asarray(
-            segment(config, run.params, jnp.asarray(images))
-        ), f"{asked}, step {run.step:,}"
+        segmented = over_local_devices(functools.partial(segment, config))
+        return lambda method, names, images: np.asarray(segmented(run.params, images)), f"{asked}, step {run.step:,}"
     if ":" in asked and not Path(asked).exists():
         return checked(plug_in(asked), asked, label_space), f"plug-in {asked}"
     return predictions(Path(asked), label_space, size, methods, examples), f"labels in {asked}"

@@ -15,6 +15,7 @@ from crn_jax.scores.frechet import frechet_distance, kernel_distance
 from crn_jax.scores.inception import inception_features
 from crn_jax.scores.lpips import lpips
 from crn_jax.scores.metrics import bootstrap, class_iou, confusion, psnr, segmentation_scores, ssim
+from crn_jax.sharding import over_local_devices
 from crn_jax.vgg import TAPS, vgg19_features
 from launch.evaluation.methods import Batch
 
@@ -63,6 +64,18 @@ class Judges:
     segmenter: Callable[[str, Sequence[str], np.ndarray], np.ndarray] | None = None
     """A function (method, names of the examples, images) -> class ids `[B, H, W]` (see launch/evaluation/open_segmenter.py)."""
 
+    @functools.cached_property
+    def _perceived(self) -> Callable:
+        return over_local_devices(perceived)
+
+    @functools.cached_property
+    def _inception(self) -> Callable:
+        return over_local_devices(_inception)
+
+    @functools.cached_property
+    def _lpips(self) -> Callable:
+        return over_local_devices(_lpips)
+
     @jax.default_matmul_precision("highest")  # by default GPUs round to 10 bits, TPUs to 7
     def measure(self, method: str, batch: Batch, images: np.ndarray, num_classes: int) -> dict[str, np.ndarray]:
         """Compares images uint8 `[B, H, W, 3]` with a batch's photographs and layouts.
@@ -71,14 +84,15 @@ class Judges:
           Arrays with one row for each image: the `terms` `[B, 6]` of the perceptual distance, the `features` of Inception-V3
           or else of VGG-19, `psnr` in dB and `ssim`. With their networks also `lpips`, and `confusion` `[B, c, c]` in pixels.
         """
-        terms, features = perceived(self.vgg_params, batch.photograph, images)
+        terms, features = self._perceived(self.vgg_params, batch.photograph, images)
         measured = {"terms": np.asarray(terms, np.float64), "features": np.asarray(features)}
         pairs = list(zip(images, batch.photograph))
         measured |= {"psnr": np.array([psnr(*pair) for pair in pairs]), "ssim": np.array([ssim(*pair) for pair in pairs])}
         if self.inception_params is not None:
-            measured["features"] = np.asarray(_inception(self.inception_params, images))
+            measured["features"] = np.asarray(self._inception(self.inception_params, images))
         if self.lpips_params is not None:
-            measured["lpips"] = np.asarray(_lpips(self.lpips_params, images, batch.photograph), np.float64)
+            distances = self._lpips(self.lpips_params, images, batch.photograph)
+            measured["lpips"] = np.asarray(distances, np.float64)
         answers = self.segmented(method, batch.names, images)
         if answers is not None:
             measured["confusion"] = np.array([confusion(*pair, num_classes) for pair in zip(batch.layout, answers)])
@@ -121,16 +135,20 @@ def _lpips(params: dict, images: jax.Array, photograph: jax.Array) -> jax.Array:
 class Tally:
     """The measurements of one method, image by image. It keeps about 10 kB for each image, and not the image."""
 
-    def __init__(self):
-        self._parts: list[dict[str, np.ndarray]] = []
+    def __init__(self, parts: Sequence[dict[str, np.ndarray]] = ()):
+        self._parts = list(parts)
 
     def add(self, measured: dict[str, np.ndarray], count: int) -> None:
         """Adds the first `count` rows of a batch's measurements."""
         self._parts.append({key: rows[:count] for key, rows in measured.items()})
 
+    def measurements(self) -> dict[str, np.ndarray]:
+        """Returns every measurement as it was added, one row for each image."""
+        return {key: np.concatenate([part[key] for part in self._parts]) for key in self._parts[0]}
+
     def arrays(self) -> dict[str, np.ndarray]:
         """Returns every measurement, one row for each image, and the `distance` that the terms give (Eq. 1)."""
-        arrays = {key: np.concatenate([part[key] for part in self._parts]) for key in self._parts[0]}
+        arrays = self.measurements()
         return arrays | {"distance": arrays["terms"] @ DISTANCE_WEIGHTS}
 
 

@@ -1,6 +1,11 @@
-"""Synthesizes from many layouts. While one batch is synthesized, the next one is read and the one before it is written."""
+"""Synthesizes from many layouts, on all devices of this process.
+
+While one batch is synthesized, the next one is read and the one before it is written. Each device takes whole images. If an
+image does not fit into the memory of one device, several devices take a band of its rows each.
+"""
 
 import collections
+import functools
 import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -17,7 +22,8 @@ from crn_jax.errors import UserError
 from crn_jax.files import replacing
 from crn_jax.generator import Generator
 from crn_jax.run import Run
-from crn_jax.synthesize import compile_synthesize
+from crn_jax.sharding import ShardingConfig, make_mesh
+from crn_jax.synthesize import compile_synthesize, synthesize_on
 from launch.cost.dry_run import total_bytes
 from launch.synthesis.layouts import Fitted
 
@@ -92,16 +98,16 @@ def synthesize_all(
         by_size.setdefault(job.fitted.size, []).append(job)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for size, these in by_size.items():
-            count = min(batch_size or _default_batch(size), len(these))
+            function, count = _compiled(run, min(batch_size or _default_batch(size), len(these)), size, len(these))
             layouts = ahead(pool, read, these, 2 * count)
-            yield from ahead(pool, write, _batches(run, _compiled(run, count, size), count, layouts), 2 * count)
+            yield from ahead(pool, write, _batches(function, count, layouts), 2 * count)
 
 
 def _batches(
-    run: Run, function: jax.stages.Compiled, count: int, layouts: Iterator[tuple[Job, np.ndarray]]
+    function: Callable[[np.ndarray], jax.Array], count: int, layouts: Iterator[tuple[Job, np.ndarray]]
 ) -> Iterator[Synthesized]:
     for batch, filled in full_batches(layouts, count):  # else a smaller last batch would compile the function again
-        images = function(run.params, np.stack([layout for _, layout in batch]))
+        images = function(np.stack([layout for _, layout in batch]))
         yield from (Synthesized(job, layout, images, i) for i, (job, layout) in enumerate(batch[:filled]))
 
 
@@ -121,26 +127,51 @@ def ahead(pool: Executor, function: Callable[[Item], Result], items: Iterable[It
         yield pending.popleft().result()
 
 
-def _compiled(run: Run, count: int, size: tuple[int, int]) -> jax.stages.Compiled:
-    """Compiles the function from parameters and layouts `[count, H, W]` to images, and checks that it fits into memory."""
-    shape = f"{size[0]}x{size[1]}"
-    try:
-        function = compile_synthesize(generator_of(run), run.params, (count, *size), np.dtype(run.label_space.dtype))
-    except ValueError as error:
-        raise UserError(f"Images of {shape} cannot be made: {error}") from error
-    needed, there = total_bytes(function.memory_analysis()), device_bytes()
-    if needed > there:
-        raise UserError(
-            f"{count} at a time, images of {shape} need {needed / 1e9:.1f} GB, but {jax.devices()[0].device_kind} has "
-            f"{there / 1e9:.1f} GB. Tiles would not fit together, because layers are normalized over the whole image. "
-            f"Give {'a smaller --batch_size, ' * (count > 1)}smaller layouts, or --fit run."
-        )
-    return function
+def _compiled(run: Run, each: int, size: tuple[int, int], total: int) -> tuple[Callable[[np.ndarray], jax.Array], int]:
+    """Compiles the function from layouts `[B, H, W]` to images for all devices of this process.
+
+    Args:
+      run: the run.
+      each: the number of layouts that a device takes at a time.
+      size: the height and width of the layouts.
+      total: the number of layouts in all. More devices than layouts are of no use.
+
+    Returns:
+      the function, and the size B of its batches.
+
+    Raises:
+      UserError: if the size does not fit the network, or into the devices' memory, though all of them share an image.
+    """
+    shape, devices, generator = f"{size[0]}x{size[1]}", jax.local_devices(), generator_of(run)
+    for rows in (n for n in range(1, len(devices) + 1) if len(devices) % n == 0 and size[0] % n == 0):
+        groups = min(len(devices) // rows, -(-total // each))
+        count, dtype = each * groups, np.dtype(run.label_space.dtype)
+        mesh = make_mesh(ShardingConfig((groups, rows)), count, size[0], devices)
+        try:
+            if mesh.size == 1:
+                function = compile_synthesize(generator, run.params, (count, *size), dtype)
+                params = jax.device_put(run.params, devices[0])
+            else:
+                split = synthesize_on(mesh, generator)
+                function = split.compile(run.params, jax.ShapeDtypeStruct((count, *size), dtype))
+                params = split.place(run.params)
+        except ValueError as error:
+            raise UserError(f"Images of {shape} cannot be made: {error}") from error
+        share = mesh.size if devices[0].platform == "cpu" else 1  # CPU devices have one memory
+        needed, there = total_bytes(function.memory_analysis()), device_bytes() // share
+        if needed <= there:
+            return functools.partial(function, params), count
+    together = f"{rows} devices together take {each} at a time" if rows > 1 else f"{each} at a time"
+    raise UserError(
+        f"{together}, images of {shape} need {needed / 1e9:.1f} GB, but {devices[0].device_kind} has {there / 1e9:.1f} GB. "
+        f"Tiles would not fit together, because layers are normalized over the whole image. "
+        f"Give {'a smaller --batch_size, ' * (each > 1)}smaller layouts, or --fit run."
+    )
 
 
 def device_bytes() -> int:
     """Returns the memory in bytes of the device, or of this machine if the device has none of its own."""
-    limit = (jax.devices()[0].memory_stats() or {}).get("bytes_limit")
+    limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
     return limit or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 

@@ -1,5 +1,8 @@
 """The commands as a test calls them, in this process or in one of their own, and what their runs leave behind."""
 
+import json
+import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -11,6 +14,7 @@ import numpy as np
 import pytest
 
 from crn_jax.checkpoint import Checkpoints
+from crn_jax.checksums import unsealed
 from crn_jax.run import read_description
 from crn_jax.train import TrainState, abstract_state
 from launch import train
@@ -59,9 +63,25 @@ def wait_for(process: subprocess.Popen, condition: Callable[[], bool], poll: flo
         time.sleep(poll)
 
 
+def free_port() -> int:
+    """Returns a port of this machine that is free."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
 def trained_lines(folder: Path) -> int:
     """Returns how many lines a training has logged."""
     return sum("loss" in line for line in read_metrics(folder / "metrics.jsonl"))
+
+
+def redescribe(folder: Path, change: Callable[[dict], None]) -> dict:
+    """Changes what the run.json of a run folder says, and returns it. It has no checksum then, as in runs of older code."""
+    file = folder / "run.json"
+    description = unsealed(json.loads(file.read_text()))
+    change(description)
+    file.write_text(json.dumps(description))
+    return description
 
 
 def final_state(folder: Path) -> TrainState:
@@ -71,3 +91,12 @@ def final_state(folder: Path) -> TrainState:
     state = checkpoints.load(checkpoints.latest_step(), abstract_state(experiment.objective(6)))
     checkpoints.close()
     return jax.tree.map(np.asarray, state)
+
+
+def copy_described_otherwise(run: Path, folder: Path, change: Callable[[dict], None]) -> None:
+    """Copies a run as if it had been trained by another description; only the last checkpoint is there."""
+    shutil.copytree(run, folder, ignore=shutil.ignore_patterns("checkpoints"))
+    state, description = jax.device_put(final_state(run)), redescribe(folder, change)
+    checkpoints = Checkpoints(folder / "checkpoints")
+    checkpoints.save(int(state.step), state, None, description)
+    checkpoints.close()

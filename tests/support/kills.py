@@ -38,6 +38,7 @@ if __name__ == "__main__":  # as conftest.py has them, so that little is compile
 import jax  # noqa: E402
 
 from launch import train  # noqa: E402
+from launch.common.exit_status import LOST  # noqa: E402
 from tests.support.commands import PATIENCE, final_state  # noqa: E402
 from tests.support.narrow import narrow_vgg19, write_random_vgg19  # noqa: E402
 
@@ -112,13 +113,13 @@ class Training:
         """The file of the sums."""
         return Path(f"{self.folder}.json")
 
-    def wait(self) -> End:
-        """Waits for the end of the processes."""
-        statuses = []
+    def wait(self, patience: float = PATIENCE) -> End:
+        """Waits for the end of the processes, and kills what is left after some seconds, as a launcher does."""
+        statuses, deadline = [], time.monotonic() + patience
         for pid in self.pids:
             while (ended := os.waitpid(pid, os.WNOHANG))[0] == 0:
-                if time.monotonic() - self.began > PATIENCE:
-                    self.kill(self.pids)
+                if time.monotonic() > deadline:
+                    self.kill([pid])
                 time.sleep(0.02)
             statuses.append(os.waitstatus_to_exitcode(ended[1]))
         sums = json.loads(self.result.read_text()) if self.result.exists() else None
@@ -168,19 +169,15 @@ class Campaign:
         training = Training(self.folder / name, self.weights, processes)
         training.start()
         if kind == "saving":
-            nth = self.random.randrange(4)
-            while training.runs() and not (training.saves()[0] >= nth and training.saves()[1]):
-                time.sleep(0.0005)
-            time.sleep(self.random.choice((0, self.random.uniform(0, 0.1))))
+            self.wait_for_a_save(training)
         else:
             time.sleep(self.random.uniform(0, self.seconds[processes]))
-        during = training.saves()[1]
         killed = self.random.randrange(processes)
         training.kill(training.pids[killed : killed + 1])
-        end = training.wait()
-        if end.statuses[killed] != -signal.SIGKILL or (kind == "saving" and not during):
+        end = training.wait(patience=30)  # one that has not met the other yet would wait for five minutes
+        if end.statuses[killed] != -signal.SIGKILL:
             result = "late"
-        elif any(status not in (76, -signal.SIGABRT) for i, status in enumerate(end.statuses) if i != killed):
+        elif not set(end.statuses) <= {0, LOST, -signal.SIGABRT, -signal.SIGKILL}:
             result = f"the other process ended with {end.statuses}"
         else:
             training.start()
@@ -192,6 +189,16 @@ class Campaign:
             training.log.unlink(missing_ok=True)
             training.result.unlink(missing_ok=True)
         return result
+
+    def wait_for_a_save(self, training: Training) -> None:
+        """Returns at a random moment of a random save, or when the training has ended."""
+        nth = self.random.randrange(4)
+        while training.runs():
+            if training.saves()[0] >= nth and training.saves()[1]:
+                time.sleep(self.random.uniform(0, 0.03))
+                if training.saves()[1]:  # else it was over before; the next one will do
+                    return
+            time.sleep(0.0005)
 
 
 def kill_and_compare(folder: Path, count: int, seed: int = 0, processes: Sequence[int] = (1, 2)) -> dict[str, int]:

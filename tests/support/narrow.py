@@ -5,10 +5,12 @@ are XLA's, as on accelerators, because the forms for CPUs take longer to trace a
 test_train.py are about those.
 
 `python -m tests.support.narrow SECONDS ...` is `python -m launch.train ...`, but that it pauses so long before each step. The
-variable CRN_JAX_TEST_FAULT names what befalls the process before its fourth step.
+variable CRN_JAX_TEST_FAULT names what befalls the process before its fourth step. `python -m tests.support.narrow
+launch.evaluate ...` is that command.
 """
 
 import contextlib
+import importlib
 import os
 import sys
 import time
@@ -57,7 +59,10 @@ def write_random_vgg19(path: Path) -> Path:
 
 
 def main(seconds: str, *arguments: str) -> None:
-    """Trains."""
+    """Trains, or runs another command."""
+    if seconds.startswith("launch."):
+        with narrow_vgg19():
+            return importlib.import_module(seconds).main(list(arguments))
     from crn_jax.data.pipeline import training_batches
     from launch import train
 

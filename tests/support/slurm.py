@@ -48,19 +48,21 @@ class Lab:
         """Returns what SLURM says of a job, such as its JobState."""
         return dict(re.findall(r"(\w+)=(\S+)", self.ask("scontrol", "show", "job", "--oneliner", job)))
 
-    def wait(self, condition: Callable[[], object]) -> None:
-        """Waits until the condition holds."""
+    def wait(self, condition: Callable[[], object], *jobs: str) -> None:
+        """Waits until the condition holds, while none of the jobs fails."""
         deadline = time.monotonic() + PATIENCE
         while not condition():
-            assert time.monotonic() < deadline, self.ask("squeue") + self.outputs()
+            failed = [job for job in jobs if self.facts(job)["JobState"] in ("FAILED", "TIMEOUT")]
+            assert not failed and time.monotonic() < deadline, self.ask("squeue") + self.outputs()
             time.sleep(0.1)
 
     def wait_for(self, job: str, **facts: str) -> None:
-        """Waits until SLURM says this of a job, which must not end otherwise."""
+        """Waits until SLURM says this of a job, which must not end in another state."""
 
         def holds() -> bool:
             found = self.facts(job)
-            assert found["JobState"] in ("PENDING", "RUNNING", "COMPLETING", facts.get("JobState")), self.outputs()
+            ended = found["JobState"] in ("CANCELLED", "COMPLETED", "FAILED", "TIMEOUT")
+            assert not ended or found["JobState"] == facts.get("JobState"), f"{found['JobState']}\n{self.outputs()}"
             return facts.items() <= found.items()
 
         self.wait(holds)
@@ -68,6 +70,11 @@ class Lab:
     def preempt(self, *nodes: str) -> None:
         """Submits a job that takes these nodes from all others for a moment."""
         self.submit("-p", "high", f"--nodes={len(nodes)}", "-w", ",".join(nodes), "--gpus-per-node=8", "--wrap", "true")
+
+    def end_soon(self, job: str) -> None:
+        """Gives a running job a time limit that is reached one to two minutes from now."""
+        hours, minutes, seconds = map(int, self.facts(job)["RunTime"].split(":"))
+        self.ask("scontrol", "update", f"JobId={job}", f"TimeLimit={60 * hours + minutes + (2 if seconds else 1)}")
 
     def outputs(self) -> str:
         """Returns what all jobs have printed."""
