@@ -80,7 +80,7 @@ def main(arguments: list[str] | None = None) -> None:
         rest = take_configs(given)
         if not rest or rest[0] in ("-h", "--help"):
             list_suites()
-        asked = read_options(Arguments, "ablate", rest)
+        asked: Arguments = read_options(Arguments, "ablate", rest)
         jax.config.update("jax_platforms", "cpu")  # the accelerators are for the trainings; this process only looks at shapes
         status = ablate(asked, command_line("ablate", *given))
         sys.exit(status)

@@ -90,7 +90,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Reads the command line, measures case by case, and prints a table."""
     with command():
         given = sys.argv[1:] if arguments is None else arguments
-        asked = read_options(Arguments, "benchmark", take_configs(given))
+        asked: Arguments = read_options(Arguments, "benchmark", take_configs(given))
         report: dict[str, Any] = {"command": command_line("benchmark", *given)}
         report |= {"machine": describe_machine(), "cases": [], "input": []}
         for case in cases_of(asked):

@@ -62,7 +62,7 @@ class Arguments:
 def main(arguments: list[str] | None = None) -> None:
     """Prints one line for each fact. Ends with status 1 if JAX has no devices, or the training step fails."""
     with command():
-        asked = read_options(Arguments, "doctor", arguments)
+        asked: Arguments = read_options(Arguments, "doctor", arguments)
         for lines in (software(), environment(), cache_line(), [f"VGG-19: {vgg19_state(asked.vgg)}"]):
             for line in lines:
                 console.print(line, markup=False)

@@ -47,7 +47,7 @@ class Shown(NamedTuple):
 def main(arguments: list[str] | None = None) -> None:
     """Reads the command line, and prints a table."""
     with command():
-        asked = read_options(Arguments, "hidden_choices", arguments)
+        asked: Arguments = read_options(Arguments, "hidden_choices", arguments)
         run_name = rich.table.Column("run", no_wrap=True)
         headers = "k", "distance", "assembled", "hours shown", "right one", "car colours", "right one"
         table = rich.table.Table(run_name, *headers, box=None)

@@ -64,6 +64,7 @@ _READINGS = 4  # ambiguous layouts that are shown
 _SAMPLE = 8  # number of layouts by which label spaces are guessed
 
 InFiles = Literal["camvid", "cityscapes", "ade20k", "nyu", "gta5", "cocostuff", "folder"]
+IN_FILES: tuple[InFiles, ...] = get_args(InFiles)
 """The sources that are read from files."""
 
 
@@ -88,7 +89,7 @@ class Arguments:
 def main(arguments: list[str] | None = None) -> None:
     """Reads the command line, and inspects the data sets."""
     with command():
-        asked = read_options(Arguments, "inspect", arguments)
+        asked: Arguments = read_options(Arguments, "inspect", arguments)
         check(asked)
         line = command_line("inspect", *(arguments or sys.argv[1:]))
         if not all([inspect(asked, root, line) for root in asked.roots]):
@@ -184,10 +185,10 @@ def guessed_source(data: DataConfig) -> tuple[DataConfig, int]:
     Raises:
       UserError: if no source finds a pair.
     """
-    candidates = [dataclasses.replace(data, source=source) for source in get_args(InFiles)]
+    candidates = [dataclasses.replace(data, source=source) for source in IN_FILES]
     if data.labels is None:
-        others = (("camvid", "camvid32"), ("cityscapes", "cityscapes_trainids"))
-        candidates += [dataclasses.replace(data, source=source, labels=labels) for source, labels in others]
+        candidates.append(dataclasses.replace(data, source="camvid", labels="camvid32"))
+        candidates.append(dataclasses.replace(data, source="cityscapes", labels="cityscapes_trainids"))
     parts = [parts_of(candidate).values() for candidate in candidates]
     counts = [sum(len(part.pairs) for part in found) for found in parts]
     if not any(counts):
@@ -196,7 +197,7 @@ def guessed_source(data: DataConfig) -> tuple[DataConfig, int]:
         missing = dict.fromkeys(part.missing for found in parts for part in found if part.missing)
         reasons = [reason for reason in missing if "there is no such" not in reason]  # all sources but one lack their folders
         raise UserError(
-            f"{data.root} has no photographs with layouts where {', '.join(get_args(InFiles))} have them. Give the data set's "
+            f"{data.root} has no photographs with layouts where {', '.join(IN_FILES)} have them. Give the data set's "
             f"top folder; or name the data set by --source, which tells what is missing. {' '.join(reasons)}".strip()
         )
     return candidates[counts.index(max(counts))], max(counts)

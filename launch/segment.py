@@ -203,8 +203,10 @@ def compared(jobs: list[Job], right: dict[str, Path], label_space: LabelSpace) -
 def scores_table(scores: dict[str, Any]) -> rich.table.Table:
     """Returns a table of each class: its IoU, and what it is taken for most often."""
     table = rich.table.Table(box=None, header_style="dim", caption_justify="left")
-    for title, justify in (("class", "left"), ("IoU", "right"), ("found", "right"), ("most often taken for", "left")):
-        table.add_column(title, justify=justify)
+    table.add_column("class")
+    table.add_column("IoU", justify="right")
+    table.add_column("found", justify="right")
+    table.add_column("most often taken for")
     matrix = np.array(scores["confusion"])
     for index, (name, iou) in enumerate(scores["iou"].items()):
         row = matrix[index].copy()
@@ -228,7 +230,7 @@ def write_sheet(jobs: list[Job], right: dict[str, Path], labeller: Labeller, pat
         layouts = [found] if not right else [labeller.label_space.read(right[job.photograph.stem]), found]
         shown = [np.asarray(Image.fromarray(layout).resize(size, Image.Resampling.NEAREST)) for layout in layouts]
         drawn = labeller.label_space.draw(shown[-1])
-        over = drawn if right else np.uint8((small.astype(np.uint16) + drawn) // 2)
+        over = drawn if right else ((small.astype(np.uint16) + drawn) // 2).astype(np.uint8)
         rows.append(Row(shown[0], small, over[None]))
     made = "segmented" if right else "both"
     contact_sheet(rows, labeller.label_space, labeller.name, made=made).save(path)

@@ -511,11 +511,13 @@ def _objective():
 
 
 def _make_checkpoint(folder: Path) -> None:
+    import jax.numpy as jnp
+
     from crn_jax.checkpoint import Checkpoints
     from crn_jax.train import init_state
 
     with Checkpoints(folder / "checkpoints", keep_last=1) as checkpoints:
-        checkpoints.save(3, init_state(_objective(), 0), 1.5, {"experiment": "x"})
+        checkpoints.save(3, init_state(_objective(), 0)._replace(step=jnp.int32(3)), 1.5, {"experiment": "x"})
 
 
 def _read_checkpoint(folder: Path) -> Any:
@@ -525,7 +527,7 @@ def _read_checkpoint(folder: Path) -> Any:
     from crn_jax.train import abstract_state
 
     with Checkpoints(folder / "checkpoints") as checkpoints:
-        return jax.tree.map(np.asarray, checkpoints.load(3, abstract_state(_objective()), {"experiment": "x"}))
+        return jax.tree.map(np.asarray, checkpoints.load(3, abstract_state(_objective())))
 
 
 def readers() -> dict[str, Reader]:

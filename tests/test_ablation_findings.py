@@ -288,3 +288,11 @@ def test_operations_are_those_of_the_variant(tmp_path, monkeypatch):
         by_hand += 2 * 9 * 48 * 4**i * maps * (features + 20 + maps)
         features = maps
     assert counted["synthesis_flop"] == by_hand + 2 * 48 * 64 * 8 * 3
+
+
+def test_damaged_metrics_are_noted(tmp_path):
+    one = entry(tmp_path, "a")
+    path = one.task.folder / "metrics.jsonl"
+    path.write_bytes(bytes(100) + b"\n" + path.read_bytes())
+    notes = collect("suite", "?", [one], "40 steps", "command")["notes"]
+    assert notes[-1] == f"{path}: 1 line is damaged and left out: 1."

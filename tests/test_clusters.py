@@ -15,12 +15,12 @@ from tests.support.commands import PATIENCE, ROOT, final_state
 from tests.support.rounding import assert_identical
 from tests.support.slurm import Lab, laboratory
 
-NARROW = f'[ "$2" != launch.train ] || set -- -m tests.support.narrow 0.05 "${{@:3}}"\nexec {sys.executable} "$@"'
-"""A shell program: `python`, for which VGG-19 is narrow and a step takes a while."""
+NARROW = f'[ "$2" != launch.train ] || set -- -m tests.support.narrow "$(cat pause)" "${{@:3}}"\nexec {sys.executable} "$@"'
+"""A shell program: `python`, for which VGG-19 is narrow, and which pauses before each step for the seconds in a file."""
 
 RUN = (
     "--cascade.base 24 8 --cascade.widths 8 8 --batch_size 2 --data.num_scenes 12 --optimizer.learning_rate 1e-4 "
-    "--run.checkpoint_every 5 --run.log_every 1 --sharding.mesh 1 2 --steps 120"
+    "--run.checkpoint_every 5 --run.log_every 1 --sharding.mesh 1 2 --steps 100"
 )
 
 pytestmark = pytest.mark.usefixtures("one_device_each")
@@ -53,6 +53,7 @@ def processes_of(folder: Path) -> list[int]:
 def test_a_training_goes_on_after_all_that_slurm_does_to_it(lab, tiny, tmp_path):
     """Killed, preempted with and without grace, cancelled, and out of time, it ends as an undisturbed run does, bit for bit."""
     lab.python(NARROW)
+    (lab.work / "pause").write_text("1")  # so that it is not over before all has befallen it
     script = [ROOT / "launch" / "slurm.sbatch", *tiny, *RUN.split(), "--run.folder"]
     two = ["--nodes=2", "--ntasks-per-node=1", "--gpus-per-node=1", "--cpus-per-task=1"]
     folder, calm = tmp_path / "run", tmp_path / "calm"
@@ -79,6 +80,7 @@ def test_a_training_goes_on_after_all_that_slurm_does_to_it(lab, tiny, tmp_path)
     until_it_trains(job, restarts=1)
     lab.end_soon(job)
     lab.wait_for(job, Restarts="2")
+    (lab.work / "pause").write_text("0")
     lab.ask("scontrol", "update", f"JobId={job}", "TimeLimit=60")
     undisturbed = lab.submit(*two, *script, calm)
     for each in (job, undisturbed):

@@ -125,7 +125,7 @@ def flags() -> frozenset[str]:
     """Every flag of every command of `launch`, as their help shows them, and those of the cluster files."""
     kinds = {type(entry[-1] if isinstance(entry, tuple) else entry): name for name, entry in EXPERIMENTS.items()}
     asked = [("train", [name]) for name in kinds.values()]
-    asked += [("convert", [kind]) for kind in ("authors", "safetensors", "run", "export")]
+    asked += [("convert", [kind]) for kind in ("authors", "safetensors", "run", "export", "onnx")]
     asked += [(name, []) for name in COMMANDS if name not in ("train", "convert")]
     found = set()
     for name, arguments in asked:
@@ -146,7 +146,11 @@ def help_of(name: str, arguments: list[str]) -> str:
 @EACH_PAGE
 def test_the_flags_that_a_page_names_exist(page):
     named = {flag for span in code_spans(page) for flag in re.findall(r"^--[\w.-]+|(?<=\s)--[\w.-]+", span)}
-    of_others = {flag for flag in named if flag.startswith(("--xla_", "--tyro-"))} | {"--version"}
+    of_others = {flag for flag in named if flag.startswith(("--xla_", "--tyro-"))} | {
+        "--version",
+        "--bind-to",
+        "--data-binary",
+    }  # mpirun, curl
     groups = {flag for flag in named if flag.endswith(".") and any(other.startswith(flag) for other in flags())}
     assert sorted(named - of_others - groups - flags()) == []
 

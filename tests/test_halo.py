@@ -178,7 +178,7 @@ def test_two_layers_of_vgg19_for_each_exchange(mesh, tap):
     }
 
     def stage(x):
-        return vgg19_stage(params, x, tap, "average")
+        return vgg19_stage(jax.tree.map(jnp.asarray, params), x, tap, "average")
 
     with jax.enable_x64(True):
         x = random(2, HEIGHT, 6, 3)

@@ -646,7 +646,7 @@ def test_palettes_that_could_be_read_in_two_ways(tmp_path, capsys):
     assert status == 1 and "--data.read ids" in told["remedy"]
     assert "sky" in told["examples"][0] and "void" in told["examples"][0] and not found["unknown"]
     page = (tmp_path / "out" / "inspection.html").read_text()
-    assert '"reading": "ids"' in page and '"reading": "colors"' in page
+    assert '"reading":"ids"' in page and '"reading":"colors"' in page
     for reading, classes in (
         ("ids", {CAMVID.classes[i] for i in (0, 1, 3, 7)}),
         ("colors", {"void", "building", "tree", "sky"}),

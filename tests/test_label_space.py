@@ -107,7 +107,9 @@ def test_an_all_black_palette_picture_is_read_by_what_its_palette_tells(tmp_path
         assert (CAMVID.read(tmp_path / f"{name}.png") == expected).all()
     black.putpalette([0, 0, 0])
     black.save(tmp_path / "one.png")
-    with pytest.raises(UserError, match=r"one\.png: all black, which may be id 0 or void"):
+    with pytest.raises(
+        UserError, match=r"one\.png: a palette PNG .* shows sky \(6 pixels\); by its colours, void \(6 pixels\)"
+    ):
         CAMVID.read(tmp_path / "one.png")
     assert (CITYSCAPES.read(tmp_path / "one.png") == 19).all()  # either way
 
@@ -191,7 +193,7 @@ def test_a_colour_out_of_the_palette_is_named_with_its_neighbour(tmp_path):
 def test_a_damaged_file_is_named(tmp_path, keep):
     whole = save(IDS.repeat(50, 0).repeat(50, 1), tmp_path / "whole.png").read_bytes()
     (tmp_path / "cut.png").write_bytes(whole[:keep])
-    with pytest.raises(UserError, match=r"cut\.png: the image is truncated or damaged"):
+    with pytest.raises(UserError, match=r"cut\.png: the (image is truncated or damaged|file is empty)"):
         open_picture(tmp_path / "cut.png")
 
 

@@ -150,7 +150,7 @@ def test_a_png_with_fewer_rows_than_it_declares_is_refused(tmp_path, interlace):
     data = passes if interlace else whole.tobytes()
     assert open_picture(written(tmp_path / "a.png", png(data=data, interlace=interlace))).image.size == (24, 16)
     for missing in (1, 25, 200):
-        with pytest.raises(UserError, match=r"a\.png: .* its data end after"):
+        with pytest.raises(UserError, match=r"a\.png: the image is truncated or damaged"):
             open_picture(written(tmp_path / "a.png", png(data=data[:-missing], interlace=interlace)))
 
 

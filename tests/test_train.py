@@ -15,7 +15,6 @@ from crn_jax.generator import init_params
 from crn_jax.kernels import convolution, cpu_convolution
 from crn_jax.lambdas import LambdaConfig
 from crn_jax.objective import Objective
-from crn_jax.synthesize import synthesize
 from crn_jax.train import OptimizerConfig, abstract_state, init_state, make_train_step
 from tests.support.compiling import compiled
 
@@ -27,13 +26,13 @@ def objective(**optimizer) -> Objective:
 
 
 @pytest.fixture(scope="module")
-def problem(narrow_vgg19):
-    """VGG-19 and a batch. Each photograph resembles another one of the two initial images, so each image is the best once."""
+def problem():
     rng = np.random.default_rng(0)
-    layout = rng.integers(0, 4, (2, *CASCADE.size)).astype(np.uint8)
-    images = np.asarray(synthesize(CASCADE, init_state(objective(), 0).params, layout), int)
-    photograph = (images[[0, 1], [0, 1]] + rng.integers(0, 256, images.shape[1:])) // 2
-    return jax.device_put(vgg_weights.random_vgg19(0)), {"layout": layout, "photograph": photograph.astype(np.uint8)}
+    batch = {
+        "layout": rng.integers(0, 4, (2, *CASCADE.size)).astype(np.uint8),
+        "photograph": rng.integers(0, 256, (2, *CASCADE.size, 3)).astype(np.uint8),
+    }
+    return jax.device_put(vgg_weights.random_vgg19(0)), batch
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +62,7 @@ def test_the_loss_is_that_of_the_best_images(four_steps, problem):
     terms, images, _ = make_eval_step(CASCADE, objective().perception)(states[0].params, *problem)
     assert images.shape == (2, 2, *CASCADE.size, 3)
     totals = np.asarray(terms).sum(-1)
-    assert {*totals.argmin(1)} == {0, 1}
+    assert {*totals.argmin(1)} == {0, 1}  # each of them is the best once
     assert history[0]["loss"] == pytest.approx(totals.min(1).mean(), rel=1e-5)
     best = np.asarray(terms)[np.arange(2), totals.argmin(1)].mean(0)
     np.testing.assert_allclose(history[0]["terms"], best, rtol=1e-5)
@@ -95,9 +94,9 @@ def test_the_first_adam_step_moves_by_the_learning_rate(four_steps):
     np.testing.assert_allclose(moved, 1e-2, rtol=1e-4)
 
 
-@pytest.fixture
-def plain_step(published_vgg19):
-    """A problem, and the plain implementation's step on it; VGG-19 has its own widths, which choose the convolutions."""
+@pytest.fixture(scope="module")
+def plain_step():
+    """A problem, and the plain implementation's step on it."""
     cascade = CascadeConfig(num_classes=4, widths=(20, 24, 16), base=(8, 8))
     wanted = Objective(cascade, LambdaConfig(rescale_epoch=None), OptimizerConfig(), "average", 2)
     rng = np.random.default_rng(1)

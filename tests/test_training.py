@@ -362,6 +362,18 @@ def test_a_full_disk_is_reported_and_the_run_goes_on_from_its_last_checkpoint(ki
     assert_identical(final_state(uninterrupted), final_state(folder))
 
 
+def test_room_is_looked_for_before_each_save(tiny, tmp_path, monkeypatch):
+    usage = shutil.disk_usage
+
+    def less_after_the_first_save(path):
+        return usage(path)._replace(free=1000 if (tmp_path / "checkpoints" / "4").exists() else 1 << 30)
+
+    monkeypatch.setattr(shutil, "disk_usage", less_after_the_first_save)
+    said = refused_run([*tiny, *LONG], tmp_path)
+    assert re.search(rf"{tmp_path} has 0.000 GB free; 0.00[12] GB are needed for 1 checkpoint of this training", said)
+    assert Checkpoints(tmp_path / "checkpoints").steps() == [4]
+
+
 def test_a_folder_that_cannot_be_written_is_named(tiny, tmp_path):
     (tmp_path / "file").touch()
     assert f"The run folder {tmp_path / 'file' / 'run'} cannot be written" in refused_run(tiny, tmp_path / "file" / "run")

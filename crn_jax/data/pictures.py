@@ -17,9 +17,9 @@ import os
 import re
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import BinaryIO, Literal, NamedTuple
 
 from PIL import Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
@@ -204,7 +204,8 @@ _PNG_LOOKS = (b"gAMA", b"cHRM", b"sRGB", b"cICP")
 
 def _png(data: bytes) -> _File:
     first: dict[bytes, bytes] = {}
-    kept, texts = [data[:8]], dict[str, str]()
+    kept: list[bytes | memoryview] = [data[:8]]
+    texts: dict[str, str] = {}
     for kind, whole in _png_chunks(data):
         body = whole[8:-4]
         if kind == b"tEXt":
@@ -409,7 +410,7 @@ def _check_webp(file: _File, image: Image.Image) -> tuple[str, ...]:
     return (f"its data end in {zeros:,} zeros",) if file.lossy and zeros > _ZERO_TAIL else ()
 
 
-_PLUGINS = {
+_PLUGINS: dict[str, Callable[[BinaryIO], Image.Image]] = {
     "PNG": PngImagePlugin.PngImageFile,
     "JPEG": JpegImagePlugin.JpegImageFile,  # of the several pictures of an MPO, the first
     "WebP": WebPImagePlugin.WebPImageFile,

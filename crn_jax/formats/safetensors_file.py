@@ -61,7 +61,7 @@ def load_run_file(path: str | Path) -> tuple[dict, dict[str, Any]]:
             raise UserError(f"{path}: the parameter {name} {problem}. Convert the run again.")
     try:
         return flax.traverse_util.unflatten_dict(tensors, sep="/"), description
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, IndexError) as error:
         raise UserError(f"{path}: the names of its tensors are no tree of parameters ({error}).") from error
 
 

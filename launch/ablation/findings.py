@@ -67,7 +67,9 @@ def collect(suite: str, question: str, entries: Sequence[Entry], budget: str, co
         "device": ", ".join(dict.fromkeys(evaluation["device"] for evaluation in known)),
         "budget": budget,
         "seeds": sorted({entry.seed for entry in entries}),
-        "notes": list(dict.fromkeys(itertools.chain(*(evaluation["notes"] for evaluation in known)))) + several_seeds(entries),
+        "notes": list(dict.fromkeys(itertools.chain(*(evaluation["notes"] for evaluation in known))))
+        + several_seeds(entries)
+        + damaged_lines(entries),
         "scores": [score for score in (*(s._asdict() for s in SCORES), *chosen_scores(collections)) if score["key"] in of_all],
         "compared": "perceptual distance" + " of the best of k" * collections,
         "photographs": first["candidates"][0]["scores"] if first else {},
@@ -94,6 +96,14 @@ def several_seeds(entries: Sequence[Entry]) -> list[str]:
     if len({entry.seed for entry in entries}) < 2:
         return []
     return ["A score is the mean over seeds. Its interval reaches from the lowest end of the seeds' intervals to the highest."]
+
+
+def damaged_lines(entries: Sequence[Entry]) -> list[str]:
+    """Returns a note on each metrics.jsonl that has damaged lines."""
+    notes: list[str] = []
+    for entry in entries:
+        read_metrics(entry.task.folder / "metrics.jsonl", notes.append)
+    return notes
 
 
 def variant_results(

@@ -8,6 +8,7 @@ from typing import Any
 from crn_jax.artifact import without_folders
 from crn_jax.experiment import to_json
 from crn_jax.run import Run
+from launch.common.terminal import console
 from launch.evaluation.evaluation_file import read_evaluation
 from launch.training.metrics_log import read_metrics
 
@@ -136,7 +137,9 @@ def _held_out(folder: Path, step: int) -> tuple[int, float] | None:
     if (folder / "artifact.json").is_file():  # it is being renewed, and its model card has the figure
         found = re.search(r"distance at step ([\d,]+) is ([\d.]+)\.\n", (folder / "README.md").read_text(encoding="utf-8"))
         return (int(found[1].replace(",", "")), float(found[2])) if found else None
-    lines = [line for line in read_metrics(folder / "metrics.jsonl") if "validation" in line and line["step"] <= step]
+    lines = [
+        line for line in read_metrics(folder / "metrics.jsonl", console.print) if "validation" in line and line["step"] <= step
+    ]
     return (lines[-1]["step"], lines[-1]["validation"]["distance"]) if lines else None
 
 

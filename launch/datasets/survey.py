@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from crn_jax.data import folders, nyu
+from crn_jax.data.labels.generated_colors import palette
 from crn_jax.data.labels.indexed import AmbiguousPalette, Reading
 from crn_jax.data.labels.label_space import Color, Examined, LabelSpace
 from crn_jax.data.labels.published import COCOSTUFF_NEVER, LABEL_SPACES
@@ -34,6 +35,7 @@ _MOST_CLASSES = 200
 _VOID_ID = 255
 _SEVERAL_IDS = 2
 _NOTHING = LabelSpace("nothing", ("void",), ((0, 0, 0),), {-1: 0})
+_ANY_ID = LabelSpace("the layouts", ("a class", "void"), (*palette(1), (0, 0, 0)), dict.fromkeys(range(256), 0))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,7 +228,7 @@ def drafted_labels(pairs: Sequence[Pair], name: str, read: Reading | None = None
             f"Some layouts of {name} hold ids ({ids[0]}, ...) and others colours ({colors[0]}, ...). Make them alike."
         )
     if colors:
-        fields = {"name": name, "classes": [f"class {n}" for n in range(len(colors))], "colors": colors}
+        fields: dict[str, Any] = {"name": name, "classes": [f"class {n}" for n in range(len(colors))], "colors": colors}
         return fields | ({"read": read} if read else {})
     if read is None and refuse_doubtful_palettes(pairs):
         read = "ids"
@@ -253,7 +255,7 @@ def refuse_doubtful_palettes(pairs: Sequence[Pair]) -> int:
             count += 1
             refuse_changed(seen, used, pair.layout)
             try:
-                pair.read_layout(_NOTHING)
+                pair.read_layout(_ANY_ID)
             except AmbiguousPalette as error:
                 doubts.append(str(error))
     if count and len(doubts) == count:

@@ -10,6 +10,7 @@ each process has come, and names those that hold up the others. Then all process
 """
 
 import dataclasses
+import functools
 import json
 import os
 import statistics
@@ -49,15 +50,20 @@ class Compiling:
     """Knows whether JAX compiles, traces or lowers a function just now, in any thread."""
 
     def __init__(self):
-        self.depth = 0
+        self.depth, self._mutex = 0, threading.Lock()
         jax.monitoring.register_scalar_listener(self._begins)
         jax.monitoring.register_event_duration_secs_listener(self._ends)
 
     def _begins(self, event: str, value: float | int, **_) -> None:
-        self.depth += event.startswith("/jax/core/compile/")
+        self._count(event, 1)
 
     def _ends(self, event: str, duration_secs: float, **_) -> None:
-        self.depth -= event.startswith("/jax/core/compile/")
+        self._count(event, -1)
+
+    def _count(self, event: str, change: int) -> None:
+        if event.startswith("/jax/core/compile/"):
+            with self._mutex:
+                self.depth += change
 
 
 class Peers:
@@ -251,11 +257,7 @@ def _settles(frame: FrameType | None) -> bool:
     return any(each is not None and each.f_code is AsyncSteps.settle.__code__ for each in around)
 
 
-_listeners: list[Compiling] = []
-
-
+@functools.cache
 def _compiling() -> Compiling:
     """Returns the one listener of this process: JAX cannot be told to forget one."""
-    if not _listeners:
-        _listeners.append(Compiling())
-    return _listeners[0]
+    return Compiling()

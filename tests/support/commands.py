@@ -1,6 +1,7 @@
 """The commands as a test calls them, in this process or in one of their own, and what their runs leave behind."""
 
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -90,3 +91,12 @@ def final_state(folder: Path) -> TrainState:
     state = checkpoints.load(checkpoints.latest_step(), abstract_state(experiment.objective(6)))
     checkpoints.close()
     return jax.tree.map(np.asarray, state)
+
+
+def copy_described_otherwise(run: Path, folder: Path, change: Callable[[dict], None]) -> None:
+    """Copies a run as if it had been trained by another description; only the last checkpoint is there."""
+    shutil.copytree(run, folder, ignore=shutil.ignore_patterns("checkpoints"))
+    state, description = jax.device_put(final_state(run)), redescribe(folder, change)
+    checkpoints = Checkpoints(folder / "checkpoints")
+    checkpoints.save(int(state.step), state, None, description)
+    checkpoints.close()

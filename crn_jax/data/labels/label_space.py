@@ -140,7 +140,7 @@ class LabelSpace:
             return stored.indices, {i: stored.palette[i] for i in stored.used}
         clear = [i for i in stored.clear if self.class_of_color.get(stored.palette[i]) != self.num_classes - 1]
         if clear:
-            self._refuse_clear(path, np.count_nonzero(np.isin(stored.indices, clear)))
+            self._refuse_clear(path, int(np.count_nonzero(np.isin(stored.indices, clear))))
         return stored.colors, {}
 
     @property
@@ -157,7 +157,7 @@ class LabelSpace:
         if image.mode in ("RGB", "RGBA"):
             if bits == 16:  # Pillow would drop the lower 8.
                 raise UserError(f"{path}: a colour PNG of 16 bits a channel. Save colours with 8.")
-            if image.mode == "RGBA" and (clear := np.count_nonzero(np.asarray(image)[..., 3] < 255)):
+            if image.mode == "RGBA" and (clear := int(np.count_nonzero(np.asarray(image)[..., 3] < 255))):
                 self._refuse_clear(path, clear)
             return np.asarray(image.convert("RGB"))
         if image.mode == "P":

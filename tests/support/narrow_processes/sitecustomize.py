@@ -2,4 +2,5 @@
 
 from tests.support.narrow import narrow_vgg19
 
-narrow_vgg19().__enter__()
+context = narrow_vgg19()  # that has a name, because it would end if it were collected
+context.__enter__()
