@@ -64,7 +64,7 @@ def test_another_start_is_refused_and_told_by_what_it_holds(tiny, first, tmp_pat
     shutil.copytree(first, "shorter")
     shutil.rmtree("shorter/checkpoints/12")
     told = refused_run([*tiny, "--init_from", "shorter", "--steps", "2"], second)
-    assert "init_from: shorter holds other parameters, at step 8, than first did, at step 12" in told
+    assert "init_from: shorter (step 8) holds other parameters than first (step 12) did" in told
     assert "init_from: None, now first" in refused_run([*tiny, "--init_from", "first", "--steps", "13"], first)
 
 
