@@ -14,6 +14,7 @@ from PIL import Image
 
 import configs
 from crn_jax.ablation import Ablation, Variant
+from crn_jax.checksums import unsealed
 from launch import ablate
 from launch.common.exit_status import TRY_AGAIN
 from launch.training.metrics_log import read_metrics
@@ -79,7 +80,7 @@ def trained(folder: Path) -> int:
 
 def table(out: Path) -> dict:
     """What must not depend on interruptions: all but the times, of ablation.json."""
-    results = json.loads((out / "ablation.json").read_text())
+    results = unsealed(json.loads((out / "ablation.json").read_text()))
     for variant in results["variants"]:
         variant["figures"] = {key: variant["figures"].get(key) for key in ("parameters", "step_flop", "synthesis_flop")}
         for run in variant["runs"]:
