@@ -5,6 +5,7 @@ through JAX's coordinator, which lives in the first process. A thread of every p
 thread may be waiting for the process that has failed.
 """
 
+import atexit
 import faulthandler
 import json
 import os
@@ -17,6 +18,9 @@ from typing import Any
 import jax
 
 _FAILURE, _HEARD = "crn_jax/failure", "crn_jax/heard/"
+_LISTENING_MILLISECONDS = 1000
+"""How long the listening thread waits at a time, and therefore how long it may hold up the end of the process."""
+
 PATIENCE = 10.0
 """Seconds that a process waits for the coordinator and for the others before it ends anyway."""
 
@@ -31,10 +35,12 @@ def coordinator() -> Any:
 def listen(say: Callable[[str], None]) -> None:
     """Ends this process, from now on, when another one tells that it has failed; `say` prints why."""
 
+    over = threading.Event()
+
     def wait() -> None:
-        while True:
+        while not over.is_set():
             try:
-                news = coordinator().blocking_key_value_get(_FAILURE, 3_600_000)
+                news = coordinator().blocking_key_value_get(_FAILURE, _LISTENING_MILLISECONDS)
             except jax.errors.JaxRuntimeError as error:
                 if "DEADLINE_EXCEEDED" in str(error):
                     continue
@@ -48,7 +54,14 @@ def listen(say: Callable[[str], None]) -> None:
                 _part(failure["status"])
             return
 
-    threading.Thread(target=wait, name="news of other processes", daemon=True).start()
+    listener = threading.Thread(target=wait, name="news of other processes", daemon=True)
+
+    def finish() -> None:
+        over.set()
+        listener.join(PATIENCE)
+
+    listener.start()
+    atexit.register(finish)  # a thread that returns to Python from C++ while Python ends would abort the process
 
 
 def end_all(status: int, message: str, stacks: bool = False) -> None:
