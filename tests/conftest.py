@@ -37,7 +37,6 @@ import tests.support.typecheck  # noqa: E402, F401  # the hook finds it by its n
 # Shapes and dtypes in the signatures of these modules are checked whenever a test calls, or traces, one of their functions.
 _CHECKED = [
     "crn_jax.artifact",
-    "crn_jax.baselines",
     "crn_jax.cascade",
     "crn_jax.data.geometry",
     "crn_jax.data.labels.label_space",
@@ -47,7 +46,6 @@ _CHECKED = [
     "crn_jax.evaluation",
     "crn_jax.generator",
     "crn_jax.images",
-    "crn_jax.kernels",
     "crn_jax.lambdas",
     "crn_jax.layers",
     "crn_jax.losses",
@@ -58,7 +56,6 @@ _CHECKED = [
     "crn_jax.scores.lpips",
     "crn_jax.scores.metrics",
     "crn_jax.scores.segmenter",
-    "crn_jax.sharding",
     "crn_jax.train",
     "crn_jax.unet",
     "crn_jax.vgg",
@@ -66,7 +63,9 @@ _CHECKED = [
 ]
 # crn_jax.synthesize is not among them, because it refuses wrong dtypes itself, and tests want that error. Neither are
 # crn_jax.data.streets and detailed_streets, which draw each scene by thousands of calls with single numbers: checking these
-# took half of the time of a small training. Their tests check the shapes and dtypes of the arrays of a scene.
+# took half of the time of a small training. Their tests check the shapes and dtypes of the arrays of a scene. Functions with
+# derivatives of their own (crn_jax.kernels, crn_jax.baselines) are given literals while JAX traces them, which are no jax.Array,
+# and crn_jax.sharding takes what stands for devices.
 install_import_hook(_CHECKED, "tests.support.typecheck.checked")
 
 import jax  # noqa: E402
