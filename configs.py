@@ -78,9 +78,9 @@ streets_256x512 = dataclasses.replace(
     run=RunConfig(validate_every=50, validation_examples=12, checkpoint_every=50),
 )
 
-# Detailed streets at 128x256 in six moods, by a cascade of six images that has room in 5 MB. The recipe packaged_streets
-# ends with this experiment, and made the run `streets` that comes with crn_jax. The mood is a choice for the whole image, so
-# the best whole image counts. The recipe is the better way: at 64x128, 226 steps of this loss did not yet separate the moods.
+# Detailed streets at 128x256 in six moods, by a cascade of six images whose parameters fit into 5 MB in float16. The recipe
+# packaged_streets ends with this experiment. The mood is a choice for the whole image, so the best whole image counts. The
+# recipe is the better way: at 64x128, 226 steps of this loss did not yet separate the moods.
 #   python -m launch.train detailed_streets
 # Expect: we have not yet trained it.
 detailed_streets = dataclasses.replace(
@@ -373,9 +373,9 @@ RECIPES = {
     ),
     # python -m launch.train packaged_streets
     # Expect: six moods separate within 900 steps of 0.12 s at 32x64, by the processor time of one core. A step of the other
-    # stages takes 0.8 s and some 5 s of it. We have not yet trained it to its end; the packaged run is an early checkpoint.
+    # stages takes 0.8 s and some 5 s of it. We have not yet trained it to its end.
     "packaged_streets": Recipe(
-        "Detailed streets for the run that comes with crn_jax: growth by the colours alone, which is fast, then all layers.",
+        "Detailed streets by growth: by the colours alone at first, which is fast, then by all layers of VGG-19.",
         {
             "32x64": f"{_COLOURS} --cascade.widths 192 192 176 144 --data.num_scenes 300 --steps 900",
             "128x256": f"{_COLOURS} --steps 1500",

@@ -24,7 +24,6 @@ from crn_jax.formats.safetensors_file import load_run_file
 from crn_jax.formats.strict_types import strict_converter
 from crn_jax.generator import Generator
 from crn_jax.hub import fetched
-from crn_jax.packaged import PACKAGED, packaged_file, packaged_layouts
 from crn_jax.train import abstract_state
 
 _KEYS = {"experiment", "label_space", "vgg19", "data", "versions", "origins"}
@@ -93,10 +92,7 @@ def read_description(folder: str | Path) -> tuple[AnyExperiment, LabelSpace, dic
         return *parse_description(stored.description, stored.name), stored.description
     path = Path(folder) / "run.json"
     if not path.is_file():
-        hidden = f" The run '{folder}' that comes with crn_jax is hidden by it." if str(Path(folder)) in PACKAGED else ""
-        raise UserError(
-            f"{folder}: this is not a run folder (it has no run.json); give one that launch.train has made.{hidden}"
-        )
+        raise UserError(f"{folder}: this is not a run folder (it has no run.json); give one that launch.train has made.")
     fields = read_json(path, _REMEDY)
     if unknown := fields.keys() - _KEYS:
         raise _damaged(path, ValueError(f"unknown: {', '.join(sorted(unknown))}"))
@@ -140,8 +136,7 @@ def load_run(
     """Loads a trained run.
 
     Args:
-      folder: a run folder; or an artifact, a .safetensors file of a run, "hf://OWNER/NAME" on the Hugging Face Hub, or the name
-        of a run that comes with crn_jax, such as "streets". A folder of that name goes first.
+      folder: a run folder; or an artifact, a .safetensors file of a run, or "hf://OWNER/NAME" on the Hugging Face Hub.
       checkpoint: `latest`, `best` (smallest held-out distance), or a number of steps.
       kind: the kind of experiment that the run must have; `SegmenterExperiment` for a segmenter.
       moments: loads Adam's moments, too, and the parameters that belong to them instead of the moving average.
@@ -192,18 +187,15 @@ def _way_out(folder: str | Path, others: list[int], load: Callable[[int], Run]) 
 
 
 class _Alone(NamedTuple):
-    """What is stored of a run without its training: it comes with crn_jax, or it is an artifact or a .safetensors file."""
+    """What is stored of a run without its training, in an artifact or a .safetensors file."""
 
     name: str | Path
     params: dict
     description: dict[str, Any]
-    layouts: tuple[Path, ...] = ()
 
 
 def _stored_alone(source: str | Path) -> _Alone | None:
     """Reads a run that is stored without its training, or returns None if `source` is something else."""
-    if file := packaged_file(source):
-        return _Alone(file.stem, *load_run_file(file), packaged_layouts(file))
     path = Path(source)
     if path.suffix == ".safetensors" and path.is_file():
         return _Alone(path, *load_run_file(path))
@@ -219,7 +211,7 @@ def _stored_alone(source: str | Path) -> _Alone | None:
 
 def _of_alone(stored: _Alone, checkpoint: str | int, kind: type[Training], moments: bool) -> Run:
     """Returns the run, which has the parameters of one checkpoint, perhaps in half precision."""
-    name, params, description, layouts = stored
+    name, params, description = stored
     experiment, label_space = parse_description(description, name)
     require_kind(experiment, kind, f"The run {name}")
     step = description.get("step", 0)
@@ -228,7 +220,22 @@ def _of_alone(stored: _Alone, checkpoint: str | int, kind: type[Training], momen
     if moments:
         raise UserError(f"{name}: this run is stored without Adam's moments. Use --init_moments fresh.")
     params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), params)
-    return Run(experiment, label_space, params, step, description["vgg19"], layouts=layouts)
+    return Run(experiment, label_space, params, step, description["vgg19"])
+
+
+def is_run(path: Path) -> bool:
+    """Returns whether `load_run` would take a path for a run: a run folder, an artifact, a file, or an address."""
+    is_folder = (path / "run.json").is_file() or (path / "artifact.json").is_file()
+    is_file = path.suffix == ".safetensors" and path.is_file()
+    return is_folder or is_file or path.parts[:1] == ("hf:",)
+
+
+def output_folder(run: Path, name: str) -> Path:
+    """Returns the folder for what is made with a run: RUN/NAME for a run folder, and RUN_NAME in the current one for others.
+
+    An artifact stays as it was exported.
+    """
+    return run / name if (run / "run.json").is_file() else Path(f"{run.absolute().stem}_{name}")
 
 
 def _no_checkpoint(folder: str | Path, checkpoint: str | int, available: list[int]) -> UserError:

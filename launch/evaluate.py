@@ -24,8 +24,7 @@ from crn_jax.errors import UserError
 from crn_jax.experiment import Synthesis, require_kind
 from crn_jax.files import sha256_of
 from crn_jax.generator import Generator, init_params
-from crn_jax.packaged import is_run, output_folder
-from crn_jax.run import Run
+from crn_jax.run import Run, is_run, output_folder
 from crn_jax.scores.inception import PUBLISHED_SHA256, load_inception
 from crn_jax.scores.lpips import load_lpips, network_name
 from crn_jax.synthesize import synthesize

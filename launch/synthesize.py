@@ -20,8 +20,7 @@ from crn_jax.data.labels.indexed import Reading
 from crn_jax.data.labels.label_space import LabelSpace
 from crn_jax.diversity import assemble
 from crn_jax.errors import UserError, did_you_mean
-from crn_jax.packaged import output_folder, packaged_file, packaged_layouts
-from crn_jax.run import Run, load_run
+from crn_jax.run import Run, load_run, output_folder
 from launch.common import output
 from launch.common.contact_sheet import Row, contact_sheet, grid
 from launch.common.options import read_options
@@ -43,11 +42,11 @@ class Arguments:
     """
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """The run folder that launch.train made, or streets, a run that comes with crn_jax."""
+    """A run folder of launch.train, an artifact, or a .safetensors file of a run."""
     layouts: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="LAYOUT [LAYOUT ...]")]
     """Layout PNGs, or folders of layout PNGs, with ids or colours of the run's label space."""
     out: Path | None = None
-    """The folder for the images. Default: RUN/synthesized; for a run that comes with crn_jax, NAME_synthesized."""
+    """The folder for the images. Default: RUN/synthesized; for an artifact or a file, NAME_synthesized."""
     checkpoint: str = "latest"
     """The checkpoint: latest, best (smallest held-out distance), or a number of steps."""
     fit: Sizing | None = None
@@ -78,16 +77,14 @@ def main(arguments: list[str] | None = None) -> None:
     """Reads the command line and synthesizes."""
     with command():
         asked: Arguments = read_options(Arguments, "synthesize", arguments)
-        packaged = packaged_file(asked.run)
-        layouts = asked.layouts or (packaged_layouts(packaged) if packaged else ())
-        if not layouts:
+        if not asked.layouts:
             raise UserError("Give at least one layout PNG, or a folder of layout PNGs, after the run folder.")
         if asked.batch_size is not None and asked.batch_size < 1:
             raise UserError(f"--batch_size {asked.batch_size}: at least 1 is needed.")
         join_apart(asked.processes)
         console.quiet = not is_first()
         out = asked.out or output_folder(asked.run, "synthesized")
-        run_command(dataclasses.replace(asked, layouts=layouts), out)
+        run_command(asked, out)
 
 
 def run_command(arguments: Arguments, out: Path) -> None:

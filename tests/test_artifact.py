@@ -15,6 +15,7 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+from PIL import Image
 
 from crn_jax import load_artifact
 from crn_jax.artifact import export_synthesize
@@ -27,6 +28,7 @@ from crn_jax.generator import init_params
 from crn_jax.run import describe_run, load_run, read_description
 from crn_jax.synthesize import synthesize
 from launch import convert
+from launch import synthesize as launch_synthesize
 from launch.common.command_line import parse
 from tests.support import commands
 
@@ -222,6 +224,29 @@ def test_a_round_trip_is_bit_exact(trained, tmp_path):
     assert described == original
     jax.tree.map(np.testing.assert_array_equal, one.params, other.params)
     assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(other.params))
+
+
+def test_half_precision(trained, tmp_path, monkeypatch):
+    """The file is half as large, is a run itself, and becomes a run folder and the same file again."""
+    monkeypatch.chdir(tmp_path)
+    convert.main(["safetensors", str(trained), "whole.safetensors"])
+    convert.main(["safetensors", str(trained), "half.safetensors", "--dtype", "float16"])
+    whole, half = (
+        len(safetensors.numpy.save(safetensors.numpy.load_file(f"{name}.safetensors"))) for name in ("whole", "half")
+    )
+    assert 0.4 < half / whole < 0.6
+    run, exact = load_run("half.safetensors"), load_run(trained)
+    jax.tree.map(
+        lambda found, params: np.testing.assert_array_equal(found, params.astype(np.float16).astype(np.float32)),
+        run.params,
+        exact.params,
+    )
+    convert.main(["run", "half.safetensors", "back"])
+    convert.main(["safetensors", "back", "again.safetensors", "--dtype", "float16"])
+    assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "half.safetensors").read_bytes()
+    Image.fromarray(np.zeros((48, 64), np.uint8)).save("road.png")
+    launch_synthesize.main(["half.safetensors", "road.png"])
+    assert sorted(path.name for path in (tmp_path / "half_synthesized").iterdir()) == ["road_0.png", "road_1.png"]
 
 
 def test_a_file_that_is_not_as_it_was_written_is_refused(trained, tmp_path):

@@ -13,8 +13,7 @@ from crn_jax.data.pipeline import spread
 from crn_jax.data.sources import DRAWN, Split, label_space_of
 from crn_jax.errors import UserError
 from crn_jax.experiment import Synthesis, require_kind
-from crn_jax.packaged import is_run
-from crn_jax.run import Run, load_run
+from crn_jax.run import Run, is_run, load_run
 from launch.common.command_line import experiment_of_kind
 from launch.common.terminal import opened
 from launch.evaluation.methods import PHOTOGRAPHS, Examples
