@@ -64,8 +64,8 @@ _CHECKED = [
 # crn_jax.synthesize is not among them, because it refuses wrong dtypes itself, and tests want that error. Neither are
 # crn_jax.data.streets and detailed_streets, which draw each scene by thousands of calls with single numbers: checking these
 # took half of the time of a small training. Their tests check the shapes and dtypes of the arrays of a scene. Functions with
-# derivatives of their own (crn_jax.kernels, crn_jax.baselines) are given literals while JAX traces them, which are no jax.Array,
-# and crn_jax.sharding takes what stands for devices.
+# derivatives of their own (crn_jax.kernels, crn_jax.baselines) are given literals, which are no jax.Array, while JAX traces
+# them. Tests give crn_jax.sharding what stands for devices.
 install_import_hook(_CHECKED, "tests.support.typecheck.checked")
 
 import jax  # noqa: E402
