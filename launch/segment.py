@@ -29,8 +29,8 @@ from launch.common.output import staged, write_json
 from launch.common.terminal import command, console, track
 from launch.evaluation.methods import files_of
 from launch.segmentation.labeller import Labeller, open_labeller
-from launch.segmentation.layout_files import how_made, write_layout
-from launch.synthesis.stream import ahead
+from launch.segmentation.layout_files import write_layout
+from launch.synthesis.stream import ahead, made_by
 
 OVERVIEW = "overview"
 """The folder within OUT for the contact sheet and the scores. OUT itself holds nothing but layouts."""
@@ -71,7 +71,7 @@ class Job(NamedTuple):
     @property
     def is_done(self) -> bool:
         """Whether the layout exists already, made by the same segmenter from the same photograph."""
-        return how_made(self.target) == self.made
+        return made_by(self.target) == (self.made, True)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -132,7 +132,7 @@ def planned(asked: Arguments, labeller: Labeller) -> list[Job]:
     for job in jobs.values():
         if job.target.resolve() in inputs:
             raise UserError(f"{job.target}: the layout would replace this photograph. Choose another folder with --out.")
-        made = how_made(job.target)
+        made, _ = made_by(job.target)
         if job.target.exists() and not asked.overwrite and not (made or "").startswith("segmented"):
             raise UserError(
                 f"{job.target}: this file exists already, and launch.segment did not make it. Choose another folder with "

@@ -621,7 +621,7 @@ def test_palettes_numbered_differently_in_each_file_are_no_ids(tmp_path, capsys)
         save(picture, root / "layouts" / f"{i}.png")
     said = refused(capsys, root)
     assert "1.png and " in said and "index 0 is of colour (200, 60, 90) in one palette and (50, 70, 210) in the other" in said
-    assert "Save the layouts as RGB" in said
+    assert "so indices are no ids. Say --data.read colors" in said
 
 
 def own(root: Path, layouts, palette=None) -> Path:

@@ -1,3 +1,4 @@
+import dataclasses
 import re
 import struct
 import zlib
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from crn_jax.data.labels.indexed import AmbiguousPalette
 from crn_jax.data.labels.label_space import LabelSpace
 from crn_jax.data.labels.published import CAMVID, CITYSCAPES, LABEL_SPACES
 from crn_jax.data.pictures import open_picture
@@ -172,14 +174,17 @@ def test_examine_counts_what_read_complains_of(tmp_path):
     void = IDS.copy()
     void[0, :3] = void[1, 0] = 11
     for array, unknown in [(raw, {57: 3, 12: 1}), (rgb, {(1, 2, 3): 3, (4, 5, 6): 1}), (IDS, {})]:
-        layout, found = CAMVID.examine(save(array, tmp_path / "x.png"))
+        layout, found, _ = CAMVID.examine(save(array, tmp_path / "x.png"))
         assert list(found.items()) == list(unknown.items())  # the most frequent first
         assert (layout == (void if unknown else IDS)).all() and layout.dtype == np.uint8
 
 
 def test_negative_ids_are_read_where_a_format_has_them(tmp_path):
-    Image.fromarray(np.array([[-1, 7], [33, 0]], np.int32)).save(tmp_path / "signed.tif")
-    assert CITYSCAPES.read(tmp_path / "signed.tif").tolist() == [[19, 0], [18, 19]]
+    signed = np.array([[-1, 7], [33, 0]], np.int32)
+    assert CITYSCAPES.from_ids(signed, "signed").tolist() == [[19, 0], [18, 19]]
+    Image.fromarray(signed).save(tmp_path / "signed.tif")
+    with pytest.raises(UserError, match=r"signed\.tif: the file is TIFF.* Convert it to PNG"):
+        CITYSCAPES.read(tmp_path / "signed.tif")
 
 
 def test_a_colour_out_of_the_palette_is_named_with_its_neighbour(tmp_path):
@@ -202,7 +207,7 @@ def test_checksums_are_looked_at(tmp_path):
     content = bytearray(save(IDS, tmp_path / "whole.png").read_bytes())
     content[-13] ^= 1  # of the pixels' chunk, which the 12 bytes of the last one follow
     (tmp_path / "flipped.png").write_bytes(content)
-    with pytest.raises(UserError, match=r"flipped\.png: the image is truncated or damaged \(.*checksum in b'IDAT'"):
+    with pytest.raises(UserError, match=r"flipped\.png: the image is truncated or damaged \(the checksum of a part IDAT"):
         CAMVID.read(tmp_path / "flipped.png")
 
 
@@ -257,7 +262,12 @@ def test_any_layout_is_read_as_it_was_written(tmp_path_factory, stored):
     name, layout, image = stored
     space = LABEL_SPACES[name]
     image.save(path := tmp_path_factory.getbasetemp() / "any.png")
-    found = space.read(path)
+    try:
+        found = space.read(path)
+    except AmbiguousPalette:  # refused, rather than read as other classes; said what it holds, it is read
+        foreign = image.getpalette()[1::3] == [3] * 256
+        space = dataclasses.replace(space, read_as="ids" if foreign else "colors")
+        found = space.read(path)
     assert found.dtype == space.dtype and found.tolist() == layout.tolist()
     assert space.examine(path)[0].tolist() == layout.tolist() and space.examine(path)[1] == {}
 

@@ -2,7 +2,6 @@
 
 import ast
 import cProfile
-import json
 import sys
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from PIL import Image
 from crn_jax.load_artifact import load
 from launch import convert, evaluate, inspect, segment, synthesize, train
 from launch.common.command_line import parse
+from launch.evaluation.evaluation_file import read_evaluation
 from tests.support.commands import ROOT
 
 MODULES = {file for package in ("crn_jax", "launch") for file in (ROOT / package).rglob("*.py") if file.stem != "__init__"}
@@ -49,7 +49,7 @@ def pass_through(tiny, trained_streets, tmp_path, monkeypatch) -> None:
         f"--sharding.mesh 1 1 --run.folder {segmenter}".split()
     )
     evaluate.main([str(collection), "--segmenter", str(segmenter), "--examples", "2"])
-    evaluation = json.loads((collection / "evaluation" / "evaluation.json").read_text())
+    evaluation = read_evaluation(collection / "evaluation" / "evaluation.json")
     names = [candidate["name"] for candidate in evaluation["candidates"]]
     assert names[1:] == ["collection", "collection, best of 2", "collection, assembled"]
     street = Image.fromarray(np.zeros((20, 32, 3), np.uint8))
@@ -63,6 +63,7 @@ def pass_through(tiny, trained_streets, tmp_path, monkeypatch) -> None:
     exported, _ = load(tmp_path / "exported")
     assert exported(np.zeros((1, 48, 64), np.uint8)).shape == (1, 1, 48, 64, 3)
     convert.main(["safetensors", str(trained_streets), str(tmp_path / "run.safetensors")])
+    convert.main(["onnx", str(trained_streets), str(tmp_path / "run.onnx")])
 
     for part, value in (("photographs", 90), ("layouts", 3)):
         (tmp_path / "own" / part).mkdir(parents=True)

@@ -17,9 +17,10 @@ from crn_jax.scores.metrics import confusion, segmentation_scores
 from crn_jax.scores.segmenter import segment as segment_at_own_size
 from launch import segment
 from launch.common.terminal import console
-from launch.segmentation.layout_files import how_made, layout_image, write_layout
+from launch.segmentation.layout_files import layout_image, write_layout
 from launch.segmentation.windows import covering, fading, most_probable, places, segment_any_size
 from launch.synthesis.layouts import find_layouts
+from launch.synthesis.stream import made_by
 from tests.support.commands import refused
 
 WINDOW = (48, 64)
@@ -81,7 +82,7 @@ def test_a_layout_file_is_read_as_it_was_written(name, tmp_path):
     layout = np.random.default_rng(0).integers(0, label_space.num_classes, (40, 50)).astype(label_space.dtype)
     write_layout(layout, label_space, tmp_path / "a.png", "for a test")
     np.testing.assert_array_equal(label_space.read(tmp_path / "a.png"), layout)
-    assert how_made(tmp_path / "a.png") == "for a test"
+    assert made_by(tmp_path / "a.png") == ("for a test", True)
     seen = layout_image(layout, label_space)
     if seen.mode == "P":  # people see the classes' colours
         np.testing.assert_array_equal(np.asarray(seen.convert("RGB")), label_space.draw(layout))

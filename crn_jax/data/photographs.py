@@ -55,10 +55,12 @@ def read_photograph(path: str | Path, layout_size: tuple[int, int] | None = None
     picture = open_picture(path)
     if picture.image.mode.startswith(("I", "F")):
         raise UserError(f"{path}: the photograph has more than 8 bits a channel ({picture.image.mode}). Save it with 8.")
-    if picture.image.has_transparency_data and (
-        clear := np.count_nonzero(np.asarray(picture.image.convert("RGBA"))[..., 3] < 255)
-    ):
-        raise UserError(f"{path}: {clear:,} pixels are transparent. Save the photograph without transparency.")
+    if picture.image.has_transparency_data:
+        opaque = picture.image.convert("RGBA")
+        if clear := np.count_nonzero(np.asarray(opaque)[..., 3] < 255):
+            raise UserError(f"{path}: {clear:,} pixels are transparent. Save the photograph without transparency.")
+        if picture.image.mode in ("P", "PA"):
+            picture = picture._replace(image=opaque.convert("RGB"))  # Pillow would warn of the transparency later
     orientation = _orientation(picture.exif)
     turn = orientation in _TURNS and _is_turned(path, picture.image, orientation, layout_size)
     try:

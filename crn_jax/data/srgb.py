@@ -137,7 +137,7 @@ def _decoding(gamma: float) -> Float[np.ndarray, "256"]:
     if not 0.05 <= gamma <= 5:
         raise ArithmeticError(f"gamma {gamma}")
     levels = np.linspace(0, 1, 256)
-    if abs(gamma - _SRGB_GAMMA) < 0.005:
+    if gamma != _ADOBE_GAMMA and abs(gamma - _SRGB_GAMMA) < 0.005:  # PNGs write sRGB's curve as 1/2.2, more or less rounded
         return np.where(levels <= 0.04045, levels / 12.92, ((levels + 0.055) / 1.055) ** 2.4)  # IEC 61966-2-1
     return levels ** (1 / gamma)
 

@@ -6,8 +6,6 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from crn_jax.data.labels.label_space import LabelSpace
-from crn_jax.data.pictures import text_of
-from crn_jax.errors import UserError
 from crn_jax.files import replacing
 
 _KEY = "crn_jax"  # of the text in a PNG that says how it was made
@@ -50,11 +48,3 @@ def write_layout(layout: np.ndarray, label_space: LabelSpace, path: Path, made: 
     info.add_text(_KEY, made)
     with replacing(path) as file:
         layout_image(layout, label_space).save(file, "png", pnginfo=info)
-
-
-def how_made(path: Path) -> str | None:
-    """Returns the text by which a PNG says how it was made; None if there is none, or no whole PNG."""
-    try:
-        return text_of(path, _KEY)
-    except UserError:
-        return None
