@@ -131,7 +131,11 @@ def _damaged(path: str | Path, error: Exception) -> UserError:
 
 
 def load_run(
-    folder: str | Path, checkpoint: str | int = "latest", kind: type[Training] = Synthesis, *, moments: bool = False
+    folder: str | Path,
+    checkpoint: str | int | np.integer = "latest",
+    kind: type[Training] = Synthesis,
+    *,
+    moments: bool = False,
 ) -> Run:
     """Loads a trained run.
 

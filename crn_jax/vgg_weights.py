@@ -98,7 +98,7 @@ def load_vgg19(path: str | Path) -> dict:
     except Exception as error:  # Each format's library has its own errors for a damaged file.
         raise UserError(f"{path}: the file is damaged or truncated ({error}). Fetch it again.") from error
     for name in LAYERS:
-        largest = max(float(np.abs(weights).max()) for weights in params[name].values())
+        largest = np.max([np.abs(weights).max() for weights in params[name].values()])  # NaN if one is NaN
         if not largest <= _LARGEST:  # nor is NaN
             raise UserError(
                 f"{path}: the file is damaged: {name} has a number of magnitude {largest:g}, where VGG-19's are below 10. "

@@ -1,7 +1,6 @@
 """What a machine may be like around a command: its terminal, its signals, its folders, and a person's names."""
 
 import codecs
-import io
 import os
 import pwd
 import re
@@ -30,7 +29,7 @@ from launch.common.exit_status import INTERRUPTED
 from launch.common.names import COMMANDS, command_line, quoted
 from launch.common.options import read_options
 from launch.common.terminal import command, console, keep_compiled, progress_bar, unwritable
-from tests.support.commands import PATIENCE, ROOT
+from tests.support.commands import PATIENCE, ROOT, start
 
 
 def listing(before: str, **environment: str) -> subprocess.CompletedProcess:
@@ -83,22 +82,11 @@ def test_what_an_encoding_lacks_is_replaced(encoding, text, expected):
     assert text.encode(encoding, standard_streams.ERRORS) == expected
 
 
-@pytest.fixture
-def plain_terminal(monkeypatch):
-    """Makes stdout of this process one that knows ASCII alone, and returns its bytes."""
-    codecs.register_error(standard_streams.ERRORS, standard_streams.replaced)
-    written = io.BytesIO()
-    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, "ascii", standard_streams.ERRORS, write_through=True))
-    return written
-
-
-def test_a_training_of_any_name_runs_on_a_terminal_that_knows_ascii_alone(tiny, tmp_path, plain_terminal, monkeypatch):
+def test_a_training_of_any_name_runs_on_a_terminal_that_knows_ascii_alone(tiny, tmp_path):
     """λ is rescaled after step 3; brackets, colons and quotes in names are shown as they are."""
     name, folder = "lr1e-4[/ema] :car:", tmp_path / "moved [v2] 'ue'\u00e9"
-    monkeypatch.setattr(console, "quiet", False)
     arguments = [*tiny, "--data.num_scenes", "3", "--steps", "4", "--lambdas.rescale_epoch", "1", "--name", name]
-    train.main([*arguments, "--run.folder", str(folder)])
-    told = plain_terminal.getvalue().decode("ascii")
+    told, _ = start(arguments, folder, "export PYTHONIOENCODING=ascii").communicate(timeout=PATIENCE)
     assert told.startswith(name) or f"\n{name}: 48x64" in told
     assert "lambda x elements rescaled" in told
     shown = str(folder).replace("\u00e9", r"\xe9")
@@ -140,7 +128,9 @@ def test_ctrl_c_while_a_command_is_imported_is_told_in_a_word(name, tmp_path):
     (tmp_path / "numpy.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(600)\n")
     for words in ([f"launch.{name}"], ["crn_jax", name]):
         environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
-        line = [sys.executable, "-m", *words]
+        # The tests may run in the background of a shell, which ignores Ctrl-C for all that it starts there.
+        heed = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.executable, sys.argv[1:])"
+        line = [sys.executable, "-S", "-c", heed, sys.executable, "-m", *words]
         ended = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE)
         assert (ended.returncode, ended.stdout, ended.stderr) == (INTERRUPTED, "Interrupted.\n", "")
 

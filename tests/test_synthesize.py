@@ -226,7 +226,7 @@ def test_a_folder_goes_in_batches_and_goes_on(trained, tmp_path, monkeypatch):
 
     assert written()[0] == set()
     ids["b"] = save_layout(layouts / "b.png", shapes["b"], 9)
-    (out / "e.png").write_bytes((out / "e.png").read_bytes()[:30])
+    (out / "e.png").write_bytes((out / "e.png").read_bytes()[:-20])
     assert written()[0] == {"b", "e"}
     arguments += ["--checkpoint", "8"]
     assert written()[0] == set(shapes)
@@ -331,6 +331,7 @@ def test_a_run_json_that_is_damaged_in_part_is_named(trained, tmp_path, part):
 def test_a_run_of_another_version_is_named(trained, tmp_path):
     description = json.loads((trained[0] / "run.json").read_text())
     description["experiment"]["cascade"]["depth"] = 7
+    del description["crc32c"]
     (tmp_path / "run.json").write_text(json.dumps(description))
     with pytest.raises(UserError, match=r"run\.json: the stored experiment does not fit this version of crn_jax: .*depth"):
         load_run(tmp_path)

@@ -21,6 +21,7 @@ from unittest import mock
 import h5py
 import numpy as np
 
+import launch
 from crn_jax.kernels import convolution
 from crn_jax.vgg import LAYERS
 from crn_jax.vgg_weights import random_vgg19
@@ -78,4 +79,5 @@ def main(seconds: str, *arguments: str) -> None:
 
 
 if __name__ == "__main__":
+    launch.prepare()
     main(*sys.argv[1:])
