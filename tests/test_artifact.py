@@ -227,7 +227,7 @@ def test_a_round_trip_is_bit_exact(trained, tmp_path):
 
 
 def test_half_precision(trained, tmp_path, monkeypatch):
-    """The file is half as large, is a run itself, and becomes a run folder and the same file again."""
+    """The file is half as large, is a run itself, and becomes a run folder and a file of the same tensors again."""
     monkeypatch.chdir(tmp_path)
     convert.main(["safetensors", str(trained), "whole.safetensors"])
     convert.main(["safetensors", str(trained), "half.safetensors", "--dtype", "float16"])
@@ -242,7 +242,7 @@ def test_half_precision(trained, tmp_path, monkeypatch):
     )
     convert.main(["run", "half.safetensors", "back"])
     convert.main(["safetensors", "back", "again.safetensors", "--dtype", "float16"])
-    assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "half.safetensors").read_bytes()
+    jax.tree.map(np.testing.assert_array_equal, safetensors.numpy.load_file("again.safetensors"), tensors[0])
     Image.fromarray(np.zeros((48, 64), np.uint8)).save("road.png")
     launch_synthesize.main(["half.safetensors", "road.png"])
     assert sorted(path.name for path in (tmp_path / "half_synthesized").iterdir()) == ["road_0.png", "road_1.png"]
