@@ -213,7 +213,7 @@ def _stored_alone(source: str | Path) -> _Alone | None:
     return _Alone(path, flax.traverse_util.unflatten_dict(leaves, sep="/"), description)
 
 
-def _of_alone(stored: _Alone, checkpoint: str | int, kind: type[Training], moments: bool) -> Run:
+def _of_alone(stored: _Alone, checkpoint: str | int | np.integer, kind: type[Training], moments: bool) -> Run:
     """Returns the run, which has the parameters of one checkpoint, perhaps in half precision."""
     name, params, description = stored
     experiment, label_space = parse_description(description, name)
@@ -242,6 +242,6 @@ def output_folder(run: Path, name: str) -> Path:
     return run / name if (run / "run.json").is_file() else Path(f"{run.absolute().stem}_{name}")
 
 
-def _no_checkpoint(folder: str | Path, checkpoint: str | int, available: list[int]) -> UserError:
+def _no_checkpoint(folder: str | Path, checkpoint: str | int | np.integer, available: list[int]) -> UserError:
     listing = ", ".join(map(str, available)) or "none yet"
     return UserError(f"{folder}: there is no checkpoint '{checkpoint}'. Steps saved: {listing}.")

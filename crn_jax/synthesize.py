@@ -52,8 +52,8 @@ def _synthesize(config: Generator, params: dict, layout_ids: Array) -> Array:
 
 
 @functools.cache
-def synthesize_on(mesh: Mesh, config: Any) -> OverDevices:
-    """Returns `synthesize` as a function of (params, layout_ids) for the devices of a mesh. It does not check class indices."""
+def synthesize_on(mesh: Mesh, config: Generator) -> OverDevices:
+    """Returns `synthesize` as a function of (params, layout_ids) for the devices of a mesh. It does not check class ids."""
     return OverDevices(functools.partial(_images, config), mesh)
 
 

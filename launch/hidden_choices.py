@@ -22,7 +22,6 @@ from crn_jax.run import Run, load_run
 from crn_jax.synthesize import synthesize
 from launch.common.options import read_options
 from launch.common.terminal import command, console, track
-from launch.synthesis.stream import generator_of
 from launch.training.metrics_log import read_metrics
 
 
@@ -56,7 +55,7 @@ def main(arguments: list[str] | None = None) -> None:
         for folder in asked.runs:
             run = load_run(folder, asked.checkpoint)
             distances = [f"{distance:.1f}" for distance in held_out_distances(folder, run.step)]
-            k = str(generator_of(run).num_images)
+            k = str(run.generator.num_images)
             table.add_row(folder.resolve().name, k, *distances, *coverage(run, folder))
         console.print(table)
 
@@ -79,7 +78,7 @@ def coverage(run: Run, folder: Path) -> list[str]:
     Raises:
       UserError: if the run was not trained on streets of all hours.
     """
-    data, generator = run.experiment.data, generator_of(run)
+    data, generator = run.experiment.data, run.generator
     if data.source != "streets" or data.clear_days:
         raise UserError(f"{folder}: this run was not trained on streets of all hours, as streets_diverse is.")
     source = open_source(dataclasses.replace(data, cache=None, vivid=False), "val", generator.size)

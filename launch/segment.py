@@ -25,12 +25,12 @@ from crn_jax.scores.metrics import class_iou, confusion, segmentation_scores
 from launch.common.contact_sheet import Row, contact_sheet
 from launch.common.names import command_line
 from launch.common.options import read_options
-from launch.common.output import staged, write_json
+from launch.common.output import made_by, staged, write_json
 from launch.common.terminal import command, console, track
 from launch.evaluation.methods import files_of
 from launch.segmentation.labeller import Labeller, open_labeller
 from launch.segmentation.layout_files import write_layout
-from launch.synthesis.stream import ahead, made_by
+from launch.synthesis.stream import ahead
 
 OVERVIEW = "overview"
 """The folder within OUT for the contact sheet and the scores. OUT itself holds nothing but layouts."""

@@ -15,20 +15,21 @@ from typing import Annotated
 import jax
 import numpy as np
 import tyro
+from PIL import Image
 
 from crn_jax.data.labels.indexed import Reading
 from crn_jax.data.labels.label_space import LabelSpace
 from crn_jax.diversity import assemble
 from crn_jax.errors import UserError, did_you_mean
 from crn_jax.run import Run, load_run, output_folder
-from launch.common import output
 from launch.common.contact_sheet import Row, contact_sheet, grid
 from launch.common.options import read_options
+from launch.common.output import write_png
 from launch.common.processes import Processes, agree, is_first, join_apart, several_processes, sum_over_processes
 from launch.common.terminal import command, console, track
 from launch.synthesis.layouts import Sizing, find_layouts, fitted
 from launch.synthesis.record import Record
-from launch.synthesis.stream import Job, Synthesized, generator_of, is_foreign, synthesize_all, write_png
+from launch.synthesis.stream import Job, Synthesized, is_foreign, synthesize_all
 
 SHEET_NAME = "contact_sheet.png"
 SHEET_ROWS = 32
@@ -92,9 +93,9 @@ def run_command(arguments: Arguments, out: Path) -> None:
     run = load_run(arguments.run, arguments.checkpoint)
     if arguments.read:
         run = run._replace(label_space=dataclasses.replace(run.label_space, read_as=arguments.read))
-    choice = choice_of(arguments, run.label_space, generator_of(run).num_images)
+    choice = choice_of(arguments, run.label_space, run.generator.num_images)
     means = means_of(arguments, run)
-    tasks = tasks_of(arguments, 1 if arguments.grid or choice is not None else generator_of(run).num_images, out)
+    tasks = tasks_of(arguments, 1 if arguments.grid or choice is not None else run.generator.num_images, out)
     record = Record(out, f"{means.hexdigest()} {arguments.fit} {run.experiment.data.fit}", jax.process_index(), len(tasks))
     own = share(tasks, arguments.sheet)
     on_sheet = dict(tasks[:SHEET_ROWS] if arguments.sheet and is_first() else [])
@@ -155,7 +156,7 @@ def share(tasks: list[Task], sheet: bool) -> list[Task]:
 
 def means_of(arguments: Arguments, run: Run) -> "hashlib._Hash":
     """Returns a hash of what an image depends on besides its layout and its size: parameters and options."""
-    options = generator_of(run), arguments.index, arguments.pick, arguments.grid
+    options = run.generator, arguments.index, arguments.pick, arguments.grid
     means = hashlib.sha256(repr(options).encode())
     if arguments.read:
         means.update(arguments.read.encode())
@@ -172,7 +173,7 @@ def planned(arguments: Arguments, run: Run, tasks: list[Task], means: "hashlib._
     """
     if not arguments.overwrite:
         refuse_foreign([image for _, targets in tasks for image in targets])
-    generator, jobs = generator_of(run), []
+    generator, jobs = run.generator, []
     for path, targets in tasks:
         size = fitted(path, generator, run.experiment.data.fit, arguments.fit)
         digest = means.copy()
@@ -187,7 +188,7 @@ def write(arguments: Arguments, choice: np.ndarray | None, synthesized: Synthesi
     assembled = None if choice is None else np.asarray(assemble(images, layout, choice))
     cut = [job.fitted.image(image) for image in (images if assembled is None else [assembled])]
     for target, image in zip(job.targets, [grid(np.stack(cut))] if arguments.grid else cut, strict=True):
-        write_png(image, target, job.made)
+        write_png(Image.fromarray(image), target, job.made)
     return job, Row(layout, None, images, assembled if arguments.pick else None)
 
 
@@ -255,7 +256,7 @@ def write_sheet(run: Run, rows: list[Row], path: Path) -> None:
     """Writes the contact sheet, which shows layouts beside their images."""
     warning = "trained with RANDOM VGG-19 weights" if run.vgg19["weights"] == "random" else ""
     sheet = contact_sheet(rows, run.label_space, f"{run.experiment.name}, step {run.step}", warning)
-    output.write_png(sheet, path)
+    write_png(sheet, path)
 
 
 if __name__ == "__main__":

@@ -114,6 +114,11 @@ def test_large_weights_lie_beside_the_file(tmp_path):
     save_onnx(tmp_path / "one.onnx", model)
     save_onnx(tmp_path / "two.onnx", model, largest=10_000)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one.onnx", "two.onnx", "two.onnx.data"]
+    (tmp_path / "link.onnx").symlink_to(tmp_path / "nowhere")
+    save_onnx(tmp_path / "link.onnx", model)
+    assert not (tmp_path / "nowhere").exists() and not (tmp_path / "link.onnx").is_symlink()
+    with pytest.raises(UserError, match="x.onnx: the file cannot be written"):
+        save_onnx(tmp_path / "missing" / "x.onnx", model)
     assert (tmp_path / "two.onnx").stat().st_size < (tmp_path / "one.onnx").stat().st_size / 2
     layouts = layouts_of(2, CASCADE.size)
     np.testing.assert_array_equal(*(images_of(str(tmp_path / name), layouts) for name in ("one.onnx", "two.onnx")))

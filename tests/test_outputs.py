@@ -16,8 +16,9 @@ from crn_jax.errors import UserError
 from crn_jax.formats.safetensors_file import load_run_file, save_run
 from launch.ablation.workers import claimed
 from launch.common import output
+from launch.common.output import made_by, write_png
 from launch.common.page import write_page
-from launch.synthesis.stream import is_foreign, made_by, write_png
+from launch.synthesis.stream import is_foreign
 from tests.support.commands import PATIENCE, ROOT
 
 pytestmark = pytest.mark.quick
@@ -28,8 +29,7 @@ IMAGE = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
 @pytest.mark.parametrize(
     "write",
     [
-        lambda path: write_png(IMAGE, path, "x"),
-        lambda path: output.write_png(Image.fromarray(IMAGE), path),
+        lambda path: write_png(Image.fromarray(IMAGE), path, "x"),
         lambda path: output.write_json(path, {"a": 1}),
         lambda path: write_page("report.html", {}, path),
         lambda path: save_run(path, {"a": np.zeros(2, np.float32)}, {"step": 1}),
@@ -56,7 +56,7 @@ def test_a_lock_that_is_a_link_is_refused(tmp_path):
 
 def test_an_image_is_done_only_if_its_file_is_whole(tmp_path):
     path = tmp_path / "0.png"
-    write_png(IMAGE, path, "demo, step 7; 0123")
+    write_png(Image.fromarray(IMAGE), path, "demo, step 7; 0123")
     assert made_by(path) == ("demo, step 7; 0123", True) and not is_foreign(path)
     whole = path.read_bytes()
     for length in range(0, len(whole), 7):

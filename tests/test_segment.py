@@ -16,11 +16,11 @@ from crn_jax.run import load_run
 from crn_jax.scores.metrics import confusion, segmentation_scores
 from crn_jax.scores.segmenter import segment as segment_at_own_size
 from launch import segment
+from launch.common.output import made_by
 from launch.common.terminal import console
 from launch.segmentation.layout_files import layout_image, write_layout
 from launch.segmentation.windows import covering, fading, most_probable, places, segment_any_size
 from launch.synthesis.layouts import find_layouts
-from launch.synthesis.stream import made_by
 from tests.support.commands import refused
 
 WINDOW = (48, 64)

@@ -20,6 +20,7 @@ from crn_jax.generator import init_params
 from crn_jax.run import load_run
 from crn_jax.synthesize import synthesize
 from launch import synthesize as command
+from launch.common.output import write_png
 from launch.common.terminal import console
 from launch.synthesis import stream
 from launch.synthesis.layouts import fitted
@@ -212,7 +213,7 @@ def test_a_folder_goes_in_batches_and_goes_on(trained, tmp_path, monkeypatch):
     def stop_at_d(image, path, made):
         if path.stem == "d":
             raise UserError("stopped")
-        stream.write_png(image, path, made)
+        write_png(image, path, made)
 
     with monkeypatch.context() as patch:
         patch.setattr(command, "write_png", stop_at_d)

@@ -72,7 +72,6 @@ class _File(NamedTuple):
     profile: bytes | None = None
     exif: bytes | None = None
     chunks: dict[bytes, bytes] = {}  # noqa: RUF012  # nobody changes it
-    texts: dict[str, str] = {}  # noqa: RUF012
     interlaced: bool = False
     channels: int = 1
 
@@ -113,15 +112,6 @@ def size_of(path: str | Path) -> tuple[int, int]:
     """
     file = _parsed(path)
     return file.height, file.width
-
-
-def text_of(path: str | Path, key: str) -> str | None:
-    """Returns a text in a PNG, or None if it has no such text. It looks at the whole file, and decodes no pixel.
-
-    Raises:
-      UserError: as `size_of`.
-    """
-    return _parsed(path).texts.get(key)
 
 
 def _max_megapixels() -> float:
@@ -205,16 +195,8 @@ _PNG_LOOKS = (b"gAMA", b"cHRM", b"sRGB", b"cICP")
 def _png(data: bytes) -> _File:
     first: dict[bytes, bytes] = {}
     kept: list[bytes | memoryview] = [data[:8]]
-    texts: dict[str, str] = {}
     for kind, whole in _png_chunks(data):
         body = whole[8:-4]
-        if kind == b"tEXt":
-            key, _, value = bytes(body).partition(b"\0")
-            texts[key.decode("latin-1")] = value.decode("latin-1")
-        if kind == b"iTXt":  # which Pillow writes for what is not Latin
-            key, _, rest = bytes(body).partition(b"\0")
-            if rest[:1] == b"\0":  # not compressed
-                texts[key.decode("latin-1")] = rest[2:].split(b"\0", 2)[-1].decode(errors="replace")
         if kind[0] & 32 == 0 and kind not in _PNG_PIXELS:
             raise _Damaged(f"it has a part {kind!r} that no PNG may need")
         if kind in (b"IHDR", b"PLTE") and kind in first:
@@ -234,7 +216,6 @@ def _png(data: bytes) -> _File:
         profile=_png_profile(first[b"iCCP"]) if b"iCCP" in first else None,
         exif=first.get(b"eXIf"),
         chunks={kind: first[kind] for kind in _PNG_LOOKS if kind in first},
-        texts=texts,
         interlaced=bool(methods[2]),
         channels=_CHANNELS[color],
     )  # fmt: skip

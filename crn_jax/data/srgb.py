@@ -19,15 +19,16 @@ from PIL import Image, ImageCms
 from crn_jax.data.pictures import Picture
 
 _PROBE_LEVELS = 17
-_SRGB_GAMMA = 1 / 2.2
-"""PNG's gAMA for sRGB. It stands for sRGB's own curve, which most writers mean by it."""
 
+Curve = Float[np.ndarray, "256"]
+"""The light of each level of 255, from 0 to 1."""
+_LEVELS = np.linspace(0, 1, 256)
 Chromaticities = tuple[float, ...]
 """The x and y of white, red, green and blue."""
 _SRGB = (0.3127, 0.3290, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06)
 _DISPLAY_P3 = (0.3127, 0.3290, 0.680, 0.320, 0.265, 0.690, 0.150, 0.060)
 _ADOBE_RGB = (0.3127, 0.3290, 0.64, 0.33, 0.21, 0.71, 0.15, 0.06)
-_ADOBE_GAMMA = 256 / 563
+_ADOBE_EXPONENT = 563 / 256
 # ITU-T H.273: the numbers of primaries, curve (13 is sRGB's), matrix (0 is RGB) and range (1 is full).
 _CICP = {bytes((1, 13, 0, 1)): _SRGB, bytes((12, 13, 0, 1)): _DISPLAY_P3}
 _EXIF_INTEROPERABILITY, _INTEROPERABILITY_INDEX = 0xA005, 1
@@ -53,7 +54,7 @@ def to_srgb(picture: Picture) -> tuple[Image.Image, str | None]:
     if cicp := chunks.get(b"cICP"):
         if cicp not in _CICP:
             raise Unconvertible(f"its cICP {tuple(cicp)} is neither sRGB nor Display P3")
-        return _by_primaries(image, _SRGB_GAMMA, _CICP[cicp], "cICP")
+        return _by_primaries(image, _srgb_curve(), _CICP[cicp], "cICP")
     if picture.profile is not None:
         return _by_profile(image, picture.profile)
     if b"sRGB" in chunks:
@@ -61,7 +62,7 @@ def to_srgb(picture: Picture) -> tuple[Image.Image, str | None]:
     if b"gAMA" in chunks or b"cHRM" in chunks:
         return _by_primaries(image, *_curve_and_primaries(chunks), "gAMA and cHRM")
     if image.mode == "RGB" and picture.exif and _is_adobe_rgb(picture.exif):
-        return _by_primaries(image, _ADOBE_GAMMA, _ADOBE_RGB, "Adobe RGB, by EXIF")
+        return _by_primaries(image, _LEVELS**_ADOBE_EXPONENT, _ADOBE_RGB, "Adobe RGB, by EXIF")
     return _rgb(image), None
 
 
@@ -69,13 +70,24 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _curve_and_primaries(chunks: dict[bytes, bytes]) -> tuple[float, Chromaticities]:
+def _curve_and_primaries(chunks: dict[bytes, bytes]) -> tuple[Curve, Chromaticities]:
     try:
-        gamma = struct.unpack(">I", chunks[b"gAMA"])[0] / 1e5 if b"gAMA" in chunks else _SRGB_GAMMA
+        curve = _curve_of_gamma(struct.unpack(">I", chunks[b"gAMA"])[0] / 1e5) if b"gAMA" in chunks else _srgb_curve()
         numbers = tuple(n / 1e5 for n in struct.unpack(">8I", chunks[b"cHRM"])) if b"cHRM" in chunks else _SRGB
     except struct.error as error:
         raise Unconvertible("its gAMA or cHRM is damaged") from error
-    return gamma, numbers
+    return curve, numbers
+
+
+def _srgb_curve() -> Curve:
+    return np.where(_LEVELS <= 0.04045, _LEVELS / 12.92, ((_LEVELS + 0.055) / 1.055) ** 2.4)  # IEC 61966-2-1
+
+
+def _curve_of_gamma(gamma: float) -> Curve:
+    """Returns the curve of PNG's gAMA, the exponent that light is stored by. About 1/2.2 stands for sRGB's own curve."""
+    if not 0.05 <= gamma <= 5:
+        raise Unconvertible(f"its gAMA of {gamma} is impossible")
+    return _srgb_curve() if abs(gamma - 1 / 2.2) < 0.005 else _LEVELS ** (1 / gamma)
 
 
 def _by_profile(image: Image.Image, profile: bytes) -> tuple[Image.Image, str | None]:
@@ -120,26 +132,16 @@ def _probe(mode: str) -> Image.Image:
     return Image.fromarray(np.concatenate([grid, greys[..., None].repeat(3, -1)], 1))
 
 
-def _by_primaries(image: Image.Image, gamma: float, numbers: Chromaticities, name: str) -> tuple[Image.Image, str | None]:
+def _by_primaries(image: Image.Image, curve: Curve, numbers: Chromaticities, name: str) -> tuple[Image.Image, str | None]:
     probe = _probe("RGB")
     try:
-        table, matrix = _decoding(gamma), _primaries(_SRGB, inverse=True) @ _primaries(numbers)
-        change = np.abs(_converted(np.asarray(probe), table, matrix).astype(np.int16) - np.asarray(probe, np.int16)).max()
+        matrix = _primaries(_SRGB, inverse=True) @ _primaries(numbers)
+        change = np.abs(_converted(np.asarray(probe), curve, matrix).astype(np.int16) - np.asarray(probe, np.int16)).max()
     except (ArithmeticError, np.linalg.LinAlgError) as error:
         raise Unconvertible(f"its {name} are impossible") from error
     if change <= 1:
         return _rgb(image), None
-    return Image.fromarray(_converted(np.asarray(_rgb(image)), table, matrix)), name
-
-
-def _decoding(gamma: float) -> Float[np.ndarray, "256"]:
-    """Returns the light of each level. PNG's gamma is the exponent that light is stored by."""
-    if not 0.05 <= gamma <= 5:
-        raise ArithmeticError(f"gamma {gamma}")
-    levels = np.linspace(0, 1, 256)
-    if gamma != _ADOBE_GAMMA and abs(gamma - _SRGB_GAMMA) < 0.005:  # PNGs write sRGB's curve as 1/2.2, more or less rounded
-        return np.where(levels <= 0.04045, levels / 12.92, ((levels + 0.055) / 1.055) ** 2.4)  # IEC 61966-2-1
-    return levels ** (1 / gamma)
+    return Image.fromarray(_converted(np.asarray(_rgb(image)), curve, matrix)), name
 
 
 def _primaries(numbers: Chromaticities, inverse: bool = False) -> Float[np.ndarray, "3 3"]:
@@ -155,12 +157,10 @@ def _primaries(numbers: Chromaticities, inverse: bool = False) -> Float[np.ndarr
     return np.linalg.inv(adapted) if inverse else adapted
 
 
-def _converted(
-    rgb: UInt8[np.ndarray, "H W 3"], table: Float[np.ndarray, "256"], matrix: Float[np.ndarray, "3 3"]
-) -> UInt8[np.ndarray, "H W 3"]:
+def _converted(rgb: UInt8[np.ndarray, "H W 3"], curve: Curve, matrix: Float[np.ndarray, "3 3"]) -> UInt8[np.ndarray, "H W 3"]:
     converted = np.empty_like(rgb)
     for row in range(0, len(rgb), 64):  # in little memory
-        light = np.clip(table[rgb[row : row + 64]] @ matrix.T, 0, 1)
+        light = np.clip(curve[rgb[row : row + 64]] @ matrix.T, 0, 1)
         encoded = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
         converted[row : row + 64] = np.round(255 * encoded)
     return converted

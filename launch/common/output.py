@@ -6,16 +6,20 @@ import math
 import os
 import shutil
 import tempfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from crn_jax.checksums import KEY, sealed
 from crn_jax.errors import UserError
 from crn_jax.files import replace_text, replacing
 from crn_jax.formats import json_file
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_MADE = "crn_jax"  # the key of a PNG's text that says how the picture was made
 
 
 @contextlib.contextmanager
@@ -69,10 +73,42 @@ def read_json(path: Path, form: Any = dict) -> dict[str, Any]:
     return json_file.read_json(path, f"{remedy} {KEY}.", form)
 
 
-def write_png(image: Image.Image, path: Path) -> None:
-    """Writes a picture as PNG, wholly or not at all."""
+def write_png(image: Image.Image, path: Path, made: str = "") -> None:
+    """Writes a picture as PNG, wholly or not at all, with a text that says how it was made."""
+    info = PngImagePlugin.PngInfo()
+    if made:
+        info.add_text(_MADE, made)
     with replacing(path) as file:
-        image.save(file, "png")
+        image.save(file, "png", pnginfo=info)
+
+
+def made_by(path: Path) -> tuple[str | None, bool]:
+    """Reads how a command made a PNG, as `write_png` noted it, and whether the file is whole.
+
+    It looks at the parts of the PNG file and their checksums, and decodes nothing. An image of another program, or what is no
+    image, gives None.
+    """
+    made, kind = None, b""
+    try:
+        with open(path, "rb") as file:
+            if file.read(len(_PNG)) != _PNG:
+                return None, False
+            left = os.fstat(file.fileno()).st_size - len(_PNG)
+            while len(head := file.read(8)) == 8 and kind != b"IEND":
+                size, kind = int.from_bytes(head[:4], "big"), head[4:]
+                left -= 12 + size
+                if left < 0:
+                    break
+                data, checksum = file.read(size), file.read(4)
+                if checksum != zlib.crc32(kind + data).to_bytes(4, "big"):
+                    return made, False
+                if kind == b"tEXt" and data.startswith(_MADE.encode() + b"\0"):
+                    made = data[len(_MADE) + 1 :].decode("latin-1")
+            return made, kind == b"IEND" and left == 0
+    except FileNotFoundError:
+        return None, False
+    except OSError as error:
+        raise UserError(f"{path}: the file cannot be read ({error.strerror}). Choose another folder with --out.") from error
 
 
 def finite(value: Any) -> Any:

@@ -3,12 +3,10 @@
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, PngImagePlugin
+from PIL import Image
 
 from crn_jax.data.labels.label_space import LabelSpace
-from crn_jax.files import replacing
-
-_KEY = "crn_jax"  # of the text in a PNG that says how it was made
+from launch.common.output import write_png
 
 
 def layout_image(layout: np.ndarray, label_space: LabelSpace) -> Image.Image:
@@ -44,7 +42,4 @@ def id_of_each_class(label_space: LabelSpace) -> dict[int, int]:
 
 def write_layout(layout: np.ndarray, label_space: LabelSpace, path: Path, made: str) -> None:
     """Writes a layout with a text that says how it was made. A half-written file never has this name."""
-    info = PngImagePlugin.PngInfo()
-    info.add_text(_KEY, made)
-    with replacing(path) as file:
-        layout_image(layout, label_space).save(file, "png", pnginfo=info)
+    write_png(layout_image(layout, label_space), path, made)

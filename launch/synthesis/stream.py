@@ -7,7 +7,6 @@ image does not fit into the memory of one device, several devices take a band of
 import collections
 import functools
 import os
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
@@ -15,15 +14,13 @@ from typing import NamedTuple, TypeVar
 
 import jax
 import numpy as np
-from PIL import Image, PngImagePlugin
 
 from crn_jax.data.examples import full_batches
 from crn_jax.errors import UserError
-from crn_jax.files import replacing
-from crn_jax.generator import Generator
 from crn_jax.run import Run
 from crn_jax.sharding import ShardingConfig, make_mesh
 from crn_jax.synthesize import compile_synthesize, synthesize_on
+from launch.common.output import made_by
 from launch.cost.dry_run import total_bytes
 from launch.synthesis.layouts import Fitted
 
@@ -31,8 +28,6 @@ MAX_BATCH = 16
 """The default batch size on an accelerator. It is smaller for large layouts: a batch has at most 1024 * 2048 pixels."""
 
 _PIXELS = 1024 * 2048
-_PNG = b"\x89PNG\r\n\x1a\n"
-_MADE = "crn_jax"  # the key of a PNG's text that says how the image was made
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -69,13 +64,6 @@ class Synthesized(NamedTuple):
     def images(self) -> np.ndarray:
         """Waits for the images, and returns them: uint8 `[k, H, W, 3]`."""
         return np.asarray(self.batch)[self.row]
-
-
-def generator_of(run: Run) -> Generator:
-    """Returns the run's generator."""
-    generator = run.experiment.generator
-    assert generator is not None  # load_run refuses runs without one
-    return generator
 
 
 def synthesize_all(
@@ -142,7 +130,7 @@ def _compiled(run: Run, each: int, size: tuple[int, int], total: int) -> tuple[C
     Raises:
       UserError: if the size does not fit the network, or into the devices' memory, though all of them share an image.
     """
-    shape, devices, generator = f"{size[0]}x{size[1]}", jax.local_devices(), generator_of(run)
+    shape, devices, generator = f"{size[0]}x{size[1]}", jax.local_devices(), run.generator
     for rows in (n for n in range(1, len(devices) + 1) if len(devices) % n == 0 and size[0] % n == 0):
         groups = min(len(devices) // rows, -(-total // each))
         count, dtype = each * groups, np.dtype(run.label_space.dtype)
@@ -175,43 +163,6 @@ def device_bytes() -> int:
     return limit or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def write_png(image: np.ndarray, path: Path, made: str) -> None:
-    """Writes an image uint8 `[H, W, 3]` with a text that says how it was made. A half-written file never has this name."""
-    info = PngImagePlugin.PngInfo()
-    info.add_text(_MADE, made)
-    with replacing(path) as file:
-        Image.fromarray(image).save(file, "png", pnginfo=info)
-
-
 def is_foreign(path: Path) -> bool:
     """Tells whether `path` is anything but an image, whole or damaged, that launch.synthesize made."""
     return os.path.lexists(path) and made_by(path)[0] is None
-
-
-def made_by(path: Path) -> tuple[str | None, bool]:
-    """Reads how launch.synthesize made an image, and whether the file is whole.
-
-    It looks at the parts of the PNG file and their checksums, and decodes nothing. An image of another program, or what is no
-    image, gives None.
-    """
-    made, kind = None, b""
-    try:
-        with open(path, "rb") as file:
-            if file.read(len(_PNG)) != _PNG:
-                return None, False
-            left = os.fstat(file.fileno()).st_size - len(_PNG)
-            while len(head := file.read(8)) == 8 and kind != b"IEND":
-                size, kind = int.from_bytes(head[:4], "big"), head[4:]
-                left -= 12 + size
-                if left < 0:
-                    break
-                data, checksum = file.read(size), file.read(4)
-                if checksum != zlib.crc32(kind + data).to_bytes(4, "big"):
-                    return made, False
-                if kind == b"tEXt" and data.startswith(_MADE.encode() + b"\0"):
-                    made = data[len(_MADE) + 1 :].decode("latin-1")
-            return made, kind == b"IEND" and left == 0
-    except FileNotFoundError:
-        return None, False
-    except OSError as error:
-        raise UserError(f"{path}: the file cannot be read ({error.strerror}). Choose another folder with --out.") from error

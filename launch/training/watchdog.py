@@ -74,13 +74,20 @@ class Peers:
 
     def __init__(self, client: Any, index: int):
         self._client, self._index = client, index
-        self._wanted = threading.Event()
+        self._wanted, self._over = threading.Event(), threading.Event()
         self._mine, self._asked = "{}", False
         self.answers = 0
         """How often the coordinator has answered."""
         self.reached: dict[int, dict[str, Any]] = {}
         """What each process has told last, by its number."""
-        threading.Thread(target=self._speak, name="progress of all processes", daemon=True).start()
+        self._thread = threading.Thread(target=self._speak, name="progress of all processes", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Ends the thread, which must not be within JAX's client while Python ends: that would abort the process."""
+        self._over.set()
+        self._wanted.set()
+        self._thread.join(ending.PATIENCE)
 
     def tell(self, mine: dict[str, Any], ask: bool) -> None:
         """Tells the others how far this process has come, and asks how far they have, if `ask`. It does not wait."""
@@ -91,6 +98,8 @@ class Peers:
         while True:
             self._wanted.wait()
             self._wanted.clear()
+            if self._over.is_set():
+                return
             try:
                 self._client.key_value_set(f"{_PROGRESS}{self._index}", self._mine, allow_overwrite=True)
                 if self._asked:
@@ -140,6 +149,8 @@ class Watchdog:
 
     def __exit__(self, *_):
         self._closed.set()
+        if self._peers:
+            self._peers.close()
 
     def begin(self, phase: Phase, step: int) -> None:
         """Notes that the main thread begins a phase, which ends the one before."""
