@@ -292,7 +292,8 @@ def onnx_model(
 
 
 def save_onnx(path: Path, model: "onnx.ModelProto", largest: int = LARGEST_FILE) -> None:
-    """Writes a model after a full check of it. Weights of more than `largest` bytes go to a file beside `path`.
+    """Writes a model after a full check of it. Weights of more than `largest` bytes go to a file beside `path`,
+    and `model` itself then only says where they are.
 
     Raises:
       UserError: if the file cannot be written.
