@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from crn_jax.data import cache
-from crn_jax.data.cache import cached
+from crn_jax.data.cache import cached, is_intact
 from crn_jax.data.examples import Source
 from crn_jax.data.labels.label_space import LabelSpace
 from crn_jax.data.labels.published import CAMVID
@@ -452,15 +452,12 @@ def test_a_damaged_header_is_refused_in_words(numbers, tmp_path, data):
         cached(numbers, tmp_path)
 
 
-def test_a_cache_without_checksums_is_used_as_it_is(numbers, tmp_path, caplog):
-    """One that an older version has built: its examples are not decoded again, unless their class ids do not exist."""
+def test_a_cache_that_has_lost_its_checksums_is_refused(numbers, tmp_path):
+    """launch.check looks at caches of older versions, which never had any: then the class ids have to exist."""
     place = cached(numbers, tmp_path).folder
+    example = dict(numbers[0])
+    assert is_intact(example, 0, None, CAMVID.num_classes)
+    assert not is_intact(example | {"layout": np.full_like(example["layout"], CAMVID.num_classes)}, 0, None, CAMVID.num_classes)
     (place / "checksums").unlink()
-    overwritten(place / "layout.npy", -1, bytes([CAMVID.num_classes]))
-    read.clear()
-    source = cached(numbers, tmp_path)
-    for i in range(20):
-        source[i]
-    assert set(read) == {19} and len(caplog.records) == 1
-    assert not (place / "checksums").exists()
-    assert_same(source, numbers)
+    with pytest.raises(UserError, match="the cache is damaged .*checksums is missing.*Delete this folder"):
+        cached(numbers, tmp_path)

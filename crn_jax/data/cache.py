@@ -26,7 +26,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import PIL
@@ -56,7 +56,7 @@ class Cached(Source):
     source: Source
     folder: Path
     arrays: dict[str, np.ndarray] = dataclasses.field(repr=False, compare=False)
-    checksums: np.ndarray | None = dataclasses.field(repr=False, compare=False)  # uint32 [N]; None in a cache without them
+    checksums: np.ndarray = dataclasses.field(repr=False, compare=False)  # uint32 [N]
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         example = {key: array[index] for key, array in self.arrays.items()}
@@ -116,7 +116,11 @@ def cached(source: Source, folder: Path, threads: int = 2, progress: Progress | 
             _build(place, source, threads, report)
     common = {field.name: getattr(source, field.name) for field in dataclasses.fields(Source)}
     arrays = open_arrays(place, len(source), source.size, source.label_space.dtype)
-    return Cached(**common, source=source, folder=place, arrays=arrays, checksums=open_checksums(place, len(source)))
+    checksums = open_checksums(place, len(source))
+    with _reading(place):
+        if checksums is None:
+            raise ValueError("the file checksums is missing")
+        return Cached(**common, source=source, folder=place, arrays=arrays, checksums=checksums)
 
 
 def _fingerprint(source: Source) -> str:
@@ -289,14 +293,12 @@ class _Writer(contextlib.ExitStack):
 
     def __init__(self, place: Path, source: Source):
         super().__init__()
-        self._checksums: BinaryIO | None = None
         self._place, self._source = place, source
         self._arrays = open_arrays(place, len(source), source.size, source.label_space.dtype)
         with _writing(place, source):
             self._files = {key: self.enter_context(open(place / f"{key}.npy", "r+b", 0)) for key in self._arrays}
             self._done = self.enter_context(open(place / "done", "r+b", 0))
-            if (place / "checksums").exists():  # not in a cache of an older version
-                self._checksums = self.enter_context(open(place / "checksums", "r+b", 0))
+            self._checksums = self.enter_context(open(place / "checksums", "r+b", 0))
 
     def write(self, index: int) -> None:
         """Decodes and writes one example. Several threads may write different examples at once."""
@@ -309,14 +311,13 @@ class _Writer(contextlib.ExitStack):
             start = os.fstat(file).st_size - self._arrays[key].nbytes + index * pixels.nbytes
             with _writing(self._place, self._source):
                 _write_all(file, pixels, start)
-        if self._checksums is not None:
-            with _writing(self._place, self._source):
-                _write_all(self._checksums.fileno(), np.array([_checksum(example)], "<u4"), 4 * index)
+        with _writing(self._place, self._source):
+            _write_all(self._checksums.fileno(), np.array([_checksum(example)], "<u4"), 4 * index)
 
     def commit(self, indices: Iterable[int]) -> None:
         """Marks these examples as done, after making sure that they are on the disk."""
         with _writing(self._place, self._source):
-            for file in (*self._files.values(), *filter(None, [self._checksums])):
+            for file in (*self._files.values(), self._checksums):
                 os.fsync(file)
             for index in indices:
                 os.pwrite(self._done.fileno(), b"\1", index)
