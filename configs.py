@@ -494,8 +494,8 @@ ABLATIONS = {
         ),
     ),
     # This ablation uses procedural streets, whose instances are known, and needs no data.
-    #   python -m launch.ablate boundaries --seeds 2
-    # Expect: EXPECT
+    #   python -m launch.ablate boundaries --budget 250 --seeds 2
+    # Expect: no clear difference (docs/ablations.md), since cars and people touch in few pixels.
     "boundaries": Ablation(
         "What do instance boundaries bring?",
         (

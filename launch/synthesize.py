@@ -172,12 +172,19 @@ def instance_maps(arguments: Arguments, run: Run, layouts: list[Path]) -> dict[P
     if asked is None:
         raise UserError(
             f"The run {arguments.run} was trained with instance boundaries, so it needs the instance map of each layout: "
-            f"--instances FOLDER."
+            f"--instances FOLDER.{_own_maps(run)}"
         )
     if asked.is_dir() or len(layouts) > 1:
         found = instance_files([path.stem for path in layouts], asked, f"--instances {asked}")
         return {path: found[path.stem] for path in layouts}
     return {layouts[0]: asked}
+
+
+def _own_maps(run: Run) -> str:
+    """Says where the maps of the layouts are that a run folder has."""
+    if not run.instances:
+        return ""
+    return f" Those of {run.layouts[0].parent} are in {run.instances[0].parent}."
 
 
 def share(tasks: list[Task], sheet: bool) -> list[Task]:
