@@ -115,7 +115,7 @@ def rehearse(training: list[str], pairs: Sequence[Pair], looks: Sequence[Look]) 
     try:
         experiment = parse(training).experiment
         for split in get_args(Split):
-            source = open_source(experiment.data, split, experiment.size, instances=experiment.boundaries)
+            source = open_source(experiment.data, split, experiment.size, None, None, experiment.boundaries)
             notes += source.notes
             shapes = {
                 pair.name: look.size[0] / look.size[1] for pair, look in zip(pairs, looks) if pair.split == split and look.size
