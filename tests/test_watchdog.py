@@ -85,7 +85,7 @@ def test_compiling_takes_no_time(ended):
 def test_the_backend_s_compiler_is_seen_at_work(monkeypatch):
     from jax._src import compiler
 
-    seen, compiling = [], watchdog._compiling()
+    seen, compiling = [], watchdog.compiling()
     original = compiler.compile_or_get_cached
 
     def looking(*args, **kwargs):

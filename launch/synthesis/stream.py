@@ -7,6 +7,7 @@ image does not fit into the memory of one device, several devices take a band of
 import collections
 import functools
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
@@ -56,14 +57,26 @@ class Synthesized(NamedTuple):
     job: Job
     layout: np.ndarray
     """The layout `[H, W]` as the generator got it."""
-    batch: jax.Array
-    """The images `[B, k, H, W, 3]` of the whole batch."""
+    batch: "Batch"
+    """The images of the whole batch."""
     row: int
     """The row of the batch that belongs to this job."""
 
     def images(self) -> np.ndarray:
         """Waits for the images, and returns them: uint8 `[k, H, W, 3]`."""
-        return np.asarray(self.batch)[self.row]
+        return self.batch.images()[self.row]
+
+
+class Batch:
+    """The images `[B, k, H, W, 3]` of a batch, which several threads write. JAX does not let them all fetch one array."""
+
+    def __init__(self, on_devices: jax.Array):
+        self._on_devices, self._fetching = on_devices, threading.Lock()
+
+    def images(self) -> np.ndarray:
+        """Waits for the images, and returns them: uint8 `[B, k, H, W, 3]`."""
+        with self._fetching:
+            return np.asarray(self._on_devices)
 
 
 def synthesize_all(
@@ -95,7 +108,7 @@ def _batches(
     function: Callable[[np.ndarray], jax.Array], count: int, layouts: Iterator[tuple[Job, np.ndarray]]
 ) -> Iterator[Synthesized]:
     for batch, filled in full_batches(layouts, count):  # else a smaller last batch would compile the function again
-        images = function(np.stack([layout for _, layout in batch]))
+        images = Batch(function(np.stack([layout for _, layout in batch])))
         yield from (Synthesized(job, layout, images, i) for i, (job, layout) in enumerate(batch[:filled]))
 
 
