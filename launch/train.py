@@ -25,6 +25,7 @@ from launch.common.command_line import Command, list_experiments, parse_stages
 from launch.common.ending import listen
 from launch.common.exit_status import TRY_AGAIN, USER_ERROR
 from launch.common.processes import agree, is_first, join, several_processes
+from launch.common.profiler import Profiler
 from launch.common.stop_signals import Stop
 from launch.common.terminal import command, console, keep_compiled_in, opened, show_error
 from launch.cost.dry_run import dry_run
@@ -59,7 +60,7 @@ def main(arguments: list[str] | None = None) -> None:
         keep_compiled_in(Path(stages[0].experiment.folder))
         console.quiet = not is_first()
         for stage in stages:
-            if not train(stage.experiment, began):
+            if not train(stage.experiment, began, stage.profile):
                 sys.exit(TRY_AGAIN)
             began = time.monotonic()
 
@@ -85,16 +86,21 @@ def build_caches(stages: list[Command]) -> None:
         console.print(f"{data.cache}: {examples:,} examples of {size[0]}x{size[1]}", markup=False)
 
 
-def train(experiment: AnyExperiment, began: float) -> bool:
+def train(experiment: AnyExperiment, began: float, profile: str | None = None) -> bool:
     """Trains from the last checkpoint, if there is one, until all steps are done or a signal asks the run to stop.
 
-    Returns whether all steps are done. The state is saved in either case. `began` is when this was started, by
-    `time.monotonic()`, for the run's ledger.
+    Returns whether all steps are done. The state is saved in either case.
+
+    Args:
+      experiment: what to train.
+      began: when this was started, by `time.monotonic()`, for the run's ledger.
+      profile: the steps to record, FIRST:LAST.
 
     Raises:
       UserError: if the data, the weights, the run folder or the devices do not suit the experiment, or the loss diverges.
     """
     experiment = with_start_of_folder(experiment)
+    profiler = Profiler(profile, Path(experiment.folder) / "tensorboard")
     data, size, batch_size = experiment.data, experiment.size, experiment.batch_size
     mesh = make_mesh(experiment.sharding, batch_size, size[0])
     train_source, val_source = (opened(data, split, size) for split in ("train", "val"))
@@ -141,6 +147,7 @@ def train(experiment: AnyExperiment, began: float) -> bool:
                 ownership,
                 watchdog,
                 ledger,
+                profiler,
             )
             if not first_step:
                 loop.measure_floor(train_source)

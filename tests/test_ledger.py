@@ -254,7 +254,7 @@ def test_the_ledger_of_a_run_is_checked_and_printed(trained_streets, tmp_path):
 
 
 def test_five_kills_and_the_ledger_still_adds_up(tmp_path):
-    """The ledger is compared with what was seen from outside: when each start began and was killed, and which steps were lost."""
+    """It is compared with what was seen from outside: when each start began and was killed, and which steps were lost."""
     folder = tmp_path / "run"
     command = [sys.executable, "-m", "tests.support.ledger_kills", str(folder), "5"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)

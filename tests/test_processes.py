@@ -25,6 +25,7 @@ from launch.common.stop_signals import Stop
 from launch.common.terminal import console
 from launch.training.metrics_log import read_metrics
 from tests.support.commands import PATIENCE, ROOT, final_state, start, trained_lines, wait_for
+from tests.support.profiles import events
 from tests.support.rounding import assert_same_training
 
 RUN = (
@@ -64,7 +65,7 @@ def outputs(together: list[subprocess.Popen]) -> list[str]:
 def test_stopped_killed_and_resumed_on_other_devices_it_ends_like_an_undisturbed_run(tiny, tmp_path, xlas_convolution):
     """Two processes, one told to stop; three, which find that checkpoint damaged, one killed; four devices; one device."""
     arguments, folder = [*tiny, *RUN.split()], tmp_path / "run"
-    with started([[*arguments, "--sharding.mesh", "1", "2"]] * 2, folder) as together:
+    with started([[*arguments, "--sharding.mesh", "1", "2", "--profile", "2:3"]] * 2, folder) as together:
         wait_for(together[0], lambda: trained_lines(folder))
         together[1].send_signal(signal.SIGTERM)
         texts = outputs(together)
@@ -72,6 +73,8 @@ def test_stopped_killed_and_resumed_on_other_devices_it_ends_like_an_undisturbed
     assert "on 2 x cpu (data 1 x spatial 2, 2 processes)" in texts[0] and "on 2 x cpu" not in texts[1]  # the first speaks
     stopped = int(re.search(r"Stopped and saved at step (\d+)", texts[0]).group(1))
     assert int(final_state(folder).step) == stopped < STEPS - 8
+    for process in (0, 1):
+        assert any("module_1/conv1" in event["name"] for event in events(folder / "tensorboard", "steps_2_3", process))
 
     def saved_steps() -> list[int]:
         return [int(path.name) for path in (folder / "checkpoints").iterdir() if path.name.isdigit()]

@@ -6,6 +6,7 @@ image does not fit into the memory of one device, several devices take a band of
 
 import collections
 import functools
+import itertools
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -22,6 +23,7 @@ from crn_jax.run import Run
 from crn_jax.sharding import ShardingConfig, make_mesh
 from crn_jax.synthesize import compile_synthesize, synthesize_on
 from launch.common.output import made_by
+from launch.common.profiler import Profiler
 from launch.cost.dry_run import total_bytes
 from launch.synthesis.layouts import Fitted
 
@@ -80,7 +82,7 @@ class Batch:
 
 
 def synthesize_all(
-    run: Run, jobs: list[Job], batch_size: int | None, write: Callable[[Synthesized], Result]
+    run: Run, jobs: list[Job], batch_size: int | None, write: Callable[[Synthesized], Result], profiler: Profiler
 ) -> Iterator[Result]:
     """Synthesizes from all layouts, in batches of one size, and calls `write` for each job in a thread.
 
@@ -97,18 +99,25 @@ def synthesize_all(
     by_size: dict[tuple[int, int], list[Job]] = {}
     for job in jobs:
         by_size.setdefault(job.fitted.size, []).append(job)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    numbers = itertools.count(1)
+    with profiler, ThreadPoolExecutor(os.cpu_count()) as pool:
         for size, these in by_size.items():
             function, count = _compiled(run, min(batch_size or _default_batch(size), len(these)), size, len(these))
             layouts = ahead(pool, read, these, 2 * count)
-            yield from ahead(pool, write, _batches(function, count, layouts), 2 * count)
+            yield from ahead(pool, write, _batches(function, count, layouts, profiler, numbers), 2 * count)
 
 
 def _batches(
-    function: Callable[[np.ndarray], jax.Array], count: int, layouts: Iterator[tuple[Job, np.ndarray]]
+    function: Callable[[np.ndarray], jax.Array],
+    count: int,
+    layouts: Iterator[tuple[Job, np.ndarray]],
+    profiler: Profiler,
+    numbers: Iterator[int],
 ) -> Iterator[Synthesized]:
+    images: Batch | None = None
     for batch, filled in full_batches(layouts, count):  # else a smaller last batch would compile the function again
-        images = Batch(function(np.stack([layout for _, layout in batch])))
+        with profiler.step(next(numbers), images.images if images else None):
+            images = Batch(function(np.stack([layout for _, layout in batch])))
         yield from (Synthesized(job, layout, images, i) for i, (job, layout) in enumerate(batch[:filled]))
 
 

@@ -1,9 +1,10 @@
 """The ledger of a run: what its time was spent on, over all its starts, in the file ledger.jsonl of the run folder.
 
 Each start appends *snapshots*: the seconds that it has spent on each phase so far, and the step that it has come to. A thread
-writes them, more and more rarely, so that a start that is killed leaves 99.8% of its time in the ledger, and a day's training
-some 1.3 MB, of which the next start keeps little. After each save there is a snapshot, too. The start that goes on from that save thereby tells how much
-work was lost: all that came later. Time between two starts, or in which the machine was suspended, is idle.
+writes them, more and more rarely: a start that is killed leaves 99.8% of its time in the ledger, and a day's training some
+1.3 MB, of which the next start keeps little. After each save there is a snapshot, too. The start that goes on from that save
+thereby tells how much work was lost: all that came later. Time between two starts, or in which the machine was suspended, is
+idle.
 """
 
 import dataclasses
@@ -119,7 +120,8 @@ def account_of(snapshots: Sequence[Snapshot], goes_on_from: int | None = None) -
       snapshots: the run's ledger.
       goes_on_from: the step from which the next start goes on. None: the last start still runs, and has lost nothing.
     """
-    seconds, idle = {**dict.fromkeys(PHASES, 0.0), "lost": 0.0}, 0.0
+    seconds: dict[str, float] = {phase: 0.0 for phase in (*PHASES, "lost")}
+    idle = 0.0
     starts = _starts(snapshots)
     over = starts[:-1] if goes_on_from is None else starts
     for own in reversed(starts):

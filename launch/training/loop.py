@@ -21,6 +21,7 @@ from crn_jax.vgg import TAPS, by_layer
 from launch.common.contact_sheet import stacked
 from launch.common.output import write_png
 from launch.common.processes import is_first
+from launch.common.profiler import Profiler
 from launch.common.stop_signals import Stop
 from launch.common.terminal import console, describe_devices
 from launch.training.async_steps import AsyncSteps
@@ -61,6 +62,7 @@ class TrainingLoop:
     """The first process's hold on the run folder."""
     watchdog: Watchdog
     ledger: Ledger
+    profiler: Profiler
 
     @property
     def last_step(self) -> int:
@@ -77,15 +79,16 @@ class TrainingLoop:
         """
         last_step, every, rescaled = self.last_step, self.experiment.run, self.experiment.rescale_epoch * self.epoch
         step, stopping = first_step, False
-        with Progress(console, step, last_step, describe_devices(self.mesh)) as progress, Stop() as stop:
+        with Progress(console, step, last_step, describe_devices(self.mesh)) as progress, Stop() as stop, self.profiler:
             look = functools.partial(self.look_at, progress)
             steps = AsyncSteps(batches, self.experiment.batch_size, look, self.ledger.waited)
             for step in range(first_step + 1, last_step + 1):
                 self.begin("step", step)
                 self.check_folder()
-                batch = self.next_batch(steps, step, state)
-                state, metrics = self.compute(train_step, step, state, self.put(batch))
-                steps.add(step, metrics)
+                with self.profiler.step(step, steps.settle):
+                    batch = self.next_batch(steps, step, state)
+                    state, metrics = self.compute(train_step, step, state, self.put(batch))
+                    steps.add(step, metrics)
                 stopping = stop.requested_at(step)
                 validated = step == last_step or step % every.validate_every == 0
                 saved = validated or stopping or step % every.checkpoint_every == 0
