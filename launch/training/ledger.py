@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from crn_jax.data.folders import some
 from crn_jax.errors import UserError
@@ -191,16 +191,15 @@ class Ledger:
 
     def begin(self, phase: Phase) -> None:
         """Notes that the main thread begins a phase, which ends the one before."""
-        with self._mutex:
-            self._settle()
-            self._phase = phase
+        if phase != self._phase:
+            with self._mutex:
+                self._settle()
+                self._phase = phase
 
     def waited(self, seconds: float) -> None:
         """Notes that seconds of the current phase, which are past, went into waiting for data."""
         with self._mutex:
-            self._settle()
-            seconds = min(seconds, self._seconds[self._phase])
-            self._seconds[self._phase] -= seconds
+            self._seconds[self._phase] -= seconds  # to which `_settle` adds them, now or later
             self._seconds["waiting"] += seconds
 
     def go_on_from(self, step: int) -> None:
@@ -261,8 +260,7 @@ class Ledger:
 
 
 def _line(snapshot: Snapshot) -> str:
-    fields: dict[str, Any] = dataclasses.asdict(snapshot)
-    return json.dumps(fields) + "\n"
+    return json.dumps(vars(snapshot)) + "\n"
 
 
 def process_began() -> float:
