@@ -228,11 +228,19 @@ class TrainingLoop:
         write_png(stacked(*pictures.values()), path)
         console.print(f"step {step}: {validation.headline()}, {path}", markup=False)
         if step == 0 and self.experiment.generator:
-            folder = Path(self.experiment.folder) / "layouts"
-            folder.mkdir(exist_ok=True)
-            for i, index in enumerate(validation.images):
-                layout = self.val_source[index]["layout"]
-                write_png(Image.fromarray(self.val_source.label_space.draw(layout)), folder / f"{i}.png")
+            self.write_layouts(list(validation.images))
+
+    def write_layouts(self, indices: list[int]) -> None:
+        """Writes the layouts of held-out examples, and their instances if they have any, into the run folder."""
+        for i, index in enumerate(indices):
+            example = self.val_source[index]
+            pictures = {"layouts": self.val_source.label_space.draw(example["layout"])}
+            if "instances" in example:
+                pictures["instances"] = example["instances"]
+            for kind, pixels in pictures.items():
+                folder = Path(self.experiment.folder) / kind
+                folder.mkdir(exist_ok=True)
+                write_png(Image.fromarray(pixels), folder / f"{i}.png")
 
     def sheet_path(self, step: int) -> Path:
         """Returns the path of the contact sheet of a step."""
