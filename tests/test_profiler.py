@@ -10,6 +10,7 @@ import pytest
 from configs import EXPERIMENTS
 from crn_jax.baselines.gan import GANConfig
 from crn_jax.errors import UserError
+from crn_jax.formats.protobuf import fields
 from crn_jax.train import abstract_state, make_train_step
 from launch import synthesize, train
 from launch.benchmark import random_batch
@@ -112,3 +113,14 @@ def traced_gan(gan: GANConfig):
         "layout": jax.ShapeDtypeStruct((1, *gan.size), "uint8"), "photograph": jax.ShapeDtypeStruct((1, *gan.size, 3), "uint8")
     }  # fmt: skip
     return make_train_step(objective).lower(abstract_state(objective), {}, batch)
+
+
+@pytest.mark.quick
+def test_a_message_is_read_by_the_numbers_of_its_fields():
+    """A varint, a fixed64, a fixed32, two texts and an empty one, as the encoding's documentation describes them."""
+    message = b"\x08\x96\x01" + b"\x11" + bytes(range(8)) + b"\x1d\x07\x00\x00\x00" + b"\x22\x02hi\x22\x03you\x2a\x00"
+    numbers = {1: 150, 2: int.from_bytes(bytes(range(8)), "little"), 3: 7}
+    assert fields(message) == (numbers, {4: [b"hi", b"you"], 5: [b""]})
+    for wrong in (b"\x22\x05hi", b"\x0b", b"\x08" + b"\xff" * 10):  # it ends early, a group, a number without an end
+        with pytest.raises(ValueError):
+            fields(wrong)

@@ -60,6 +60,10 @@ class Snapshot:
     seconds: dict[str, float]
     """The seconds of each phase since the start began."""
 
+    def line(self) -> str:
+        """Returns the line of ledger.jsonl."""
+        return json.dumps(vars(self)) + "\n"
+
 
 _LINE = {
     "start": int, "began": float, "at": float, "first_step": (int, None), "step": int, "kind": str, "seconds": {"*": float}
@@ -86,7 +90,7 @@ def read_ledger(path: Path, note: Callable[[str], None] = lambda text: None) -> 
     return [Snapshot(**{field: line[field] for field in fields}) for _, line in lines if line is not None]
 
 
-def _starts(snapshots: Sequence[Snapshot]) -> list[list[Snapshot]]:
+def starts_of(snapshots: Sequence[Snapshot]) -> list[list[Snapshot]]:
     """Returns the snapshots of each start, in order."""
     return [list(own) for _, own in itertools.groupby(snapshots, lambda snapshot: snapshot.start)]
 
@@ -122,7 +126,7 @@ def account_of(snapshots: Sequence[Snapshot], goes_on_from: int | None = None) -
     """
     seconds: dict[str, float] = {phase: 0.0 for phase in (*PHASES, "lost")}
     idle = 0.0
-    starts = _starts(snapshots)
+    starts = starts_of(snapshots)
     over = starts[:-1] if goes_on_from is None else starts
     for own in reversed(starts):
         spent, kept = own[-1].seconds, _kept(own, goes_on_from).seconds
@@ -177,8 +181,8 @@ class Ledger:
         if self._path:
             earlier = read_ledger(self._path)
             self._number = 1 + max((snapshot.start for snapshot in earlier), default=0)
-            kept = [each for own in _starts(earlier) for each in own if each.kind != "running" or each is own[-1]]
-            replace_text(self._path, "".join(map(_line, kept)))
+            kept = [each for own in starts_of(earlier) for each in own if each.kind != "running" or each is own[-1]]
+            replace_text(self._path, "".join(map(Snapshot.line, kept)))
             self._earlier = kept
             self._thread.start()
         return self
@@ -250,17 +254,13 @@ class Ledger:
                 return
             try:
                 with open(self._path, "ab", buffering=0) as file:
-                    file.write(b"\n" * broken + _line(snapshot).encode())  # a line that was cut short ends here
+                    file.write(b"\n" * broken + snapshot.line().encode())  # a line that was cut short ends here
                     if snapshot.kind != "running" or time.monotonic() - synced > 10:
                         os.fsync(file.fileno())
                         synced = time.monotonic()
                 broken = False
             except OSError:
                 broken = True
-
-
-def _line(snapshot: Snapshot) -> str:
-    return json.dumps(vars(snapshot)) + "\n"
 
 
 def process_began() -> float:
