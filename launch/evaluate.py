@@ -66,9 +66,10 @@ class Arguments:
     checkpoint: str = "latest"
     """The checkpoint of each run: latest, best (smallest held-out distance), or a number of steps."""
     segmenter: str | None = None
-    """The segmenter for mIoU and pixel accuracy. It is a run of launch.train segmenter_*; or package.module:factory, where
-    factory() returns a function from images uint8 [B, H, W, 3] to class ids [B, H, W]; or a folder of label PNGs named
-    METHOD/EXAMPLE.png, with the ids or colours of the data set's own layouts (for Cityscapes labelIds, not train ids)."""
+    """The segmenter for mIoU and pixel accuracy. It is a run of launch.train segmenter_*; or the file of DRN-D-105's weights,
+    drn-d-105_ms_cityscapes.pth, for Cityscapes' classes; or package.module:factory, where factory() returns a function from
+    images uint8 [B, H, W, 3] to class ids [B, H, W]; or a folder of label PNGs named METHOD/EXAMPLE.png, with the ids or
+    colours of the data set's own layouts (for Cityscapes labelIds, not train ids)."""
     inception: Path | None = None
     """The weights for FID and KID: pt_inception-2015-12-05-6726825d.pth, which pytorch-fid publishes."""
     lpips: tuple[Path, Path] | None = None

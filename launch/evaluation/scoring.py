@@ -14,7 +14,8 @@ from crn_jax.evaluation import DISTANCE_WEIGHTS
 from crn_jax.scores.frechet import frechet_distance, kernel_distance
 from crn_jax.scores.inception import inception_features
 from crn_jax.scores.lpips import lpips
-from crn_jax.scores.metrics import bootstrap, class_iou, confusion, psnr, segmentation_scores, ssim
+from crn_jax.scores.metrics import class_iou, confusion, psnr, segmentation_scores, ssim
+from crn_jax.scores.statistics import bootstrap
 from crn_jax.sharding import over_local_devices
 from crn_jax.vgg import TAPS, vgg19_features
 from launch.evaluation.methods import Batch
