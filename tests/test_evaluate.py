@@ -12,7 +12,8 @@ from PIL import Image, ImageFilter
 
 from crn_jax.cascade import CascadeConfig
 from crn_jax.checksums import unsealed
-from crn_jax.data.labels.published import CITYSCAPES
+from crn_jax.data.examples import Source
+from crn_jax.data.labels.published import CAMVID, CITYSCAPES
 from crn_jax.data.sources import DataConfig, open_source
 from crn_jax.errors import UserError
 from crn_jax.evaluation import DISTANCE_WEIGHTS
@@ -26,9 +27,10 @@ from crn_jax.vgg_weights import load_vgg19
 from launch import evaluate, train
 from launch.common.output import staged, write_json
 from launch.common.terminal import console
-from launch.evaluation import scoring
+from launch.evaluation import protocols, scoring
 from launch.evaluation.comparison import names_of
 from launch.evaluation.methods import PHOTOGRAPHS, Batch, compared, files_of
+from launch.evaluation.open_segmenter import open_segmenter
 from launch.evaluation.score_tables import cell_text
 from tests.support import reference
 from tests.support.commands import copy_described_otherwise
@@ -267,7 +269,12 @@ def test_what_does_not_go_together_is_named(runs, tiny_segmenter, tmp_path):
     shutil.copytree(runs / "same", tmp_path / "large")
     last = sorted((tmp_path / "large").iterdir())[-1]
     Image.fromarray(np.zeros((96, 128, 3), np.uint8)).save(last)
-    assert f"{last} is 96x128, but the examples are 48x64" in refused(tmp_path / "large", runs / "one", *out)
+    assert f"{last} is 96x128, but street 1000000_made.png beside it is 48x64" in refused(
+        tmp_path / "large", runs / "one", *out
+    )
+    for file in (tmp_path / "large").iterdir():
+        Image.fromarray(np.zeros((96, 200, 3), np.uint8)).save(file)
+    assert "is 96x200, but the examples are 48x64" in refused(tmp_path / "large", runs / "one", *out)
 
     other = tmp_path / "wide"
     copy_described_otherwise(  # the parameters do not depend on it
@@ -275,6 +282,138 @@ def test_what_does_not_go_together_is_named(runs, tiny_segmenter, tmp_path):
     )
     assert "do not compare: size is (48, 64) there and (48, 128) here" in refused(runs / "one", other, *out)
     assert "the segmenter is for 48x64, the images are 48x128" in refused(other, "--segmenter", tiny_segmenter[1], *out)
+
+
+@pytest.fixture(scope="module")
+def of_other_programs(runs, tmp_path_factory):
+    """The photographs, blurred and twice as large, as SPADE, OASIS and pix2pixHD lay their results out."""
+    folder = tmp_path_factory.mktemp("programs")
+    for path in (runs / "same").iterdir():
+        name = path.stem.removesuffix("_made")
+        with Image.open(path) as picture:
+            large = picture.resize((128, 96), Image.Resampling.BICUBIC)
+        layout = Image.new("RGB", large.size)
+        spade, oasis, hd = (folder / name for name in ("spade/images", "oasis", "hd/test_latest/images"))
+        for where, image in [
+            (spade / "input_label" / f"{name}_leftImg8bit.png", layout),
+            (spade / "synthesized_image" / f"{name}_leftImg8bit.png", large),
+            (oasis / "label" / f"{name}_leftImg8bit.png", layout),
+            (oasis / "image" / f"{name}_leftImg8bit.png", large),
+            (hd / f"{name}_gtFine_labelIds_input_label.png", layout),  # a JPEG there, which loses something
+            (hd / f"{name}_gtFine_labelIds_synthesized_image.png", large),
+        ]:
+            where.parent.mkdir(parents=True, exist_ok=True)
+            image.save(where)
+    return folder
+
+
+def test_results_of_other_programs_are_found_by_name_and_resized(runs, of_other_programs, tmp_path):
+    given = [of_other_programs / name for name in ("spade", "oasis", "hd/test_latest")]
+    evaluation, candidates, _ = evaluated(*given, runs / "one", "--out", tmp_path / "out")
+    scores = [candidates[name]["scores"] for name in ("spade", "oasis", "test_latest")]
+    assert scores[0] == scores[1] == scores[2] and scores[0]["psnr"]["value"] > 30
+    assert any("spade: its images are 96x128. They are resized to 48x64" in note for note in evaluation["notes"])
+    assert candidates["oasis"]["about"] == f"{of_other_programs / 'oasis' / 'image'}, 96x128"
+
+
+def bright_road():
+    """A segmenter of any size: the brighter half is road, the rest is sky."""
+    return lambda images: np.where(images.mean(-1) > 128, 0, 10)
+
+
+@pytest.fixture(scope="module")
+def by_protocols(runs, of_other_programs, tmp_path_factory):
+    """Three protocols at small sizes, on a run and on images of another program."""
+    out = tmp_path_factory.mktemp("protocols") / "out"
+    small = {
+        "spade": protocols.PROTOCOLS["spade"]._replace(size=(24, 32)),
+        "oasis": protocols.PROTOCOLS["oasis"]._replace(size=(24, 32)),
+        "pix2pixhd": protocols.PROTOCOLS["pix2pixhd"]._replace(size=(96, 128)),
+        "paper": protocols.PROTOCOLS["paper"],
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(protocols, "PROTOCOLS", small)
+        patch.setattr(evaluate, "PROTOCOLS", small)
+        given = [runs / "one", of_other_programs / "oasis", "--protocol", *small]
+        return evaluated(*given, "--segmenter", "tests.test_evaluate:bright_road", "--out", out)
+
+
+def test_each_protocol_sees_the_images_at_its_size(runs, by_protocols, of_other_programs):
+    evaluation, candidates, screen = by_protocols
+    data = load_run(runs / "one").experiment.data
+    indices = np.linspace(0, 63, COUNT).round().astype(int)
+    files = sorted((of_other_programs / "oasis" / "image").iterdir())
+    for size, names in [((24, 32), ("spade", "oasis")), ((96, 128), ("pix2pixhd",)), ((48, 64), ("paper",))]:
+        source, total = open_source(data, "val", size), 0
+        for index, file in zip(indices, files):
+            with Image.open(file) as picture:
+                image = np.asarray(picture.resize(size[::-1], Image.Resampling.BICUBIC))
+            total = total + confusion(source[index]["layout"], bright_road()(image), 20)
+        for name in names:
+            found = candidates["oasis"]["protocols"][name]
+            assert found["miou"]["value"] == pytest.approx(100 * segmentation_scores(total).miou)
+            counted = segmentation_scores(total, name in ("spade", "pix2pixhd")).accuracy
+            assert found["accuracy"]["value"] == pytest.approx(100 * counted)
+            assert found["accuracy"]["low"] <= found["accuracy"]["value"] <= found["accuracy"]["high"]
+    paper = candidates["one"]["protocols"]["paper"]
+    assert paper["miou"] == candidates["one"]["scores"]["miou"]
+    assert [p["size"] for p in evaluation["protocols"]] == [[24, 32], [24, 32], [96, 128], [48, 64]]
+    assert "The same images by each protocol" in screen and "left out" in screen
+    assert any("Protocol spade: the published judge is DRN-D-105. The one here is plug-in" in n for n in evaluation["notes"])
+
+
+def test_protocols_need_cityscapes_and_a_judge_of_any_size(runs, tiny_segmenter, tmp_path):
+    out = ["--out", tmp_path / "out"]
+    assert "needs a judge" in refused(runs / "one", "--protocol", "spade", *out)
+    fixed = refused(runs / "one", "--protocol", "paper", "spade", "--segmenter", tiny_segmenter[1], *out)
+    assert "judges images of 256x512, but" in fixed and "for 48x64 only" in fixed
+    for check in (
+        lambda: protocols.open_conventions(["paper"], DataConfig("camvid"), "val", Source(CAMVID, ["a"], (48, 64)), [0]),
+        lambda: open_segmenter(__file__, CAMVID, (48, 64), [], []),  # any file is taken for weights
+    ):
+        with pytest.raises(UserError, match="classes of Cityscapes"):
+            check()
+
+
+def test_polegroup_is_void_by_train_ids(tmp_path):
+    """The paper's program trains it as pole. Those who measured with DRN-D-105 read train ids."""
+    for kind, values in (("leftImg8bit", 0), ("gtFine", 18)):
+        (tmp_path / kind / "val" / "x").mkdir(parents=True)
+        name = f"x_000000_000000_{'leftImg8bit' if kind == 'leftImg8bit' else 'gtFine_labelIds'}.png"
+        Image.new("RGB" if kind == "leftImg8bit" else "L", (64, 32), values).save(tmp_path / kind / "val" / "x" / name)
+    data = DataConfig("cityscapes", str(tmp_path))
+    source = open_source(data, "val", (32, 64))
+    conventions = protocols.open_conventions(["oasis", "paper"], data, "val", source, [0])
+    seen = protocols.Seen(np.full((1, 256, 512), 5), None)
+    own = protocols.Seen(np.full((1, 32, 64), 5), None)
+    images, batch = np.zeros((1, 32, 64, 3), np.uint8), Batch([0], source.names, source[0]["layout"][None], None)
+    shown = []
+
+    def see(resized):
+        shown.append(resized.shape)
+        return seen
+
+    measured = conventions.measure("x", batch, images, {(32, 64): own}, see)
+    strict, plain = (measured[conventions.view(protocol).key][0] for protocol in conventions.protocols)
+    assert strict[19, 5] == strict.sum() == 256 * 512 and plain[5, 5] == plain.sum() == 32 * 64
+    assert shown == [(1, 256, 512, 3)]  # what was seen at the data's size is not shown again
+
+
+def test_a_ranking_says_which_pairs_are_decided(by_protocols, runs, scored):
+    evaluation, candidates, screen = by_protocols
+    pairs = {pair["score"]: pair for pair in evaluation["differences"]}
+    assert set(pairs) == {"miou", "accuracy", "distance", "psnr", "ssim"}
+    first, second = (np.array(candidates[name]["per_image"]["psnr"]) for name in ("one", "oasis"))
+    assert pairs["psnr"]["value"] == pytest.approx((first - second).mean())
+    assert pairs["psnr"]["better"] == np.mean(first > second) == 0 and pairs["psnr"]["decided"]
+    assert pairs["miou"]["value"] == pytest.approx(
+        candidates["one"]["scores"]["miou"]["value"] - candidates["oasis"]["scores"]["miou"]["value"]
+    )
+    assert "By PSNR: oasis, one (all pairs are decided)." in " ".join(screen.split())
+    rivals = {name for pair in scored[0]["differences"] for name in (pair["first"], pair["second"])}
+    assert rivals == {"one", "two", "same"}  # neither the photographs nor what was chosen by them
+    endless = next(p for p in scored[0]["differences"] if (p["second"], p["score"]) == ("same", "psnr"))
+    assert endless["value"] is None and endless["better"] == 0
 
 
 def test_runs_of_one_name_are_told_apart_by_their_paths(tmp_path):

@@ -10,6 +10,9 @@ import scipy.linalg
 import scipy.spatial
 from jaxtyping import Float
 
+NEIGHBOURS = 3
+"""The neighbours that precision and recall look at, as in the paper."""
+
 
 def frechet_distance(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"]) -> float:
     """Measures the Fréchet distance of two Gaussians with the sets' means and covariances, Eq. 6 of Heusel et al. 2017:
@@ -105,7 +108,9 @@ class Manifold(NamedTuple):
     """The fraction of photographs that lie among the images."""
 
 
-def precision_recall(images: Float[np.ndarray, "n d"], photographs: Float[np.ndarray, "m d"], neighbours: int = 3) -> Manifold:
+def precision_recall(
+    images: Float[np.ndarray, "n d"], photographs: Float[np.ndarray, "m d"], neighbours: int = NEIGHBOURS
+) -> Manifold:
     """Measures precision and recall, Eq. 1 and 2 of Kynkäänniemi et al. 2019, "Improved Precision and Recall Metric".
 
     A feature lies among a set if it is no farther from some member than this member's `neighbours`-th nearest other member. The

@@ -9,6 +9,7 @@ import functools
 import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -28,10 +29,18 @@ from launch.evaluation.methods import files_of
 Segmenter = Callable[[str, Sequence[str], np.ndarray], np.ndarray]
 
 
+class Opened(NamedTuple):
+    """A segmenter, a description of it in words, and whether it takes images of any size."""
+
+    segmenter: Segmenter
+    described: str
+    any_size: bool
+
+
 def open_segmenter(
     asked: str, label_space: LabelSpace, size: tuple[int, int], methods: Sequence[str], examples: Sequence[str]
-) -> tuple[Segmenter, str]:
-    """Returns the segmenter that `asked` names, and a description of it in words.
+) -> Opened:
+    """Returns the segmenter that `asked` names.
 
     Args:
       asked: A segmenter's run folder; the file of DRN-D-105's weights; `package.module:factory`, where factory() returns a
@@ -56,12 +65,16 @@ def open_segmenter(
                 f"one for them: {command_line('train', run.experiment.name, '--segmenter.size', *map(str, size))}"
             )
         segmented = over_local_devices(functools.partial(segment, config))
-        return lambda method, names, images: np.asarray(segmented(run.params, images)), f"{asked}, step {run.step:,}"
+
+        def answers(method: str, names: Sequence[str], images: np.ndarray) -> np.ndarray:
+            return np.asarray(segmented(run.params, images))
+
+        return Opened(answers, f"{asked}, step {run.step:,}", False)
     if Path(asked).is_file():
-        return drn(asked, label_space), f"DRN-D-105, {asked}"
+        return Opened(drn(asked, label_space), f"DRN-D-105, {asked}", True)
     if ":" in asked and not Path(asked).exists():
-        return checked(plug_in(asked), asked, label_space), f"plug-in {asked}"
-    return predictions(Path(asked), label_space, size, methods, examples), f"labels in {asked}"
+        return Opened(checked(plug_in(asked), asked, label_space), f"plug-in {asked}", True)
+    return Opened(predictions(Path(asked), label_space, size, methods, examples), f"labels in {asked}", False)
 
 
 def drn(path: str, label_space: LabelSpace) -> Segmenter:
