@@ -31,7 +31,9 @@ from launch.evaluation import protocols, scoring
 from launch.evaluation.comparison import names_of
 from launch.evaluation.methods import PHOTOGRAPHS, Batch, compared, files_of
 from launch.evaluation.open_segmenter import open_segmenter
+from launch.evaluation.ranking import FEWEST, differences, ranking
 from launch.evaluation.score_tables import cell_text
+from launch.evaluation.scoring import Tally
 from tests.support import reference
 from tests.support.commands import copy_described_otherwise
 from tests.support.pages import embedded
@@ -405,15 +407,33 @@ def test_a_ranking_says_which_pairs_are_decided(by_protocols, runs, scored):
     assert set(pairs) == {"miou", "accuracy", "distance", "psnr", "ssim"}
     first, second = (np.array(candidates[name]["per_image"]["psnr"]) for name in ("one", "oasis"))
     assert pairs["psnr"]["value"] == pytest.approx((first - second).mean())
-    assert pairs["psnr"]["better"] == np.mean(first > second) == 0 and pairs["psnr"]["decided"]
+    assert pairs["psnr"]["better"] == np.mean(first > second) == 0
+    # All five images agree, but so do those of equal methods in one of 16 cases.
+    assert pairs["psnr"]["high"] < 0 and not any(pair["decided"] for pair in evaluation["differences"])
+    assert f"{COUNT} images decide no pair: 6 is the least." in " ".join(screen.split())
     assert pairs["miou"]["value"] == pytest.approx(
         candidates["one"]["scores"]["miou"]["value"] - candidates["oasis"]["scores"]["miou"]["value"]
     )
-    assert "By PSNR: oasis, one (all pairs are decided)." in " ".join(screen.split())
+    psnr = evaluation | {"names": list("abcdef"), "differences": [pairs["psnr"]]}
+    assert list(ranking(psnr)) == ["By PSNR: oasis, one (not decided: one and oasis)."]
+    clear = psnr | {"differences": [pairs["psnr"] | {"decided": True}]}
+    assert list(ranking(clear)) == ["By PSNR: oasis, one (all pairs are decided)."]
     rivals = {name for pair in scored[0]["differences"] for name in (pair["first"], pair["second"])}
     assert rivals == {"one", "two", "same"}  # neither the photographs nor what was chosen by them
     endless = next(p for p in scored[0]["differences"] if (p["second"], p["score"]) == ("same", "psnr"))
     assert endless["value"] is None and endless["better"] == 0
+
+
+def test_six_images_that_agree_decide_a_pair():
+    for count in (FEWEST - 1, FEWEST):
+        distances = {"a": np.arange(1.0, count + 1), "b": np.arange(1.5, count + 1)}
+        terms = {name: values[:, None] / DISTANCE_WEIGHTS * np.eye(6)[0] for name, values in distances.items()}
+        tallies = {name: Tally([{"terms": rows}]) for name, rows in terms.items()}
+        results = [
+            {"name": n, "kind": "run", "scores": {"distance": {}}, "per_image": {"distance": distances[n]}} for n in "ab"
+        ]
+        (pair,) = differences(tallies, results)
+        assert pair["value"] == pytest.approx(-0.5) and pair["better"] == 1 and pair["decided"] == (count == FEWEST)
 
 
 def test_runs_of_one_name_are_told_apart_by_their_paths(tmp_path):

@@ -63,7 +63,7 @@ PROTOCOLS = {
         Protocol(
             "pix2pixhd", "PSPNet", (1024, 2048), True, True, False,
             "pix2pixHD (Wang et al. 2018). Its judge is another network, and it tells neither how void counts nor the size. "
-            "This is the size of its images; that void counts is concluded from its accuracy of real photographs.",
+            "This is the size of its images. That void counts is our conclusion from SPADE, its successor.",
             ("https://github.com/NVIDIA/pix2pixHD/issues/57", "https://arxiv.org/abs/1711.11585"),
         ),
         Protocol(
