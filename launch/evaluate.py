@@ -257,14 +257,13 @@ def conventions_of(asked: Arguments, comparison: Comparison, opened: Opened | No
 
 
 def protocol_notes(conventions: Conventions, opened: Opened | None) -> list[str]:
-    """Returns a note on each protocol whose published judge is another than the one that is used."""
+    """Returns a note on the protocols whose published judge is another than the one that is used."""
     judge = opened.described if opened else ""
-    return [
-        f"Protocol {protocol.name}: the published judge is {protocol.judge}. The one here is {judge}, so these figures cannot "
-        f"stand beside published ones."
-        for protocol in conventions.protocols
-        if protocol.judge not in judge and protocol.name != "paper"  # which published no such figures
-    ]
+    others = [p for p in conventions.protocols if p.judge not in judge and p.name != "paper"]  # which published no such figures
+    if not others:
+        return []
+    published = ", ".join(f"{protocol.name} ({protocol.judge})" for protocol in others)
+    return [f"Another judge measured what is published by {published}, so these figures here cannot stand beside it."]
 
 
 def frechet_notes(inception: Path | None, count: int) -> list[str]:

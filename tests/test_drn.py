@@ -6,9 +6,11 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+from PIL import Image
 
 from crn_jax.errors import UserError
 from crn_jax.scores import drn
+from crn_jax.scores.metrics import class_iou, confusion, segmentation_scores
 from tests.support.named_weights import image, named_weights
 
 pytestmark = pytest.mark.quick
@@ -30,21 +32,46 @@ def file(recorded, tmp_path_factory) -> Path:
     return path
 
 
-def test_logits_are_those_of_the_original(file, recorded):
-    params, logits = drn.load_drn(file), jax.jit(drn.drn_logits)
+@pytest.fixture(scope="module")
+def params(file) -> dict:
+    return drn.load_drn(file)
+
+
+logits = jax.jit(drn.drn_logits)  # compiled once a size
+
+
+def test_logits_are_those_of_the_original(params, recorded):
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype(np.float32)}
     for seed, (height, width) in enumerate(SIZES):
-        x = image(seed, height, width)[None]
-        found, expected = np.asarray(logits(params, x))[0], recorded[f"some{seed}"]
-        assert found.shape == (height, width, 19)
-        kept = found[::3, ::5]
-        assert expected.std() > 0.1 and recorded[f"coarse{seed}"].std(axis=(0, 1)).min() > 1e-3  # the image makes a difference
-        np.testing.assert_allclose(kept, expected[: kept.shape[0], : kept.shape[1]], atol=1e-4)
-        classes = recorded[f"classes{seed}"][:height, :width]
-        first, second = np.sort(found, axis=-1)[..., :-3:-1].transpose(2, 0, 1)
-        clear = first - second > 1e-3
-        assert clear.mean() > 0.9 and len(np.unique(classes)) > 2
-        np.testing.assert_array_equal(found.argmax(-1)[clear], classes[clear])
+        check(params, recorded, seed, image(seed, height, width))
+
+
+def test_a_photographs_logits_are_those_of_the_original(params, recorded, shared_data):
+    with Image.open(shared_data / "camvid" / "val" / "0016E5_07959.jpg") as picture:
+        check(params, recorded, 2, np.asarray(picture)[150:198, 200:264])
+
+
+def check(params: dict, recorded: dict[str, np.ndarray], number: int, pixels: np.ndarray) -> None:
+    found, expected = np.asarray(logits(params, pixels[None]))[0], recorded[f"some{number}"]
+    assert found.shape == (*pixels.shape[:2], 19)
+    kept = found[::3, ::5]
+    assert expected.std() > 0.1 and recorded[f"coarse{number}"].std(axis=(0, 1)).min() > 1e-3  # the image makes a difference
+    np.testing.assert_allclose(kept, expected[: kept.shape[0], : kept.shape[1]], atol=1e-4)
+    classes = recorded[f"classes{number}"][: pixels.shape[0], : pixels.shape[1]]
+    first, second = np.sort(found, axis=-1)[..., :-3:-1].transpose(2, 0, 1)
+    clear = first - second > 1e-3
+    assert clear.mean() > 0.9 and len(np.unique(classes)) > 2
+    np.testing.assert_array_equal(found.argmax(-1)[clear], classes[clear])
+
+
+def test_mean_iou_is_that_of_the_originals_program(recorded):
+    """It counts neither void pixels nor classes that occur nowhere."""
+    label, predicted = recorded["labels"]
+    counted = confusion(np.where(label == 255, 19, label), predicted, 20)
+    np.testing.assert_array_equal(counted[:19, :19], recorded["hist"])
+    np.testing.assert_allclose(class_iou(counted), recorded["iou"])
+    assert np.isnan(recorded["iou"]).sum() == 1
+    assert segmentation_scores(counted).miou == pytest.approx(np.nanmean(recorded["iou"]))
 
 
 def test_files_of_other_networks_are_refused(file, tmp_path, monkeypatch):

@@ -20,6 +20,7 @@ from crn_jax.evaluation import DISTANCE_WEIGHTS
 from crn_jax.generator import count_parameters
 from crn_jax.losses import Perception
 from crn_jax.run import load_run
+from crn_jax.scores.frechet import frechet_distance, kernel_distance, precision_recall, published_kernel_distance
 from crn_jax.scores.metrics import confusion, psnr, segmentation_scores
 from crn_jax.synthesize import synthesize
 from crn_jax.vgg import TAPS, abstract_vgg19
@@ -27,6 +28,7 @@ from crn_jax.vgg_weights import load_vgg19
 from launch import evaluate, train
 from launch.common.output import staged, write_json
 from launch.common.terminal import console
+from launch.evaluation import open_segmenter as open_segmenter_module
 from launch.evaluation import protocols, scoring
 from launch.evaluation.comparison import names_of
 from launch.evaluation.methods import PHOTOGRAPHS, Batch, compared, files_of
@@ -361,7 +363,7 @@ def test_each_protocol_sees_the_images_at_its_size(runs, by_protocols, of_other_
     assert paper["miou"] == candidates["one"]["scores"]["miou"]
     assert [p["size"] for p in evaluation["protocols"]] == [[24, 32], [24, 32], [96, 128], [48, 64]]
     assert "The same images by each protocol" in screen and "left out" in screen
-    assert any("Protocol spade: the published judge is DRN-D-105. The one here is plug-in" in n for n in evaluation["notes"])
+    assert any("published by spade (DRN-D-105), oasis (DRN-D-105), pix2pixhd (PSPNet)" in note for note in evaluation["notes"])
 
 
 def test_protocols_need_cityscapes_and_a_judge_of_any_size(runs, tiny_segmenter, tmp_path):
@@ -399,6 +401,63 @@ def test_polegroup_is_void_by_train_ids(tmp_path):
     strict, plain = (measured[conventions.view(protocol).key][0] for protocol in conventions.protocols)
     assert strict[19, 5] == strict.sum() == 256 * 512 and plain[5, 5] == plain.sum() == 32 * 64
     assert shown == [(1, 256, 512, 3)]  # what was seen at the data's size is not shown again
+
+
+def test_an_fid_of_a_protocol_is_of_the_images_at_its_size():
+    """Features are made up here: the mean colours. Inception-V3 itself is tested in tests/test_inception.py."""
+    small = [protocols.PROTOCOLS[name]._replace(size=(16, 32)) for name in ("oasis", "pix2pixhd")]
+    rng = np.random.default_rng(0)
+    photographs, images = (rng.integers(0, 256, (7, 8, 16, 3)).astype(np.uint8) for _ in range(2))
+    layouts = rng.integers(0, 20, (7, 16, 32)).astype(np.uint8)
+
+    class Enlarged(Source):
+        def __getitem__(self, index):
+            return {"layout": layouts[index], "photograph": protocols.resized(photographs[index], (16, 32))}
+
+    names = list("abcdefg")
+    sources = {protocols.View((16, 32), True): Enlarged(CITYSCAPES, names, (16, 32))}
+    conventions = protocols.Conventions(tuple(small), (8, 16), sources, range(7))
+
+    def see(shown):
+        return protocols.Seen(np.zeros(shown.shape[:3], np.int64), shown.reshape(len(shown), -1, 3)[:, ::7].mean(1))
+
+    batch = Batch(range(7), names, layouts, photographs)
+    real, made = (
+        conventions.measure(name, batch, given, {}, see) for name, given in ((PHOTOGRAPHS, photographs), ("x", images))
+    )
+    by_hand = [see(np.stack([protocols.resized(x, (16, 32)) for x in given])).features for given in (images, photographs)]
+    found = scoring.by_protocol(conventions, made, real)
+    assert found["oasis"]["fid"]["value"] == pytest.approx(frechet_distance(*by_hand)) and "fid" not in found["pix2pixhd"]
+    assert scoring.by_protocol(conventions, real, real)["oasis"]["fid"]["value"] == pytest.approx(0, abs=1e-9)
+
+
+def test_scores_of_inceptions_features_are_those_of_their_definitions():
+    rng = np.random.default_rng(0)
+    arrays, real = ({key: rng.normal(size=(9, 4)) for key in ("features", "clean_features")} for _ in range(2))
+    found = {key: score["value"] for key, score in scoring.inception_scores(arrays, real).items()}
+    pair = arrays["features"], real["features"]
+    precision, recall = precision_recall(*pair, 3)
+    assert found == {
+        "kid": 1000 * kernel_distance(*pair)[0],
+        "kid_published": 1000 * published_kernel_distance(*pair),
+        "fid_clean": frechet_distance(arrays["clean_features"], real["clean_features"]),
+        "precision": 100 * precision,
+        "recall": 100 * recall,
+    }
+    few = ({key: rows[:3] for key, rows in one.items()} for one in (arrays, real))
+    assert set(scoring.inception_scores(*few)) == {"kid", "kid_published", "fid_clean"}
+    assert set(found) <= {score.key for score in scoring.SCORES}
+
+
+def test_a_file_of_weights_is_taken_for_drn(monkeypatch, tmp_path):
+    monkeypatch.setattr(open_segmenter_module, "load_drn", lambda path: {"from": np.zeros(1)})
+    monkeypatch.setattr(open_segmenter_module, "drn_segment", lambda params, images: images[..., 0] // 20)
+    (tmp_path / "drn.pth").touch()
+    opened = open_segmenter(str(tmp_path / "drn.pth"), CITYSCAPES, (48, 64), [], [])
+    assert opened.any_size and opened.described == f"DRN-D-105, {tmp_path / 'drn.pth'}"
+    for size in (48, 64), (31, 17):
+        images = np.full((1, *size, 3), 100, np.uint8)
+        np.testing.assert_array_equal(opened.segmenter("x", ["a"], images), np.full((1, *size), 5))
 
 
 def test_a_ranking_says_which_pairs_are_decided(by_protocols, runs, scored):
