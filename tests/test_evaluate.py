@@ -303,6 +303,8 @@ def of_other_programs(runs, tmp_path_factory):
             (spade / "synthesized_image" / f"{name}_leftImg8bit.png", large),
             (oasis / "label" / f"{name}_leftImg8bit.png", layout),
             (oasis / "image" / f"{name}_leftImg8bit.png", large),
+            (folder / "cut" / "images" / "real_A" / f"{name}.png", layout),
+            (folder / "cut" / "images" / "fake_B" / f"{name}.png", large),
             (hd / f"{name}_gtFine_labelIds_input_label.png", layout),  # a JPEG there, which loses something
             (hd / f"{name}_gtFine_labelIds_synthesized_image.png", large),
         ]:
@@ -312,10 +314,10 @@ def of_other_programs(runs, tmp_path_factory):
 
 
 def test_results_of_other_programs_are_found_by_name_and_resized(runs, of_other_programs, tmp_path):
-    given = [of_other_programs / name for name in ("spade", "oasis", "hd/test_latest")]
+    given = [of_other_programs / name for name in ("spade", "oasis", "hd/test_latest", "cut")]
     evaluation, candidates, _ = evaluated(*given, runs / "one", "--out", tmp_path / "out")
-    scores = [candidates[name]["scores"] for name in ("spade", "oasis", "test_latest")]
-    assert scores[0] == scores[1] == scores[2] and scores[0]["psnr"]["value"] > 30
+    scores = [candidates[name]["scores"] for name in ("spade", "oasis", "test_latest", "cut")]
+    assert scores[0] == scores[1] == scores[2] == scores[3] and scores[0]["psnr"]["value"] > 30
     assert any("spade: its images are 96x128. They are resized to 48x64" in note for note in evaluation["notes"])
     assert candidates["oasis"]["about"] == f"{of_other_programs / 'oasis' / 'image'}, 96x128"
 
@@ -371,6 +373,8 @@ def test_protocols_need_cityscapes_and_a_judge_of_any_size(runs, tiny_segmenter,
     assert "needs a judge" in refused(runs / "one", "--protocol", "spade", *out)
     fixed = refused(runs / "one", "--protocol", "paper", "spade", "--segmenter", tiny_segmenter[1], *out)
     assert "judges images of 256x512, but" in fixed and "for 48x64 only" in fixed
+    with pytest.raises(UserError, match="oasis is for images of the shape of 256x512, but the data's size is 48x64"):
+        protocols.open_conventions(["paper", "oasis"], DataConfig("streets"), "val", Source(CITYSCAPES, ["a"], (48, 64)), [0])
     for check in (
         lambda: protocols.open_conventions(["paper"], DataConfig("camvid"), "val", Source(CAMVID, ["a"], (48, 64)), [0]),
         lambda: open_segmenter(__file__, CAMVID, (48, 64), [], []),  # any file is taken for weights

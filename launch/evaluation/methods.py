@@ -162,12 +162,13 @@ def images_of_folder(name: str, folder: Path, examples: Examples) -> Method:
 
 
 def results_of_program(folder: Path) -> Path:
-    """Returns the folder of synthesized images within the results of SPADE, OASIS or pix2pixHD, or `folder` itself.
+    """Returns the folder of synthesized images within the results of another program, or `folder` itself.
 
-    SPADE writes images/synthesized_image/NAME.png, OASIS image/NAME.png, pix2pixHD images/NAME_synthesized_image.jpg.
+    SPADE writes images/synthesized_image/NAME.png, OASIS image/NAME.png, CUT images/fake_B/NAME.png, and pix2pixHD
+    images/NAME_synthesized_image.jpg.
     """
     if folder.is_dir() and not any(path.suffix.lower() in IMAGES for path in folder.iterdir()):
-        for inner in ("images/synthesized_image", "synthesized_image", "images", "image"):
+        for inner in ("images/synthesized_image", "synthesized_image", "images/fake_B", "fake_B", "images", "image"):
             if (folder / inner).is_dir():
                 return folder / inner
     return folder

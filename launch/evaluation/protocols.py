@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from crn_jax.data.examples import Source
+from crn_jax.data.geometry import alike
 from crn_jax.data.labels.published import CITYSCAPES, find_label_space
 from crn_jax.data.sources import DataConfig, Split, open_source
 from crn_jax.errors import UserError
@@ -178,7 +179,7 @@ def open_conventions(
       indices: The positions of the examples that are scored.
 
     Raises:
-      UserError: if the classes are not those of Cityscapes.
+      UserError: if the classes are not those of Cityscapes, or if the images have another shape than a protocol's.
     """
     if source.label_space.classes != CITYSCAPES.classes:
         raise UserError(
@@ -186,6 +187,10 @@ def open_conventions(
             f"{source.label_space.name} have others."
         )
     protocols = tuple(PROTOCOLS[name] for name in dict.fromkeys(names))
+    for protocol in protocols:
+        if protocol.size and not alike(protocol.size, source.size):
+            there, here = ("x".join(map(str, size)) for size in (protocol.size, source.size))
+            raise UserError(f"--protocol {protocol.name} is for images of the shape of {there}, but the data's size is {here}.")
     plain = dataclasses.replace(data, cache=None, vivid=False)
     strict = find_label_space("cityscapes_strict")
     sources = {}
