@@ -7,7 +7,6 @@ metrics.jsonl, TensorBoard files and contact sheets. A recipe has one run folder
 
 import contextlib
 import sys
-from pathlib import Path
 
 import jax
 
@@ -33,6 +32,7 @@ from launch.training.loop import VALIDATORS, TrainingLoop
 from launch.training.metrics_log import MetricsLog, NoLog
 from launch.training.origins import origins_of, with_start_of_folder
 from launch.training.progress import announce
+from launch.training.run_files import run_files
 from launch.training.run_folder import describe_data, prepared_folder, refuse_going_back
 from launch.training.start import first_state
 from launch.training.watchdog import Watchdog
@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
         join(stages[0].processes)
         if several_processes():
             listen(show_error)
-        keep_compiled_in(Path(stages[0].experiment.folder))
+        keep_compiled_in(stages[0].experiment.folder)
         console.quiet = not is_first()
         for stage in stages:
             if not train(stage.experiment):
@@ -104,10 +104,10 @@ def train(experiment: AnyExperiment) -> bool:
 
     abstract = abstract_state(objective, mesh, experiment.sharding.shard_state)
     frozen, vgg_params = put(mesh, frozen), put(mesh, vgg_params)
-    folder = Path(experiment.folder)
+    folder = experiment.folder
     with jax.set_mesh(mesh), contextlib.ExitStack() as stack:
         ownership = stack.enter_context(prepared_folder(experiment, description))
-        checkpoints = stack.enter_context(Checkpoints(folder / "checkpoints", experiment.run.keep_last))
+        checkpoints = stack.enter_context(Checkpoints(f"{folder}/checkpoints", experiment.run.keep_last))
         newest = checkpoints.latest_step() or 0
         agree({"checkpoints": checkpoints.steps()})
         refuse_going_back(folder, newest, experiment.last_step(epoch))
@@ -115,14 +115,26 @@ def train(experiment: AnyExperiment) -> bool:
         Stop.listen_from(first_step)
         announce(experiment, mesh, state, first_step, epoch, vgg19)
         with explained(checkpoints):
-            log = stack.enter_context(contextlib.closing(MetricsLog(folder, first_step) if is_first() else NoLog()))
+            files = stack.enter_context(run_files(folder, ownership))
+            log = stack.enter_context(contextlib.closing(MetricsLog(files.path, first_step) if is_first() else NoLog()))
             if event:
                 log.write(first_step, event)
             writing = (lambda: ownership.beating) if ownership else (lambda: 0)
             watchdog = stack.enter_context(Watchdog(experiment.run.stuck_seconds, show_error, writing, experiment.folder))
             validator = VALIDATORS[experiment.measured_by](experiment, val_source, mesh, abstract, vgg_params)
             loop = TrainingLoop(
-                experiment, description, mesh, frozen, val_source, log, checkpoints, validator, epoch, ownership, watchdog
+                experiment,
+                description,
+                mesh,
+                frozen,
+                val_source,
+                files,
+                log,
+                checkpoints,
+                validator,
+                epoch,
+                ownership,
+                watchdog,
             )
             if not first_step:
                 loop.measure_floor(train_source)

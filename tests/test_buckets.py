@@ -1,0 +1,274 @@
+"""Runs in a bucket: trained, resumed and read through an emulator of Google Cloud Storage. Skips where it is not installed."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from crn_jax import buckets
+from crn_jax.buckets import BucketFolder, address_of, copied, copied_file, is_bucket
+from crn_jax.checkpoint import Checkpoints
+from crn_jax.errors import UserError
+from crn_jax.files import sha256_of
+from crn_jax.run import load_run
+from crn_jax.storage import COMMITTED
+from launch import ablate, check, convert, synthesize, train
+from launch.common.terminal import console
+from launch.training.lock import OWNER, BucketRecords, Owner, Ownership
+from tests.support.commands import PATIENCE, ROOT, final_state, refused, refused_run
+
+
+@pytest.fixture
+def folder(bucket, request) -> BucketFolder:
+    """A folder in the bucket with three objects."""
+    folder = BucketFolder(f"{bucket}/{request.node.name}")
+    for name, content in {"a": b"one", "b/c": b"two", "b/d.png": b"three"}.items():
+        folder.write(name, content)
+    return folder
+
+
+@pytest.mark.quick
+def test_addresses():
+    assert is_bucket("gs://b/x") and is_bucket(Path("gs://b/x")) and not is_bucket("runs/gs") and not is_bucket("hf://a/b")
+    for written in ("gs://b/runs/x", "gs://b/runs//x/", Path("gs://b/runs/x")):
+        assert address_of(written) == "gs://b/runs/x"
+    for wrong in ("gs://b", "gs://", "gs:///", "gs://b/../x", "gs://b/."):
+        with pytest.raises(UserError, match="Give gs://BUCKET/FOLDER"):
+            address_of(wrong)
+    for other in ("s3://b/x", "az://b/x", "https://storage.googleapis.com/b/x"):
+        for written in (other, Path(other)):
+            with pytest.raises(UserError, match=f"^{other}: only folders and gs:// can be used. Mount .*docs/buckets.md"):
+                is_bucket(written)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("package", ["gcsfs", "etils"])
+def test_without_the_packages_one_sentence_says_how_to_get_them(monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UserError) as error:
+        load_run("gs://b/runs/x")
+    assert str(error.value) == "gs://b/runs/x needs the packages etils and gcsfs: pip install 'crn_jax[gcs]'"
+
+
+def test_objects_are_made_once_replaced_copied_set_aside_and_removed(folder):
+    assert list(folder.objects()) == ["a", "b/c", "b/d.png"] and list(folder.objects("b")) == ["b/c", "b/d.png"]
+    assert folder.objects("c") == {} and folder.read("c") is None and folder.read("b/c") == b"two"
+    assert folder.create("new", b"mine") and not folder.create("new", b"yours") and folder.create("new", b"mine")
+    made: list[int] = []
+
+    def create(number: int) -> None:
+        if folder.create("contested", b"%d" % number):
+            made.append(number)
+
+    threads = [threading.Thread(target=create, args=(i,)) for i in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 1 and folder.read("contested") == b"%d" % made[0]
+    assert folder.set_aside("b") == f"{folder.address}/damaged/b"
+    folder.write("b/e", b"four")
+    assert folder.set_aside("b") == f"{folder.address}/damaged/b.1"
+    assert folder.read("damaged/b/c") == b"two" and folder.read("damaged/b.1/e") == b"four" and not folder.objects("b")
+    folder.remove(["a", "a", "nothing"])
+    assert "a" not in folder.objects()
+
+
+def test_a_copy_is_brought_up_to_date_and_verified(folder, monkeypatch):
+    got: list[str] = []
+    fetch_one = BucketFolder._fetch_one
+    monkeypatch.setattr(BucketFolder, "_fetch_one", lambda self, name, *rest: (got.append(name), fetch_one(self, name, *rest)))
+    place = copied(folder.address, lambda name: name.startswith("b/"))
+    assert sorted(got) == ["b/c", "b/d.png"] and (place / "b/c").read_bytes() == b"two" and not (place / "a").exists()
+    got.clear()
+    assert copied(folder.address, lambda name: True) == place and got == ["a"]
+    got.clear()
+    times = (place / "a").stat().st_mtime_ns
+    (place / "a").write_bytes(b"own")  # as a failing disk would: of the same size and time
+    os.utime(place / "a", ns=(times, times))
+    folder.write("b/c", b"TWO")
+    folder.remove(["b/d.png"])
+    copied(folder.address, lambda name: True)
+    assert sorted(got) == ["a", "b/c"] and (place / "a").read_bytes() == b"one" and (place / "b/c").read_bytes() == b"TWO"
+    assert not (place / "b/d.png").exists() and not list(place.rglob(".*"))
+    assert copied_file(f"{folder.address}/b/c").read_bytes() == b"TWO" and not copied_file(f"{folder.address}/b/no").exists()
+
+
+def test_what_is_damaged_hostile_or_out_of_reach_is_refused(folder, bucket, monkeypatch, tmp_path):
+    with pytest.raises(UserError, match="this is not a run folder"):
+        load_run(folder.address)
+    with pytest.raises(UserError, match="is no path"):
+        folder.fetch({"../../x": folder.objects()["a"]}, tmp_path / "in")
+    assert not list(tmp_path.rglob("x"))
+    true = buckets._object
+    monkeypatch.setattr(buckets, "_object", lambda info: true(info)._replace(crc32c=1))
+    with pytest.raises(UserError, match="checksum"):
+        copied(folder.address, lambda name: name == "a")
+    monkeypatch.setattr(buckets, "_object", true)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(buckets, "copy_of", lambda source: tmp_path / "file")
+    with pytest.raises(UserError, match=f"{folder.address} cannot be copied to {tmp_path}/file"):
+        copied(folder.address, lambda name: name == "a")
+    with pytest.raises(UserError, match="gs://no-such-bucket/x"):
+        load_run("gs://no-such-bucket/x")
+
+
+def test_one_training_a_folder(folder):
+    """The rest of the rules is tested in test_lock.py."""
+    records = BucketRecords(folder)
+    me = Owner.here(folder.address, {})
+    assert me.folder == folder.address and records.numbers() == [] and records.read(1) is None
+    first = Ownership(records, me, folder.address)
+    first.acquire()
+    with pytest.raises(UserError, match=f"{folder.address} is in use"):
+        Ownership(records, me, folder.address).acquire()
+    first.beat()
+    first.release()
+    Ownership(records, me, folder.address).acquire()
+    assert records.numbers() == [1, 2]
+
+
+@pytest.fixture(scope="module")
+def arguments(tiny) -> list[str]:
+    """Those of `trained_streets`."""
+    return [*tiny, "--run.checkpoint_every", "4"]
+
+
+def same(one, other) -> bool:
+    return jax.tree.all(jax.tree.map(np.array_equal, one, other))
+
+
+def lines(metrics: bytes) -> list[dict]:
+    """The lines of metrics.jsonl without the times."""
+    kept = [json.loads(line) for line in metrics.splitlines()]
+    return [{key: value for key, value in line.items() if "second" not in key and "waiting" not in key} for line in kept]
+
+
+@pytest.fixture(scope="module")
+def trained(bucket, arguments, trained_streets) -> BucketFolder:
+    """A run in the bucket, which was stopped and resumed."""
+    run = BucketFolder(f"{bucket}/runs/x")
+    train.main([*arguments, "--steps", "8", "--run.folder", run.address])
+    (before,) = run.objects("tensorboard")
+    assert {"run.json", "metrics.jsonl", "contact_sheets/step_0000008.png", "layouts/0.png"} < set(run.objects())
+    # What a training leaves that was killed as it saved: an incomplete checkpoint, its lock, and lines of later steps.
+    for name in run.objects("checkpoints/8"):
+        if not name.endswith(COMMITTED):
+            run.write(name.replace("/8/", "/10/"), run.read(name) or b"")
+    owner = Owner.here(run.address, {})
+    Ownership(BucketRecords(run), Owner(**{**vars(owner), "pid": 2**22 + 1, "started": 1}), run.address).acquire()
+    run.write("metrics.jsonl", (run.read("metrics.jsonl") or b"") + b'{"step": 9, "loss": 1.0}\n{"step": 10, "lo')
+    with console.capture() as capture:
+        train.main([run.address, "--steps", "12"])
+    assert f"Resuming {run.address} at step 8." in capture.get() and "That process" not in capture.get()
+    assert "This training goes on there: that process has ended" in capture.get()
+    assert f"synthesize {run.address} {run.address}/layouts --sheet" in capture.get()
+    assert {before} < set(run.objects("tensorboard"))
+    return run
+
+
+def test_a_run_that_was_killed_and_resumed_ends_as_one_on_the_disk(trained, trained_streets):
+    disk, run = trained_streets, trained.address
+    assert same(final_state(run), final_state(disk))
+    ours = lines(trained.read("metrics.jsonl") or b"")
+    theirs = [line for line in lines((disk / "metrics.jsonl").read_bytes()) if "loss" not in line]
+    assert [line for line in ours if line["step"] in (0, 6, 12) and "loss" not in line] == theirs
+    assert sorted({line["step"] for line in ours}) == [0, 6, 8, 12]
+    assert {name.split("/")[1] for name in trained.objects("checkpoints")} == {"8", "12"}
+
+
+def test_every_command_reads_it(trained, trained_streets, tmp_path, monkeypatch, arguments):
+    disk, run = trained_streets, trained.address
+    monkeypatch.chdir(tmp_path)
+    stored = load_run(run)
+    assert stored.step == 12 and same(stored.params, load_run(disk).params) and len(stored.layouts) == 2
+    assert load_run(run, "best").step == load_run(disk, "best").step and load_run(Path(run), 8).step == 8
+    with pytest.raises(UserError, match=f"{run}: there is no checkpoint '4'. Steps saved: 8, 12."):
+        load_run(run, 4)
+    synthesize.main([run, f"{run}/layouts"])
+    synthesize.main([str(disk), str(disk / "layouts"), "--out", "local"])
+    assert sha256_of(tmp_path / "x_synthesized/0.png") == sha256_of(tmp_path / "local/0.png")
+    convert.main(["safetensors", run, "x.safetensors"])
+    trained.write("x.safetensors", Path("x.safetensors").read_bytes())
+    assert same(load_run(f"{run}/x.safetensors").params, load_run("x.safetensors").params)
+    with pytest.raises(SystemExit) as end:
+        check.main([run])
+    assert end.value.code == 0
+    train.main([*arguments, "--init_from", run, "--steps", "1", "--run.folder", "started"])
+    assert json.loads(Path("started/run.json").read_text())["origins"]["init_from"]["step"] == 12
+
+
+def test_a_network_that_fails_is_not_taken_for_damage(trained, monkeypatch):
+    """A training that resumes would else go on from an older checkpoint."""
+    description = json.loads(trained.read("run.json") or b"")
+    del description["crc32c"]
+    with Checkpoints(f"{trained.address}/checkpoints", keep_last=2) as checkpoints:
+        run = load_run(trained.address)
+        from crn_jax.train import abstract_state
+
+        abstract = abstract_state(run.experiment.objective(steps_per_epoch=6))
+
+        def fails(*_):
+            raise OSError(5, "the network is down")
+
+        for broken in ("read_manifest", "_read"):
+            with monkeypatch.context() as patch:
+                patch.setattr(f"crn_jax.checkpoint.{broken}", fails) if broken == "read_manifest" else None
+                patch.setattr(BucketFolder, "objects", fails)
+                if broken == "_read":
+                    patch.setattr("crn_jax.checkpoint.ocp.load", fails)
+                with pytest.raises(UserError, match="cannot be fetched.*the network is down"):
+                    checkpoints.load_newest(abstract, description)
+        assert checkpoints.load_newest(abstract, description)[0] == 12
+
+
+def test_what_cannot_be_in_a_bucket_is_refused_with_a_way_out(trained, arguments, tmp_path):
+    run = trained.address
+    for main, *words in (
+        (synthesize.main, run, f"{run}/layouts", "--out", "gs://bucket/images"),
+        (convert.main, "safetensors", run, "gs://bucket/x.safetensors"),
+        (ablate.main, "losses", "--out", "gs://bucket/suite"),
+    ):
+        said = refused(main, *words)
+        assert "gs://bucket/" in said and "mounted" in said and "gcloud storage cp -r" in said
+    assert "s3://bucket/x: only folders and gs://" in refused_run(arguments, "s3://bucket/x")
+    assert "not a run folder" in refused(synthesize.main, "gs://bucket/nothing", f"{run}/layouts")
+    assert f"{OWNER}/" not in {name for name in BucketFolder("gs://bucket/nothing").objects()}
+
+
+def test_what_is_damaged_in_the_bucket_is_noticed_and_moved(trained, trained_streets):
+    """The bucket's own checksum is that of the damaged object, as if it had been damaged before it was sent."""
+    disk, run = trained_streets, trained.address
+    name = max(trained.objects("checkpoints/12"), key=lambda name: trained.objects()[name].size)
+    content = np.frombuffer(trained.read(name) or b"", np.uint8).copy()
+    content[1 << 10 :] ^= 1
+    trained.write(name, content.tobytes())
+    with pytest.raises(UserError, match=r"(?s)gs://.*/checkpoints/12: the checkpoint.*The checkpoint of step 8 is whole"):
+        load_run(run)
+    with console.capture() as capture, pytest.raises(SystemExit):
+        check.main([run])
+    assert re.search("checkpoints/12 +damaged", capture.get())
+    with console.capture() as capture:
+        train.main([run, "--steps", "12"])
+    assert f"It was moved to {run}/damaged/12." in capture.get() and f"Resuming {run} at step 8." in capture.get()
+    assert same(final_state(run), final_state(disk)) and trained.objects("damaged/12")
+    assert [line["fell_back"]["to"] for line in lines(trained.read("metrics.jsonl") or b"") if "fell_back" in line] == [8]
+    trained.write("run.json", (trained.read("run.json") or b"").replace(b'"seed": 0', b'"seed": 1'))
+    with pytest.raises(SystemExit) as end:
+        check.main([run, "--repair"])
+    assert end.value.code == 1 and "run.json" not in trained.objects() and "damaged/run.json" in trained.objects()
+
+
+def test_two_processes_of_which_one_is_killed_end_as_two_on_the_disk(bucket, tmp_path):
+    """While they save. The same command does more, and through a network that is slow and fails: see docs/buckets.md."""
+    words = "--count 1 --processes 2 --saving --segmenter --bucket --folder".split()
+    command = [sys.executable, "-m", "tests.support.kills", *words, str(tmp_path / "kills")]
+    end = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
+    assert end.returncode == 0 and "1  saving, 2 processes: identical" in end.stdout, end.stdout + end.stderr
