@@ -17,7 +17,7 @@ import rich.table
 import rich.text
 import tyro
 
-from crn_jax.buckets import BucketFolder, address_of, copied, is_bucket
+from crn_jax.buckets import BucketFolder, address_of, copied, copy_of, is_bucket
 from crn_jax.checkpoint import Checkpoints
 from crn_jax.data.cache import is_intact, open_arrays, open_checksums
 from crn_jax.errors import UserError
@@ -227,7 +227,8 @@ def caches(folder: Folder) -> Iterator[Finding]:
     """Checks every example in the caches of the run's size and classes, if run.json names a folder of caches."""
     if folder.experiment is None or folder.description is None or folder.experiment.data.cache is None:
         return
-    root, (height, width) = Path(expanded(folder.experiment.data.cache)), folder.experiment.size
+    cache, (height, width) = folder.experiment.data.cache, folder.experiment.size
+    root = copy_of(cache) if is_bucket(cache) else Path(expanded(cache))
     classes, name = folder.experiment.num_classes, folder.description["label_space"]["name"]
     for file in sorted(root.glob(f"{height}x{width}-*/cache.json")):
         if re.search(f'"label_space": "{re.escape(name)}"', file.read_text("utf-8", errors="replace")):

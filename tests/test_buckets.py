@@ -11,10 +11,15 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from crn_jax import buckets
 from crn_jax.buckets import BucketFolder, address_of, copied, copied_file, is_bucket
 from crn_jax.checkpoint import Checkpoints
+from crn_jax.data import cache as cache_module
+from crn_jax.data import cache_in_bucket, sources
+from crn_jax.data.cache_in_bucket import fetch_cache, upload_cache
+from crn_jax.data.sources import DataConfig
 from crn_jax.errors import UserError
 from crn_jax.files import sha256_of
 from crn_jax.run import load_run
@@ -234,7 +239,7 @@ def test_what_cannot_be_in_a_bucket_is_refused_with_a_way_out(trained, arguments
     for main, *words in (
         (synthesize.main, run, f"{run}/layouts", "--out", "gs://bucket/images"),
         (convert.main, "safetensors", run, "gs://bucket/x.safetensors"),
-        (ablate.main, "losses", "--out", "gs://bucket/suite"),
+        (ablate.main, "paper", "--out", "gs://bucket/suite"),
     ):
         said = refused(main, *words)
         assert "gs://bucket/" in said and "mounted" in said and "gcloud storage cp -r" in said
@@ -264,6 +269,88 @@ def test_what_is_damaged_in_the_bucket_is_noticed_and_moved(trained, trained_str
     with pytest.raises(SystemExit) as end:
         check.main([run, "--repair"])
     assert end.value.code == 1 and "run.json" not in trained.objects() and "damaged/run.json" in trained.objects()
+
+
+@pytest.fixture
+def pictures(bucket, tmp_path) -> str:
+    """A data set of six pairs in the bucket, and an archive beside them."""
+    local, remote = tmp_path / "data", BucketFolder(f"{bucket}/data")
+    rng = np.random.default_rng(0)
+    for i in range(6):
+        for kind, shape in (("photographs", (32, 64, 3)), ("layouts", (32, 64))):
+            file = local / kind / f"{i}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 19, shape, np.uint8)).save(file)
+            remote.write(f"{kind}/{i}.png", file.read_bytes())
+    remote.write("all.zip", b"large")
+    return remote.address
+
+
+def examples_of(root: str, cache: str | None = None) -> list[dict[str, np.ndarray]]:
+    sources._COPIES.clear()
+    data = DataConfig("folder", root=root, labels="cityscapes_trainids", cache=cache)
+    source = sources.open_source(data, "train", (32, 64))
+    return [source[i] for i in range(len(source))]
+
+
+def test_data_and_their_cache_are_copied_to_the_disk(pictures, bucket, tmp_path, monkeypatch):
+    local, cache = examples_of(str(tmp_path / "data")), f"{bucket}/cache"
+    assert len(local) == 5 and same(examples_of(pictures), local)
+    assert not (buckets.copy_of(pictures) / "all.zip").exists()
+    assert same(examples_of(pictures, cache), local)
+    (name,) = {name.split("/")[0] for name in BucketFolder(cache).objects()}
+    there = BucketFolder(f"{cache}/{name}")
+    assert {"cache.json", "layout.npy/000000", "photograph.npy/000000", "checksums/000000"} < set(there.objects())
+
+    # Another host has no copies, and decodes nothing. Its fetching is interrupted.
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another host"))
+    monkeypatch.setattr(cache_module._Writer, "write", lambda *_: pytest.fail("it was decoded"))
+    got: list[str] = []
+
+    def read(self, name, read=BucketFolder.read):
+        got.append(name)
+        if len(got) == 3:
+            raise OSError(5, "the network is down")
+        return read(self, name)
+
+    monkeypatch.setattr(sources, "_copied", lambda *_: pytest.fail("all files were copied"))
+    with monkeypatch.context() as patch:
+        patch.setattr(BucketFolder, "read", read)
+        patch.setattr(buckets, "_TRANSFERS", 1)
+        with pytest.raises(UserError, match="the network is down"):
+            examples_of(pictures, cache)
+        place = buckets.copy_of(there.address)
+        assert not (place / "cache.json").exists()
+        first, got[:] = got[1], ["", "", ""]
+        assert same(examples_of(pictures, cache), local) and first not in got and "photograph.npy/000000" in got
+    (place / "photograph.npy").write_bytes((place / "photograph.npy").read_bytes()[:-1] + b"?")
+    assert same(examples_of(pictures, cache), local)  # it is fetched anew
+    for file in ("layout.npy", "photograph.npy", "checksums", "done"):
+        assert b"".join(there.read(piece) or b"" for piece in sorted(there.objects(file))) == (place / file).read_bytes()
+
+
+def test_a_cache_of_many_pieces(bucket, tmp_path, monkeypatch):
+    monkeypatch.setattr(cache_in_bucket, "PIECE", 1000)
+    place, fetched, there = tmp_path / "place", tmp_path / "fetched", BucketFolder(f"{bucket}/pieces")
+    contents = {"layout.npy": bytes(range(256)) * 40, "photograph.npy": b"x" * 3000, "checksums": b"", "done": b"\1" * 7}
+    for folder in (place, fetched):
+        folder.mkdir()
+    for name, content in contents.items():
+        (place / name).write_bytes(content)
+    fetch_cache(there, fetched)
+    assert not list(fetched.iterdir())  # there is none yet
+    (place / "cache.json").write_text("{}")
+    upload_cache(there, place)
+    assert len(there.objects("layout.npy")) == 11 and len(there.objects("photograph.npy")) == 3
+    fetch_cache(there, fetched)
+    assert {name: (fetched / name).read_bytes() for name in contents} == contents and (fetched / "cache.json").exists()
+    (fetched / "cache.json").unlink()
+    monkeypatch.setattr(BucketFolder, "read", lambda self, name: b"{}" if name == "cache.json" else b"something else")
+    fetch_cache(there, fetched)  # all is there
+    (fetched / "done").write_bytes(b"\2" * 7)
+    (fetched / "cache.json").unlink()
+    with pytest.raises(UserError, match="done/000000: what is fetched does not have the checksum"):
+        fetch_cache(there, fetched)
 
 
 def test_two_processes_of_which_one_is_killed_end_as_two_on_the_disk(bucket, tmp_path):
