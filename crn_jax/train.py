@@ -1,7 +1,8 @@
 """The training step: a pure, jitted function of state, frozen parameters and batch, which donates its state.
 
-A batch is `{"layout": uint8 or uint16 [B, H, W] class ids, "photograph": uint8 [B, H, W, 3]}`. A `Trainable` says which
-network is trained on it, and with which loss: see objective.py for the cascade, scores/segmenter.py for a segmenter.
+A batch is `{"layout": uint8 or uint16 [B, H, W] class ids, "photograph": uint8 [B, H, W, 3]}`. For instance boundaries, it
+has the ids of instances as well, `"instances": uint16 [B, H, W]`. A `Trainable` says which network is trained on it, and with
+which loss: see objective.py for the cascade, scores/segmenter.py for a segmenter.
 """
 
 import dataclasses
@@ -102,6 +103,11 @@ class Trainable(Protocol):
     def size(self) -> tuple[int, int]:
         """Height and width of a batch's photographs, in pixels."""
 
+    @property
+    def boundaries(self) -> bool:
+        """Whether a batch has the instances of its pixels, too; it does not, as here, unless the network takes boundaries."""
+        return False
+
     def abstract_frozen(self) -> dict:
         """Returns shapes and dtypes of the frozen parameters that the loss takes; none, as here, if it takes none."""
         return {}
@@ -129,6 +135,13 @@ class Trainable(Protocol):
     def update_lambdas(self, lambdas: LambdaState | None, metrics: dict, step: Int[Array, ""]) -> LambdaState | None:
         """Returns the balance after step `step` (counted from 0), which yielded these metrics."""
         return None
+
+
+def abstract_batch_of(objective: Trainable, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns the shapes and dtypes of a batch of at most 256 classes."""
+    shape = (batch_size, *objective.size)
+    batch = {"layout": jax.ShapeDtypeStruct(shape, jnp.uint8), "photograph": jax.ShapeDtypeStruct((*shape, 3), jnp.uint8)}
+    return batch | ({"instances": jax.ShapeDtypeStruct(shape, jnp.uint16)} if objective.boundaries else {})
 
 
 def _initial(objective: Trainable, seed: int | Int[Array, ""]) -> TrainState:

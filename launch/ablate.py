@@ -111,7 +111,7 @@ def ablate(asked: Arguments, command_line: str) -> int:
 
     def report() -> dict[str, Any]:
         reached = [entry._replace(outcome=workers.outcomes.get(entry.task.folder)) for entry in entries]
-        return write_results(out, collect(asked.suite, ablation.question, reached, str(budget), command_line))
+        return write_results(out, collect(asked.suite, ablation.question, reached, str(budget), command_line, ablation.classes))
 
     with Workers(asked.jobs, out / "accelerators") as workers:
         workers.work(segmenter, lambda: None)
@@ -185,7 +185,7 @@ def plan(asked: Arguments, ablation: Ablation, budget: Budget, out: Path) -> tup
     if segmenter is None and ablation.segmenter is not None and needed:
         segmenter = out / "segmenter"
         own = [Task("segmenter", segmenter, (ablation.segmenter, *common))]
-    score = scoring(asked, asked.judge or segmenter)
+    score = scoring(asked, asked.judge or segmenter, ablation.classes)
     entries = []
     for variant, arguments in zip(ablation.variants, trainings):
         arguments = with_segmenter(arguments, segmenter)
@@ -196,11 +196,12 @@ def plan(asked: Arguments, ablation: Ablation, budget: Budget, out: Path) -> tup
     return own, entries
 
 
-def scoring(asked: Arguments, judge: str | Path | None) -> list[str]:
+def scoring(asked: Arguments, judge: str | Path | None, classes: tuple[str, ...]) -> list[str]:
     """Returns the arguments that launch.evaluate needs besides a run."""
     score = ["--segmenter", str(judge)] if judge else []
     score += ["--inception", str(asked.inception)] if asked.inception else []
     score += ["--lpips", *map(str, asked.lpips)] if asked.lpips else []
+    score += ["--classes", *classes] if classes else []
     return score + (["--examples", str(asked.examples)] if asked.examples else [])
 
 

@@ -230,10 +230,11 @@ def random_batch(case: Experiment) -> dict[str, np.ndarray]:
     """Returns a batch of layouts and photographs of noise."""
     shape, rng = (case.batch_size, *case.cascade.size), np.random.default_rng(0)
     dtype = np.uint8 if case.cascade.num_classes <= 256 else np.uint16
-    return {
+    batch = {
         "layout": rng.integers(0, case.cascade.num_classes, shape, dtype),
         "photograph": rng.integers(0, 256, (*shape, 3), np.uint8),
     }
+    return batch | ({"instances": rng.integers(0, 1 << 16, shape, np.uint16)} if case.cascade.boundaries else {})
 
 
 def use_cache(folder: str) -> None:
@@ -301,7 +302,7 @@ def measure_steps(case: Experiment, cache: str, count: int, against: str | None)
     for _ in range(count + 1):
         timed("product", lambda: [product(matrix) for _ in range(3)])
         with jax.set_mesh(mesh_of(case)):
-            timed("forward", lambda: synthesize(case.cascade, params, batch["layout"]))
+            timed("forward", lambda: synthesize(case.cascade, params, batch["layout"], batch.get("instances")))
         for name in steps:
             timed(name, functools.partial(next_step, name))
     for name, values in seconds.items():

@@ -238,7 +238,8 @@ def caches(folder: Folder) -> Iterator[Finding]:
 def _cache(place: Path, size: tuple[int, int], classes: int) -> Finding:
     done = np.fromfile(place / "done", np.uint8)
     try:
-        arrays = open_arrays(place, len(done), size, np.uint8 if classes <= 256 else np.uint16)
+        instances = (place / "instances.npy").exists()
+        arrays = open_arrays(place, len(done), size, np.uint8 if classes <= 256 else np.uint16, instances)
         checksums = open_checksums(place, len(done))
     except UserError as error:
         return Finding(str(place), "damaged", str(error), lambda: f"moved to {set_aside(place, place.parent)}")

@@ -18,9 +18,10 @@ import tyro
 from PIL import Image
 
 from crn_jax.data.labels.indexed import Reading
+from crn_jax.data.labels.label_space import LabelSpace
 from crn_jax.data.pipeline import spread
 from crn_jax.data.sources import Split
-from crn_jax.errors import UserError
+from crn_jax.errors import UserError, did_you_mean
 from crn_jax.experiment import Synthesis, require_kind
 from crn_jax.files import sha256_of
 from crn_jax.generator import Generator, init_params
@@ -55,6 +56,8 @@ class Arguments:
     """The folder of the data set. Default: the folder that the first run was trained on."""
     read: Annotated[Reading | None, tyro.conf.arg(aliases=["--data.read"])] = None
     """What palette PNGs hold, of the data and of label folders: ids, or colours. Default: as the first run was trained."""
+    instances: Annotated[str | None, tyro.conf.arg(aliases=["--data.instances"])] = None
+    """The folder of instance maps, for runs with instance boundaries. Default: as the first such run was trained."""
     split: Split = "val"
     """The part of the data set whose examples are scored."""
     experiment: str | None = None
@@ -73,6 +76,8 @@ class Arguments:
     """The weights for FID and KID: pt_inception-2015-12-05-6726825d.pth, which pytorch-fid publishes."""
     lpips: tuple[Path, Path] | None = None
     """The two files for LPIPS: its linear weights (v0.1, alex.pth or vgg.pth), and torchvision's AlexNet or VGG-16."""
+    classes: tuple[str, ...] = ()
+    """Classes, such as car person. The perceptual distance is measured once more, on their pixels alone."""
     vgg: Annotated[str | None, tyro.conf.arg(aliases=["--vgg.weights"])] = None
     """The file of VGG-19 weights. Default: launch.evaluate looks where launch.train does."""
     batch_size: int = 1
@@ -106,7 +111,14 @@ def main(arguments: list[str] | None = None) -> None:
         join_apart(asked.processes)
         console.quiet = not is_first()
         comparison = open_comparison(
-            asked.methods, asked.checkpoint, asked.experiment, asked.data, asked.split, asked.examples, asked.read
+            asked.methods,
+            asked.checkpoint,
+            asked.experiment,
+            asked.data,
+            asked.split,
+            asked.examples,
+            asked.read,
+            asked.instances,
         )
         if asked.study_page:
             return make_study(asked, asked.study_page, comparison) if is_first() else None
@@ -214,9 +226,28 @@ def judges_of(
             "From a collection of k images, image i mod k is scored for layout i. 'best of k' and 'assembled' are chosen by "
             "comparison with the photograph, so they are never marked as best."
         )
-    judges = Judges(vgg_params, inception, lpips_params, segmenter)
+    classes = numbers_of(asked.classes, source.label_space)
+    if classes:
+        notes.append(
+            f"The distance on chosen classes counts the pixels of {' and '.join(asked.classes)} in the layouts. In deep "
+            "layers, they see their surroundings, too."
+        )
+    judges = Judges(vgg_params, inception, lpips_params, segmenter, classes)
     judges.check(source.size)
     return judges, notes
+
+
+def numbers_of(classes: Sequence[str], label_space: LabelSpace) -> tuple[int, ...]:
+    """Returns the numbers of these classes.
+
+    Raises:
+      UserError: if there is no such class.
+    """
+    for name in classes:
+        if name not in label_space.classes:
+            known = ", ".join(label_space.classes)
+            raise UserError(f"--classes: there is no class '{name}'.{did_you_mean(name, label_space.classes)} Known: {known}.")
+    return tuple(label_space.classes.index(name) for name in classes)
 
 
 def frechet_notes(inception: Path | None, count: int) -> list[str]:
@@ -345,7 +376,7 @@ def make_study(asked: Arguments, page: Path, comparison: Comparison) -> None:
     examples = comparison.examples
 
     def synthesized(generator: Generator, params: dict, n: int) -> np.ndarray:
-        images = np.asarray(synthesize(generator, params, examples.batch([n]).layout))[0]
+        images = np.asarray(synthesize(generator, params, *examples.batch([n]).ids(generator)))[0]
         return images[n % len(images)]
 
     def read(name: str, method: Method, n: int) -> np.ndarray:

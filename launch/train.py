@@ -74,10 +74,10 @@ def build_caches(stages: list[Command]) -> None:
       UserError: if no folder for the cache is given.
     """
     for stage in stages:
-        data, size = stage.experiment.data, stage.experiment.size
+        data, size, instances = stage.experiment.data, stage.experiment.size, stage.experiment.boundaries
         if data.cache is None:
             raise UserError("--cache_only builds a cache: give its folder, --data.cache DIR.")
-        examples = sum(len(opened(data, split, size)) for split in ("train", "val"))
+        examples = sum(len(opened(data, split, size, instances=instances)) for split in ("train", "val"))
         console.print(f"{data.cache}: {examples:,} examples of {size[0]}x{size[1]}", markup=False)
 
 
@@ -92,7 +92,7 @@ def train(experiment: AnyExperiment) -> bool:
     experiment = with_start_of_folder(experiment)
     data, size, batch_size = experiment.data, experiment.size, experiment.batch_size
     mesh = make_mesh(experiment.sharding, batch_size, size[0])
-    train_source, val_source = (opened(data, split, size) for split in ("train", "val"))
+    train_source, val_source = (opened(data, split, size, instances=experiment.boundaries) for split in ("train", "val"))
     experiment.check_classes(train_source.label_space)
     for note in dict.fromkeys((*train_source.notes, *val_source.notes)):
         console.print(note, markup=False)

@@ -119,7 +119,7 @@ def drawn_once():
     @functools.cache
     def drawn(*arguments) -> Street:
         street = render_street(*arguments)
-        for array in (street.layout, street.photograph):
+        for array in (street.layout, street.photograph, street.instances):
             array.flags.writeable = False
         return street
 

@@ -53,6 +53,7 @@ class GANConfig:
         return self.size
 
     fixed_size: ClassVar[bool] = True
+    boundaries: ClassVar[bool] = False
 
     def network(self, remat: Remat = "none") -> nn.Module:
         """Returns the generator, from layouts [B, H, W, c] to images [B, 1, H, W, 3]; `remat` has no effect."""

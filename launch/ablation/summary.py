@@ -22,6 +22,9 @@ def conclusions(results: dict[str, Any]) -> Iterator[str]:
         yield f"These trainings are not finished, so they are not compared: {', '.join(missing)}."
     compared = [variant for variant in others if variant["difference"]]
     yield from compared_with(reference["name"], compared, results["compared"])
+    within = [v | {"difference": v["class_difference"]} for v in others if v.get("class_difference")]
+    for sentence in compared_with(reference["name"], within, results["compared"]):
+        yield f"On the pixels of {' and '.join(results['classes'])}: {sentence[0].lower()}{sentence[1:]}"
     if any(variant["preferred"] for variant in compared):
         yield from papers_order(results, [reference, *compared])
     if compared:
@@ -145,6 +148,7 @@ def cost_columns() -> list[Column]:
 
 _NAME = Column("", lambda variant: variant["name"])
 _DIFFERENCE = Column("distance less the first's", lambda variant: with_interval(variant["difference"]))
+_CLASS_DIFFERENCE = Column("the same on chosen classes", lambda variant: with_interval(variant.get("class_difference")))
 _SEEDS = Column("seeds", lambda variant: str(sum(run["status"] == "finished" for run in variant["runs"])))
 
 
@@ -186,7 +190,8 @@ def figures_table(results: dict[str, Any]) -> rich.table.Table:
 
 def markdown(results: dict[str, Any]) -> str:
     """Returns scores, costs, conclusions and notes as a Markdown document."""
-    scores = [_NAME, *score_columns(results), _DIFFERENCE, _SEEDS, *preference_columns(results)]
+    differences = [_DIFFERENCE, _CLASS_DIFFERENCE] if results.get("classes") else [_DIFFERENCE]
+    scores = [_NAME, *score_columns(results), *differences, _SEEDS, *preference_columns(results)]
     costs = [_NAME, *cost_columns()]
     said = "\n".join(f"- {sentence}" for sentence in results["conclusions"] + results["notes"])
     head = f"# {results['title']}\n\n{results['question']} Budget: {results['budget']}."

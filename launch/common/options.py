@@ -13,7 +13,7 @@ from launch.common.names import as_typed
 
 Options = TypeVar("Options")
 
-_IN_BUCKETS = ("run", "runs", "methods", "layouts", "segmenter")
+_IN_BUCKETS = ("run", "runs", "methods", "layouts", "instances", "segmenter")
 """The options that may name a folder in a bucket, from which the commands read."""
 
 

@@ -35,12 +35,23 @@ Kind = Literal["photographs", "run", "chosen", "images"]
 
 
 class Batch(NamedTuple):
-    """A batch of held-out examples: numbers, names, layouts `[B, H, W]` and photographs uint8 `[B, H, W, 3]`."""
+    """A batch of held-out examples: numbers, names, layouts `[B, H, W]` and photographs uint8 `[B, H, W, 3]`.
+
+    If a run needs them, there are also the ids of instances `[B, H, W]`.
+    """
 
     numbers: Sequence[int]
     names: Sequence[str]
     layout: np.ndarray
     photograph: np.ndarray
+    instances: np.ndarray | None = None
+
+    def ids(self, generator: Generator) -> tuple[np.ndarray, ...]:
+        """Returns what `synthesize` takes for this generator: layouts, and instances if it takes boundaries."""
+        if not generator.boundaries:
+            return (self.layout,)
+        assert self.instances is not None  # `open_comparison` opens them
+        return self.layout, self.instances
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +69,8 @@ class Examples:
     def batch(self, numbers: Sequence[int]) -> Batch:
         """Decodes the examples of these numbers."""
         examples = [self.source[self.indices[n]] for n in numbers]
-        arrays = (np.stack([example[key] for example in examples]) for key in ("layout", "photograph"))
+        keys = ["layout", "photograph"] + ["instances"] * self.source.has_instances
+        arrays = (np.stack([example[key] for example in examples]) for key in keys)
         return Batch(numbers, [self.source.names[self.indices[n]] for n in numbers], *arrays)
 
     def batches(self, numbers: Sequence[int], size: int) -> Iterator[tuple[Batch, int]]:
@@ -159,10 +171,10 @@ def run_of(name: str, run: Run, vgg_params: dict) -> Method:
     compare = over_local_devices(functools.partial(compared, config, experiment.perception))
 
     def one(batch: Batch) -> dict[str, Made]:
-        return {name: Made(np.asarray(synthesized(run.params, batch.layout)))}
+        return {name: Made(np.asarray(synthesized(run.params, *batch.ids(config))))}
 
     def several(batch: Batch) -> dict[str, Made]:
-        images = np.asarray(synthesized(run.params, batch.layout))
+        images = np.asarray(synthesized(run.params, *batch.ids(config)))
         arrays = {"layout": batch.layout, "photograph": batch.photograph}
         evaluation = compare(vgg_params, arrays, images)
         terms, _, collection = jax.tree.map(np.asarray, evaluation)
@@ -194,12 +206,12 @@ def resources_of(generator: Generator, params: dict, batch: Batch, repeats: int 
       `layouts_per_second`, the median over `repeats` without compilation; the number of `parameters`; `peak_bytes` by the
       compiler's analysis; and `peak_bytes_in_use` since the process began, if the device counts them.
     """
-    layout = jax.numpy.asarray(batch.layout)
-    compiled = jax.jit(synthesize, static_argnums=0).lower(generator, params, layout).compile()
+    ids = [jax.numpy.asarray(array) for array in batch.ids(generator)]
+    compiled = jax.jit(synthesize, static_argnums=0).lower(generator, params, *ids).compile()
     seconds = []
     for _ in range(repeats + 1):
         began = time.perf_counter()
-        jax.block_until_ready(compiled(params, layout))
+        jax.block_until_ready(compiled(params, *ids))
         seconds.append(time.perf_counter() - began)
     resources = {
         "layouts_per_second": len(batch.layout) / float(np.median(seconds[1:])),

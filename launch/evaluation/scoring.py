@@ -11,6 +11,7 @@ import numpy as np
 
 from crn_jax.errors import UserError
 from crn_jax.evaluation import DISTANCE_WEIGHTS
+from crn_jax.losses import layer_terms
 from crn_jax.scores.frechet import frechet_distance, kernel_distance
 from crn_jax.scores.inception import inception_features
 from crn_jax.scores.lpips import lpips
@@ -45,6 +46,8 @@ SCORES = (
           "this is not FID"),
     Score("distance", "perceptual distance", "", "lower", "The paper's loss, Eq. 1, with the fixed weights of the "
           "authors' 256p program, measured on 8-bit images"),
+    Score("class_distance", "perceptual distance, chosen classes", "", "lower", "The same on the pixels of the classes that "
+          "--classes names, the mean over the images that have them"),
     Score("lpips", "LPIPS", "", "lower", "Learned perceptual distance (Zhang et al. 2018), version 0.1"),
     Score("psnr", "PSNR", "dB", "higher", "Peak signal-to-noise ratio, the mean over images"),
     Score("ssim", "SSIM", "", "higher", "Structural similarity (Wang et al. 2004), the mean over images"),
@@ -63,10 +66,16 @@ class Judges:
     lpips_params: dict | None = None
     segmenter: Callable[[str, Sequence[str], np.ndarray], np.ndarray] | None = None
     """A function (method, names of the examples, images) -> class ids `[B, H, W]` (see launch/evaluation/open_segmenter.py)."""
+    classes: tuple[int, ...] = ()
+    """The classes on whose pixels the distance is measured once more."""
 
     @functools.cached_property
     def _perceived(self) -> Callable:
         return over_local_devices(perceived)
+
+    @functools.cached_property
+    def _within(self) -> Callable:
+        return over_local_devices(_within)
 
     @functools.cached_property
     def _inception(self) -> Callable:
@@ -83,9 +92,13 @@ class Judges:
         Returns:
           Arrays with one row for each image: the `terms` `[B, 6]` of the perceptual distance, the `features` of Inception-V3
           or else of VGG-19, `psnr` in dB and `ssim`. With their networks also `lpips`, and `confusion` `[B, c, c]` in pixels.
+          With `classes` also `class_terms` `[B, 6]` on their pixels, NaN where there are none.
         """
         terms, features = self._perceived(self.vgg_params, batch.photograph, images)
         measured = {"terms": np.asarray(terms, np.float64), "features": np.asarray(features)}
+        if self.classes:
+            inside = np.isin(batch.layout, self.classes)
+            measured["class_terms"] = np.asarray(self._within(self.vgg_params, batch.photograph, images, inside), np.float64)
         pairs = list(zip(images, batch.photograph))
         measured |= {"psnr": np.array([psnr(*pair) for pair in pairs]), "ssim": np.array([ssim(*pair) for pair in pairs])}
         if self.inception_params is not None:
@@ -123,6 +136,17 @@ def perceived(vgg_params: dict, photograph: jax.Array, image: jax.Array) -> tupl
 
 
 @jax.jit
+def _within(vgg_params: dict, photograph: jax.Array, image: jax.Array, inside: jax.Array) -> jax.Array:
+    """Returns the terms `[B, 6]` of Eq. 1 on the pixels that `inside` `[B, H, W]` marks.
+
+    They are means over these pixels. In a deep layer, a pixel counts by the share of marked pixels in its place.
+    """
+    masks = inside[..., None].astype(jnp.float32)
+    terms = layer_terms(vgg_params, photograph, image[:, None].astype(jnp.float32), masks)[:, 0, 0]
+    return terms / masks.mean((1, 2))
+
+
+@jax.jit
 def _inception(params: dict, images: jax.Array) -> jax.Array:
     return inception_features(params, images.astype(jnp.float32))
 
@@ -147,9 +171,10 @@ class Tally:
         return {key: np.concatenate([part[key] for part in self._parts]) for key in self._parts[0]}
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Returns every measurement, one row for each image, and the `distance` that the terms give (Eq. 1)."""
+        """Returns every measurement, one row for each image, and the distances that the terms give (Eq. 1)."""
         arrays = self.measurements()
-        return arrays | {"distance": arrays["terms"] @ DISTANCE_WEIGHTS}
+        distances = {"distance": "terms", "class_distance": "class_terms"}
+        return arrays | {key: arrays[terms] @ DISTANCE_WEIGHTS for key, terms in distances.items() if terms in arrays}
 
 
 def summary(arrays: dict[str, np.ndarray], real_features: np.ndarray, inception: bool) -> dict[str, Any]:
@@ -166,9 +191,11 @@ def summary(arrays: dict[str, np.ndarray], real_features: np.ndarray, inception:
       `scores` by key, in the unit of `SCORES`; `terms` by layer; `class_iou` from 0 to 1; `confusion` in pixels; and
       `per_image` scores. A score is a `value`, with `low` and `high`, its 95% bootstrap interval over images, or with `std`.
     """
-    keys: tuple[str, ...] = ("distance", "lpips", "psnr", "ssim", "between", "between_pixels")
+    keys: tuple[str, ...] = ("distance", "class_distance", "lpips", "psnr", "ssim", "between", "between_pixels")
     means = {key: arrays[key] for key in keys if key in arrays}
-    scores = {key: _with_interval(lambda means: means, values) for key, values in means.items()}
+    known = {key: values[np.isfinite(values)] for key, values in means.items() if key == "class_distance"}
+    measured = {key: values for key, values in (means | known).items() if values.size}
+    scores = {key: _with_interval(lambda means: means, values) for key, values in measured.items()}
     pair = arrays["features"], real_features
     if len(real_features) > 1:
         scores["fid" if inception else "vgg_frechet"] = {"value": frechet_distance(*pair)}

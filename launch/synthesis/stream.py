@@ -16,10 +16,11 @@ import jax
 import numpy as np
 
 from crn_jax.data.examples import full_batches
+from crn_jax.data.instances import numbered, read_instances
 from crn_jax.errors import UserError
 from crn_jax.run import Run
 from crn_jax.sharding import ShardingConfig, make_mesh
-from crn_jax.synthesize import compile_synthesize, synthesize_on
+from crn_jax.synthesize import abstract_ids, compile_synthesize, synthesize_on
 from launch.common.output import made_by
 from launch.cost.dry_run import total_bytes
 from launch.synthesis.layouts import Fitted
@@ -38,6 +39,8 @@ class Job(NamedTuple):
 
     path: Path
     """The file of the layout."""
+    instances: Path | None
+    """The file of its instances, if the run takes instance boundaries."""
     fitted: Fitted
     targets: list[Path]
     """The images to write."""
@@ -54,8 +57,8 @@ class Synthesized(NamedTuple):
     """The images of one job, which the device may still be computing."""
 
     job: Job
-    layout: np.ndarray
-    """The layout `[H, W]` as the generator got it."""
+    ids: tuple[np.ndarray, ...]
+    """The layout `[H, W]` as the generator got it, and its instances if the generator takes instance boundaries."""
     batch: jax.Array
     """The images `[B, k, H, W, 3]` of the whole batch."""
     row: int
@@ -78,8 +81,12 @@ def synthesize_all(
       UserError: if a layout cannot be read, or if the device has too little memory for a size. The message names it.
     """
 
-    def read(job: Job) -> tuple[Job, np.ndarray]:
-        return job, job.fitted.layout(run.label_space.read(job.path), run.label_space)
+    def read(job: Job) -> tuple[Job, tuple[np.ndarray, ...]]:
+        layout = job.fitted.layout(run.label_space.read(job.path), run.label_space)
+        if job.instances is None:
+            return job, (layout,)
+        instances = read_instances(job.instances, job.path, job.fitted.shape)
+        return job, (layout, numbered(job.fitted.instances(instances), job.instances))
 
     by_size: dict[tuple[int, int], list[Job]] = {}
     for job in jobs:
@@ -92,11 +99,11 @@ def synthesize_all(
 
 
 def _batches(
-    function: Callable[[np.ndarray], jax.Array], count: int, layouts: Iterator[tuple[Job, np.ndarray]]
+    function: Callable[..., jax.Array], count: int, layouts: Iterator[tuple[Job, tuple[np.ndarray, ...]]]
 ) -> Iterator[Synthesized]:
     for batch, filled in full_batches(layouts, count):  # else a smaller last batch would compile the function again
-        images = function(np.stack([layout for _, layout in batch]))
-        yield from (Synthesized(job, layout, images, i) for i, (job, layout) in enumerate(batch[:filled]))
+        images = function(*(np.stack(arrays) for arrays in zip(*(ids for _, ids in batch))))
+        yield from (Synthesized(job, ids, images, i) for i, (job, ids) in enumerate(batch[:filled]))
 
 
 def _default_batch(size: tuple[int, int]) -> int:
@@ -115,8 +122,8 @@ def ahead(pool: Executor, function: Callable[[Item], Result], items: Iterable[It
         yield pending.popleft().result()
 
 
-def _compiled(run: Run, each: int, size: tuple[int, int], total: int) -> tuple[Callable[[np.ndarray], jax.Array], int]:
-    """Compiles the function from layouts `[B, H, W]` to images for all devices of this process.
+def _compiled(run: Run, each: int, size: tuple[int, int], total: int) -> tuple[Callable[..., jax.Array], int]:
+    """Compiles the function from layouts `[B, H, W]`, and perhaps instances, to images for all devices of this process.
 
     Args:
       run: the run.
@@ -141,7 +148,7 @@ def _compiled(run: Run, each: int, size: tuple[int, int], total: int) -> tuple[C
                 params = jax.device_put(run.params, devices[0])
             else:
                 split = synthesize_on(mesh, generator)
-                function = split.compile(run.params, jax.ShapeDtypeStruct((count, *size), dtype))
+                function = split.compile(run.params, *abstract_ids(generator, (count, *size), dtype))
                 params = split.place(run.params)
         except ValueError as error:
             raise UserError(f"Images of {shape} cannot be made: {error}") from error

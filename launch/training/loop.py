@@ -212,11 +212,19 @@ class TrainingLoop:
         write_png(stacked(*pictures.values()), path)
         console.print(f"step {step}: {validation.headline()}, {self.files.folder}/{sheet_name(step)}", markup=False)
         if step == 0 and self.experiment.generator:
-            folder = self.files.path / "layouts"
-            folder.mkdir(exist_ok=True)
-            for i, index in enumerate(validation.images):
-                layout = self.val_source[index]["layout"]
-                write_png(Image.fromarray(self.val_source.label_space.draw(layout)), folder / f"{i}.png")
+            self.write_layouts(list(validation.images))
+
+    def write_layouts(self, indices: list[int]) -> None:
+        """Writes the layouts of held-out examples, and their instances if they have any, into the run folder."""
+        for i, index in enumerate(indices):
+            example = self.val_source[index]
+            pictures = {"layouts": self.val_source.label_space.draw(example["layout"])}
+            if "instances" in example:
+                pictures["instances"] = example["instances"]
+            for kind, pixels in pictures.items():
+                folder = self.files.path / kind
+                folder.mkdir(exist_ok=True)
+                write_png(Image.fromarray(pixels), folder / f"{i}.png")
 
     def report_rescaling(self, step: int, before: np.ndarray, state: TrainState) -> None:
         """Logs λ before and after rescaling, and the mean terms that it was computed from."""

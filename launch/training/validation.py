@@ -79,7 +79,9 @@ class Validation(NamedTuple):
         """Returns the contact sheet and, if a layout has several images, the map of wins."""
         examples = {index: source[index] for index in self.images}
         assembled = self.diversity.assembled if self.diversity else {}
-        rows = [Row(e["layout"], e["photograph"], self.images[i], assembled.get(i)) for i, e in examples.items()]
+        rows = [
+            Row(e["layout"], e["photograph"], self.images[i], assembled.get(i), e.get("instances")) for i, e in examples.items()
+        ]
         pictures = {"contact_sheet": contact_sheet(rows, source.label_space, title, warning)}
         if self.diversity:
             pictures["wins"] = win_map(self.diversity.wins, source.label_space)
@@ -146,10 +148,10 @@ class Validator:
 
     floor_name = "mean photograph"
 
-    @staticmethod
-    def advice(folder: str) -> str:
+    def advice(self, folder: str) -> str:
         """Returns a sentence that says what to do with a trained run."""
-        return f"Next: {command_line('synthesize', named(folder), named(f'{folder}/layouts'), '--sheet')}"
+        instances = ["--instances", f"{folder}/instances"] if self._experiment.boundaries else []
+        return f"Next: {command_line('synthesize', named(folder), named(f'{folder}/layouts'), *instances, '--sheet')}"
 
 
 def _validation(
