@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -24,10 +25,12 @@ from crn_jax.errors import UserError
 from crn_jax.files import sha256_of
 from crn_jax.run import load_run
 from crn_jax.storage import COMMITTED
+from crn_jax.train import TrainState, abstract_state
 from launch import ablate, check, convert, synthesize, train
 from launch.common.terminal import console
 from launch.training.lock import OWNER, BucketRecords, Owner, Ownership
-from tests.support.commands import PATIENCE, ROOT, final_state, refused, refused_run
+from tests.support import savers
+from tests.support.commands import PATIENCE, ROOT, final_state, free_port, refused, refused_run
 
 
 @pytest.fixture
@@ -216,8 +219,6 @@ def test_a_network_that_fails_is_not_taken_for_damage(trained, monkeypatch):
     del description["crc32c"]
     with Checkpoints(f"{trained.address}/checkpoints", keep_last=2) as checkpoints:
         run = load_run(trained.address)
-        from crn_jax.train import abstract_state
-
         abstract = abstract_state(run.experiment.objective(steps_per_epoch=6))
 
         def fails(*_):
@@ -353,9 +354,32 @@ def test_a_cache_of_many_pieces(bucket, tmp_path, monkeypatch):
         fetch_cache(there, fetched)
 
 
-def test_two_processes_of_which_one_is_killed_end_as_two_on_the_disk(bucket, tmp_path):
-    """While they save. The same command does more, and through a network that is slow and fails: see docs/buckets.md."""
-    words = "--count 1 --processes 2 --saving --segmenter --bucket --folder".split()
-    command = [sys.executable, "-m", "tests.support.kills", *words, str(tmp_path / "kills")]
-    end = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
-    assert end.returncode == 0 and "1  saving, 2 processes: identical" in end.stdout, end.stdout + end.stderr
+def test_two_processes_of_which_one_is_killed_as_it_saves(bucket, capfd):
+    """`python -m tests.support.kills --bucket` does it with whole trainings: see docs/buckets.md."""
+    run = BucketFolder(f"{bucket}/runs/two")
+
+    def processes(*rest: int) -> list[subprocess.Popen]:
+        port = free_port()
+        words = [[run.address, port, 2, i, *rest] for i in range(2)]
+        environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "1"}
+        command = [sys.executable, "-m", "tests.support.savers"]
+        return [subprocess.Popen([*command, *map(str, each)], cwd=ROOT, env=environment) for each in words]
+
+    first, second = processes(4, 3)
+    try:
+        assert second.wait(PATIENCE) == -signal.SIGKILL
+    finally:
+        first.kill()  # it waits for the other
+        first.wait(PATIENCE)
+    begun = {name.split("/")[1] for name in run.objects("checkpoints")}
+    assert {"1", "2"} <= begun <= {"1", "2", "3"} and f"checkpoints/3/{COMMITTED}" not in run.objects()
+    assert [process.wait(PATIENCE) for process in processes(5)] == [0, 0]
+    assert {name.split("/")[1] for name in run.objects("checkpoints")} == {"4", "5"}
+    checkpoints = Checkpoints(f"{run.address}/checkpoints")
+    shapes = {"step": jax.ShapeDtypeStruct((), np.int32), "w": jax.ShapeDtypeStruct(savers.SHAPE, np.float32)}
+    for step in (4, 5):
+        state = checkpoints.load(step, TrainState(shapes["step"], {"w": shapes["w"]}, {}, None, None))
+        np.testing.assert_array_equal(state.params["w"], savers.expected(step))
+        assert checkpoints.manifest(step).arrays["params/w"].shape == savers.SHAPE
+        assert len(checkpoints.manifest(step).arrays["params/w"].blocks) == 2
+    assert "Traceback" not in capfd.readouterr().err
