@@ -8,6 +8,7 @@ import dataclasses
 from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -91,7 +92,8 @@ class RefinementModule(nn.Module):
     def __call__(
         self, features: Float[Array, "B half_h half_w d"] | None, layout: Float[Array, "B h w c"] | None
     ) -> Float[Array, "B h w {self.width}"]:
-        parts = [] if features is None else [upsampled(features, self.upsampling)]
+        with jax.named_scope("upsampling"):
+            parts = [] if features is None else [upsampled(features, self.upsampling)]
         parts += [] if layout is None else [constrain(layout, MIN_ROWS)]
         for i in (1, 2):
             # The convolution needs no bias: the norm has one, and the colour projection has one for a linear output.
@@ -115,7 +117,8 @@ class Cascade(nn.Module):
         check_layout_shape(config, layout.shape)
         layouts = [jnp.asarray(layout, config.dtype)]
         for _ in range(last):
-            layouts.insert(0, constrain(halve_area(layouts[0]), MIN_ROWS))
+            with jax.named_scope("halved_layouts"):
+                layouts.insert(0, constrain(halve_area(layouts[0]), MIN_ROWS))
 
         features: Array | None = None
         for i, width in enumerate(config.widths):

@@ -6,6 +6,7 @@ A batch is `{"layout": uint8 or uint16 [B, H, W] class ids, "photograph": uint8 
 
 import dataclasses
 
+import jax
 from jaxtyping import Array, Float, Int
 
 from crn_jax.generator import Generator, generate, init_params, layout_of, one_hot
@@ -70,7 +71,8 @@ class Objective(Trainable):
         """
         assert lambdas is not None  # `init_lambdas` returns them
         all_terms, _ = synthesis_terms(self, params, frozen, batch)
-        loss, terms = perceptual_loss(all_terms, lambdas.weights, self.loss.mean_share)
+        with jax.named_scope("loss"):
+            loss, terms = perceptual_loss(all_terms, lambdas.weights, self.loss.mean_share)
         return loss, {"terms": terms, "all_terms": all_terms.mean(0), "weights": lambdas.weights}
 
     def update_lambdas(self, lambdas: LambdaState | None, metrics: dict, step: Int[Array, ""]) -> LambdaState:

@@ -199,18 +199,23 @@ def make_train_step(
 
         def loss_of(trained: dict) -> tuple[Float[Array, ""], dict]:
             params = {**state.params, **trained}
-            params = all_gathered(params, objective.dtype) if state_is_sharded else params
+            with jax.named_scope("gathered_parameters"):
+                params = all_gathered(params, objective.dtype) if state_is_sharded else params
             return objective.loss_of(params, state.lambdas, frozen, batch, state.step)
 
         (loss, metrics), gradient = jax.value_and_grad(loss_of, has_aux=True)(trained)
         rate = optimizer.rate(state.step, objective.steps_per_epoch)
-        trained, opt_state = optimizer.update(trained, gradient, state.opt_state, rate)
+        with jax.named_scope("adam"):
+            trained, opt_state = optimizer.update(trained, gradient, state.opt_state, rate)
         ema = state.ema
         if optimizer.ema_decay is not None:
             averaged = {part: ema[part] for part in trained}
-            ema = {**ema, **optax.incremental_update(trained, averaged, 1 - optimizer.ema_decay)}
-        lambdas = objective.update_lambdas(state.lambdas, metrics, state.step)
-        metrics = {"loss": loss, **metrics, "grad_norm": optax.tree.norm(gradient)}
+            with jax.named_scope("moving_average"):
+                ema = {**ema, **optax.incremental_update(trained, averaged, 1 - optimizer.ema_decay)}
+        with jax.named_scope("lambdas"):
+            lambdas = objective.update_lambdas(state.lambdas, metrics, state.step)
+        with jax.named_scope("gradient_norm"):
+            metrics = {"loss": loss, **metrics, "grad_norm": optax.tree.norm(gradient)}
         return TrainState(state.step + 1, {**state.params, **trained}, opt_state, lambdas, ema), metrics
 
     formats = None if abstract is None else (formats_of(abstract), abstract.step.sharding)

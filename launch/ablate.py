@@ -58,7 +58,8 @@ class Arguments:
     segmenter: Path | None = None
     """A run of launch.train segmenter_*, to train with and to judge by. Default: the suite's own segmenter is trained first."""
     judge: str | None = None
-    """Another judge than --segmenter: a run of launch.train segmenter_*, or package.module:factory (see launch.evaluate)."""
+    """Another judge than --segmenter: a run of launch.train segmenter_*, the file of DRN-D-105's weights, or
+    package.module:factory (see launch.evaluate)."""
     train: str = ""
     """More arguments of launch.train, for all trainings and the segmenter's: --train="--data.cache DIR --batch_size 4"."""
     inception: Path | None = None
@@ -167,10 +168,12 @@ def check_files(asked: Arguments) -> None:
     for path in (asked.segmenter, asked.inception, *(asked.lpips or ())):
         if path is not None and not is_bucket(path) and not path.exists():
             raise UserError(f"{path}: there is no such file or folder.")
-    if asked.judge and (is_bucket(asked.judge) or ":" not in asked.judge) and not holds_run(expanded(asked.judge)):
+    judge = expanded(asked.judge or "")
+    named = judge and (is_bucket(judge) or ":" not in judge)
+    if named and not Path(judge).is_file() and not holds_run(judge):
         raise UserError(
-            f"--judge {asked.judge}: this is neither a run folder nor package.module:factory. To judge by label files of "
-            "another tool, score each run by launch.evaluate."
+            f"--judge {asked.judge}: this is neither a run folder nor a file of weights nor package.module:factory. To judge "
+            "by label files of another tool, score each run by launch.evaluate."
         )
 
 

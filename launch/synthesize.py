@@ -27,6 +27,7 @@ from launch.common.contact_sheet import Row, contact_sheet, grid
 from launch.common.options import read_options
 from launch.common.output import write_png
 from launch.common.processes import Processes, agree, is_first, join_apart, several_processes, sum_over_processes
+from launch.common.profiler import Profiler
 from launch.common.terminal import command, console, track
 from launch.synthesis.layouts import Sizing, find_layouts, fitted, on_disk
 from launch.synthesis.record import Record
@@ -75,6 +76,9 @@ class Arguments:
     """Write the k images of a layout as one picture, from image 0 at the top left to the last one at the bottom right."""
     sheet: bool = False
     """Also write contact_sheet.png, which shows the first 32 layouts beside their images."""
+    profile: str | None = None
+    """FIRST:LAST, such as 3:5: a profile of these batches, for xprof, TensorBoard and Perfetto, in the folder profile beside
+    the images."""
     processes: Annotated[Processes, tyro.conf.arg(name="")] = Processes()
 
 
@@ -94,6 +98,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run_command(arguments: Arguments, out: Path) -> None:
     """Synthesizes as asked into the folder `out`. It checks every layout's name and size before it writes the first image."""
+    profiler = Profiler(arguments.profile, out / "profile", "batches")
     run = load_run(arguments.run, arguments.checkpoint)
     if arguments.read:
         run = run._replace(label_space=dataclasses.replace(run.label_space, read_as=arguments.read))
@@ -119,7 +124,7 @@ def run_command(arguments: Arguments, out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
         for job in done:
             record.add(*files(job.path, job.targets))
-        written = synthesize_all(run, to_do, arguments.batch_size, functools.partial(write, arguments, choice))
+        written = synthesize_all(run, to_do, arguments.batch_size, functools.partial(write, arguments, choice), profiler)
         for job, row in track(written, "synthesizing", len(to_do)):
             record.add(*files(job.path, job.targets))
             if job.path in on_sheet:

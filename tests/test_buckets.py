@@ -190,6 +190,8 @@ def test_a_run_that_was_killed_and_resumed_ends_as_one_on_the_disk(trained, trai
     assert [line for line in ours if line["step"] in (0, 6, 12) and "loss" not in line] == theirs
     assert sorted({line["step"] for line in ours}) == [0, 6, 8, 12]
     assert {name.split("/")[1] for name in trained.objects("checkpoints")} == {"8", "12"}
+    ledger = [json.loads(line) for line in (trained.read("ledger.jsonl") or b"").splitlines()]
+    assert {(line["start"], line["first_step"]) for line in ledger if line["kind"] == "ended"} == {(1, 0), (2, 8)}
 
 
 def test_every_command_reads_it(trained, trained_streets, tmp_path, monkeypatch, arguments):

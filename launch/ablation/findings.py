@@ -1,7 +1,7 @@
 """Reads the results of an ablation's trainings from their folders, and compares the variants.
 
 A score of several seeds is their mean, and its interval reaches from the lowest end of their intervals to the highest. The
-difference of two variants is paired image by image and seed by seed, with a 95% bootstrap interval over images.
+difference of two variants is paired image by image, with a 95% bootstrap interval over images and seeds.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from crn_jax.data.pipeline import spread
 from crn_jax.data.sources import open_source
 from crn_jax.experiment import SegmenterExperiment, Synthesis, differences, require_kind
 from crn_jax.run import read_description
-from crn_jax.scores.metrics import bootstrap
+from crn_jax.scores.statistics import difference as compared
 from launch.ablation.tasks import Task, shown
 from launch.common.page import data_url
 from launch.cost.flops import forward_flops, step_flops
@@ -192,9 +192,10 @@ def together(scores: Sequence[dict[str, float]]) -> dict[str, float]:
 def difference(pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]], key: str = "distance") -> dict[str, Any] | None:
     """Returns the difference of two variants' perceptual distances, from a pair of evaluations for each seed.
 
-    A collection's distance is that of its best image, which is what its loss rewards (Eq. 2 and 3). `seeds` holds the
-    difference of each seed. With the key `class_distance`, images that have none of the classes do not count; without any
-    image that counts, the difference is None.
+    A collection's distance is that of its best image, which is what its loss rewards (Eq. 2 and 3). `nearer` is the probability
+    that the first variant is nearer to the photograph of an image drawn at random, and `seeds` holds the difference of each
+    seed. With the key `class_distance`, images that have none of the classes do not count; without any image that counts, the
+    difference is None.
     """
     measured = [[chosen_from(evaluation)["best_distance"]["per_image"].get(key) for evaluation in pair] for pair in pairs]
     if any(values is None for pair in measured for values in pair):
@@ -204,8 +205,9 @@ def difference(pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]], key: str 
     if not counts.any():
         return None
     first, second = first[:, counts], second[:, counts]
-    low, high = bootstrap(lambda means: means, (first - second).mean(0))
-    return {"value": float((first - second).mean()), "low": low, "high": high, "seeds": (first - second).mean(1).tolist()}
+    apart = compared(first, second)
+    ends = {"value": apart.value, "low": apart.low, "high": apart.high}
+    return {**ends, "nearer": apart.smaller, "seeds": (first - second).mean(1).tolist()}
 
 
 def lines_of(task: Task) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from crn_jax.buckets import is_bucket
 from crn_jax.data.labels.indexed import Reading
 from crn_jax.data.labels.label_space import LabelSpace
 from crn_jax.data.pipeline import spread
-from crn_jax.data.sources import DRAWN, Split, label_space_of
+from crn_jax.data.sources import DRAWN, DataConfig, Split, label_space_of
 from crn_jax.errors import UserError
 from crn_jax.experiment import Synthesis, require_kind
 from crn_jax.run import Run, is_run, load_run
@@ -27,6 +27,7 @@ class Comparison(NamedTuple):
     """
 
     experiment: Synthesis
+    data: DataConfig
     examples: Examples
     given: dict[str, Run | Path]
 
@@ -65,7 +66,9 @@ def open_comparison(
     data = dataclasses.replace(common.data, root=root or common.data.root, cache=cache, instances=instances or maps)
     source = opened(data, split, common.size, label_space, instances=common.boundaries or bool(with_instances))
     indices = spread(source, len(source) if limit is None else limit)
-    return Comparison(common, Examples(source, indices), {name: runs.get(path, path) for name, path in names_of(paths).items()})
+    return Comparison(
+        common, data, Examples(source, indices), {name: runs.get(path, path) for name, path in names_of(paths).items()}
+    )
 
 
 def common_ground(paths: Sequence[Path], runs: dict[Path, Run], name: str | None) -> tuple[Synthesis, LabelSpace]:

@@ -6,7 +6,9 @@ image does not fit into the memory of one device, several devices take a band of
 
 import collections
 import functools
+import itertools
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
@@ -22,6 +24,7 @@ from crn_jax.run import Run
 from crn_jax.sharding import ShardingConfig, make_mesh
 from crn_jax.synthesize import abstract_ids, compile_synthesize, synthesize_on
 from launch.common.output import made_by
+from launch.common.profiler import Profiler
 from launch.cost.dry_run import total_bytes
 from launch.synthesis.layouts import Fitted
 
@@ -59,18 +62,30 @@ class Synthesized(NamedTuple):
     job: Job
     ids: tuple[np.ndarray, ...]
     """The layout `[H, W]` as the generator got it, and its instances if the generator takes instance boundaries."""
-    batch: jax.Array
-    """The images `[B, k, H, W, 3]` of the whole batch."""
+    batch: "Batch"
+    """The images of the whole batch."""
     row: int
     """The row of the batch that belongs to this job."""
 
     def images(self) -> np.ndarray:
         """Waits for the images, and returns them: uint8 `[k, H, W, 3]`."""
-        return np.asarray(self.batch)[self.row]
+        return self.batch.images()[self.row]
+
+
+class Batch:
+    """The images `[B, k, H, W, 3]` of a batch, which several threads write. JAX does not let them all fetch one array."""
+
+    def __init__(self, on_devices: jax.Array):
+        self._on_devices, self._fetching = on_devices, threading.Lock()
+
+    def images(self) -> np.ndarray:
+        """Waits for the images, and returns them: uint8 `[B, k, H, W, 3]`."""
+        with self._fetching:
+            return np.asarray(self._on_devices)
 
 
 def synthesize_all(
-    run: Run, jobs: list[Job], batch_size: int | None, write: Callable[[Synthesized], Result]
+    run: Run, jobs: list[Job], batch_size: int | None, write: Callable[[Synthesized], Result], profiler: Profiler
 ) -> Iterator[Result]:
     """Synthesizes from all layouts, in batches of one size, and calls `write` for each job in a thread.
 
@@ -91,18 +106,25 @@ def synthesize_all(
     by_size: dict[tuple[int, int], list[Job]] = {}
     for job in jobs:
         by_size.setdefault(job.fitted.size, []).append(job)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    numbers = itertools.count(1)
+    with profiler, ThreadPoolExecutor(os.cpu_count()) as pool:
         for size, these in by_size.items():
             function, count = _compiled(run, min(batch_size or _default_batch(size), len(these)), size, len(these))
             layouts = ahead(pool, read, these, 2 * count)
-            yield from ahead(pool, write, _batches(function, count, layouts), 2 * count)
+            yield from ahead(pool, write, _batches(function, count, layouts, profiler, numbers), 2 * count)
 
 
 def _batches(
-    function: Callable[..., jax.Array], count: int, layouts: Iterator[tuple[Job, tuple[np.ndarray, ...]]]
+    function: Callable[..., jax.Array],
+    count: int,
+    layouts: Iterator[tuple[Job, tuple[np.ndarray, ...]]],
+    profiler: Profiler,
+    numbers: Iterator[int],
 ) -> Iterator[Synthesized]:
+    images: Batch | None = None
     for batch, filled in full_batches(layouts, count):  # else a smaller last batch would compile the function again
-        images = function(*(np.stack(arrays) for arrays in zip(*(ids for _, ids in batch))))
+        with profiler.step(next(numbers), images.images if images else None):
+            images = Batch(function(*(np.stack(arrays) for arrays in zip(*(ids for _, ids in batch)))))
         yield from (Synthesized(job, ids, images, i) for i, (job, ids) in enumerate(batch[:filled]))
 
 

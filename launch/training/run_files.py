@@ -7,7 +7,9 @@ from pathlib import Path
 
 from crn_jax.buckets import BucketFolder, is_bucket
 from launch.common.processes import is_first
+from launch.training import ledger
 from launch.training.lock import Ownership
+from launch.training.run_folder import writable
 
 
 class RunFiles:
@@ -15,8 +17,9 @@ class RunFiles:
 
     Args:
       folder: the run folder.
-      staging: a folder on this machine's disk, for a run in a bucket. The metrics of earlier steps are fetched into it, since
-        later lines follow. TensorBoard's files and contact sheets are only added to, so those of earlier steps stay away.
+      staging: a folder on this machine's disk, for a run in a bucket. The metrics and the ledger of earlier starts are
+        fetched into it by the first process, since later lines follow. TensorBoard's files and contact sheets are only added
+        to, so those of earlier starts stay away.
     """
 
     def __init__(self, folder: str, staging: Path | None = None):
@@ -26,8 +29,9 @@ class RunFiles:
         """Where the files are written."""
         self._bucket = BucketFolder(folder) if staging else None
         self._uploaded: dict[str, tuple[int, int]] = {}
-        if self._bucket and (metrics := self._bucket.read("metrics.jsonl")) is not None:
-            (self.path / "metrics.jsonl").write_bytes(metrics)
+        for name in ("metrics.jsonl", ledger.FILE) if self._bucket and is_first() else ():
+            if self._bucket and (lines := self._bucket.read(name)) is not None:
+                (self.path / name).write_bytes(lines)
 
     def upload(self) -> None:
         """Brings the bucket up to date. Without a bucket, there is nothing to do.
@@ -46,16 +50,17 @@ class RunFiles:
 
 @contextlib.contextmanager
 def run_files(folder: str, ownership: Ownership | None) -> Iterator[RunFiles]:
-    """Yields the files of a run, of which the first process alone writes any, and uploads them at the end of the block.
+    """Yields the files of a run, and uploads at the end of the block those that this process has written.
 
     Raises:
-      OSError: if a bucket cannot be read or written.
+      UserError: if a bucket cannot be read or written.
     """
-    if not is_bucket(folder) or not is_first():
+    if not is_bucket(folder):
         yield RunFiles(folder)
         return
     with tempfile.TemporaryDirectory(prefix="crn_jax_run_") as staging:
-        files = RunFiles(folder, Path(staging))
+        with writable(folder):
+            files = RunFiles(folder, Path(staging))
         try:
             yield files
         except BaseException:
@@ -64,4 +69,5 @@ def run_files(folder: str, ownership: Ownership | None) -> Iterator[RunFiles]:
                     ownership.check()
                 files.upload()
             raise
-        files.upload()
+        with writable(folder):
+            files.upload()
