@@ -4,8 +4,6 @@ import asyncio
 import contextlib
 import gc
 import json
-import re
-import shutil
 import sys
 import warnings
 from collections.abc import Iterator
@@ -20,12 +18,9 @@ from orbax.checkpoint import v1 as ocp
 
 from crn_jax.errors import UserError
 from crn_jax.experiment import description_changes
-from crn_jax.files import require_text, set_aside
 from crn_jax.manifest import FOLDER, Manifest, ManifestWriter, differing, named_leaves, read_manifest
+from crn_jax.storage import storage_of
 from crn_jax.train import TrainState
-
-_UNFINISHED = ".orbax-checkpoint-tmp"
-"""What Orbax puts behind the name of a checkpoint's folder until the checkpoint is complete."""
 
 
 class DamagedCheckpoint(UserError):
@@ -36,7 +31,7 @@ class Checkpoints:
     """The checkpoints of one run, named by the number of steps done.
 
     Args:
-      folder: the folder that contains the checkpoints.
+      folder: the folder that contains the checkpoints, perhaps in a bucket.
       keep_last: how many checkpoints to keep besides the best one. None: the folder is only read, which does not disturb a
         training that writes to it at the same time.
 
@@ -45,12 +40,13 @@ class Checkpoints:
     """
 
     def __init__(self, folder: str | Path, keep_last: int | None = None):
-        self.folder = require_text(Path(folder).absolute())  # Orbax and TensorStore take no other paths
+        self._storage = storage_of(folder)
+        self.folder = self._storage.folder
         self._keep_last = keep_last
         try:
             if keep_last is not None:
-                self.folder.mkdir(parents=True, exist_ok=True)
-            self._steps = _steps_in(self.folder)
+                self._storage.prepare()
+            self._steps = self._storage.steps()
         except OSError as error:
             raise UserError(f"{self.folder}: checkpoints cannot be kept in this folder ({error}).") from error
         self._distances = {step: self._read_distance(step) for step in self._steps}
@@ -107,8 +103,7 @@ class Checkpoints:
     def _clear_unfinished(self) -> None:
         """Deletes what a save, or a deletion, has left behind that was killed."""
         if not self._cleared and jax.process_index() == 0:
-            for path in self.folder.glob(f"*{_UNFINISHED}*"):
-                _delete(path)
+            self._storage.clear_unfinished()
         self._cleared = True
 
     def _finish(self, writing: Any) -> None:
@@ -119,7 +114,7 @@ class Checkpoints:
             if step not in kept:
                 self._steps.remove(step)
                 if jax.process_index() == 0:
-                    _delete(self.folder / str(step))
+                    self._storage.delete(step)
 
     def wait(self) -> None:
         """Waits until everything is on disk.
@@ -151,13 +146,13 @@ class Checkpoints:
           DamagedCheckpoint: if the checkpoint has a manifest that is incomplete or damaged, or it is that of another step.
         """
         checkpoint = self.folder / str(step)
-        if checkpoint.is_symlink():
+        if self._storage.is_link(step):
             raise _damaged(checkpoint, "its folder is a link to another one")
         try:
             if not (checkpoint / FOLDER).exists() and FOLDER not in _items(checkpoint):
                 return None
             return read_manifest(checkpoint, step)
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        except Exception as error:  # the clients of buckets raise errors of many classes
             raise _damaged(checkpoint, str(error)) from error
 
     def load(self, step: int, abstract: TrainState, description: dict[str, Any] | None = None) -> TrainState:
@@ -177,13 +172,13 @@ class Checkpoints:
           UserError: if the state has other arrays than `abstract`, or belongs to another run.
         """
         checkpoint, several = self.folder / str(step), _spans_processes(abstract)
-        with _together(several):
+        with _together(several), self._but_unreachable(step):
             manifest = self.manifest(step)
             if manifest is not None:
                 _require_arrays(checkpoint, manifest, abstract)
                 if description is not None and (changes := description_changes(manifest.description, description)):
                     raise _damaged(checkpoint, f"it belongs to another run: {'; '.join(changes)}")
-            state = _read(checkpoint, abstract)
+            state = _read(checkpoint, self._place_to_read(step), abstract)
         if manifest is not None and (wrong := differing(manifest, state)):
             raise _damaged(checkpoint, f"these arrays are not what was saved, by their checksums: {_listed(wrong)}")
         if isinstance(state.step, jax.Array) and int(np.asarray(state.step)) != step:
@@ -191,6 +186,25 @@ class Checkpoints:
                 checkpoint, f"it holds the state of step {int(np.asarray(state.step))}, but its folder is named {step}"
             )
         return state
+
+    def _place_to_read(self, step: int) -> Path:
+        """Returns where a checkpoint is read. Each process of a training reads its own part where it is stored."""
+        return self._copy(step) if self._keep_last is None else self.folder / str(step)
+
+    def _copy(self, step: int) -> Path:
+        try:
+            return self._storage.copy_to_read(step)
+        except OSError as error:
+            raise UserError(f"{self.folder / str(step)}: the checkpoint cannot be fetched ({error}).") from error
+
+    @contextlib.contextmanager
+    def _but_unreachable(self, step: int) -> Iterator[None]:
+        """Raises another UserError in place of a `DamagedCheckpoint` if the network, and not the checkpoint, is at fault."""
+        try:
+            yield
+        except DamagedCheckpoint:
+            self._copy(step)
+            raise
 
     def load_newest(self, abstract: TrainState, description: dict[str, Any]) -> tuple[int, TrainState, dict[int, str]]:
         """Reads the newest checkpoint that verifies, as `load` does.
@@ -214,7 +228,7 @@ class Checkpoints:
 
     def set_aside(self, step: int) -> Path:
         """Moves a checkpoint out of the way, into the folder `damaged` beside the checkpoints, and returns its new place."""
-        place = set_aside(self.folder / str(step), self.folder.parent)
+        place = self._storage.set_aside(step)
         self.forget(step)
         return place
 
@@ -282,15 +296,6 @@ class Checkpoints:
         )
 
 
-def _steps_in(folder: Path) -> list[int]:
-    """Returns the steps of the checkpoints in a folder, which Orbax names once they are complete."""
-    if not folder.exists():
-        return []
-    return sorted(
-        int(path.name) for path in folder.iterdir() if re.fullmatch("0|[1-9][0-9]{0,18}", path.name) and path.is_dir()
-    )
-
-
 def _items(checkpoint: Path) -> list[str]:
     """Returns the names of what Orbax saved in a checkpoint."""
     items = json.loads((checkpoint / "_CHECKPOINT_METADATA").read_bytes())["item_handlers"]
@@ -303,16 +308,13 @@ def _best(distances: dict[int, float | None]) -> int | None:
     return min(known, key=lambda step: (known[step], step), default=None)
 
 
-def _delete(path: Path) -> None:
-    """Deletes a checkpoint. If that is interrupted, what remains of it does not look like one."""
-    with contextlib.suppress(OSError):  # it is deleted when the next training starts
-        if _UNFINISHED not in path.name:
-            path = path.rename(path.with_name(f"{path.name}{_UNFINISHED}-deleted"))
-        path.unlink() if path.is_symlink() else shutil.rmtree(path)
-
-
-def _read(checkpoint: Path, abstract: TrainState) -> TrainState:
+def _read(checkpoint: Path, place: Path, abstract: TrainState) -> TrainState:
     """Reads a state with Orbax, in this process alone: a file that only one of several processes cannot read hangs no other.
+
+    Args:
+      checkpoint: what messages call the checkpoint.
+      place: where it is read.
+      abstract: as in `Checkpoints.load`.
 
     Raises:
       DamagedCheckpoint: if something is missing or cannot be read.
@@ -328,7 +330,7 @@ def _read(checkpoint: Path, abstract: TrainState) -> TrainState:
     with _told_once():
         try:
             with _in_this_process_alone():
-                state = ocp.load(checkpoint, jax.tree.map(placed, abstract), checkpointable_name="state")
+                state = ocp.load(place, jax.tree.map(placed, abstract), checkpointable_name="state")
         except Exception as error:  # Orbax, TensorStore and the file system raise errors of many classes
             problem = _cause(error)
         if problem:

@@ -7,6 +7,7 @@ compute it, too.
 
 import difflib
 import json
+from pathlib import Path
 from typing import Any
 
 import google_crc32c
@@ -26,6 +27,15 @@ def crc32c(data: np.ndarray | bytes) -> int:
     view, checksum = np.ascontiguousarray(data).reshape(-1).view(np.uint8).data, 0
     for start in range(0, len(view), _PIECE):
         checksum = google_crc32c.extend(checksum, bytes(view[start : start + _PIECE]))
+    return checksum
+
+
+def crc32c_of_file(path: Path) -> int:
+    """Returns the CRC-32C of a file's content."""
+    checksum = 0
+    with open(path, "rb") as file:
+        while piece := file.read(_PIECE):
+            checksum = google_crc32c.extend(checksum, piece)
     return checksum
 
 

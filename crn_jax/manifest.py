@@ -82,7 +82,7 @@ class ManifestWriter:
         copies = {name: (leaf.shape, leaf.dtype.name, _own_blocks(leaf)) for name, leaf in named_leaves(self._state)}
         del self._state
 
-        def write(folder: Path) -> None:
+        def write(folder: Any) -> None:
             arrays = {}
             for name, (shape, dtype, blocks) in copies.items():
                 recorded = [(start, stop, crc32c(elements)) for start, stop, elements in blocks]
@@ -91,7 +91,7 @@ class ManifestWriter:
             (folder / f"process_{self._fields['process']}.json").write_text(text)
 
         async def write_in_background() -> None:
-            await asyncio.to_thread(write, Path(await directory.await_creation()))
+            await asyncio.to_thread(write, await directory.await_creation())
 
         return write_in_background()
 

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Shaped, UInt16
 
 from crn_jax import load_artifact
+from crn_jax.buckets import address_of, copied, copied_file, is_bucket
 from crn_jax.checkpoint import Checkpoints, DamagedCheckpoint
 from crn_jax.checksums import KEY
 from crn_jax.data.geometry import view
@@ -99,16 +100,44 @@ def read_description(folder: str | Path) -> tuple[AnyExperiment, LabelSpace, dic
     Raises:
       UserError: if the folder is not a run folder, or the file is damaged.
     """
-    folder = fetched(folder)
-    if stored := _stored_alone(folder):
+    return _description_in(nearby(folder), folder)
+
+
+def _description_in(here: str | Path, folder: str | Path) -> tuple[AnyExperiment, LabelSpace, dict[str, Any]]:
+    if stored := _stored_alone(here):
         return *parse_description(stored.description, stored.name), stored.description
-    path = Path(folder) / "run.json"
+    path = Path(here) / "run.json"
     if not path.is_file():
         raise UserError(f"{folder}: this is not a run folder (it has no run.json); give one that launch.train has made.")
     fields = read_json(path, _REMEDY)
     if unknown := fields.keys() - _KEYS:
         raise _damaged(path, ValueError(f"unknown: {', '.join(sorted(unknown))}"))
     return *parse_description(fields, path), fields
+
+
+def nearby(folder: str | Path) -> str | Path:
+    """Returns where the files of a run are read, except its checkpoints: a copy, if it is in a bucket or on the Hub.
+
+    Raises:
+      UserError: if they cannot be fetched.
+    """
+    if not is_bucket(folder):
+        return fetched(folder)
+    return copied_file(folder) if address_of(folder).endswith(".safetensors") else copied(folder, _describes)
+
+
+def _describes(name: str) -> bool:
+    """Returns whether a run is described by the file of this name in its folder. Layouts and instances are to try it."""
+    return name.startswith(("layouts/", "instances/")) or ("/" not in name and name != "metrics.jsonl")
+
+
+def holds_run(folder: str | Path) -> bool:
+    """Returns whether a folder, perhaps in a bucket, is a run folder of launch.train.
+
+    Raises:
+      UserError: if the bucket cannot be read.
+    """
+    return (Path(nearby(folder)) / "run.json").is_file()
 
 
 def parse_description(fields: dict[str, Any], path: str | Path) -> tuple[AnyExperiment, LabelSpace]:
@@ -152,7 +181,8 @@ def load_run(
     """Loads a trained run.
 
     Args:
-      folder: a run folder; or an artifact, a .safetensors file of a run, or "hf://OWNER/NAME" on the Hugging Face Hub.
+      folder: a run folder, perhaps in a bucket, "gs://BUCKET/FOLDER"; or an artifact, a .safetensors file of a run, or
+        "hf://OWNER/NAME" on the Hugging Face Hub.
       checkpoint: `latest`, `best` (smallest held-out distance), or a number of steps.
       kind: the kind of experiment that the run must have; `SegmenterExperiment` for a segmenter.
       moments: loads Adam's moments, too, and the parameters that belong to them instead of the moving average.
@@ -160,14 +190,13 @@ def load_run(
     Raises:
       UserError: if the folder is not a run of this kind, has no such checkpoint, or is damaged.
     """
-    folder = fetched(folder)
-    if stored := _stored_alone(folder):
+    here = nearby(folder)
+    if stored := _stored_alone(here):
         return _of_alone(stored, checkpoint, kind, moments)
-    experiment, label_space, description = read_description(folder)
+    folder = address_of(folder) if is_bucket(folder) else here
+    experiment, label_space, description = _description_in(here, folder)
     require_kind(experiment, kind, f"The run {folder}")
-    if not (Path(folder) / "checkpoints").is_dir():  # Orbax would create it
-        raise _no_checkpoint(folder, checkpoint, [])
-    with Checkpoints(Path(folder) / "checkpoints") as checkpoints:
+    with Checkpoints(f"{folder}/checkpoints") as checkpoints:
         available, asked = checkpoints.steps(), str(checkpoint)
         steps = {"latest": checkpoints.latest_step(), "best": checkpoints.best_step()}
         step = steps[asked] if asked in steps else int(asked) if re.fullmatch("[0-9]{1,19}", asked) else None
@@ -180,7 +209,7 @@ def load_run(
                 state = checkpoints.load_fields(step, abstract, "params", "opt_state", description=description)
                 return Run(experiment, label_space, state.params, step, description["vgg19"], state.opt_state)
             params = experiment.inference_params(checkpoints.load_params(step, abstract, description))
-            layouts, instances = (tuple(sorted((Path(folder) / kind).glob("*.png"))) for kind in ("layouts", "instances"))
+            layouts, instances = (tuple(sorted((Path(here) / kind).glob("*.png"))) for kind in ("layouts", "instances"))
             return Run(experiment, label_space, params, step, description["vgg19"], layouts=layouts, instances=instances)
 
         try:
@@ -240,10 +269,14 @@ def _of_alone(stored: _Alone, checkpoint: str | int | np.integer, kind: type[Tra
 
 
 def is_run(path: Path) -> bool:
-    """Returns whether `load_run` would take a path for a run: a run folder, an artifact, a file, or an address."""
+    """Returns whether `load_run` would take a path for a run: a run folder, an artifact, a file, or an address.
+
+    Raises:
+      UserError: if it is an address in the storage of another provider than Google.
+    """
     is_folder = (path / "run.json").is_file() or (path / "artifact.json").is_file()
     is_file = path.suffix == ".safetensors" and path.is_file()
-    return is_folder or is_file or path.parts[:1] == ("hf:",)
+    return is_folder or is_file or path.parts[:1] == ("hf:",) or is_bucket(path)
 
 
 def output_folder(run: Path, name: str) -> Path:

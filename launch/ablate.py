@@ -18,8 +18,10 @@ import rich.table
 import tyro
 
 from crn_jax.ablation import Ablation
+from crn_jax.buckets import is_bucket
 from crn_jax.errors import UserError, did_you_mean
 from crn_jax.files import expanded
+from crn_jax.run import holds_run
 from launch.ablation.findings import Entry, collect
 from launch.ablation.summary import conclusions, figures_table, markdown
 from launch.ablation.tasks import Budget, Task, shown, slug, trains_with_segmenter, with_segmenter
@@ -164,10 +166,11 @@ def suite(asked: Arguments) -> Ablation:
 def check_files(asked: Arguments) -> None:
     """Raises UserError if a file is missing that is needed only after the first training."""
     for path in (asked.segmenter, asked.inception, *(asked.lpips or ())):
-        if path is not None and not path.exists():
+        if path is not None and not is_bucket(path) and not path.exists():
             raise UserError(f"{path}: there is no such file or folder.")
-    judge = Path(expanded(asked.judge or ""))
-    if asked.judge and ":" not in asked.judge and not judge.is_file() and not (judge / "run.json").is_file():
+    judge = expanded(asked.judge or "")
+    named = judge and (is_bucket(judge) or ":" not in judge)
+    if named and not Path(judge).is_file() and not holds_run(judge):
         raise UserError(
             f"--judge {asked.judge}: this is neither a run folder nor a file of weights nor package.module:factory. To judge "
             "by label files of another tool, score each run by launch.evaluate."

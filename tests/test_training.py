@@ -231,8 +231,8 @@ def test_a_cache_needs_a_folder(tiny, tmp_path):
     assert "--data.cache DIR" in refused_run([*tiny, "--cache_only"], tmp_path)
 
 
-def test_a_bucket_is_no_folder(tiny):
-    assert "gs://bucket/run: give a folder; a bucket can be mounted as one" in refused_run(tiny, "gs://bucket/run")
+def test_storage_that_orbax_does_not_write_to_is_refused(tiny):
+    assert "s3://bucket/run: only folders and gs:// can be used" in refused_run(tiny, "s3://bucket/run")
 
 
 def test_lambda_is_rescaled_and_contributions_are_equal_when_measured_again(tiny, tmp_path):

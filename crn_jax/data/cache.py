@@ -32,7 +32,9 @@ from typing import Any
 import numpy as np
 import PIL
 
+from crn_jax.buckets import BucketFolder, address_of, copy_of, is_bucket, origin_of
 from crn_jax.checksums import crc32c
+from crn_jax.data.cache_in_bucket import fetch_cache, upload_cache
 from crn_jax.data.examples import Source
 from crn_jax.errors import UserError
 from crn_jax.files import replace_text
@@ -58,12 +60,16 @@ class Cached(Source):
     folder: Path
     arrays: dict[str, np.ndarray] = dataclasses.field(repr=False, compare=False)
     checksums: np.ndarray = dataclasses.field(repr=False, compare=False)  # uint32 [N]
+    bucket: BucketFolder | None = dataclasses.field(default=None, repr=False, compare=False)
+    """The cache in a bucket of which `folder` is a copy. `source` may be an outline then, which decodes nothing."""
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         example = {key: array[index] for key, array in self.arrays.items()}
         return example if is_intact(example, index, self.checksums, self.label_space.num_classes) else self._anew(index)
 
     def _anew(self, index: int) -> dict[str, np.ndarray]:
+        if self.bucket:
+            return self._fetched_anew(self.bucket, index)
         logging.getLogger(__name__).warning("%s: example %s is damaged; decoded anew", self.folder, self.names[index])
         try:
             with _Writer(self.folder, self.source) as writer:
@@ -71,6 +77,15 @@ class Cached(Source):
         except (OSError, UserError):
             pass  # the cache may lie on a disk that can only be read
         return self.source[index]
+
+    def _fetched_anew(self, bucket: BucketFolder, index: int) -> dict[str, np.ndarray]:
+        logging.getLogger(__name__).warning("%s: example %s is damaged; fetched anew", self.folder, self.names[index])
+        with _writing(self.folder, self.source), alone(self.folder, lambda: None):
+            fetch_cache(bucket, self.folder, again=True)  # only the pieces that are damaged
+        example = {key: array[index] for key, array in self.arrays.items()}
+        if not is_intact(example, index, self.checksums, self.label_space.num_classes):
+            raise UserError(f"{bucket.address}: example {self.names[index]} is damaged. Delete this folder, to build it again.")
+        return example
 
 
 def is_intact(example: dict[str, np.ndarray], index: int, checksums: np.ndarray | None, num_classes: int) -> bool:
@@ -85,8 +100,11 @@ def _checksum(example: dict[str, np.ndarray]) -> int:
     return crc32c(np.array([crc32c(example[key]) for key in keys], "<u4"))
 
 
-def cached(source: Source, folder: Path, threads: int = 2, progress: Progress | None = None) -> Source:
+def cached(source: Source, folder: str | Path, threads: int = 2, progress: Progress | None = None) -> Source:
     """Returns the examples of `source` from a cache in `folder`, after building the cache if it is not there.
+
+    From a folder in a bucket, the cache is copied to this machine's disk. A cache that has to be built is built on the disk and
+    then uploaded.
 
     A build that was interrupted, at whatever moment, continues where it stopped. If several processes need the same cache, one
     process builds it and the others wait.
@@ -103,25 +121,59 @@ def cached(source: Source, folder: Path, threads: int = 2, progress: Progress | 
     """
     if getattr(source, "fit", None) == "random_crop":
         raise UserError("Random crops differ from epoch to epoch, so they cannot be cached. Use --data.fit crop, or no cache.")
-    height, width = source.size
-    fingerprint = _fingerprint(source)
-    place = Path(folder).resolve() / f"{height}x{width}-{fingerprint[:16]}"
+    if found := fetched(source, folder):
+        return found
+    place, bucket = _place(source, folder)
     report = progress or (lambda done, total: None)
     if not _done(place, source).all():
         with contextlib.ExitStack() as stack:
             with _writing(place, source):
                 place.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(_alone(place, lambda: report(int(_done(place, source).sum()), len(source))))
+                stack.enter_context(alone(place, lambda: report(int(_done(place, source).sum()), len(source))))
                 if not (place / "cache.json").exists():
-                    _allocate(place, source, fingerprint)
+                    _allocate(place, source, _fingerprint(source))
             _build(place, source, threads, report)
+    if bucket:
+        with _writing(place, source), alone(place, lambda: None):
+            upload_cache(bucket, place)
+    return _opened(place, source, bucket)
+
+
+def fetched(source: Source, folder: str | Path) -> Source | None:
+    """Returns the examples of `source` from a cache in a bucket, which is copied to this machine's disk; decodes nothing.
+
+    Returns None if `folder` is not in a bucket, or has no whole cache of these examples.
+
+    Raises:
+      UserError: if the bucket cannot be read, or the cache does not fit on the disk.
+    """
+    place, bucket = _place(source, folder)
+    if bucket is None:
+        return None
+    with _writing(place, source):
+        place.mkdir(parents=True, exist_ok=True)
+        with alone(place, lambda: None):
+            return _opened(place, source, bucket) if fetch_cache(bucket, place) else None
+
+
+def _place(source: Source, folder: str | Path) -> tuple[Path, BucketFolder | None]:
+    """Returns where the cache of a source lies on this machine's disk, and in the bucket, if `folder` is in one."""
+    height, width = source.size
+    name = f"{height}x{width}-{_fingerprint(source)[:16]}"
+    if not is_bucket(folder):
+        return Path(folder).resolve() / name, None
+    bucket = BucketFolder(f"{address_of(folder)}/{name}")
+    return copy_of(bucket.address), bucket
+
+
+def _opened(place: Path, source: Source, bucket: BucketFolder | None) -> "Cached":
     common = {field.name: getattr(source, field.name) for field in dataclasses.fields(Source)}
     arrays = open_arrays(place, len(source), source.size, source.label_space.dtype, source.has_instances)
     checksums = open_checksums(place, len(source))
     with _reading(place):
         if checksums is None:
             raise ValueError("the file checksums is missing")
-        return Cached(**common, source=source, folder=place, arrays=arrays, checksums=checksums)
+        return Cached(**common, source=source, folder=place, arrays=arrays, checksums=checksums, bucket=bucket)
 
 
 def _fingerprint(source: Source) -> str:
@@ -138,7 +190,7 @@ def _describe(value: Any) -> Any:
             status = value.stat()
         except OSError as error:
             raise UserError(f"{value}: the file cannot be read ({error.strerror}).") from error
-        return [os.path.abspath(value), status.st_size, status.st_mtime_ns]
+        return [origin_of(value) or os.path.abspath(value), status.st_size, status.st_mtime_ns]
     if isinstance(value, list | tuple):
         return [_describe(item) for item in value]
     if isinstance(value, dict):
@@ -260,8 +312,8 @@ def _remedy(place: Path) -> str:
 
 
 @contextlib.contextmanager
-def _alone(place: Path, waiting: Callable[[], None]) -> Iterator[None]:
-    """Holds the cache's lock while the context lasts. The kernel frees it when this process ends, however it ends."""
+def alone(place: Path, waiting: Callable[[], None]) -> Iterator[None]:
+    """Holds the lock of a folder while the context lasts. The kernel frees it when this process ends, however it ends."""
     with open(place / "lock", "a") as file:
         while True:
             try:

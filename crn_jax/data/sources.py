@@ -1,14 +1,16 @@
 """Data sets on the disk, and procedural streets, as sources with random access. `examples.py` says what a source is."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from PIL import Image
 
+from crn_jax.buckets import address_of, copied, copy_of, is_bucket, outlined
 from crn_jax.data import folders, nyu
-from crn_jax.data.cache import Progress, cached
+from crn_jax.data.cache import Progress, alone, cached, fetched
 from crn_jax.data.detailed_streets import render_detailed_street
 from crn_jax.data.examples import Example, Source
 from crn_jax.data.geometry import MIDDLE, Fit, Place, view
@@ -23,6 +25,9 @@ from crn_jax.errors import UserError
 from crn_jax.files import expanded
 
 Split = Literal["train", "val"]
+
+_BESIDE_PICTURES = (".mat", ".txt", ".csv")
+"""The endings of other files of data sets, in lower case. Archives that lie beside them in a bucket are not fetched."""
 
 _LABELS = {
     "camvid": "camvid",
@@ -50,7 +55,7 @@ class DataConfig:
     folder is your own: {train,val}/{photographs,layouts}/, or photographs/ and layouts/, of which every 10th pair is held out;
     streets and detailed_streets are drawn on the fly."""
     root: str | None = None
-    """The folder of the data set. Streets need none."""
+    """The folder of the data set, perhaps in a bucket (gs://). Streets need none."""
     labels: str | None = None
     """The classes of the layouts: a name such as cityscapes_trainids, or a JSON file of your own. None: the data set's usual
     classes."""
@@ -73,7 +78,8 @@ class DataConfig:
     vivid: bool = False
     """Boost tone and detail of the photographs, as for the released 512p and 1024p models. This is slow, so use a cache."""
     cache: str | None = None
-    """A folder where examples are kept, decoded and resized. If the data or their settings change, another cache is built."""
+    """A folder, perhaps in a bucket (gs://), where examples are kept, decoded and resized. If the data or their settings
+    change, another cache is built."""
     threads: int = 2
     """The number of threads that decode examples ahead of the training step."""
 
@@ -214,12 +220,28 @@ def open_source(
         is needed. Only the published GTA5 lacks some partners; the files without one are left out, and the source's `notes`
         tell how many.
     """
-    source = _listed(data, split, size, label_space or label_space_of(data), instances)
-    if data.vivid:
-        source = vivid_of(source)
-    if data.cache is not None:
-        source = cached(source, Path(expanded(data.cache)), data.threads, progress)
-    return source
+    label_space = label_space or label_space_of(data)
+    outline = _on_disk(data, _outlined)
+    if outline != data and data.cache is not None and is_bucket(data.cache):
+        if found := fetched(_toned(outline, split, size, label_space, instances), data.cache):
+            return found  # nothing was decoded here
+    data = _on_disk(data, lambda address: _copied(address, progress))
+    source = _toned(data, split, size, label_space, instances)
+    return source if data.cache is None else cached(source, expanded(data.cache), data.threads, progress)
+
+
+def _on_disk(data: DataConfig, place: Callable[[str], Path]) -> DataConfig:
+    """Returns the data with folders of this machine's disk in place of those in buckets."""
+
+    def there(folder: str | None) -> str | None:
+        return str(place(address_of(folder))) if folder is not None and is_bucket(folder) else folder
+
+    return dataclasses.replace(data, root=there(data.root), instances=there(data.instances))
+
+
+def _toned(data: DataConfig, split: Split, size: tuple[int, int], label_space: LabelSpace, instances: bool) -> Source:
+    source = _listed(data, split, size, label_space, instances)
+    return vivid_of(source) if data.vivid else source
 
 
 def _listed(data: DataConfig, split: Split, size: tuple[int, int], label_space: LabelSpace, instances: bool) -> Source:
@@ -313,7 +335,37 @@ def _found(data: DataConfig, split: Split, label_space: LabelSpace | None = None
 def _root(data: DataConfig) -> Path:
     if data.root is None:
         raise UserError(f"The data set {data.source} needs its folder: --data.root DIR.")
-    return Path(expanded(data.root))
+    return _copied(address_of(data.root)) if is_bucket(data.root) else Path(expanded(data.root))
+
+
+_COPIES: dict[str, Path] = {}
+"""The copies of data sets in buckets that this process has brought up to date, by their addresses."""
+
+
+def _copied(address: str, progress: Progress | None = None) -> Path:
+    """Returns the copy of a data set in a bucket, which is brought up to date once in a process, by one process at a time."""
+    if address not in _COPIES:
+        around = copy_of(address).parent
+        try:
+            around.mkdir(parents=True, exist_ok=True)
+            with alone(around, lambda: None):
+                _COPIES[address] = copied(address, _is_data, progress, whole=False)
+        except OSError as error:
+            raise UserError(f"{address} cannot be copied to {around}: {error}") from error
+    return _COPIES[address]
+
+
+def _outlined(address: str) -> Path:
+    return outlined(address, _is_data, _is_read_to_list)
+
+
+def _is_data(name: str) -> bool:
+    return name.lower().endswith(folders.SUFFIXES) or _is_read_to_list(name)
+
+
+def _is_read_to_list(name: str) -> bool:
+    """Returns whether a file of this name is read to know which examples there are."""
+    return name.lower().endswith(_BESIDE_PICTURES)
 
 
 def _without_partners(found: folders.Found, refuse: bool) -> list[str]:

@@ -13,7 +13,7 @@ from crn_jax.errors import UserError, did_you_mean
 from crn_jax.experiment import AnyExperiment, Experiment, Kind, require_kind
 from crn_jax.files import expanded
 from crn_jax.growth import grow
-from crn_jax.run import read_description
+from crn_jax.run import holds_run, read_description
 from crn_jax.train import abstract_state
 from launch.common.catalogue import experiments, recipes
 from launch.common.names import as_typed
@@ -135,7 +135,7 @@ def named_experiment(name: str) -> AnyExperiment:
     """
     if name in experiments():
         return experiments()[name]
-    if (Path(folder := expanded(name)) / "run.json").is_file():
+    if holds_run(folder := expanded(name)):
         experiment, _, _ = read_description(folder)
         run = dataclasses.replace(experiment.run, folder=folder)
         return dataclasses.replace(experiment, run=run)

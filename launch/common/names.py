@@ -34,6 +34,11 @@ def command_line(name: str, *arguments: str | Path) -> str:
     return " ".join([as_typed(f"python -m launch.{name}"), *map(quoted, words)])
 
 
+def named(folder: str) -> str | Path:
+    """Returns a folder as `command_line` takes it, which leaves the address of a bucket as it is."""
+    return folder if "://" in folder else Path(folder)
+
+
 def quoted(word: str) -> str:
     """Returns a word as a shell reads it. Line breaks, and bytes that are no text, are written as their numbers."""
     if word.isprintable():

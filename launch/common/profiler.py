@@ -29,13 +29,14 @@ class Profiler:
       steps: FIRST:LAST, both included; None records nothing.
       folder: the folder that TensorBoard is shown. It need not exist.
       what: what the steps are called, in the plural.
+      shown: what messages call the folder, if it is uploaded to another place.
 
     Raises:
       UserError: if `steps` is no such range.
     """
 
-    def __init__(self, steps: str | None, folder: Path, what: str = "steps"):
-        self._asked, self._folder, self._what = steps, folder, what
+    def __init__(self, steps: str | None, folder: Path, what: str = "steps", shown: str | None = None):
+        self._asked, self._folder, self._what, self._shown = steps, folder, what, shown or str(folder)
         self._recording: tempfile.TemporaryDirectory | None = None
         self._done = steps is None
         self._first = self._last = 0
@@ -90,8 +91,8 @@ class Profiler:
             with replacing(for_perfetto) as file:
                 file.write(gzip.compress(named(trace.read_bytes(), operations(data))))
         console.print(
-            f"Profile of {self._what} {self._first} to {self._last}: xprof --logdir {quoted(str(self._folder))}, or open "
-            f"{for_perfetto} at ui.perfetto.dev.",
+            f"Profile of {self._what} {self._first} to {self._last}: xprof --logdir {quoted(self._shown)}, or open "
+            f"{self._shown}/{for_perfetto.relative_to(self._folder)} at ui.perfetto.dev.",
             markup=False,
         )
 

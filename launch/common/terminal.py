@@ -20,6 +20,7 @@ import rich.text
 from jax.sharding import Mesh
 from rich.console import Console
 
+from crn_jax.buckets import BucketFolder, is_bucket
 from crn_jax.data.examples import Source
 from crn_jax.data.labels.label_space import LabelSpace
 from crn_jax.data.sources import DataConfig, Split, open_source
@@ -167,14 +168,15 @@ def unwritable(folder: Path) -> str:
     return ""
 
 
-def keep_compiled_in(folder: Path) -> None:
+def keep_compiled_in(folder: str) -> None:
     """Makes several processes keep what they compile in a run's folder, unless JAX_COMPILATION_CACHE_DIR says where.
 
     Only the first process writes to the cache. If the processes had different caches, one of them could compile a program
     alone, and on GPUs it would then wait for hours for the first to tell it the fastest kernels.
     """
     if several_processes() and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
+        place = BucketFolder(folder).address if is_bucket(folder) else folder
+        jax.config.update("jax_compilation_cache_dir", f"{place}/compiled")
 
 
 def show_error(message: str) -> None:

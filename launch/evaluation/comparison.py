@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from crn_jax.buckets import is_bucket
 from crn_jax.data.labels.indexed import Reading
 from crn_jax.data.labels.label_space import LabelSpace
 from crn_jax.data.pipeline import spread
@@ -57,7 +58,8 @@ def open_comparison(
     if root and common.data.source in DRAWN:
         raise UserError(f"--data {root}: streets are made, not read. Leave --data out.")
     cache = common.data.cache
-    if cache and (limit is not None or not os.path.isdir(os.path.expandvars(os.path.expanduser(cache)))):
+    is_there = cache and (is_bucket(cache) or os.path.isdir(os.path.expandvars(os.path.expanduser(cache))))
+    if limit is not None or not is_there:
         cache = None  # a cache is not worth building for a few examples, nor after the run was moved to another machine
     with_instances = [run.experiment for run in runs.values() if run.experiment.boundaries]
     maps = with_instances[0].data.instances if with_instances else common.data.instances

@@ -19,7 +19,7 @@ from crn_jax.data.labels.published import CITYSCAPES
 from crn_jax.errors import UserError
 from crn_jax.experiment import SegmenterExperiment, require_kind
 from crn_jax.files import expanded
-from crn_jax.run import load_run
+from crn_jax.run import holds_run, load_run
 from crn_jax.scores.drn import drn_segment, load_drn
 from crn_jax.scores.segmenter import segment
 from crn_jax.sharding import over_local_devices
@@ -54,7 +54,7 @@ def open_segmenter(
       UserError: if there is no such segmenter, or if it is for other classes or another size.
     """
     asked = expanded(asked)
-    if (Path(asked) / "run.json").is_file():
+    if holds_run(asked):
         run = load_run(asked, "best", kind=SegmenterExperiment)
         config = require_kind(run.experiment, SegmenterExperiment, f"The run {asked}").segmenter
         if run.label_space.classes != label_space.classes:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from crn_jax.buckets import is_bucket
 from crn_jax.data.labels.label_space import LabelSpace
 from crn_jax.data.labels.published import find_label_space
 from crn_jax.errors import UserError
@@ -44,7 +45,7 @@ def open_labeller(asked: str, labels: str | None, checkpoint: str) -> Labeller:
       UserError: if there is no such segmenter, or its classes are not known.
     """
     folder = expanded(asked)
-    if Path(folder).is_dir():
+    if Path(folder).is_dir() or is_bucket(folder):
         return _of_run(folder, labels, checkpoint)
     if ":" not in asked:
         raise UserError(f"{asked}: this is neither a segmenter's run folder nor package.module:factory.")

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from PIL import Image
 
+from crn_jax.buckets import copied, copied_file, is_bucket
 from crn_jax.data.geometry import Fit, View, alike, view
 from crn_jax.data.instances import MARGIN
 from crn_jax.data.labels.label_space import LabelSpace
@@ -91,19 +92,31 @@ _OTHERS = "--fit pad enlarges the layout at its borders and cuts the image back;
 def find_layouts(paths: tuple[Path, ...]) -> Iterator[Path]:
     """Finds the PNG files that the paths name, those of a folder in order. Hidden files, which macOS adds, are left out.
 
+    Of a folder in a bucket, the files of its copy on this machine's disk are found.
+
     Raises:
       UserError: if a path does not exist or a folder has no PNG.
     """
-    for path in paths:
+    for given in paths:
+        path = on_disk(given)
         if path.is_dir():
             inside = sorted(p for p in path.iterdir() if p.suffix.lower() == ".png" and not p.name.startswith("."))
             if not inside:
-                raise UserError(f"{path}: there is no PNG in this folder.")
+                raise UserError(f"{given}: there is no PNG in this folder.")
             yield from inside
         elif path.is_file():
             yield path
         else:
-            raise UserError(f"{path}: there is no such file or folder.")
+            raise UserError(f"{given}: there is no such file or folder.")
+
+
+def on_disk(given: Path) -> Path:
+    """Returns a path, or if it is a PNG file, or a folder of such, in a bucket, that of a copy on this machine's disk."""
+    if not is_bucket(given):
+        return given
+    if given.suffix.lower() == ".png":
+        return copied_file(given)
+    return copied(given, lambda name: "/" not in name and name.lower().endswith(".png"))
 
 
 def _size(size: tuple[int, int]) -> str:

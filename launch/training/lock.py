@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
+from crn_jax.buckets import BucketFolder, address_of, is_bucket
 from crn_jax.errors import UserError
 from crn_jax.files import replace_text
 from launch.common.terminal import console
@@ -119,6 +120,44 @@ class FolderRecords:
         self._path(number).unlink(missing_ok=True)
 
 
+class BucketRecords:
+    """Records as objects of a bucket, which makes an object once if it is asked to."""
+
+    def __init__(self, run: BucketFolder):
+        self._run = run
+
+    def numbers(self) -> list[int]:
+        """Returns the numbers of all records."""
+        names = [name.removeprefix(f"{OWNER}/") for name in self._run.objects(OWNER)]
+        return [int(name[:-5]) for name in names if name.endswith(".json") and name[:-5].isdecimal()]
+
+    @staticmethod
+    def _name(number: int) -> str:
+        return f"{OWNER}/{number}.json"
+
+    def read(self, number: int) -> str | None:
+        """Returns a record; None if there is none of this number."""
+        content = self._run.read(self._name(number))
+        return None if content is None else content.decode(errors="replace")
+
+    def add(self, number: int, text: str) -> bool:
+        """Adds a record if the number is free, and returns whether it was."""
+        return self._run.create(self._name(number), text.encode())
+
+    def replace(self, number: int, text: str) -> None:
+        """Writes a record of one's own anew."""
+        self._run.write(self._name(number), text.encode())
+
+    def remove(self, number: int) -> None:
+        """Removes a record, if it is there."""
+        self._run.remove([self._name(number)])
+
+
+def records_of(folder: str | Path) -> Records:
+    """Returns the records of a run folder's owners."""
+    return BucketRecords(BucketFolder(folder)) if is_bucket(folder) else FolderRecords(Path(folder) / OWNER)
+
+
 @dataclasses.dataclass(frozen=True)
 class Owner:
     """Who trains in a folder, as its record says."""
@@ -141,7 +180,7 @@ class Owner:
     released: bool = False
 
     @staticmethod
-    def here(folder: Path, environment: Mapping[str, str] = os.environ) -> "Owner":
+    def here(folder: str | Path, environment: Mapping[str, str] = os.environ) -> "Owner":
         """Returns the record of this process."""
         now = datetime.datetime.now(datetime.UTC)
         job, attempt = "", 0
@@ -155,7 +194,7 @@ class Owner:
             pid=pid,
             started=start_of(pid) or 0,
             machine=_machine(),
-            folder=str(folder.resolve()),
+            folder=address_of(folder) if is_bucket(folder) else str(Path(folder).resolve()),
             since=since,
             job=job,
             attempt=attempt,
@@ -191,9 +230,10 @@ class Owner:
 
     def _trains_elsewhere(self, me: "Owner") -> bool:
         """Returns whether this record came here when a folder was copied while a training ran in it."""
-        with contextlib.suppress(OSError):
-            if not os.path.samefile(self.folder, me.folder):
-                there = FolderRecords(Path(self.folder) / OWNER)
+        with contextlib.suppress(OSError, UserError):
+            in_bucket = is_bucket(self.folder) or is_bucket(me.folder)
+            if self.folder != me.folder and (in_bucket or not os.path.samefile(self.folder, me.folder)):
+                there = records_of(self.folder)
                 owner = Owner.parse(there.read(max(there.numbers(), default=0)) or "")
                 return owner is not None and (owner.pid, owner.started) == (self.pid, self.started)
         return False
@@ -363,9 +403,9 @@ class Ownership:
                 self._writing.release()
 
 
-def is_in_use(folder: Path) -> bool:
+def is_in_use(folder: str | Path) -> bool:
     """Returns whether a training seems to run in a folder. It only reads, and does not wait for a sign of life."""
-    records, me = FolderRecords(folder / OWNER), Owner.here(folder)
+    records, me = records_of(folder), Owner.here(folder)
     owner = Owner.parse(records.read(max(records.numbers(), default=0)) or "")
     if owner is None or owner.released or owner.ended(me):
         return False
@@ -373,13 +413,13 @@ def is_in_use(folder: Path) -> bool:
 
 
 @contextlib.contextmanager
-def owned(folder: Path) -> Iterator[Ownership]:
-    """Owns a run folder, which exists, until the block ends.
+def owned(folder: str | Path) -> Iterator[Ownership]:
+    """Owns a run folder, which exists or is in a bucket, until the block ends.
 
     Raises:
       UserError: if another training owns it.
     """
-    ownership = Ownership(FolderRecords(folder / OWNER), Owner.here(folder), str(folder))
+    ownership = Ownership(records_of(folder), Owner.here(folder), str(folder))
     ownership.acquire()
     ownership.keep()
     try:

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Literal
 
 import jax
@@ -30,6 +29,7 @@ from launch.training.lock import Ownership
 from launch.training.metrics_log import MetricsLog, NoLog, Window
 from launch.training.progress import RANDOM_WARNING, Progress
 from launch.training.replay import replayed
+from launch.training.run_files import RunFiles
 from launch.training.run_folder import check_room
 from launch.training.segmenter_validation import Segmentation, SegmenterValidator
 from launch.training.validation import Validation, Validator
@@ -53,6 +53,7 @@ class TrainingLoop:
     frozen: dict
     """The frozen parameters that every step is given, placed on the mesh."""
     val_source: Source
+    files: RunFiles
     log: MetricsLog | NoLog
     checkpoints: Checkpoints
     validator: Validator | SegmenterValidator
@@ -182,7 +183,8 @@ class TrainingLoop:
             self.ownership.beat()  # the folder may have been lost since the last time
         self.check_folder()
         if is_first():
-            check_room(Path(self.experiment.folder), state, copies=1)
+            self.files.upload()  # a checkpoint must not be there without the metrics of its steps
+            check_room(self.experiment.folder, state, copies=1)
         self.checkpoints.save(step, state, distance, self.description)
         self.ledger.saved()
 
@@ -223,10 +225,10 @@ class TrainingLoop:
         pictures = validation.pictures(self.val_source, title, warning)
         for name, picture in pictures.items():
             self.log.picture(step, name, np.asarray(picture))
-        path = self.sheet_path(step)
+        path = self.files.path / sheet_name(step)
         path.parent.mkdir(exist_ok=True)
         write_png(stacked(*pictures.values()), path)
-        console.print(f"step {step}: {validation.headline()}, {path}", markup=False)
+        console.print(f"step {step}: {validation.headline()}, {self.files.folder}/{sheet_name(step)}", markup=False)
         if step == 0 and self.experiment.generator:
             self.write_layouts(list(validation.images))
 
@@ -238,13 +240,9 @@ class TrainingLoop:
             if "instances" in example:
                 pictures["instances"] = example["instances"]
             for kind, pixels in pictures.items():
-                folder = Path(self.experiment.folder) / kind
+                folder = self.files.path / kind
                 folder.mkdir(exist_ok=True)
                 write_png(Image.fromarray(pixels), folder / f"{i}.png")
-
-    def sheet_path(self, step: int) -> Path:
-        """Returns the path of the contact sheet of a step."""
-        return Path(self.experiment.folder) / "contact_sheets" / f"step_{step:07d}.png"
 
     def report_rescaling(self, step: int, before: np.ndarray, state: TrainState) -> None:
         """Logs λ before and after rescaling, and the mean terms that it was computed from."""
@@ -266,5 +264,10 @@ class TrainingLoop:
         if step < self.last_step:
             console.print(f"Stopped and saved at step {step} of {self.last_step}. The same command resumes.")
             return
-        console.print(f"Trained to step {step}. Contact sheet: {self.sheet_path(step)}", markup=False)
+        console.print(f"Trained to step {step}. Contact sheet: {folder}/{sheet_name(step)}", markup=False)
         console.print(self.validator.advice(folder), markup=False)
+
+
+def sheet_name(step: int) -> str:
+    """Returns the name of the contact sheet of a step in the run folder."""
+    return f"contact_sheets/step_{step:07d}.png"

@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import os
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,7 +10,7 @@ import numpy as np
 
 from crn_jax.errors import UserError
 from crn_jax.experiment import AnyExperiment, Experiment, SegmenterExperiment, Training
-from crn_jax.run import load_run, read_description
+from crn_jax.run import holds_run, load_run, read_description
 
 
 def with_start_of_folder(experiment: AnyExperiment) -> AnyExperiment:
@@ -48,7 +47,7 @@ def origins_of(experiment: AnyExperiment) -> dict[str, dict[str, Any]]:
 
 
 def _is_there(experiment: Training) -> bool:
-    return (Path(experiment.folder) / "run.json").is_file()
+    return holds_run(experiment.folder)
 
 
 def _known_start(experiment: AnyExperiment) -> dict[str, Any] | None:

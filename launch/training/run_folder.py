@@ -10,12 +10,13 @@ from typing import Any
 
 import jax
 
+from crn_jax.buckets import BucketFolder, is_bucket
 from crn_jax.checksums import sealed
 from crn_jax.data.examples import Source
 from crn_jax.errors import UserError
 from crn_jax.experiment import AnyExperiment, description_changes, flat
-from crn_jax.files import replace_text, sha256_of
-from crn_jax.run import read_description
+from crn_jax.files import replace_text
+from crn_jax.run import holds_run, read_description
 from crn_jax.train import TrainState
 from launch.common.processes import agree, is_first, wait_for_all
 from launch.training.lock import Ownership, owned
@@ -24,7 +25,7 @@ BESIDE_THE_STATE = 1 << 20
 """Bytes of a checkpoint besides its arrays: the names, shapes and places of these, and the settings of the run."""
 
 
-def refuse_going_back(folder: Path, trained: int, asked: int) -> None:
+def refuse_going_back(folder: str, trained: int, asked: int) -> None:
     """Raises UserError if the run is trained further than is asked for, since checkpoints of earlier steps are gone."""
     if trained > asked:
         raise UserError(
@@ -49,15 +50,12 @@ def prepared_folder(experiment: AnyExperiment, description: dict) -> Iterator[Ow
     The first process owns the folder until the block ends. The block is given its hold; in other processes, None.
 
     Raises:
-      UserError: if the folder is on a bucket, holds a run of other settings, cannot be written, differs between processes, or
-        if another training owns it.
+      UserError: if the folder holds a run of other settings, cannot be written, differs between processes, or if another
+        training owns it.
     """
-    if "://" in experiment.folder:
-        raise UserError(
-            f"--run.folder {experiment.folder}: give a folder; a bucket can be mounted as one by Cloud Storage FUSE."
-        )
-    folder = Path(experiment.folder)
-    file, vgg19 = folder / "run.json", description["vgg19"]
+    folder, vgg19 = experiment.folder, description["vgg19"]
+    bucket = BucketFolder(folder) if is_bucket(folder) else None
+    file = Path(folder) / "run.json"
     may_differ = ("data.root", "data.instances", "data.labels", "data.threads", "data.cache", "vgg.weights")
     own = {f"experiment.{field}" for field in may_differ}
     common = flat({part: description[part] for part in ("experiment", "data", "versions")})
@@ -69,18 +67,21 @@ def prepared_folder(experiment: AnyExperiment, description: dict) -> Iterator[Ow
         if is_first():
             refuse_other_settings(folder, experiment, description)
             with writable(folder):
-                folder.mkdir(parents=True, exist_ok=True)
+                if bucket is None:
+                    file.parent.mkdir(parents=True, exist_ok=True)
                 ownership = stack.enter_context(owned(folder))
             refuse_other_settings(folder, experiment, description)  # another training may have come and gone
             with writable(folder):
-                replace_text(file, json.dumps(sealed(description), indent=1))
+                text = json.dumps(sealed(description), indent=1)
+                bucket.write("run.json", text.encode()) if bucket else replace_text(file, text)
         wait_for_all("run folder")
-        agree({"run folder": sha256_of(file) if file.exists() else "has no run.json"})
+        content = bucket.read("run.json") if bucket else file.read_bytes() if file.exists() else None
+        agree({"run folder": "has no run.json" if content is None else hashlib.sha256(content).hexdigest()})
         yield ownership
 
 
 @contextlib.contextmanager
-def writable(folder: Path) -> Iterator[None]:
+def writable(folder: str) -> Iterator[None]:
     """Raises UserError if the block raises an OSError, because the folder cannot be written."""
     try:
         yield
@@ -88,9 +89,9 @@ def writable(folder: Path) -> Iterator[None]:
         raise UserError(f"The run folder {folder} cannot be written ({error}). Choose another with --run.folder.") from error
 
 
-def refuse_other_settings(folder: Path, experiment: AnyExperiment, description: dict) -> None:
+def refuse_other_settings(folder: str, experiment: AnyExperiment, description: dict) -> None:
     """Raises UserError if the folder holds a run of other settings."""
-    if (folder / "run.json").exists():
+    if holds_run(folder):
         _, _, before = read_description(folder)
         changes = description_changes(before, description)
         if changes:
@@ -100,8 +101,10 @@ def refuse_other_settings(folder: Path, experiment: AnyExperiment, description: 
             )
 
 
-def check_room(folder: Path, state: TrainState, copies: int) -> None:
-    """Raises UserError if the disk has no room for this number of checkpoints of the state."""
+def check_room(folder: str, state: TrainState, copies: int) -> None:
+    """Raises UserError if the disk has no room for this number of checkpoints of the state. A bucket always has."""
+    if is_bucket(folder):
+        return
     needed = copies * (sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)) + BESIDE_THE_STATE)
     free = shutil.disk_usage(folder).free
     if free < needed:

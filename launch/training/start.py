@@ -1,6 +1,5 @@
 """The state that a training begins with: that of its last checkpoint, of another run (`--init_from RUN`), or a fresh one."""
 
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -41,7 +40,7 @@ def first_state(
         if checkpoints.manifest(step) is None:
             console.print(f"The checkpoint of step {step} has no checksums, because an older version saved it. New ones have.")
     else:
-        check_room(Path(experiment.folder), abstract, copies=2)
+        check_room(experiment.folder, abstract, copies=2)
         state = init_state(objective, experiment.seed, abstract)
         if experiment.start:
             state = started_from(experiment.start, label_space_of(experiment.data), state)

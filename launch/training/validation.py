@@ -1,6 +1,5 @@
 """Measures the held-out perceptual distance, and draws contact sheets, while a generator is trained."""
 
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +17,7 @@ from crn_jax.sharding import local_rows, put, put_batch
 from crn_jax.train import TrainState
 from crn_jax.vgg import by_layer
 from launch.common.contact_sheet import Row, contact_sheet, win_map
-from launch.common.names import command_line
+from launch.common.names import command_line, named
 from launch.common.processes import sum_over_processes
 
 
@@ -149,12 +148,10 @@ class Validator:
 
     floor_name = "mean photograph"
 
-    @staticmethod
-    def advice(folder: str) -> str:
+    def advice(self, folder: str) -> str:
         """Returns a sentence that says what to do with a trained run."""
-        run = Path(folder)
-        instances = ["--instances", str(run / "instances")] if (run / "instances").is_dir() else []
-        return f"Next: {command_line('synthesize', run, run / 'layouts', *instances, '--sheet')}"
+        instances = ["--instances", f"{folder}/instances"] if self._experiment.boundaries else []
+        return f"Next: {command_line('synthesize', named(folder), named(f'{folder}/layouts'), *instances, '--sheet')}"
 
 
 def _validation(

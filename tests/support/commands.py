@@ -84,10 +84,10 @@ def redescribe(folder: Path, change: Callable[[dict], None]) -> dict:
     return description
 
 
-def final_state(folder: Path) -> TrainState:
+def final_state(folder: Path | str) -> TrainState:
     """Returns the last state that a run has saved, as NumPy arrays."""
     experiment, *_ = read_description(folder)
-    checkpoints = Checkpoints(folder / "checkpoints")
+    checkpoints = Checkpoints(f"{folder}/checkpoints")
     state = checkpoints.load(checkpoints.latest_step(), abstract_state(experiment.objective(6)))
     checkpoints.close()
     return jax.tree.map(np.asarray, state)

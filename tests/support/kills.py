@@ -1,10 +1,13 @@
 """Kills trainings at random moments, resumes them, and compares their ends bit for bit with those of undisturbed ones.
 
-    python -m tests.support.kills --count 200
+    python -m tests.support.kills --count 200                # on a disk
+    python -m tests.support.kills --count 20 --bucket        # in an emulated bucket
+    python -m tests.support.kills --count 20 --bucket 0.1    # where each request takes 0.1 s longer, and one in twenty fails
 
 A training of a few steps saves every second step. SIGKILL ends it: in turn at any moment after its start, and while a
 checkpoint is being written; in turn as a single process, and one of two. It is then resumed to its end. The trainings are
-forked from this process, which has imported everything. It must not start JAX's devices itself.
+forked from this process, which has imported everything. It must not start JAX's devices itself. Trainings in a bucket are
+compared with undisturbed ones on the disk.
 """
 
 import argparse
@@ -12,6 +15,7 @@ import collections
 import contextlib
 import dataclasses
 import hashlib
+import importlib
 import importlib.metadata
 import json
 import os
@@ -23,6 +27,7 @@ import sys
 import tempfile
 import time
 import traceback
+import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -37,16 +42,32 @@ if __name__ == "__main__":  # as conftest.py has them, so that little is compile
 
 import jax  # noqa: E402
 
+from crn_jax.storage import COMMITTED  # noqa: E402
 from launch import train  # noqa: E402
 from launch.common.exit_status import LOST  # noqa: E402
 from tests.support.commands import PATIENCE, final_state  # noqa: E402
+from tests.support.emulator import BUCKET, SPEAKS_TO_EMULATORS, emulator, faulty, variables  # noqa: E402
 from tests.support.narrow import narrow_vgg19, write_random_vgg19  # noqa: E402
 
 ARGUMENTS = (
     "demo --steps 8 --cascade.base 2 4 --cascade.widths 8 8 8 8 --data.num_scenes 6 --run.validation_examples 2 "
     "--run.sheet_examples 1 --run.checkpoint_every 2 --run.validate_every 8 --run.log_every 1 --batch_size 2"
 ).split()
+SEGMENTER = (
+    "segmenter_camvid --steps 8 --data.source streets --data.num_scenes 6 --data.clear_days --segmenter.num_classes 20 "
+    "--segmenter.size 16 32 --segmenter.widths 4 4 --run.validation_examples 2 --run.sheet_examples 1 --run.checkpoint_every 2 "
+    "--run.validate_every 8 --run.log_every 1 --batch_size 2"
+).split()
+"""Arguments of a training that is compiled in a moment. What is saved, killed and resumed differs in no other way."""
+
 KINDS = ("any moment", "saving")
+
+
+class Bucket(NamedTuple):
+    """An emulated bucket: its URL, and the one by which trainings speak to it, through a proxy perhaps."""
+
+    url: str
+    proxy: str
 
 
 class End(NamedTuple):
@@ -63,16 +84,24 @@ class Training:
     """The processes of a training in a folder."""
 
     folder: Path
-    weights: Path
+    weights: Path | None
+    """The weights of VGG-19 for a cascade; None: it trains a segmenter."""
     processes: int
+    bucket: Bucket | None = None
+    """The emulated bucket in which it trains; None: in `folder`. What the processes print stays beside `folder`."""
+
+    @property
+    def place(self) -> str:
+        """The run folder."""
+        return f"gs://{BUCKET}/{self.folder.name}" if self.bucket else str(self.folder)
 
     def start(self) -> None:
         """Starts the processes."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             meeting = f"--coordinator 127.0.0.1:{free.getsockname()[1]} --num_processes {self.processes} --process_id".split()
-        arguments = [*ARGUMENTS, "--vgg.weights", str(self.weights), "--run.folder", str(self.folder)]
-        arguments += ["--sharding.mesh", "1", str(self.processes)]
+        what = [*ARGUMENTS, "--vgg.weights", str(self.weights)] if self.weights else SEGMENTER
+        arguments = [*what, "--run.folder", self.place, "--sharding.mesh", "1", str(self.processes)]
         self.began, self.pids = time.monotonic(), list[int]()
         for i in range(self.processes):
             pid = os.fork()
@@ -88,10 +117,11 @@ class Training:
             os.dup2(log, 1)
             os.dup2(log, 2)
             jax.config.update("jax_num_cpu_devices", 1)
+            os.environ |= {"XDG_CACHE_HOME": f"{self.folder}.cache", **(variables(self.bucket.proxy) if self.bucket else {})}
             with narrow_vgg19():
                 train.main(arguments)
                 if first:
-                    named = jax.tree_util.tree_leaves_with_path(final_state(self.folder))
+                    named = jax.tree_util.tree_leaves_with_path(final_state(self.place))
                     sums = {jax.tree_util.keystr(path): hashlib.sha256(leaf.tobytes()).hexdigest() for path, leaf in named}
                     self.result.write_text(json.dumps(sums))
             status = 0
@@ -134,10 +164,20 @@ class Training:
 
     def saves(self) -> tuple[int, bool]:
         """Returns how many checkpoints there are, and whether another one is being written."""
+        if self.bucket:
+            return self._saves_in_bucket(self.bucket.url)
         names = []
         with contextlib.suppress(FileNotFoundError):
             names = os.listdir(self.folder / "checkpoints")
         return max((int(name) // 2 for name in names if name.isdecimal()), default=0), any("tmp" in name for name in names)
+
+    def _saves_in_bucket(self, url: str) -> tuple[int, bool]:
+        prefix = f"{self.folder.name}/checkpoints/"
+        with urllib.request.urlopen(f"{url}/storage/v1/b/{BUCKET}/o?prefix={prefix}", timeout=PATIENCE) as answer:
+            names = [item["name"].removeprefix(prefix) for item in json.load(answer).get("items", [])]
+        begun = {name.split("/")[0] for name in names}
+        complete = {step for step in begun if f"{step}/{COMMITTED}" in names}
+        return max((int(step) // 2 for step in complete), default=0), begun != complete
 
     def runs(self) -> bool:
         """Returns whether all processes run. `wait` learns their statuses later."""
@@ -145,18 +185,21 @@ class Training:
 
 
 class Campaign:
-    """Kills and compares. `seconds` has the time of an undisturbed training, by its number of processes."""
+    """Kills and compares. `seconds` has the time of an undisturbed training, by its number of processes.
 
-    def __init__(self, folder: Path, seed: int):
-        self.folder, self.random = folder, random.Random(seed)
+    The trainings that are killed are in an emulated bucket, if there is one.
+    """
+
+    def __init__(self, folder: Path, seed: int, bucket: Bucket | None = None, segmenter: bool = False):
+        self.folder, self.random, self.bucket = folder, random.Random(seed), bucket
         with narrow_vgg19():
-            self.weights = write_random_vgg19(folder / "vgg19.h5")
+            self.weights = None if segmenter else write_random_vgg19(folder / "vgg19.h5")
         self.expected: dict[int, dict[str, str]] = {}
         self.seconds: dict[int, float] = {}
 
-    def undisturbed(self, processes: int) -> None:
+    def undisturbed(self, processes: int, twice: bool = True) -> None:
         """Trains without a disturbance: once to compile, and once more to compare and to measure the time."""
-        for name in ("compiling", "undisturbed"):
+        for name in ("compiling", "undisturbed")[: 1 + twice]:
             training = Training(self.folder / f"{name}_{processes}", self.weights, processes)
             training.start()
             end = training.wait()
@@ -166,7 +209,7 @@ class Campaign:
 
     def kill_once(self, name: str, kind: str, processes: int) -> str:
         """Kills a training and resumes it. Returns what came of it; `late` if it had ended before it could be killed."""
-        training = Training(self.folder / name, self.weights, processes)
+        training = Training(self.folder / name, self.weights, processes, self.bucket)
         training.start()
         if kind == "saving":
             self.wait_for_a_save(training)
@@ -188,6 +231,7 @@ class Campaign:
                 result = "identical" if end.sums == self.expected[processes] else "DIFFERS"
         if result in ("identical", "late"):
             shutil.rmtree(training.folder, ignore_errors=True)
+            shutil.rmtree(f"{training.folder}.cache", ignore_errors=True)
             training.log.unlink(missing_ok=True)
             training.result.unlink(missing_ok=True)
         return result
@@ -200,16 +244,24 @@ class Campaign:
                 time.sleep(self.random.uniform(0, 0.03))
                 if training.saves()[1]:  # else it was over before; the next one will do
                     return
-            time.sleep(0.0005)
+            time.sleep(0.01 if self.bucket else 0.0005)
 
 
-def kill_and_compare(folder: Path, count: int, seed: int = 0, processes: Sequence[int] = (1, 2)) -> dict[str, int]:
+def kill_and_compare(
+    folder: Path,
+    count: int,
+    seed: int = 0,
+    processes: Sequence[int] = (1, 2),
+    kinds: Sequence[str] = KINDS,
+    bucket: Bucket | None = None,
+    segmenter: bool = False,
+) -> dict[str, int]:
     """Kills `count` trainings. Returns how often each came of it, by kind of kill, number of processes and result."""
-    campaign, results, tries = Campaign(folder, seed), collections.Counter[str](), 0
-    for number in processes:
-        campaign.undisturbed(number)
+    campaign, results, tries = Campaign(folder, seed, bucket, segmenter), collections.Counter[str](), 0
+    for number in processes[:count]:
+        campaign.undisturbed(number, twice="any moment" in kinds)
     for i in range(count):
-        kind, number = KINDS[i % 2], processes[i // 2 % len(processes)]
+        kind, number = kinds[i % len(kinds)], processes[i // len(kinds) % len(processes)]
         while (result := campaign.kill_once(f"{seed}_{tries}", kind, number)) == "late":
             tries += 1
         tries += 1
@@ -223,10 +275,27 @@ if __name__ == "__main__":
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, help="where the runs that differ are kept; default: a new one in /tmp")
+    parser.add_argument("--processes", type=int, nargs="+", default=(1, 2), help="the numbers of processes to try in turn")
+    parser.add_argument("--segmenter", action="store_true", help="train a small segmenter, which takes less time")
+    parser.add_argument("--saving", action="store_true", help="kill only while a checkpoint is being written")
+    parser.add_argument(
+        "--bucket", type=float, nargs="?", const=0.0, help="train in an emulated bucket; by how many seconds a request is late"
+    )
     asked = parser.parse_args()
     place = asked.folder or Path(tempfile.mkdtemp(prefix="crn_jax_kills_"))
     place.mkdir(parents=True, exist_ok=True)
-    counted = kill_and_compare(place, asked.count, asked.seed)
+    with contextlib.ExitStack() as stack:
+        bucket = None
+        if asked.bucket is not None:
+            url = stack.enter_context(emulator())
+            proxy, requests = stack.enter_context(faulty(url, asked.bucket)) if asked.bucket else (url, {})
+            bucket = Bucket(url, proxy)
+            os.environ |= SPEAKS_TO_EMULATORS
+            importlib.import_module("gcsfs")  # once, not in each training
+        kinds = KINDS[1:] if asked.saving else KINDS
+        counted = kill_and_compare(place, asked.count, asked.seed, asked.processes, kinds, bucket, asked.segmenter)
+        if asked.bucket:
+            print(f"{requests['failures']:,} of {requests['requests']:,} requests failed")
     print("\n".join(f"{number:4d}  {result}" for result, number in counted.items()))
     if failed := sum(number for result, number in counted.items() if not result.endswith("identical")):
         print(f"{failed} failed; their folders are kept in {place}")
