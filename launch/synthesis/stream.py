@@ -86,7 +86,7 @@ def synthesize_all(
         by_size.setdefault(job.fitted.size, []).append(job)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for size, these in by_size.items():
-            function, count = _compiled(run, min(batch_size or _default_batch(size), len(these)), size, len(these))
+            function, count = compile_for(run, min(batch_size or _default_batch(size), len(these)), size, len(these))
             layouts = ahead(pool, read, these, 2 * count)
             yield from ahead(pool, write, _batches(function, count, layouts), 2 * count)
 
@@ -115,7 +115,7 @@ def ahead(pool: Executor, function: Callable[[Item], Result], items: Iterable[It
         yield pending.popleft().result()
 
 
-def _compiled(run: Run, each: int, size: tuple[int, int], total: int) -> tuple[Callable[[np.ndarray], jax.Array], int]:
+def compile_for(run: Run, each: int, size: tuple[int, int], total: int) -> tuple[Callable[[np.ndarray], jax.Array], int]:
     """Compiles the function from layouts `[B, H, W]` to images for all devices of this process.
 
     Args:
