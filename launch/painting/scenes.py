@@ -15,6 +15,7 @@ DRAWN = 6
 _OBJECTS_EACH = 6
 _SMALLEST, _LARGEST = 0.0008, 0.12  # of the canvas
 _FULL = 0.2  # the part of its box that an object fills at least
+_WHOLE = 0.15  # the part of a class that lies in whole objects, if it is one of objects
 
 
 class Stamp(NamedTuple):
@@ -50,18 +51,20 @@ def held_out_layouts(run: Run) -> list[np.ndarray]:
 def stamps(layouts: Sequence[np.ndarray], void: int) -> list[Stamp]:
     """Cuts out the objects of layouts: connected areas of one class, neither tiny nor large, that no border cuts off.
 
-    The classes with small objects come first, and of each class the largest objects. Surfaces such as a road reach the border.
+    Classes that are seldom whole, such as a road or a sky, are surfaces and give no objects. The class with the most pixels in
+    whole objects comes first, and of each class the largest objects.
     """
     found: dict[int, list[np.ndarray]] = {}
+    pixels: dict[int, int] = {}
     for layout in layouts:
         for class_id in np.unique(layout).tolist():
-            if class_id != void:
-                found.setdefault(class_id, []).extend(_whole_objects(layout == class_id))
-    for masks in found.values():
-        masks.sort(key=np.count_nonzero, reverse=True)
-    chosen = {class_id: masks[:_OBJECTS_EACH] for class_id, masks in found.items() if masks}
-    order = sorted(chosen, key=lambda class_id: float(np.median([mask.sum() for mask in chosen[class_id]])))
-    return [Stamp(class_id, mask) for class_id in order for mask in chosen[class_id]]
+            is_class = layout == class_id
+            pixels[class_id] = pixels.get(class_id, 0) + int(is_class.sum())
+            found.setdefault(class_id, []).extend(_whole_objects(is_class))
+    whole = {class_id: sum(int(mask.sum()) for mask in masks) for class_id, masks in found.items()}
+    order = sorted((n for n in found if n != void and whole[n] >= _WHOLE * pixels[n]), key=lambda n: -whole[n])
+    largest = {n: sorted(found[n], key=np.count_nonzero, reverse=True)[:_OBJECTS_EACH] for n in order}
+    return [Stamp(class_id, mask) for class_id in order for mask in largest[class_id]]
 
 
 def _whole_objects(is_class: np.ndarray) -> list[np.ndarray]:

@@ -1,6 +1,7 @@
 """Pages in a real browser. A test module gets the fixture `open_page` by `pytest_plugins = "tests.support.browser"`.
 
-Pages have to be silent: an error on the console, an exception, or a request to anywhere but the file fails the test.
+Pages have to be silent: an error on the console, an exception, or a request to anywhere but the file, or the server that the
+page comes from, fails the test.
 """
 
 import shutil
@@ -32,19 +33,28 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def open_page(browser) -> Iterator[Callable[..., Page]]:
-    """`open_page(path, **settings)` opens a file in a fresh profile; settings are those of Playwright's new_context."""
+    """`open_page(path or address, **settings)` opens a file, or a server's page, in a fresh profile.
+
+    Settings are those of Playwright's new_context. `tolerates` is part of a line that may stand on the console.
+    """
     contexts, problems = [], []
 
-    def open_path(path: Path, **settings) -> Page:
+    def open_path(path: Path | str, tolerates: str | None = None, **settings) -> Page:
+        address = path if isinstance(path, str) else path.resolve().as_uri()
+        own = ("file:", "data:", "blob:", *([address] if isinstance(path, str) else []))
         context = browser.new_context(**settings)
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(600_000)  # a busy machine may need minutes
         page.on("pageerror", lambda error: problems.append(f"exception: {error}"))
-        page.on("console", lambda message: message.type == "error" and problems.append(f"console: {message.text}"))
-        page.on("request", lambda r: r.url.startswith(("file:", "data:", "blob:")) or problems.append(f"request: {r.url}"))
-        page.goto(path.resolve().as_uri())
+        page.on("console", lambda message: noted(message.type, message.text, tolerates))
+        page.on("request", lambda request: request.url.startswith(own) or problems.append(f"request: {request.url}"))
+        page.goto(address)
         return page
+
+    def noted(kind: str, text: str, tolerates: str | None) -> None:
+        if kind == "error" and not (tolerates and tolerates in text):
+            problems.append(f"console: {text}")
 
     yield open_path
     for context in contexts:

@@ -12,6 +12,7 @@ export function showCollection(panels, info, state) {
 
   function build() {
     const { width, height, images } = panel.run;
+    $("tiles").style.setProperty("--ratio", width / height);
     $("collection-title").textContent = panels.length > 1 ? `Images of ${panel.run.name}` : "Images";
     tiles = [COMPOSED, ...Array(images).keys()].map((u) => {
       const canvas = element("canvas", { width, height });
@@ -38,7 +39,7 @@ export function showCollection(panels, info, state) {
   }
 
   const redraw = once(() => {
-    if (panel.images) for (const { u, canvas } of tiles) draw(canvas, u === COMPOSED ? composed() : panel.images[u]);
+    if (panel.images) for (const { u, canvas } of tiles) draw(canvas, u === COMPOSED ? panel.composed() : panel.images[u]);
     for (const { u, button } of tiles) {
       button.setAttribute("aria-pressed", u === panel.looked || (panel.looked === COMPOSED && !panel.isComposed && u === panel.base));
       if (u === COMPOSED) button.hidden = !panel.isComposed;
@@ -51,14 +52,6 @@ export function showCollection(panels, info, state) {
     if (!panel.isComposed && map.getAttribute("aria-pressed") === "true") toggleMap();
   });
 
-  function composed() {
-    const looked = panel.looked;
-    panel.looked = COMPOSED;
-    const result = panel.shown();
-    panel.looked = looked;
-    return result;
-  }
-
   function draw(canvas, rgb) {
     const image = new ImageData(canvas.width, canvas.height), words = new Uint32Array(image.data.buffer);
     for (let i = 0; i < words.length; i++) words[i] = 0xff000000 | (rgb[3 * i + 2] << 16) | (rgb[3 * i + 1] << 8) | rgb[3 * i];
@@ -68,7 +61,7 @@ export function showCollection(panels, info, state) {
   function chips() {
     if (!panel.isComposed) return [];
     const select = element("select", { "aria-label": "The image of all other classes" },
-      ...panel.images.map((_, u) => element("option", { value: u, selected: u === panel.base }, `all else: image ${u}`)));
+      ...[...Array(panel.run.images).keys()].map((u) => element("option", { value: u, selected: u === panel.base }, `all else: image ${u}`)));
     select.addEventListener("change", () => panel.setBase(Number(select.value)));
     const picked = [...panel.picks].sort(([one], [other]) => one - other).map(([classId, u]) => {
       const words = `${info.classes[classId]}: image ${u}`;

@@ -18,7 +18,7 @@ export class Live extends EventTarget {
   constructor(info, work, panels) {
     super();
     [this.info, this.work, this.panels] = [info, work, panels];
-    work.addEventListener("change", () => this.request());
+    work.addEventListener("change", ({ cause }) => this.request(cause === "painted"));
     this.#watch();
   }
 
@@ -27,9 +27,10 @@ export class Live extends EventTarget {
   /** Whether the images on the page are those of the layout on the page. */
   get isSettled() { return this.#done === this.#wanted && !this.#busy && !this.isWaiting && !this.isLost; }
 
-  request() {
+  /** Asks for the images of the newest layout. The time until they are shown is measured if somebody has painted. */
+  request(isPainted = false) {
     this.#wanted++;
-    this.#since ??= performance.now();
+    if (isPainted) this.#since ??= performance.now();
     this.#render();
   }
 

@@ -57,8 +57,11 @@ export class Panel extends EventTarget {
 
   /** The RGB bytes of what is shown. */
   shown() {
-    if (!this.images) return null;
-    if (this.looked !== COMPOSED) return this.images[this.looked];
+    return this.images && (this.looked === COMPOSED ? this.composed() : this.images[this.looked]);
+  }
+
+  /** The RGB bytes of the image that shows each class as the image chosen for it does (Eq. 3 of the paper). */
+  composed() {
     if (!this.isComposed) return this.images[this.base];
     const result = new Uint8Array(this.images[0].length), source = this.info.classes.map((_, id) => this.images[this.imageOf(id)]);
     for (let i = 0; i < this.ids.length; i++) {
@@ -88,12 +91,10 @@ export class Panel extends EventTarget {
     else this.view.cover(null);
   }
 
+  /** Looks at an image. Until a class is picked, all else comes from the image that was looked at before. */
   look(u) {
+    if (!this.isComposed && this.looked !== COMPOSED && this.looked !== u) this.base = this.looked;
     this.looked = u;
-    if (u !== COMPOSED && !this.isComposed) {
-      this.base = u;
-      this.picks.clear();
-    }
     this.#changed();
   }
 

@@ -16,7 +16,7 @@ export async function offerStarts(info, scenes, work, colors) {
     return canvas;
   };
   const offer = (label, ids, caption) => {
-    const button = element("button", { className: "tile", "aria-label": `Start from ${label}`, onclick: () => work.replace(ids) },
+    const button = element("button", { className: "tile", "aria-label": `Start from ${label}`, onclick: () => { work.replace(ids); showCanvas(); } },
       thumbnail(ids), element("span", { className: "caption" }, caption));
     button.style.setProperty("--ratio", width / height);
     shelf.append(button);
@@ -25,13 +25,10 @@ export async function offerStarts(info, scenes, work, colors) {
   const { above, below, row } = scenes.horizon;
   const blank = work.layout.ids.slice().fill(above, 0, row * width).fill(below, row * width);
   offer("a blank horizon", blank, "Blank horizon");
-  const open = element("div", { className: "openers" });
-  const opener = (label, title, act) => open.append(element("button", { title, onclick: act }, label));
-  opener("Open a layout…", "Open a layout PNG. It can also be dropped on the page.", () => $("file").click());
-  opener("From the clipboard", "Open the picture in the clipboard (Ctrl+V)", fromClipboard);
-  if (info.photographs) opener("Label a photograph…", "Let the segmenter label a photograph", () => $("photograph").click());
-  shelf.append(open);
-  $("start-hint").textContent = "Undo brings back what was there.";
+  const opener = (label, title, act) => $("openers").append(element("button", { title, onclick: act }, label));
+  opener("Open a file…", "Open a layout PNG. It can also be dropped on the page.", () => $("file").click());
+  opener("Paste", "Open the picture in the clipboard (Ctrl+V)", fromClipboard);
+  if (info.photographs) opener("Photograph…", "Let the segmenter label a photograph", () => $("photograph").click());
 
   let first = blank;
   for (let number = 0; number < scenes.layouts; number++) {
@@ -98,6 +95,9 @@ export async function offerStarts(info, scenes, work, colors) {
   return { take, first };
 }
 
+/** Scrolls back to the canvas, where what was clicked is seen, or is needed next. */
+const showCanvas = () => document.querySelector("main").scrollTo({ top: 0 });
+
 /** The objects that can be stamped, as pictures in the colour of their class. */
 export function offerObjects(stamps, info, state, colors) {
   const buttons = stamps.map((mask, number) => {
@@ -107,7 +107,7 @@ export function offerObjects(stamps, info, state, colors) {
     canvas.getContext("2d").putImageData(image, 0, 0);
     const name = info.classes[mask.class], place = stamps.slice(0, number).filter((other) => other.class === mask.class).length + 1;
     return element("button", { className: "tile object", "aria-label": `Stamp ${name} ${place}`, title: `${name}, ${mask.height}×${mask.width}`,
-      onclick: () => state.set({ tool: "stamp", stamp: number, stampScale: 1 }) }, canvas, element("span", { className: "caption" }, name));
+      onclick: () => { state.set({ tool: "stamp", stamp: number, stampScale: 1 }); showCanvas(); } }, canvas, element("span", { className: "caption" }, name));
   });
   $("objects").append(...buttons);
   if (!buttons.length) $("objects").append(element("p", { className: "quiet" }, "This run has no held-out layouts to cut objects from."));

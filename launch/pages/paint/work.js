@@ -80,7 +80,7 @@ export class Work extends EventTarget {
   /** Puts class ids in place without a history, as at the start. */
   load(ids) {
     this.layout.ids.set(ids);
-    this.#tell([0, 0, this.layout.width, this.layout.height]);
+    this.#tell([0, 0, this.layout.width, this.layout.height], "loaded");
   }
 
   undo() {
@@ -121,7 +121,7 @@ export class Work extends EventTarget {
     return { rect, before: part(this.#before), after: part(ids) };
   }
 
-  #tell(rect) {
-    this.dispatchEvent(Object.assign(new Event("change"), { rect }));
+  #tell(rect, cause = "painted") {
+    this.dispatchEvent(Object.assign(new Event("change"), { rect, cause }));
   }
 }
