@@ -1,11 +1,12 @@
 """Checkpoints of a run: Orbax writes them in the background and atomically; their manifests tell whether they are intact."""
 
+import asyncio
 import contextlib
 import gc
 import json
-import logging
 import re
 import shutil
+import sys
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -342,22 +343,39 @@ def _read(checkpoint: Path, abstract: TrainState) -> TrainState:
 
 @contextlib.contextmanager
 def _told_once() -> Iterator[None]:
-    """Keeps asyncio from printing a traceback for each array of a load that has failed.
+    """Makes a load that fails raise its error, and print nothing.
 
-    Orbax reads all arrays at once and raises the first error. It leaves behind the other reads, which fail for the same reason.
+    Orbax reads all arrays at once, on an event loop of uvloop, and raises the first error. It then closes the loop, while the
+    other reads go on. Each of them would print a traceback when it ends, and when its result is collected.
     """
-
-    def of_others(record: logging.LogRecord) -> bool:
-        return not any(sign in record.getMessage() for sign in ("was never retrieved", "Task was destroyed"))
-
-    logger = logging.getLogger("asyncio")
-    logger.addFilter(of_others)
+    uvloop: Any = sys.modules.get("uvloop")  # Orbax has imported it, except on Windows
+    if uvloop is None:
+        yield
+        return
+    make, patient = uvloop.new_event_loop, _patient(uvloop.Loop)
+    uvloop.new_event_loop = patient
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+            warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)  # reads that had not begun
             yield
     finally:
-        logger.removeFilter(of_others)
+        uvloop.new_event_loop = make
+
+
+def _patient(kind: Any) -> Any:
+    """Returns a class of event loops like `kind` that wait for their tasks before they close, and report none that failed."""
+
+    class Patient(kind):
+        def __init__(self) -> None:
+            super().__init__()
+            self.set_exception_handler(lambda loop, context: None)
+
+        def close(self) -> None:
+            if not self.is_closed() and (tasks := asyncio.all_tasks(self)):
+                self.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+            super().close()
+
+    return Patient
 
 
 def _in_this_process_alone() -> contextlib.AbstractContextManager:

@@ -116,7 +116,8 @@ def test_when_it_is_stopped_nothing_more_is_begun(tmp_path):
 
 def test_what_is_finished_when_it_is_stopped_is_not_run_again(tmp_path):
     tasks, workers = tasks_of(tmp_path, 1), Pretended(tmp_path, stops="0", status=0)
-    workers._run, pretended = (lambda *given: pretended(*given) if not workers.stopped.is_set() else 75), workers._run
+    pretended = workers.run_command
+    workers.run_command = lambda *given: 75 if workers.stopped.is_set() else pretended(*given)
     workers.work(tasks, lambda: None)
     assert workers.outcomes[tasks[0].folder] == "stopped"
     assert [command[0] for command in tasks[0].finished()] == ["launch.train"]
@@ -145,7 +146,7 @@ def test_what_another_ablation_has_begun_is_waited_for(tmp_path, capsys):
 
 def test_an_accelerator_that_is_in_use_is_waited_for(tmp_path, capsys):
     tasks, first, second = tasks_of(tmp_path, 1), Pretended(tmp_path), Pretended(tmp_path)
-    with first._device({}) as lock:
+    with first.device({}) as lock:
         assert lock is not None
         threading.Timer(0.5, second.stop).start()
         second.work(tasks, lambda: None)

@@ -18,10 +18,6 @@ def objective(width=3, **optimizer) -> Objective:
     return Objective(CascadeConfig(2, (width, 2)), LambdaConfig(), OptimizerConfig(**optimizer), "average", 5)
 
 
-# Where a load fails, Orbax leaves coroutines behind and reads that end later, in another test.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
-
 @pytest.fixture
 def saved(tmp_path):
     """Steps 1 to 5 of a run that keeps two, with distances; and their state."""

@@ -112,7 +112,7 @@ def test_drawings_in_the_spaces_colours_are_right_or_refused(folder, data):
     try:
         layout = space.read(path)
     except UserError:
-        # Two colours beside black may begin VOC's map or PaddleSeg's; black alone tells nothing; generated colours are nobody's choice.
+        # Two colours beside black may begin VOC's map, or PaddleSeg's; black alone tells nothing; others are generated.
         assert len({space.colors[n] for n in order} - {(0, 0, 0)}) <= 2 or not space.has_own_colors
         return
     assert (layout == expected).all()

@@ -89,7 +89,7 @@ def elsewhere(me: Owner, **changes) -> Owner:
 def ended() -> tuple[int, int]:
     """The number of a process that has ended, and when it had started."""
     with subprocess.Popen(["sleep", "60"]) as process:
-        started = lock._started(process.pid)
+        started = lock.start_of(process.pid)
         process.kill()
     return process.pid, started
 
@@ -199,7 +199,8 @@ def test_an_owner_that_was_followed_notices_and_writes_nothing_more(records, me)
 
 
 def test_a_folder_that_cannot_be_written_for_a_minute_ends_the_training(me, tmp_path, monkeypatch):
-    ownership, broken = training(FolderRecords(tmp_path / "owner"), me), threading.Event()
+    records, broken = FolderRecords(tmp_path / "owner"), threading.Event()
+    ownership = training(records, me)
     ownership.acquire()
 
     def fail(*_):
@@ -207,7 +208,7 @@ def test_a_folder_that_cannot_be_written_for_a_minute_ends_the_training(me, tmp_
         raise OSError(30, "Read-only file system")
 
     monkeypatch.setattr(lock, "BEAT_SECONDS", 0.01)
-    monkeypatch.setattr(ownership._records, "replace", fail)
+    monkeypatch.setattr(records, "replace", fail)
     ownership.keep()
     assert broken.wait(60)
     ownership.check()  # it may be a passing trouble
@@ -268,7 +269,7 @@ def test_a_number_that_became_free_again_makes_no_owner(records, me):
 
     slow = training(Slow(), me)
     slow.acquire()
-    assert slow._number == 2 * KEPT_RECORDS + 1 == max(records.numbers()) and 2 not in records.numbers()
+    assert slow.number == 2 * KEPT_RECORDS + 1 == max(records.numbers()) and 2 not in records.numbers()
 
 
 def contend(folder: Path, go, winners) -> None:
@@ -321,10 +322,10 @@ def test_of_several_in_a_bucket_one_trains(me):
 
 
 def test_processes_that_run_and_that_do_not(ended):
-    assert is_running(os.getpid(), lock._started(os.getpid()))
+    assert is_running(os.getpid(), lock.start_of(os.getpid()))
     assert not is_running(*ended)
     assert not is_running(2**40, 1) and not is_running(2**70, 1)
     with subprocess.Popen([sys.executable, "-c", "pass"], stdin=subprocess.DEVNULL) as process:
-        started = lock._started(process.pid)
+        started = lock.start_of(process.pid)
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and nobody has asked for its status
         assert not is_running(process.pid, started)

@@ -50,6 +50,8 @@ def test_a_bit_that_differs_stops_the_run_before_it_is_saved(tiny, tmp_path, mon
 @pytest.mark.quick
 def test_replays_compare_every_bit():
     """NaN equals itself, and 0 differs from -0."""
-    same = replay._same({"a": jnp.array([np.nan, 0.0]), "b": jnp.int32(3)}, {"a": jnp.array([np.nan, -0.0]), "b": jnp.int32(3)})
+    same = replay.same_bits(
+        {"a": jnp.array([np.nan, 0.0]), "b": jnp.int32(3)}, {"a": jnp.array([np.nan, -0.0]), "b": jnp.int32(3)}
+    )
     assert {name: bool(flag) for name, flag in same.items()} == {"a": False, "b": True}
-    assert replay._same(jnp.array([np.nan]), jnp.array([np.nan])).all()
+    assert replay.same_bits(jnp.array([np.nan]), jnp.array([np.nan])).all()

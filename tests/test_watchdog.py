@@ -56,10 +56,10 @@ def test_bounds_come_from_the_median_of_the_kind(ended):
     assert dog.bound("start") == float("inf") and dog.bound("step") == FIRST * 2
     for seconds in (500.0, 0.1, 0.1, 0.2, 3.0):  # the first one reads files that are not in memory yet
         dog.begin("step", 1)
-        dog._current.spent = seconds
+        dog.current.spent = seconds
     dog.begin("validation", 1)
-    assert dog.bound("step") == 2.0 and dog.bound("validation") == FIRST * 2 and dog._took["step"][0] == 500.0
-    dog._current.spent = 7.0
+    assert dog.bound("step") == 2.0 and dog.bound("validation") == FIRST * 2 and dog.took["step"][0] == 500.0
+    dog.current.spent = 7.0
     dog.begin("step", 2)
     assert dog.bound("validation") == FACTOR * 7.0
 
@@ -72,20 +72,20 @@ def test_compiling_takes_no_time(ended):
 
         @jax.jit
         def traced(x):  # tracing belongs to it
-            before = dog._ticks
-            seen.append(dog._compiling.depth)
-            wait_until(lambda: dog._ticks > before + 120)  # twice the bound
+            before = dog.ticks
+            seen.append(dog.compiling.depth)
+            wait_until(lambda: dog.ticks > before + 120)  # twice the bound
             return x + 1
 
         traced(jnp.zeros(()))
-        assert seen[0] > 0 and dog._compiling.depth == 0 and not ended
+        assert seen[0] > 0 and dog.compiling.depth == 0 and not ended
         wait_until(lambda: ended)
 
 
 def test_the_backend_s_compiler_is_seen_at_work(monkeypatch):
     from jax._src import compiler
 
-    seen, compiling = [], watchdog._compiling()
+    seen, compiling = [], watchdog.compiling()
     original = compiler.compile_or_get_cached
 
     def looking(*args, **kwargs):
@@ -157,17 +157,21 @@ def coordinator(monkeypatch) -> Coordinator:
     made.answers.set()
 
 
-def test_a_process_waits_for_one_that_is_less_far_and_at_work(ended, coordinator):
+@pytest.fixture
+def never_silent(monkeypatch):
+    """The threads of this process may get no processor for many of the short ticks."""
+    monkeypatch.setattr(watchdog, "SILENT_TICKS", 1_000_000)
+
+
+def test_a_process_waits_for_one_that_is_less_far_and_at_work(ended, coordinator, never_silent):
     """The other validates, compiles or draws a contact sheet."""
+    coordinator.other(step=2, phase="validation")
     with Watchdog(0.6, print) as dog:
         pass_phases(dog)
-        while dog._ticks < 200:
-            coordinator.other(step=2, phase="validation")
-            time.sleep(0.01)
+        wait_until(lambda: ended or dog.ticks > 200)
         assert not ended
-        while not ended:
-            coordinator.other(step=2, phase="validation", late=True, waits=False, where="sleep (slow.py:7)")
-            time.sleep(0.01)
+        coordinator.other(step=2, phase="validation", late=True, waits=False, where="sleep (slow.py:7)")
+        wait_until(lambda: ended)
     assert "Process 1 holds up the others" in ended[0][1]
     assert "process 1: validation at step 2, in sleep (slow.py:7)" in ended[0][1]
 
@@ -180,12 +184,11 @@ def test_a_process_that_is_silent_is_named(ended, coordinator):
     assert "Process 1 holds up the others" in ended[0][1]
 
 
-def test_of_several_that_are_equally_far_those_that_do_not_wait_for_devices_are_named(ended, coordinator):
+def test_of_several_that_are_equally_far_those_that_do_not_wait_for_devices_are_named(ended, coordinator, never_silent):
+    coordinator.other(late=True)
     with Watchdog(0.6, print) as dog:
         pass_phases(dog)
-        while not ended:
-            coordinator.other(late=True)
-            time.sleep(0.01)
+        wait_until(lambda: ended)
     assert "Process 0 holds up the others" in ended[0][1]
 
 
@@ -201,8 +204,8 @@ def test_a_folder_that_does_not_answer_is_said_once(ended):
     said, writing = [], [0]
     with Watchdog(2, said.append, lambda: writing[0], "runs/x") as dog:
         for count, ticks in ((1, 3), (2, 3), (3, 60)):  # written, and begun anew
-            writing[0], until = count, dog._ticks + ticks
-            wait_until(lambda until=until: dog._ticks > until)
+            writing[0], until = count, dog.ticks + ticks
+            wait_until(lambda until=until: dog.ticks > until)
     assert len(said) == 1 and said[0].startswith("runs/x has not answered for")
 
 

@@ -126,7 +126,7 @@ class Workers:
     def _worker(self, slot: int, tasks: Sequence[Task], report: Callable[[], object]) -> None:
         environment = accelerator(slot, self.jobs)
         try:
-            with self._device(environment) as device:
+            with self.device(environment) as device:
                 remaining = list(tasks)
                 while remaining and not self.stopped.is_set():
                     remaining = [task for task in remaining if not self._dealt_with(task, device, environment, report)]
@@ -136,7 +136,7 @@ class Workers:
             raise
 
     @contextlib.contextmanager
-    def _device(self, environment: dict[str, str]) -> Iterator[int | None]:
+    def device(self, environment: dict[str, str]) -> Iterator[int | None]:
         """Waits for the lock of a worker's accelerator. It yields None if the ablation is stopped before."""
         name = lock_name(environment.get("CUDA_VISIBLE_DEVICES", "all"))
         for attempt in range(sys.maxsize):
@@ -166,7 +166,7 @@ class Workers:
     def run(self, task: Task, locks: Sequence[int], environment: dict[str, str]) -> Outcome:
         """Runs the outstanding commands of a task, until one fails or is stopped."""
         while (command := task.outstanding()) is not None:
-            status = self._run(command, task.log, locks, environment)
+            status = self.run_command(command, task.log, locks, environment)
             if status == 0:
                 task.done(command)
             elif status == TRY_AGAIN or self.stopped.is_set():
@@ -175,7 +175,7 @@ class Workers:
                 return "failed"
         return "finished"
 
-    def _run(self, command: list[str], log: Path, locks: Sequence[int], environment: dict[str, str]) -> int:
+    def run_command(self, command: list[str], log: Path, locks: Sequence[int], environment: dict[str, str]) -> int:
         """Runs a command and returns its exit status. It has its own session, so that Ctrl-C reaches it once, by `stop`."""
         with open(log, "a", encoding="utf-8", opener=_no_link) as output:
             with self._mutex:

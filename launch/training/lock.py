@@ -153,7 +153,7 @@ class Owner:
         return Owner(
             host=socket.gethostname(),
             pid=pid,
-            started=_started(pid) or 0,
+            started=start_of(pid) or 0,
             machine=_machine(),
             folder=str(folder.resolve()),
             since=since,
@@ -201,7 +201,7 @@ class Owner:
 
 def is_running(pid: int, started: int) -> bool:
     """Returns whether the process `pid` of this machine runs that had started at `started`."""
-    if (found := _started(pid)) is not None:
+    if (found := start_of(pid)) is not None:
         return found == started
     try:
         os.kill(pid, 0)
@@ -212,7 +212,7 @@ def is_running(pid: int, started: int) -> bool:
     return True
 
 
-def _started(pid: int) -> int | None:
+def start_of(pid: int) -> int | None:
     """Returns when a process started; 0 if it has ended and its parent has not noticed, None if it may not be looked at."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -241,7 +241,7 @@ class Ownership:
 
     def __init__(self, records: Records, me: Owner, name: str, sleep: Callable[[float], object] = time.sleep):
         self._records, self._me, self._name, self._sleep = records, me, name, sleep
-        self._number = 0
+        self.number = 0
         self._ending, self._writing = threading.Event(), threading.Lock()
         self._successor: Owner | str | None = None
         self._trouble: OSError | None = None
@@ -266,9 +266,9 @@ class Ownership:
                     break
                 self._records.remove(known + 1)  # it was free because it is long past
             known += 1
-        self._number = known + 1
+        self.number = known + 1
         for number in self._records.numbers():
-            if number < self._number - KEPT_RECORDS:
+            if number < self.number - KEPT_RECORDS:
                 self._records.remove(number)
 
     def _follow(self, number: int, text: str) -> None:
@@ -328,13 +328,13 @@ class Ownership:
         with self._writing:
             if self._ending.is_set():
                 return
-            if (newest := max([self._number, *self._records.numbers()])) > self._number:
+            if (newest := max([self.number, *self._records.numbers()])) > self.number:
                 self._successor = Owner.parse(self._records.read(newest) or "") or "another training"
                 return
-            if self._records.read(self._number) is None:
+            if self._records.read(self.number) is None:
                 raise FileNotFoundError(errno.ENOENT, "The training's record of its folder is gone", self._name)
             self._me = dataclasses.replace(self._me, beat=self._me.beat + 1, seen=time.time())
-            self._records.replace(self._number, self._me.text())
+            self._records.replace(self.number, self._me.text())
 
     def check(self) -> None:
         """Checks that this training may go on writing.
@@ -356,7 +356,7 @@ class Ownership:
         if self._writing.acquire(timeout=BEAT_SECONDS):  # a folder that does not answer needs no owner
             try:
                 if self._successor is None:
-                    self._records.replace(self._number, dataclasses.replace(self._me, released=True).text())
+                    self._records.replace(self.number, dataclasses.replace(self._me, released=True).text())
             except OSError:
                 pass  # nor does a folder that cannot be written
             finally:

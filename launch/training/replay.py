@@ -29,7 +29,7 @@ def replayed(
     first = train_step(twin, frozen, batch)
     second = train_step(state, frozen, batch)
     everywhere = second[0].step.sharding
-    same = jax.jit(_same, out_shardings=everywhere)(first, second)
+    same = jax.jit(same_bits, out_shardings=everywhere)(first, second)
     named = named_leaves({"state": same[0], "metrics": same[1]})
     return second, [name for name, flag in named if not np.asarray(flag)]
 
@@ -39,7 +39,7 @@ def _copied(state: TrainState) -> TrainState:
     return jax.jit(lambda leaves: jax.tree.map(jnp.copy, leaves), out_shardings=formats)(state)
 
 
-def _same(first: Any, second: Any) -> Any:
+def same_bits(first: Any, second: Any) -> Any:
     """Tells for each array whether all of its bits are the same; as numbers, NaN would differ from itself and 0 not from -0."""
 
     def bits(leaf: jax.Array) -> jax.Array:

@@ -132,11 +132,11 @@ class Watchdog:
     def __init__(self, seconds: float, say: Callable[[str], None], writing: Callable[[], int] = lambda: 0, folder: str = ""):
         self._smallest, self._say, self._writing, self._folder = seconds, say, writing, folder
         self._tick = min(1.0, seconds / 60)
-        self._ticks = 0
-        self._took: dict[Phase, deque[float]] = defaultdict(lambda: deque(maxlen=101))
+        self.ticks = 0
+        self.took: dict[Phase, deque[float]] = defaultdict(lambda: deque(maxlen=101))
         self._main, self._closed = threading.get_ident(), threading.Event()
-        self._current = Current("start", 0)
-        self._compiling = _compiling()
+        self.current = Current("start", 0)
+        self.compiling = compiling()
         self._held = (0, 0.0)
         client = ending.coordinator()
         self._peers = Peers(client, jax.process_index()) if client is not None else None
@@ -154,15 +154,15 @@ class Watchdog:
 
     def begin(self, phase: Phase, step: int) -> None:
         """Notes that the main thread begins a phase, which ends the one before."""
-        before, self._current = self._current, Current(phase, step)
+        before, self.current = self.current, Current(phase, step)
         if before.phase != "start":
-            self._took[before.phase].append(before.spent)
+            self.took[before.phase].append(before.spent)
 
     def bound(self, phase: Phase) -> float:
         """Returns the seconds that a phase may take."""
         if phase == "start":
             return float("inf")
-        took = list(self._took[phase])
+        took = list(self.took[phase])
         return max(self._smallest, FACTOR * statistics.median(took)) if took else FIRST * self._smallest
 
     def _watch(self) -> None:
@@ -170,22 +170,22 @@ class Watchdog:
         while not self._closed.wait(self._tick):
             now = time.monotonic()
             passed, before = min(now - before, 2 * self._tick), now  # if it was longer, this process was suspended
-            self._ticks += 1
-            current = self._current
-            if not self._compiling.depth:
+            self.ticks += 1
+            current = self.current
+            if not self.compiling.depth:
                 current.spent += passed
             self._look_at_folder(passed)
-            if self._peers and self._ticks % 5 == 0:
+            if self._peers and self.ticks % 5 == 0:
                 self._exchange(self._peers, current)
             if current.spent > self.bound(current.phase) and not self._waits_for_others():
                 return self._alarm(current)
 
     def _progress(self) -> dict[str, Any]:
         """Returns what the other processes are told: how far this one is, and whether it is within its own bound."""
-        current, frame = self._current, sys._current_frames().get(self._main)
+        current, frame = self.current, sys._current_frames().get(self._main)
         file, line, name = (frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name) if frame else ("?", 0, "?")
         return {
-            "tick": self._ticks,
+            "tick": self.ticks,
             "step": current.step,
             "phase": current.phase,
             "late": current.spent > self.bound(current.phase),
@@ -198,15 +198,15 @@ class Watchdog:
         asks = current.spent > self.bound(current.phase) / 2
         peers.tell(self._progress(), asks)
         if not asks:
-            self._asked_since = self._ticks
+            self._asked_since = self.ticks
             self._heard.clear()
             return
         for index, told in {**peers.reached, COORDINATOR: peers.answers}.items():
             if index not in self._heard or self._heard[index][0] != told:
-                self._heard[index] = told, self._ticks
+                self._heard[index] = told, self.ticks
 
     def _silent(self, index: int) -> bool:
-        return self._ticks - self._heard.get(index, (None, self._asked_since))[1] > SILENT_TICKS
+        return self.ticks - self._heard.get(index, (None, self._asked_since))[1] > SILENT_TICKS
 
     def _reached(self) -> dict[int, dict[str, Any]]:
         return {**(self._peers.reached if self._peers else {}), jax.process_index(): self._progress()}
@@ -229,7 +229,7 @@ class Watchdog:
         """Returns whether this process, which is late, waits for another that is no farther, at work, and not late."""
         if not self._peers or self._silent(COORDINATOR):
             return False
-        me = self._current.step
+        me = self.current.step
         others = {index: told for index, told in self._reached().items() if index != jax.process_index()}
         return any(told["step"] <= me and not told["late"] and not self._silent(index) for index, told in others.items())
 
@@ -269,6 +269,6 @@ def _settles(frame: FrameType | None) -> bool:
 
 
 @functools.cache
-def _compiling() -> Compiling:
+def compiling() -> Compiling:
     """Returns the one listener of this process: JAX cannot be told to forget one."""
     return Compiling()
