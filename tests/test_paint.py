@@ -201,6 +201,20 @@ def test_line_and_rectangle_follow_the_pointer(painter):
     np.testing.assert_array_equal(page.layout(), expected)
 
 
+def test_a_corner_of_the_canvas_can_be_painted(painter):
+    page = painter()
+    expected = page.layout()
+    page.choose("Brush", "car", 1)
+    for x, y in ((0.5, 0.5), (63.5, 0.5), (0.5, 47.5), (63.5, 47.5)):
+        page.click(x, y)
+        expected[int(y), int(x)] = CLASS["car"]
+    page.choose("Polygon", "building")
+    for corner in ((0.3, 0.3), (20, 0.3), (20, 20), (0.3, 20), (0.3, 0.3)):  # it reaches the border
+        page.click(*corner)
+    expected[:20, :20] = CLASS["building"]
+    np.testing.assert_array_equal(page.layout(), expected)
+
+
 def test_a_polygon_by_clicks_and_a_lasso(painter):
     page = painter()
     expected = page.layout()

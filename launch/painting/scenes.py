@@ -12,7 +12,7 @@ from crn_jax.run import Run
 
 DRAWN = 6
 """The number of held-out layouts that are drawn if a run of procedural streets has stored none."""
-_OBJECTS_EACH = 6
+_OBJECTS_EACH = 4
 _SMALLEST, _LARGEST = 0.0008, 0.12  # of the canvas
 _FULL = 0.2  # the part of its box that an object fills at least
 _WHOLE = 0.15  # the part of a class that lies in whole objects, if it is one of objects

@@ -12,21 +12,26 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
-_ARGUMENTS = (
+ARGUMENTS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync"
 ).split()
+
+
+def chromium() -> str | None:
+    """Returns the path of the system's Chromium, if there is one."""
+    return next(filter(None, map(shutil.which, _NAMES)), None)
 
 
 # Playwright keeps an event loop running in this thread: no longer than a module needs it.
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """The system's Chromium."""
-    executable = next(filter(None, map(shutil.which, _NAMES)), None)
+    executable = chromium()
     if executable is None:
         pytest.skip(f"needs a browser: none of {', '.join(_NAMES)} is on PATH (Debian, Ubuntu: apt install chromium)")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=_ARGUMENTS)
+        browser = playwright.chromium.launch(executable_path=executable, args=ARGUMENTS)
         yield browser
         browser.close()
 

@@ -44,6 +44,7 @@ export function showCollection(panels, info, state) {
       button.setAttribute("aria-pressed", u === panel.looked || (panel.looked === COMPOSED && !panel.isComposed && u === panel.base));
       if (u === COMPOSED) button.hidden = !panel.isComposed;
     }
+    $("tiles").style.setProperty("--count", tiles.filter(({ button }) => !button.hidden).length);
     $("collection-hint").textContent = panel.isComposed
       ? "Each class comes from the image that you picked for it."
       : "Click an image to look at it, then click a class in it to take that class from it.";

@@ -20,6 +20,7 @@ export function showTools(tools, state, info) {
   });
 
   const swatch = element("span", { className: "swatch" }), className = element("b");
+  const current = element("span", { className: "current" }, swatch, className);
   const size = element("input", { type: "range", min: SIZES[0], max: SIZES[1], "aria-label": "Brush size" });
   const sizeShown = element("output");
   const scale = element("input", { type: "range", min: 25, max: 400, step: 5, "aria-label": "Object size" });
@@ -29,7 +30,7 @@ export function showTools(tools, state, info) {
   const hint = element("span", { className: "quiet hint" });
   size.addEventListener("input", () => state.set({ size: Number(size.value) }));
   scale.addEventListener("input", () => state.set({ stampScale: Number(scale.value) / 100 }));
-  $("options").append(element("span", { className: "current" }, swatch, className), sizes, scales, mirror, hint);
+  $("options").append(current, sizes, scales, mirror, hint);
 
   let chosen = null;
   const show = () => {
@@ -43,8 +44,10 @@ export function showTools(tools, state, info) {
       button.tabIndex = id === state.tool ? 0 : -1;
     }
     $("options").setAttribute("aria-label", tool.label);
-    swatch.style.background = `rgb(${info.colors[state.classId].join(" ")})`;
-    className.textContent = info.classes[state.classId];
+    const painted = tool.paints === undefined ? state.classId : tool.paints();
+    current.hidden = painted === null;
+    if (painted !== null) swatch.style.background = `rgb(${info.colors[painted].join(" ")})`;
+    className.textContent = info.classes[painted] ?? "";
     sizes.hidden = !tool.sized;
     scales.hidden = mirror.hidden = tool.id !== "stamp";
     [size.value, sizeShown.textContent] = [state.size, state.size];

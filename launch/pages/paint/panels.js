@@ -87,7 +87,7 @@ export class Panel extends EventTarget {
     const { hovered } = this.state;
     if (!this.ids) return;
     if (hovered !== null) this.view.cover((i) => (this.ids[i] === hovered ? 0 : 0xb0181614));
-    else if (map) this.view.cover((i) => rgba(choiceColor(this.imageOf(this.ids[i])), 150));
+    else if (map && this.isComposed) this.view.cover((i) => rgba(choiceColor(this.imageOf(this.ids[i])), 150));
     else this.view.cover(null);
   }
 

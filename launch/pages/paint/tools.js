@@ -1,5 +1,5 @@
 // The tools. Each one takes points in pixels of the layout: `down`, `move` while pressed, `up`; `hover` while not. `key` takes
-// what the keyboard says to this tool. `draw` paints its marks.
+// what the keyboard says to this tool. `draw` paints its marks. `paints` is the class that it paints, if not the chosen one.
 
 import * as raster from "./raster.js";
 import { edgeOf, outline } from "./view.js";
@@ -15,7 +15,7 @@ export function makeTools(work, state, stamps, voidId) {
     let last = null;
     const size = (p) => (p.pressure ? Math.max(1, state.size * p.pressure) : state.size);
     return {
-      id, label, shortcut, hint, sized: true,
+      id, label, shortcut, hint, sized: true, paints: value,
       down(p) {
         work.begin();
         work.changed(raster.stroke(work.layout, p.straight && last ? last : p, p, size(p), value()));
@@ -87,9 +87,15 @@ export function makeTools(work, state, stamps, voidId) {
     clicked("eyedropper", "Eyedropper", "I", "Click to choose the class under the pointer. Right click does so with any tool.", (x, y) => {
       state.set({ classId: work.at(x, y), tool: state.before });
     }),
-    { id: "hand", label: "Pan", shortcut: "H", hint: "Drag to move the view. The wheel zooms, and so do two fingers.", pans: true, down() {} },
+    { id: "hand", label: "Pan", shortcut: "H", hint: "Drag to move the view. The wheel zooms, and so do two fingers.", pans: true, paints: () => null, down() {} },
   ];
   return new Map(tools.map((tool) => [tool.id, tool]));
+
+  /** A point, or the border of the layout if that is near. */
+  function atBorder({ x, y, unit }) {
+    const near = 5 / unit, snap = (value, whole) => (value < near ? 0 : value > whole - near ? whole : value);
+    return { x: snap(x, width), y: snap(y, height) };
+  }
 
   /** Corners by clicks, or an outline by dragging. */
   function polygonTool() {
@@ -106,7 +112,7 @@ export function makeTools(work, state, stamps, voidId) {
         dragging = false;
         const first = points[0];
         if (points.length > 2 && Math.hypot(p.x - first.x, p.y - first.y) * p.unit < 9) return close();
-        points.push({ x: p.x, y: p.y });
+        points.push(atBorder(p));
       },
       move(p) {
         const last = points.at(-1);
@@ -183,6 +189,7 @@ export function makeTools(work, state, stamps, voidId) {
     const tool = {
       id: "select", label: "Select and move", shortcut: "S",
       hint: "Click an object, or drag a box around an area; then drag it. Alt drags a copy. Ctrl+C, Ctrl+V, Delete, arrow keys.",
+      paints: () => null,
       get hasSelection() { return area !== null; },
       down(p) {
         [from, start, dragsArea] = [p, null, false];
@@ -273,6 +280,7 @@ export function makeTools(work, state, stamps, voidId) {
     return {
       id: "stamp", label: "Stamp an object", shortcut: "T",
       hint: "Choose an object, and click where it stands. Drag to place it. X mirrors it, [ and ] change its size.",
+      paints: () => stamps[state.stamp]?.class ?? null,
       down(p) {
         work.begin();
         put(p);
