@@ -14,7 +14,10 @@ import io
 import json
 import re
 import shlex
+import signal
 import socket
+import subprocess
+import sys
 
 import numpy as np
 from PIL import Image
@@ -30,7 +33,7 @@ from crn_jax.synthesize import synthesize
 from launch import paint
 from launch import synthesize as synthesize_command
 from launch.segmentation.labeller import open_labeller
-from tests.support.commands import PATIENCE, refused
+from tests.support.commands import PATIENCE, ROOT, refused
 from tests.support.painter import VIEW, Painter, Server, until, write_run
 
 pytest_plugins = "tests.support.browser"
@@ -782,6 +785,17 @@ def test_a_port_that_is_taken_is_told(runs):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert "cannot listen there" in refused(paint.main, runs[0] / "run_0.safetensors", "--port", str(port))
+
+
+def test_ctrl_c_ends_the_command(runs):
+    command = [sys.executable, "-m", "launch.paint", str(runs[0] / "run_1.safetensors"), "--port", "0", "--no_browser"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        address = re.search("http://127.0.0.1:([0-9]+)/", process.stdout.readline())
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", int(address[1]), timeout=PATIENCE)) as connection:
+            connection.request("GET", "/about")
+            assert json.loads(connection.getresponse().read())["runs"][0]["name"] == "run_1.safetensors, step 7"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(PATIENCE) == 0 and process.stdout.read() == "Ended.\n"
 
 
 def test_a_missing_extra_is_told_with_its_remedy(monkeypatch):

@@ -93,7 +93,7 @@ def open_runs(asked: Sequence[str], checkpoint: str) -> list[PaintedRun]:
     """
     opened: list[PaintedRun] = []
     for each in asked:
-        source, its_checkpoint = _parted(each)
+        source, its_checkpoint = parted(each)
         run = load_run(source, its_checkpoint or checkpoint)
         first = opened[0].run if opened else run
         if run.label_space.classes != first.label_space.classes:
@@ -118,7 +118,7 @@ def compile_in_background(runs: Sequence[PaintedRun]) -> None:
     threading.Thread(target=compile_all, name="compile", daemon=True).start()
 
 
-def _parted(asked: str) -> tuple[str, str]:
+def parted(asked: str) -> tuple[str, str]:
     """Splits `RUN@CHECKPOINT`. A path that exists is a run, and `@` in an address of the Hub names a revision."""
     path = expanded(asked)
     source, at, checkpoint = path.rpartition("@")

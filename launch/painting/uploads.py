@@ -2,6 +2,7 @@
 
 import dataclasses
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +66,7 @@ def _on_canvas(run: Run, layout: np.ndarray, what: str) -> tuple[np.ndarray, lis
     return view(layout.shape, run.generator.size, fit).layout(layout, run.label_space.num_classes - 1), notes
 
 
-def _from_file(content: bytes, name: str, read):
+def _from_file(content: bytes, name: str, read: Callable[[Path], tuple[np.ndarray, list[str]]]) -> tuple[np.ndarray, list[str]]:
     """Calls `read` with a file of this content. Messages name the file as its owner does."""
     with tempfile.TemporaryDirectory(prefix="crn_jax_") as folder:
         path = Path(folder) / "upload"

@@ -51,10 +51,6 @@ class Server:
         self._thread.join(PATIENCE)
         assert not self._thread.is_alive()
 
-    @property
-    def app(self):
-        return self._server.config.app
-
 
 def until(condition: Callable[[], object], pause: float = 0.02) -> None:
     """Waits until a condition holds."""

@@ -99,7 +99,8 @@ export class Live extends EventTarget {
         }
         this.#tell("status");
         if (changed) this.request();
-        ask = this.isWaiting || this.#done !== this.#wanted && !this.#busy;
+        else if (this.#done !== this.#wanted) this.#render(); // too many pages waited
+        ask = this.isWaiting || this.#done !== this.#wanted;
       } catch (error) {
         if (!(error instanceof api.Refused) && !(error instanceof api.Unreachable)) throw error;
         if (!this.isLost) {
