@@ -66,12 +66,22 @@ def server(runs, tiny_segmenter):
     server.stop()
 
 
-@pytest.fixture
-def painter(server, runs, open_page):
-    """`painter(**settings)` opens the page in a fresh profile."""
+@pytest.fixture(scope="module")
+def shared_page(server, runs, open_shared_page) -> Painter:
+    """A page for all tests that need no fresh profile."""
+    return Painter(open_shared_page(server.address, tolerates=REFUSED_ON_CONSOLE, viewport=VIEW), runs[1])
 
-    def open_painter(start: str = "a blank horizon", **settings) -> Painter:
-        painter = Painter(open_page(server.address, viewport=VIEW, **settings), runs[1])
+
+@pytest.fixture
+def painter(server, runs, shared_page, open_page):
+    """`painter()` is the shared page; `painter(fresh=True, **settings)` opens one in a fresh profile."""
+
+    def open_painter(start: str = "a blank horizon", fresh: bool = False, **settings) -> Painter:
+        if fresh:
+            painter = Painter(open_page(server.address, viewport=VIEW, **settings), runs[1])
+        else:
+            painter = shared_page
+            painter.reset()
         if start:
             painter.page.get_by_role("button", name=f"Start from {start}", exact=True).click()
             painter.settle()
@@ -91,7 +101,7 @@ def disc(x: float, y: float, size: float) -> np.ndarray:
 
 
 def test_the_page_begins_with_a_held_out_layout_and_its_images(painter, runs):
-    page = painter(start="")
+    page = painter(start="", fresh=True)
     assert page.layout().shape == CANVAS and len(np.unique(page.layout())) > 3
     np.testing.assert_array_equal(page.image(), page.images()[0])
 
@@ -124,11 +134,16 @@ def test_the_newest_layout_wins_and_nothing_queues_up(painter, server):
     page = painter()
     page.choose("Brush", "vegetation", 8)
     requests = []
-    page.page.on("request", lambda request: "render" in request.url and requests.append(request))
-    page.drag((4, 4), (60, 8), (4, 20), (60, 40), steps=60)
+
+    def listener(request) -> None:
+        requests.extend([request] * ("/render/" in request.url))
+
+    page.page.on("request", listener)
+    page.drag((4, 4), (60, 8), (4, 20), (60, 40), steps=15)
     page.settle()
     np.testing.assert_array_equal(page.image(), page.images()[0])
-    assert 1 <= len(requests) <= 2 * 180
+    page.page.remove_listener("request", listener)
+    assert 1 <= len(requests) <= 2 * 45
 
 
 def test_undo_and_redo_restore_exactly(painter):
@@ -346,7 +361,7 @@ def test_the_keyboard_paints(painter):
 
 
 def test_a_pen_paints_by_its_pressure_and_two_fingers_zoom(painter):
-    page = painter()
+    page = painter(fresh=True)
     page.choose("Brush", "car", 20)
     box = page.page.locator("#layout-view .frame").bounding_box()
     press = """(frame, [type, x, y, kind, pressure, id]) => frame.dispatchEvent(new PointerEvent(type, {
@@ -440,7 +455,7 @@ def test_a_layout_of_another_shape_is_cropped_and_says_so(painter):
 
 
 def test_a_layout_of_another_palette_is_refused_in_words(painter):
-    page = painter(tolerates=REFUSED_ON_CONSOLE)
+    page = painter()
     before = page.layout()
     foreign = CAMVID.draw(np.tile(np.arange(8, dtype=np.uint8), (48, 8)))
     open_file(page, encoded(foreign), "camvid <b>.png")
@@ -451,7 +466,7 @@ def test_a_layout_of_another_palette_is_refused_in_words(painter):
 
 
 def test_an_ambiguous_palette_is_asked_about(painter):
-    page = painter(tolerates=REFUSED_ON_CONSOLE)
+    page = painter()
     indices = np.tile(np.array([7, 8, 11], np.uint8).repeat(16), (64, 1)).T.copy()  # ids of road, sidewalk, building
     picture = Image.fromarray(indices)
     palette = np.zeros((256, 3), np.uint8)
@@ -469,7 +484,7 @@ def test_an_ambiguous_palette_is_asked_about(painter):
 
 
 def test_a_photograph_is_labelled(painter, tiny_segmenter, tmp_path):
-    page = painter(tolerates=REFUSED_ON_CONSOLE)
+    page = painter()
     photograph = tmp_path / "street.jpg"
     photograph.write_bytes(encoded(render_street(3, CANVAS).photograph, "jpeg", quality=95))
     expected = open_labeller(str(tiny_segmenter[1]), None, "best").label(open_photograph(photograph))
@@ -554,7 +569,7 @@ def test_images_are_saved_as_they_are_and_enlarged(painter, tmp_path):
 
 
 def test_the_copied_command_makes_the_same_image(painter, server, tmp_path, monkeypatch):
-    page = painter(start="held-out layout 1", permissions=["clipboard-read", "clipboard-write"])
+    page = painter(start="held-out layout 1", fresh=True, permissions=["clipboard-read", "clipboard-write"])
     page.page.get_by_role("button", name="Look at image 1").click()
     page.page.get_by_role("button", name="Look at image 2").click(modifiers=["Shift"], position={"x": 20, "y": 40})
     page.settle()
@@ -585,7 +600,7 @@ def test_a_reload_keeps_the_work(painter):
 
 
 def test_two_tabs_paint_apart(painter, server, runs):
-    first = painter()
+    first = painter(fresh=True)
     tab = first.page.context.new_page()
     tab.goto(server.address)
     second = Painter(tab, runs[1])
@@ -604,7 +619,7 @@ def test_two_tabs_paint_apart(painter, server, runs):
 
 
 def test_painting_goes_on_while_the_server_is_restarted(painter, server):
-    page = painter(tolerates=REFUSED_ON_CONSOLE)
+    page = painter()
     before = page.image()
     server.stop()
     try:
@@ -622,7 +637,7 @@ def test_painting_goes_on_while_the_server_is_restarted(painter, server):
 
 
 def test_every_control_has_a_name(painter):
-    page = painter()
+    page = painter(fresh=True)
     unnamed = page.page.evaluate("""() => [...document.querySelectorAll("button, input, select, [tabindex='0']")]
       .filter((node) => !(node.getAttribute("aria-label") || node.textContent.trim() || node.closest("label")))
       .map((node) => node.outerHTML)""")

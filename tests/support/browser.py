@@ -1,9 +1,10 @@
-"""Pages in a real browser. A test module gets the fixture `open_page` by `pytest_plugins = "tests.support.browser"`.
+"""Pages in a real browser, by `pytest_plugins = "tests.support.browser"` and the fixtures that it brings.
 
 Pages have to be silent: an error on the console, an exception, or a request to anywhere but the file, or the server that the
 page comes from, fails the test.
 """
 
+import contextlib
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -36,9 +37,9 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture
-def open_page(browser) -> Iterator[Callable[..., Page]]:
-    """`open_page(path or address, **settings)` opens a file, or a server's page, in a fresh profile.
+@contextlib.contextmanager
+def silent_pages(browser: Browser) -> Iterator[Callable[..., Page]]:
+    """Yields a function `open_page(path or address, **settings)`, which opens a file, or a server's page, in a fresh profile.
 
     Settings are those of Playwright's new_context. `tolerates` is part of a line that may stand on the console.
     """
@@ -65,3 +66,17 @@ def open_page(browser) -> Iterator[Callable[..., Page]]:
     for context in contexts:
         context.close()
     assert not problems
+
+
+@pytest.fixture
+def open_page(browser) -> Iterator[Callable[..., Page]]:
+    """The function of `silent_pages`."""
+    with silent_pages(browser) as open_path:
+        yield open_path
+
+
+@pytest.fixture(scope="module")
+def open_shared_page(browser) -> Iterator[Callable[..., Page]]:
+    """The same for pages that stay open until the module's last test."""
+    with silent_pages(browser) as open_path:
+        yield open_path

@@ -73,6 +73,17 @@ _SETTLED = """async () => {
   return parts.live.isSettled;
 }"""
 
+_RESET = """async () => {
+  const { parts } = await import(new URL("page/main.js", document.baseURI));
+  parts.camera.fit();
+  parts.state.set({ tool: "brush", classId: 0, size: 12, stamp: 0, stampScale: 1, mirrored: false });
+  for (const panel of parts.panels) panel.restore({ looked: -1, base: 0, picks: [] });
+  for (const message of document.querySelectorAll(".message")) message.remove();
+  const search = document.getElementById("search");
+  search.value = "";
+  search.dispatchEvent(new Event("input"));
+}"""
+
 
 class Painter:
     """A page with the canvas of a run."""
@@ -85,6 +96,11 @@ class Painter:
         """Waits until the images on the page are those of the layout on the page."""
         self.page.wait_for_selector("body[data-ready=yes]")
         until(lambda: self.page.evaluate(_SETTLED))
+
+    def reset(self) -> None:
+        """Sets tools, views and picks back, so that the next test finds the page as a new one. The layout stays."""
+        self.page.mouse.move(0, 0)
+        self.page.evaluate(_RESET)
 
     # What is seen.
 
