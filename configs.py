@@ -493,4 +493,15 @@ ABLATIONS = {
             Variant("a hundredth of the mean", f"{_DIVERSE} --loss.mean_share 0.01"),
         ),
     ),
+    # This ablation uses procedural streets, whose instances are known, and needs no data.
+    #   python -m launch.ablate boundaries --budget 250 --seeds 2
+    # Expect: no clear difference (docs/ablations.md), since cars and people touch in few pixels.
+    "boundaries": Ablation(
+        "What do instance boundaries bring?",
+        (
+            Variant("classes alone", "demo", "The paper's layouts: two cars that touch are one region."),
+            Variant("instance boundaries", "demo --cascade.boundaries", "One more channel marks the boundaries of instances."),
+        ),
+        classes=("car", "person"),
+    ),
 }

@@ -25,3 +25,5 @@ class Ablation:
     """The trainings. The first one is the reference with which the others are compared."""
     segmenter: str | None = None
     """The named experiment of the segmenter that judges the images. An adversarial variant may also train with it."""
+    classes: tuple[str, ...] = ()
+    """Classes on whose pixels alone the distance is compared, too."""

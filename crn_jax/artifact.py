@@ -36,7 +36,7 @@ from crn_jax.experiment import to_json
 from crn_jax.files import replace_text, replacing, sha256_of
 from crn_jax.generator import Generator
 from crn_jax.run import Run
-from crn_jax.synthesize import synthesize
+from crn_jax.synthesize import abstract_ids, synthesize
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 FILES = ("synthesize.bin", "weights.safetensors", "flatbuffers.zip")
@@ -46,6 +46,8 @@ def export_synthesize(
     config: Generator, params: dict[str, np.ndarray], size: tuple[int, int], dtype: np.typing.DTypeLike
 ) -> bytes:
     """Returns `synthesize` as a serialized `jax.export.Exported`, a function of parameters and class ids for any batch size.
+
+    If the generator takes instance boundaries, the third argument are instance ids, int32.
 
     Args:
       config: the generator.
@@ -57,14 +59,14 @@ def export_synthesize(
       ValueError: if the height or the width does not fit the generator.
     """
 
-    def function(params: dict, layout_ids: Integer[Array, "B H W"]) -> UInt8[Array, "B k H W 3"]:
-        return synthesize(config, flax.traverse_util.unflatten_dict(params, sep="/"), layout_ids)
+    def function(params: dict, *ids: Integer[Array, "B H W"]) -> UInt8[Array, "B k H W 3"]:
+        return synthesize(config, flax.traverse_util.unflatten_dict(params, sep="/"), *ids)
 
     (batch,) = jax.export.symbolic_shape("batch")
-    layouts = jax.ShapeDtypeStruct((batch, *size), dtype)
+    ids = abstract_ids(config, (batch, *size), dtype, np.int32)
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
     with _without_source_folders():
-        return bytes(jax.export.export(jax.jit(function), platforms=PLATFORMS)(shapes, layouts).serialize())
+        return bytes(jax.export.export(jax.jit(function), platforms=PLATFORMS)(shapes, *ids).serialize())
 
 
 @contextlib.contextmanager
@@ -116,6 +118,7 @@ def _describe(run: Run, size: tuple[int, int]) -> dict[str, Any]:
         "size": size,
         "dtype": np.dtype(run.label_space.dtype).name,
         "num_images": run.generator.num_images,
+        "boundaries": run.generator.boundaries,
         "classes": run.label_space.classes,
         "label_space": cattrs.unstructure(run.label_space),
         "jax": jax.__version__,

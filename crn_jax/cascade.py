@@ -1,13 +1,14 @@
 """The Cascaded Refinement Network (Chen & Koltun, ICCV 2017, section 3.2).
 
-A layout is a float array `[B, H, W, c]`, one-hot over the c classes, void last. The cascade synthesizes k images from each
-layout, `[B, k, H, W, 3]`: float32, RGB on the 0..255 scale, not clipped.
+A layout is a float array `[B, H, W, c]`, one-hot over the c classes, void last. Instance boundaries may follow as one more
+channel. The cascade synthesizes k images from each layout, `[B, k, H, W, 3]`: float32, RGB on the 0..255 scale, not clipped.
 """
 
 import dataclasses
 from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -46,6 +47,9 @@ class CascadeConfig:
     libraries."""
     layout_at: Literal["every", "first"] = "every"
     """The modules that see the layout: every one (the paper), or only the first (an ablation)."""
+    boundaries: bool = False
+    """Whether the layout has one more channel, 1 at the boundaries of instances, which separates cars that touch. The paper has
+    none. The instances come from --data.instances, or from the data set's own files."""
 
     def __post_init__(self):
         if not self.widths or min(self.widths) < 1:
@@ -88,7 +92,8 @@ class RefinementModule(nn.Module):
     def __call__(
         self, features: Float[Array, "B half_h half_w d"] | None, layout: Float[Array, "B h w c"] | None
     ) -> Float[Array, "B h w {self.width}"]:
-        parts = [] if features is None else [upsampled(features, self.upsampling)]
+        with jax.named_scope("upsampling"):
+            parts = [] if features is None else [upsampled(features, self.upsampling)]
         parts += [] if layout is None else [constrain(layout, MIN_ROWS)]
         for i in (1, 2):
             # The convolution needs no bias: the norm has one, and the colour projection has one for a linear output.
@@ -107,12 +112,13 @@ class Cascade(nn.Module):
     remat: Remat = "none"
 
     @nn.compact
-    def __call__(self, layout: Float[Array, "B H W c"]) -> Float[Array, "B {self.config.num_images} H W 3"]:
+    def __call__(self, layout: Float[Array, "B H W C"]) -> Float[Array, "B {self.config.num_images} H W 3"]:
         config, last = self.config, len(self.config.widths) - 1
         check_layout_shape(config, layout.shape)
         layouts = [jnp.asarray(layout, config.dtype)]
         for _ in range(last):
-            layouts.insert(0, constrain(halve_area(layouts[0]), MIN_ROWS))
+            with jax.named_scope("halved_layouts"):
+                layouts.insert(0, constrain(halve_area(layouts[0]), MIN_ROWS))
 
         features: Array | None = None
         for i, width in enumerate(config.widths):
@@ -131,13 +137,16 @@ class Cascade(nn.Module):
 
 
 def check_layout_shape(config: CascadeConfig, shape: tuple[Any, ...]) -> None:
-    """Checks that a layout of this shape `[B, H, W, c]` fits the cascade.
+    """Checks that a layout of this shape, `[B, H, W, c]` or with boundaries `[B, H, W, c + 1]`, fits the cascade.
 
     Raises:
       ValueError: if it does not; the message names the nearest sizes that do.
     """
-    if len(shape) != 4 or shape[-1] != config.num_classes:
-        raise ValueError(f"A layout must be [B, H, W, {config.num_classes}] with void last, got {list(shape)}.")
+    if len(shape) != 4 or shape[-1] != config.num_classes + config.boundaries:
+        last = "instance boundaries after void" if config.boundaries else "void last"
+        raise ValueError(
+            f"A layout must be [B, H, W, {config.num_classes + config.boundaries}] with {last}, got {list(shape)}."
+        )
     height, width = shape[1:3]
     scale = 2 ** (len(config.widths) - 1)
     if height % scale or width % scale:

@@ -5,6 +5,7 @@ damage once in 4 billion times. It guards against failing disks, copies and memo
 compute it, too.
 """
 
+import difflib
 import json
 from typing import Any
 
@@ -38,9 +39,11 @@ def unsealed(fields: dict[str, Any]) -> dict[str, Any]:
     """Returns a JSON object without the checksum that `sealed` has added. An object that has none comes back as it is.
 
     Raises:
-      ValueError: if the values are not those that were sealed.
+      ValueError: if the values are not those that were sealed, or if the checksum's own key is damaged.
     """
     if KEY not in fields:
+        if damaged := difflib.get_close_matches(KEY, fields, 1):
+            raise ValueError(f"the key of its checksum is {damaged[0]!r} instead of {KEY!r}")
         return fields
     values = {key: value for key, value in fields.items() if key != KEY}
     if fields[KEY] != _of_values(values):

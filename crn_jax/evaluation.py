@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from crn_jax.diversity import assemble, pairwise_terms
-from crn_jax.generator import Generator, generate, one_hot
+from crn_jax.generator import Generator, generate, layout_of, one_hot
 from crn_jax.images import to_uint8
 from crn_jax.losses import RELEASED_WEIGHTS, Perception, best_images, layer_terms
 from crn_jax.sharding import all_gathered
@@ -47,7 +47,7 @@ def make_eval_step(
     """
 
     def evaluate(params: dict, vgg_params: dict, batch: dict) -> Evaluation:
-        layout = one_hot(generator, batch["layout"])
+        layout = layout_of(generator, batch["layout"], batch.get("instances"))
         params = all_gathered(params, generator.dtype)
         images = generate(generator, params, layout)
         return evaluation_of(generator, perception, vgg_params, batch, images)

@@ -17,7 +17,7 @@ from crn_jax.baselines.gan import GANConfig, GANLossConfig, GANObjective
 from crn_jax.cascade import CascadeConfig
 from crn_jax.data.labels.label_space import LabelSpace
 from crn_jax.data.labels.published import LABEL_SPACES
-from crn_jax.data.sources import DRAWN, DataConfig, label_space_of
+from crn_jax.data.sources import DRAWN, DataConfig, label_space_of, refuse_without_instances
 from crn_jax.errors import UserError
 from crn_jax.files import expanded
 from crn_jax.formats.strict_types import strict_converter
@@ -105,6 +105,13 @@ class Training:
     def __post_init__(self):
         if self.steps is not None and self.steps < 1:
             raise UserError(f"--steps must be at least 1, got {self.steps}.")
+        if self.boundaries:
+            refuse_without_instances(self.data)
+        elif self.data.instances is not None:
+            raise UserError(
+                f"--data.instances {self.data.instances} is for cascades with instance boundaries. Add --cascade.boundaries, "
+                f"or leave it out."
+            )
         if self.data.labels in (None, *LABEL_SPACES):  # a run outlives one's own file, which launch.train checks
             self.check_classes(label_space_of(self.data))
 
@@ -131,6 +138,11 @@ class Training:
     def size(self) -> tuple[int, int]:
         """The height and the width of the images or photographs, in pixels."""
         raise NotImplementedError
+
+    @property
+    def boundaries(self) -> bool:
+        """Whether the network takes instance boundaries, so that examples need instances."""
+        return False
 
     @property
     def segmenter_run(self) -> str | None:
@@ -207,6 +219,11 @@ class Synthesis(Training):
     def size(self) -> tuple[int, int]:
         """The height and the width of the images, in pixels."""
         return self.generator.size
+
+    @property
+    def boundaries(self) -> bool:
+        """Whether the generator takes instance boundaries, so that examples need instances."""
+        return self.generator.boundaries
 
     @property
     def perception(self) -> Perception:
@@ -406,6 +423,7 @@ _MAY_CHANGE = (
     "remat",
     "run.",
     "data.root",
+    "data.instances",
     "data.threads",
     "data.cache",
     "vgg.weights",

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Integer
 
+from crn_jax.boundaries import boundaries_of
 from crn_jax.kernels.remat import Remat
 
 
@@ -21,6 +22,10 @@ class Generator(Protocol):
     @property
     def num_classes(self) -> int:
         """The number of classes c of a layout, void included."""
+
+    @property
+    def boundaries(self) -> bool:
+        """Whether instance boundaries are one more channel of the layout, after void."""
 
     @property
     def num_images(self) -> int:
@@ -43,19 +48,44 @@ class Generator(Protocol):
         """The dtype of the convolutions, `float32` or `bfloat16`."""
 
     def network(self, remat: Remat = "none") -> nn.Module:
-        """Returns the network from layouts `[B, H, W, c]` to images `[B, k, H, W, 3]` on the 0..255 scale."""
+        """Returns the network from layouts `[B, H, W, C]` to images `[B, k, H, W, 3]` on the 0..255 scale."""
 
 
 def generate(
-    config: Generator, params: dict, layout: Float[Array, "B H W c"], remat: Remat = "none"
+    config: Generator, params: dict, layout: Float[Array, "B H W C"], remat: Remat = "none"
 ) -> Float[Array, "B {config.num_images} H W 3"]:
     """Returns g(L; θ): a layout's images, RGB on the 0..255 scale, not clipped."""
     images: Any = config.network(remat).apply({"params": params}, layout)  # Flax does not know what `apply` returns.
     return images
 
 
+def num_channels(config: Generator) -> int:
+    """Returns the number C of a layout's channels: one for each class, and one for instance boundaries if there are any."""
+    return config.num_classes + config.boundaries
+
+
+def layout_of(
+    config: Generator,
+    class_ids: Integer[Array | np.ndarray, "B H W"],
+    instance_ids: Integer[Array | np.ndarray, "B H W"] | None = None,
+) -> Float[Array, "B H W C"]:
+    """Returns class ids, and instance ids if the generator takes boundaries, as the layout that it takes, in float32.
+
+    Raises:
+      ValueError: if the generator takes boundaries and there are no instance ids, or the other way round.
+    """
+    if config.boundaries and instance_ids is None:
+        raise ValueError("This generator takes instance boundaries, so it needs the instances of a layout, too.")
+    if not config.boundaries and instance_ids is not None:
+        raise ValueError("This generator was trained without instance boundaries. Leave the instances out.")
+    classes = one_hot(config, class_ids)
+    if instance_ids is None:
+        return classes
+    return jnp.concatenate([classes, boundaries_of(instance_ids)[..., None].astype(classes.dtype)], axis=-1)
+
+
 def one_hot(config: Generator, layout: Integer[Array | np.ndarray, "B H W"]) -> Float[Array, "B H W {config.num_classes}"]:
-    """Returns class ids as the layout that a generator takes, in float32."""
+    """Returns class ids as one channel for each class, in float32."""
     return jax.nn.one_hot(layout.astype(jnp.int32), config.num_classes)  # uint8 would wrap past 256 classes
 
 
@@ -70,5 +100,5 @@ def init_params(config: Generator, key: Array) -> dict:
 
     Their shapes do not depend on the layout's size, or else `min_size` is the only size: so the smallest layout serves.
     """
-    layout = jnp.zeros((1, *config.min_size, config.num_classes))
+    layout = jnp.zeros((1, *config.min_size, num_channels(config)))
     return config.network().init(key, layout)["params"]

@@ -20,7 +20,9 @@ RENEWAL = "To renew it with crn_jax, which needs only its weights: python -m lau
 def load(folder):
     """Returns the function `synthesize` and the content of artifact.json.
 
-    `synthesize` takes class ids, an integer array [B, H, W], and returns k images for each layout, uint8 [B, k, H, W, 3].
+    `synthesize` takes class ids, an integer array [B, H, W], and returns k images for each layout, uint8 [B, k, H, W, 3]. If
+    artifact.json has `boundaries`, `synthesize` also takes instance ids, a second array like the first. Any integers will do,
+    because only their differences count.
 
     An artifact is a program. Load only those that you trust: checksums tell damage, but not who wrote them.
 
@@ -45,13 +47,21 @@ def load(folder):
     function, params = jax.jit(exported.call), jax.device_put(weights)
     (height, width), classes = about["size"], len(about["classes"])
 
-    def synthesize(ids):
+    def synthesize(ids, instances=None):
         fits = ids.shape[1:] == (height, width) and ids.dtype.kind in "iu"
         if not fits or not 0 <= ids.min() <= ids.max() < classes:
             raise ValueError(
                 f"Layouts must be integer arrays [B, {height}, {width}] of class ids below {classes}; see artifact.json."
             )
-        return np.asarray(function(params, ids.astype(about["dtype"])))
+        if (instances is not None) != about.get("boundaries", False):  # artifacts of crn_jax 0.2 have no boundaries
+            wanted = "needs instances, too" if instances is None else "was trained without instances"
+            raise ValueError(f"This artifact {wanted}; see boundaries in artifact.json.")
+        if instances is None:
+            return np.asarray(function(params, ids.astype(about["dtype"])))
+        if instances.shape != ids.shape or instances.dtype.kind not in "iu":
+            raise ValueError(f"Instances must be an integer array {list(ids.shape)}, like the class ids.")
+        numbers = np.unique(instances, return_inverse=True)[1].reshape(ids.shape)  # so that 32 bits are enough
+        return np.asarray(function(params, ids.astype(about["dtype"]), numbers.astype(np.int32)))
 
     return synthesize, about
 

@@ -80,23 +80,26 @@ def layer_terms(
     """
     pooling, dtype, remat = perception.pooling, jnp.dtype(perception.dtype), perception.remat
     photograph = photograph.astype(jnp.promote_types(photograph.dtype, jnp.float32))
-    references = [less_mean(vgg_params, jax.lax.stop_gradient(photograph))]
-    scaled = [masks]  # at each layer's resolution
     taps = TAPS[1 : perception.depth]
-    for tap in taps:
-        references.append(vgg19_stage(vgg_params, references[-1].astype(dtype), tap, pooling))
-        finer = scaled[-1]
-        halved = references[-1].shape[1:3] != references[-2].shape[1:3]
-        scaled.append(pool(finer, "average") if halved and finer is not None else finer)
+    with jax.named_scope("photograph"):
+        references = [less_mean(vgg_params, jax.lax.stop_gradient(photograph))]
+        scaled = [masks]  # at each layer's resolution
+        for tap in taps:
+            references.append(vgg19_stage(vgg_params, references[-1].astype(dtype), tap, pooling))
+            finer = scaled[-1]
+            halved = references[-1].shape[1:3] != references[-2].shape[1:3]
+            scaled.append(pool(finer, "average") if halved and finer is not None else finer)
 
     def stage(tap: str, x: Array, *constants) -> tuple[Array, Array]:
         params, reference, masks = jax.lax.stop_gradient(constants)
         x = vgg19_stage(params, x, tap, pooling)
-        return x, _term(x, reference, masks)
+        with jax.named_scope(f"term_{tap}"):
+            return x, _term(x, reference, masks)
 
     def terms_of(images: Array) -> Array:  # [B, n, H, W, 3] -> [B, n, P, 6]
         x = less_mean(vgg_params, images.reshape(-1, *images.shape[2:]))
-        terms = [_term(x, references[0], scaled[0])]
+        with jax.named_scope("term_input"):
+            terms = [_term(x, references[0], scaled[0])]
         x = x.astype(dtype)
         for tap, *compared in zip(taps, references[1:], scaled[1:]):
             params = {name: vgg_params[name] for name in STAGES[tap]}

@@ -1,13 +1,15 @@
 """The objective of a generator's training: the perceptual loss of the images that it synthesizes, with λ.
 
-A batch is `{"layout": uint8 or uint16 [B, H, W] class ids, "photograph": uint8 [B, H, W, 3]}`.
+A batch is `{"layout": uint8 or uint16 [B, H, W] class ids, "photograph": uint8 [B, H, W, 3]}`, and `"instances": uint16
+[B, H, W]` if the generator takes instance boundaries.
 """
 
 import dataclasses
 
+import jax
 from jaxtyping import Array, Float, Int
 
-from crn_jax.generator import Generator, generate, init_params, one_hot
+from crn_jax.generator import Generator, generate, init_params, layout_of, one_hot
 from crn_jax.kernels.remat import Remat
 from crn_jax.lambdas import LambdaConfig, LambdaState, init_lambdas, update_lambdas
 from crn_jax.losses import LossConfig, Perception, layer_terms, perceptual_loss
@@ -37,6 +39,11 @@ class Objective(Trainable):
         """Height and width of a batch's photographs, in pixels."""
         return self.generator.size
 
+    @property
+    def boundaries(self) -> bool:
+        """Whether a batch has the instances of its pixels, too."""
+        return self.generator.boundaries
+
     def abstract_frozen(self) -> dict:
         """Returns shapes and dtypes of VGG-19's parameters."""
         return abstract_vgg19()
@@ -64,7 +71,8 @@ class Objective(Trainable):
         """
         assert lambdas is not None  # `init_lambdas` returns them
         all_terms, _ = synthesis_terms(self, params, frozen, batch)
-        loss, terms = perceptual_loss(all_terms, lambdas.weights, self.loss.mean_share)
+        with jax.named_scope("loss"):
+            loss, terms = perceptual_loss(all_terms, lambdas.weights, self.loss.mean_share)
         return loss, {"terms": terms, "all_terms": all_terms.mean(0), "weights": lambdas.weights}
 
     def update_lambdas(self, lambdas: LambdaState | None, metrics: dict, step: Int[Array, ""]) -> LambdaState:
@@ -80,7 +88,9 @@ def synthesis_terms(
 
     The P regions are the classes if the loss takes the best image of each class. Otherwise the only region is the image.
     """
-    layout = one_hot(objective.generator, batch["layout"])
-    images = generate(objective.generator, params, layout, objective.remat)
-    masks = layout if objective.loss.best_per == "class" and objective.generator.num_images > 1 else None
+    generator = objective.generator
+    layout = layout_of(generator, batch["layout"], batch.get("instances"))
+    images = generate(generator, params, layout, objective.remat)
+    by_class = objective.loss.best_per == "class" and generator.num_images > 1
+    masks = one_hot(generator, batch["layout"]) if by_class else None
     return layer_terms(vgg_params, batch["photograph"], images, masks, objective.perception), images

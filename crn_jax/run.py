@@ -10,12 +10,13 @@ import cattrs
 import flax.traverse_util
 import jax
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Shaped, UInt16
 
 from crn_jax import load_artifact
 from crn_jax.checkpoint import Checkpoints, DamagedCheckpoint
 from crn_jax.checksums import KEY
 from crn_jax.data.geometry import view
+from crn_jax.data.instances import MARGIN, decoded, numbered
 from crn_jax.data.labels.label_space import LabelSpace
 from crn_jax.errors import UserError
 from crn_jax.experiment import AnyExperiment, Synthesis, Training, from_json, require_kind, to_json
@@ -47,6 +48,7 @@ class Run(NamedTuple):
     vgg19: dict[str, str]  # where VGG-19's weights came from
     opt_state: dict | None = None  # Adam's moments, if `load_run` was asked for them
     layouts: tuple[Path, ...] = ()  # files of held-out layouts to try
+    instances: tuple[Path, ...] = ()  # files of their instances, if the generator takes instance boundaries
 
     @property
     def generator(self) -> Generator:
@@ -66,6 +68,16 @@ class Run(NamedTuple):
         layout = self.label_space.read(path)
         chosen = view(layout.shape, self.experiment.size, self.experiment.data.fit, path=path)
         return chosen.layout(layout, self.label_space.num_classes - 1)
+
+    def read_instances(self, path: str | Path) -> UInt16[np.ndarray, "H W"]:
+        """Reads an instance map as ids, and brings it to the run's size like `read_layout`.
+
+        Raises:
+          UserError: if the file cannot be read, or does not fit the run's size.
+        """
+        ids = decoded(path)
+        chosen = view(ids.shape, self.experiment.size, self.experiment.data.fit, path=path)
+        return numbered(chosen.layout(ids, MARGIN), path)
 
 
 def describe_run(experiment: Training, label_space: LabelSpace, vgg19: dict[str, str], data: dict[str, Any]) -> dict[str, Any]:
@@ -168,8 +180,8 @@ def load_run(
                 state = checkpoints.load_fields(step, abstract, "params", "opt_state", description=description)
                 return Run(experiment, label_space, state.params, step, description["vgg19"], state.opt_state)
             params = experiment.inference_params(checkpoints.load_params(step, abstract, description))
-            layouts = tuple(sorted((Path(folder) / "layouts").glob("*.png")))
-            return Run(experiment, label_space, params, step, description["vgg19"], layouts=layouts)
+            layouts, instances = (tuple(sorted((Path(folder) / kind).glob("*.png"))) for kind in ("layouts", "instances"))
+            return Run(experiment, label_space, params, step, description["vgg19"], layouts=layouts, instances=instances)
 
         try:
             return load(step)

@@ -8,13 +8,16 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Integer, UInt8
 
-from crn_jax.generator import Generator, generate, one_hot
+from crn_jax.generator import Generator, generate, layout_of
 from crn_jax.images import to_uint8
 from crn_jax.sharding import OverDevices, mesh_of
 
 
 def synthesize(
-    config: Generator, params: dict, layout_ids: Integer[Array | np.ndarray, "B H W"]
+    config: Generator,
+    params: dict,
+    layout_ids: Integer[Array | np.ndarray, "B H W"],
+    instance_ids: Integer[Array | np.ndarray, "B H W"] | None = None,
 ) -> UInt8[Array, "B {config.num_images} H W 3"]:
     """Synthesizes k images, RGB, from each layout. It compiles once for each config and shape.
 
@@ -25,10 +28,13 @@ def synthesize(
       config: the generator's config, such as a `CascadeConfig`.
       params: the generator's parameters.
       layout_ids: class ids, void last.
+      instance_ids: the id of each pixel's instance, for a generator that takes instance boundaries. Any integers will do,
+        because only their differences count.
 
     Raises:
       ValueError: if height or width does not fit the generator (the message names the nearest sizes that fit a cascade), if
-        the ids are no integers, or if one is out of range. The range is checked in NumPy arrays, not on a device.
+        the ids are no integers, if a class id is out of range, or if instances are missing or not wanted. The range is checked
+        in NumPy arrays, not on a device.
     """
     if layout_ids.dtype.kind not in "iu":
         raise ValueError(f"Class ids are integers, not {layout_ids.dtype}.")
@@ -36,36 +42,60 @@ def synthesize(
         for class_id in (layout_ids.min(), layout_ids.max()):
             if not 0 <= class_id < config.num_classes:
                 raise ValueError(f"Class id {class_id} is out of range: this generator knows 0..{config.num_classes - 1}.")
+    ids = (layout_ids,) if instance_ids is None else (layout_ids, _checked(instance_ids, layout_ids.shape))
     mesh = mesh_of(layout_ids)
     if mesh is None:
-        return _synthesize(config, params, layout_ids)
-    return synthesize_on(mesh, config)(params, layout_ids)
+        return _synthesize(config, params, *ids)
+    return synthesize_on(mesh, config)(params, *ids)
 
 
-def _images(config: Generator, params: dict, layout_ids: Array) -> Array:
-    return to_uint8(generate(config, params, one_hot(config, layout_ids)))
+def _checked(instance_ids: Array | np.ndarray, shape: tuple[int, ...]) -> Array | np.ndarray:
+    """Returns the instance ids, in at most 32 bits, which is what JAX keeps of them."""
+    if instance_ids.dtype.kind not in "iu":
+        raise ValueError(f"Instance ids are integers, not {instance_ids.dtype}.")
+    if instance_ids.shape != shape:
+        raise ValueError(f"Instances have the shape of their layouts, {list(shape)}, not {list(instance_ids.shape)}.")
+    if isinstance(instance_ids, np.ndarray) and instance_ids.dtype.itemsize > 4:
+        return np.unique(instance_ids, return_inverse=True)[1].reshape(shape).astype(np.int32)
+    return instance_ids
+
+
+def _images(config: Generator, params: dict, layout_ids: Array, instance_ids: Array | None = None) -> Array:
+    return to_uint8(generate(config, params, layout_of(config, layout_ids, instance_ids)))
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _synthesize(config: Generator, params: dict, layout_ids: Array) -> Array:
-    return _images(config, params, layout_ids)
+def _synthesize(config: Generator, params: dict, layout_ids: Array, instance_ids: Array | None = None) -> Array:
+    return _images(config, params, layout_ids, instance_ids)
 
 
 @functools.cache
 def synthesize_on(mesh: Mesh, config: Generator) -> OverDevices:
-    """Returns `synthesize` as a function of (params, layout_ids) for the devices of a mesh. It does not check class ids."""
+    """Returns `synthesize` as a function of (params, layout_ids) for the devices of a mesh. It does not check class ids.
+
+    With instance boundaries, its third argument are instance ids.
+    """
     return OverDevices(functools.partial(_images, config), mesh)
 
 
 def compile_synthesize(config: Generator, params: dict, shape: tuple[int, int, int], dtype: np.dtype) -> jax.stages.Compiled:
     """Compiles `synthesize` for layouts of one shape `[B, H, W]` and dtype, to be called with (params, layout_ids).
 
+    With instance boundaries, the third argument are instance ids in uint16.
     The result's `memory_analysis()` says how much memory it takes. It does not check the range of class ids.
 
     Raises:
       ValueError: if height or width does not fit the generator.
     """
-    return _synthesize.lower(config, params, jax.ShapeDtypeStruct(shape, dtype)).compile()
+    return _synthesize.lower(config, params, *abstract_ids(config, shape, dtype)).compile()
+
+
+def abstract_ids(
+    config: Generator, shape: tuple[Any, ...], dtype: np.typing.DTypeLike, instances: np.typing.DTypeLike = np.uint16
+) -> tuple[jax.ShapeDtypeStruct, ...]:
+    """Returns shape and dtype of the class ids that a generator takes, and of the instance ids if it takes boundaries."""
+    layout = jax.ShapeDtypeStruct(shape, dtype)
+    return (layout, jax.ShapeDtypeStruct(shape, instances)) if config.boundaries else (layout,)
 
 
 def __getattr__(name: str) -> Any:

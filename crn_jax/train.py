@@ -1,7 +1,8 @@
 """The training step: a pure, jitted function of state, frozen parameters and batch, which donates its state.
 
-A batch is `{"layout": uint8 or uint16 [B, H, W] class ids, "photograph": uint8 [B, H, W, 3]}`. A `Trainable` says which
-network is trained on it, and with which loss: see objective.py for the cascade, scores/segmenter.py for a segmenter.
+A batch is `{"layout": uint8 or uint16 [B, H, W] class ids, "photograph": uint8 [B, H, W, 3]}`. For instance boundaries, it
+has the ids of instances as well, `"instances": uint16 [B, H, W]`. A `Trainable` says which network is trained on it, and with
+which loss: see objective.py for the cascade, scores/segmenter.py for a segmenter.
 """
 
 import dataclasses
@@ -102,6 +103,11 @@ class Trainable(Protocol):
     def size(self) -> tuple[int, int]:
         """Height and width of a batch's photographs, in pixels."""
 
+    @property
+    def boundaries(self) -> bool:
+        """Whether a batch has the instances of its pixels, too; it does not, as here, unless the network takes boundaries."""
+        return False
+
     def abstract_frozen(self) -> dict:
         """Returns shapes and dtypes of the frozen parameters that the loss takes; none, as here, if it takes none."""
         return {}
@@ -129,6 +135,13 @@ class Trainable(Protocol):
     def update_lambdas(self, lambdas: LambdaState | None, metrics: dict, step: Int[Array, ""]) -> LambdaState | None:
         """Returns the balance after step `step` (counted from 0), which yielded these metrics."""
         return None
+
+
+def abstract_batch_of(objective: Trainable, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns the shapes and dtypes of a batch of at most 256 classes."""
+    shape = (batch_size, *objective.size)
+    batch = {"layout": jax.ShapeDtypeStruct(shape, jnp.uint8), "photograph": jax.ShapeDtypeStruct((*shape, 3), jnp.uint8)}
+    return batch | ({"instances": jax.ShapeDtypeStruct(shape, jnp.uint16)} if objective.boundaries else {})
 
 
 def _initial(objective: Trainable, seed: int | Int[Array, ""]) -> TrainState:
@@ -186,18 +199,23 @@ def make_train_step(
 
         def loss_of(trained: dict) -> tuple[Float[Array, ""], dict]:
             params = {**state.params, **trained}
-            params = all_gathered(params, objective.dtype) if state_is_sharded else params
+            with jax.named_scope("gathered_parameters"):
+                params = all_gathered(params, objective.dtype) if state_is_sharded else params
             return objective.loss_of(params, state.lambdas, frozen, batch, state.step)
 
         (loss, metrics), gradient = jax.value_and_grad(loss_of, has_aux=True)(trained)
         rate = optimizer.rate(state.step, objective.steps_per_epoch)
-        trained, opt_state = optimizer.update(trained, gradient, state.opt_state, rate)
+        with jax.named_scope("adam"):
+            trained, opt_state = optimizer.update(trained, gradient, state.opt_state, rate)
         ema = state.ema
         if optimizer.ema_decay is not None:
             averaged = {part: ema[part] for part in trained}
-            ema = {**ema, **optax.incremental_update(trained, averaged, 1 - optimizer.ema_decay)}
-        lambdas = objective.update_lambdas(state.lambdas, metrics, state.step)
-        metrics = {"loss": loss, **metrics, "grad_norm": optax.tree.norm(gradient)}
+            with jax.named_scope("moving_average"):
+                ema = {**ema, **optax.incremental_update(trained, averaged, 1 - optimizer.ema_decay)}
+        with jax.named_scope("lambdas"):
+            lambdas = objective.update_lambdas(state.lambdas, metrics, state.step)
+        with jax.named_scope("gradient_norm"):
+            metrics = {"loss": loss, **metrics, "grad_norm": optax.tree.norm(gradient)}
         return TrainState(state.step + 1, {**state.params, **trained}, opt_state, lambdas, ema), metrics
 
     formats = None if abstract is None else (formats_of(abstract), abstract.step.sharding)

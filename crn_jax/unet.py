@@ -73,6 +73,7 @@ class EncoderDecoderConfig:
         return scale, scale
 
     fixed_size: ClassVar[bool] = False
+    boundaries: ClassVar[bool] = False
 
     def network(self, remat: Remat = "none") -> nn.Module:
         """Returns the network from layouts to images, which keeps all of its features whatever `remat` says."""

@@ -83,13 +83,14 @@ def less_mean(params: dict, images: Float[Array, "N H W 3"]) -> Float[Array, "N 
 
 def vgg19_stage(params: dict, x: Float[Array, "N H W C"], tap: str, pooling: Pooling) -> Float[Array, "N H2 W2 C2"]:
     """Computes Φ_l, the features of the layer `tap`, from Φ_{l-1} and in its dtype."""
-    for first, second in zip(STAGES[tap][::2], STAGES[tap][1::2]):
-        if first.endswith("_1") and first != "conv1_1":
-            x = constrain(pool(x, pooling))
-        if rows_are_split(x, min_rows=2):  # one exchange of rows serves both convolutions
-            x = by_device(_two_layers, x, whole=(params[first], params[second]))
-        else:
-            x = _layer(params[second], _layer(params[first], x))
+    with jax.named_scope(f"vgg19_{tap}"):
+        for first, second in zip(STAGES[tap][::2], STAGES[tap][1::2]):
+            if first.endswith("_1") and first != "conv1_1":
+                x = constrain(pool(x, pooling))
+            if rows_are_split(x, min_rows=2):  # one exchange of rows serves both convolutions
+                x = by_device(_two_layers, x, whole=(params[first], params[second]))
+            else:
+                x = _layer(params[second], _layer(params[first], x))
     return x
 
 

@@ -56,7 +56,8 @@ class Arguments:
     segmenter: Path | None = None
     """A run of launch.train segmenter_*, to train with and to judge by. Default: the suite's own segmenter is trained first."""
     judge: str | None = None
-    """Another judge than --segmenter: a run of launch.train segmenter_*, or package.module:factory (see launch.evaluate)."""
+    """Another judge than --segmenter: a run of launch.train segmenter_*, the file of DRN-D-105's weights, or
+    package.module:factory (see launch.evaluate)."""
     train: str = ""
     """More arguments of launch.train, for all trainings and the segmenter's: --train="--data.cache DIR --batch_size 4"."""
     inception: Path | None = None
@@ -109,7 +110,7 @@ def ablate(asked: Arguments, command_line: str) -> int:
 
     def report() -> dict[str, Any]:
         reached = [entry._replace(outcome=workers.outcomes.get(entry.task.folder)) for entry in entries]
-        return write_results(out, collect(asked.suite, ablation.question, reached, str(budget), command_line))
+        return write_results(out, collect(asked.suite, ablation.question, reached, str(budget), command_line, ablation.classes))
 
     with Workers(asked.jobs, out / "accelerators") as workers:
         workers.work(segmenter, lambda: None)
@@ -165,10 +166,11 @@ def check_files(asked: Arguments) -> None:
     for path in (asked.segmenter, asked.inception, *(asked.lpips or ())):
         if path is not None and not path.exists():
             raise UserError(f"{path}: there is no such file or folder.")
-    if asked.judge and ":" not in asked.judge and not (Path(expanded(asked.judge)) / "run.json").is_file():
+    judge = Path(expanded(asked.judge or ""))
+    if asked.judge and ":" not in asked.judge and not judge.is_file() and not (judge / "run.json").is_file():
         raise UserError(
-            f"--judge {asked.judge}: this is neither a run folder nor package.module:factory. To judge by label files of "
-            "another tool, score each run by launch.evaluate."
+            f"--judge {asked.judge}: this is neither a run folder nor a file of weights nor package.module:factory. To judge "
+            "by label files of another tool, score each run by launch.evaluate."
         )
 
 
@@ -183,7 +185,7 @@ def plan(asked: Arguments, ablation: Ablation, budget: Budget, out: Path) -> tup
     if segmenter is None and ablation.segmenter is not None and needed:
         segmenter = out / "segmenter"
         own = [Task("segmenter", segmenter, (ablation.segmenter, *common))]
-    score = scoring(asked, asked.judge or segmenter)
+    score = scoring(asked, asked.judge or segmenter, ablation.classes)
     entries = []
     for variant, arguments in zip(ablation.variants, trainings):
         arguments = with_segmenter(arguments, segmenter)
@@ -194,11 +196,12 @@ def plan(asked: Arguments, ablation: Ablation, budget: Budget, out: Path) -> tup
     return own, entries
 
 
-def scoring(asked: Arguments, judge: str | Path | None) -> list[str]:
+def scoring(asked: Arguments, judge: str | Path | None, classes: tuple[str, ...]) -> list[str]:
     """Returns the arguments that launch.evaluate needs besides a run."""
     score = ["--segmenter", str(judge)] if judge else []
     score += ["--inception", str(asked.inception)] if asked.inception else []
     score += ["--lpips", *map(str, asked.lpips)] if asked.lpips else []
+    score += ["--classes", *classes] if classes else []
     return score + (["--examples", str(asked.examples)] if asked.examples else [])
 
 

@@ -49,6 +49,7 @@ from launch.common.catalogue import experiments, take_configs
 from launch.common.command_line import experiment_of_kind
 from launch.common.names import command_line
 from launch.common.options import read_options
+from launch.common.profiler import Profiler
 from launch.common.terminal import command, console, show_error
 from launch.cost.dry_run import lower_step, total_bytes
 from launch.cost.flops import forward_flops, step_flops
@@ -80,6 +81,9 @@ class Arguments:
     """Run nothing. Count operations, and let the compiler tell the memory."""
     input: bool = False
     """Also measure how fast examples of each size are read from 1024x2048 PNGs, from PNGs of that size, and from a cache."""
+    profile: str | None = None
+    """FIRST:LAST, such as 2:3: a profile of these measurements of each case, for xprof, TensorBoard and Perfetto, in a folder
+    in profiles/. Recording takes time, which is measured, too."""
     json: Path | None = None
     """JSON file for the results."""
     configs: Path | None = None
@@ -127,6 +131,8 @@ def cases_of(asked: Arguments) -> list[Experiment]:
         raise UserError(f"Name at least one experiment of: {', '.join(experiments())}.")
     if asked.steps < 1:
         raise UserError(f"--steps must be at least 1, got {asked.steps}.")
+    if asked.profile and asked.compile_only:
+        raise UserError("--profile records what is run, and --compile_only runs nothing. Leave out one of them.")
     if asked.against and set(asked.meshes) != {(1, 1)}:
         raise UserError(f"--against {asked.against} is measured on one device; leave out --meshes.")
     cases = []
@@ -142,6 +148,7 @@ def cases_of(asked: Arguments) -> list[Experiment]:
         for num_images, batch_size, dtype, remat, sharding in axes:
             model = dataclasses.replace(cascade, num_images=num_images, dtype=dtype)
             case = dataclasses.replace(experiment, cascade=model, batch_size=batch_size, remat=remat, sharding=sharding)
+            profiler_of(case, asked.profile)  # a wrong range is told at once
             cases.append(case)
     return cases
 
@@ -178,7 +185,7 @@ def measure(case: Experiment, asked: Arguments) -> dict[str, Any]:
         began = time.time()
         cold = in_own_process(first_step, case, cache) - began
         began = time.time()
-        result = in_own_process(measure_steps, case, cache, asked.steps, asked.against)
+        result = in_own_process(measure_steps, case, cache, asked.steps, asked.against, asked.profile)
         warm = result.pop("first_step_at") - began
     return {**result, "first_step_cold_s": cold, "first_step_warm_s": warm}
 
@@ -230,10 +237,11 @@ def random_batch(case: Experiment) -> dict[str, np.ndarray]:
     """Returns a batch of layouts and photographs of noise."""
     shape, rng = (case.batch_size, *case.cascade.size), np.random.default_rng(0)
     dtype = np.uint8 if case.cascade.num_classes <= 256 else np.uint16
-    return {
+    batch = {
         "layout": rng.integers(0, case.cascade.num_classes, shape, dtype),
         "photograph": rng.integers(0, 256, (*shape, 3), np.uint8),
     }
+    return batch | ({"instances": rng.integers(0, 1 << 16, shape, np.uint16)} if case.cascade.boundaries else {})
 
 
 def use_cache(folder: str) -> None:
@@ -260,7 +268,7 @@ def first_step(case: Experiment, cache: str) -> float:
     return time.time()
 
 
-def measure_steps(case: Experiment, cache: str, count: int, against: str | None) -> dict[str, Any]:
+def measure_steps(case: Experiment, cache: str, count: int, against: str | None, profile: str | None = None) -> dict[str, Any]:
     """Measures the time of synthesis, the step, the reference's step and a matrix product, in turns.
 
     On accelerators it runs ten of each in a row, so that the host starts one while the device computes the one before, as in a
@@ -298,12 +306,14 @@ def measure_steps(case: Experiment, cache: str, count: int, against: str | None)
         states[name], metrics = steps[name](states[name], vgg_params, batch)
         return metrics
 
-    for _ in range(count + 1):
-        timed("product", lambda: [product(matrix) for _ in range(3)])
-        with jax.set_mesh(mesh_of(case)):
-            timed("forward", lambda: synthesize(case.cascade, params, batch["layout"]))
-        for name in steps:
-            timed(name, functools.partial(next_step, name))
+    with profiler_of(case, profile) as profiler:
+        for number in range(count + 1):
+            with profiler.step(number):
+                timed("product", lambda: [product(matrix) for _ in range(3)])
+                with jax.set_mesh(mesh_of(case)):
+                    timed("forward", lambda: synthesize(case.cascade, params, batch["layout"], batch.get("instances")))
+                for name in steps:
+                    timed(name, functools.partial(next_step, name))
     for name, values in seconds.items():
         values = values[1:]  # the first was to warm up
         result[f"{name}_s"] = {"median": float(np.median(values)), "least": min(values), "most": max(values)}
@@ -313,6 +323,17 @@ def measure_steps(case: Experiment, cache: str, count: int, against: str | None)
         rate = flops[f"{part}_flops"] / result[f"{part}_s"]["median"] / math.prod(case.sharding.mesh)  # per device
         result[f"{part}_of_matrix_rate"] = rate / result["matrix_flops_per_s"]
     return result
+
+
+def profiler_of(case: Experiment, profile: str | None) -> Profiler:
+    """Returns the recorder of a case's measurements.
+
+    Raises:
+      UserError: if `profile` is no range of measurements.
+    """
+    shape, mesh = case.cascade, "x".join(map(str, case.sharding.mesh))
+    name = f"{case.name}_{shape.size[0]}x{shape.size[1]}_{shape.dtype}_{case.remat}_k{shape.num_images}"
+    return Profiler(profile, Path("profiles") / f"{name}_batch{case.batch_size}_mesh{mesh}", "measurements")
 
 
 def peak_bytes() -> int:

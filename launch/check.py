@@ -1,11 +1,13 @@
 """Verifies what runs have stored: `python -m launch.check RUN [RUN ...] [--repair]`.
 
-It reads every checkpoint, run.json, metrics.jsonl, evaluation, exported artifact and .safetensors file in each folder, and the
-data cache that run.json names, and compares them with their checksums. The exit status is 0 if all of them are whole, and 1 if
-something is damaged. The folders of ablations, artifacts and segmenters can be checked, too.
+It reads every checkpoint, run.json, metrics.jsonl, ledger.jsonl, evaluation, exported artifact and .safetensors file in each
+folder, and the data cache that run.json names, and compares them with their checksums. The exit status is 0 if all of them are
+whole, and 1 if something is damaged. The folders of ablations, artifacts and segmenters can be checked, too. For a training's
+folder it also prints where the time has gone, over all starts.
 """
 
 import dataclasses
+import datetime
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -30,10 +32,22 @@ from launch.common.names import as_typed
 from launch.common.options import read_options
 from launch.common.output import read_json
 from launch.common.terminal import command, console, progress_bar
-from launch.training.lock import owned
+from launch.training.ledger import FILE, Account, account_of, read_ledger
+from launch.training.lock import is_in_use, owned
 from launch.training.metrics_log import read_metrics
 
 Verdict = Literal["whole", "unverified", "damaged"]
+
+LEDGER_ROWS = {
+    "starting": "starting",
+    "compiling": "compiling",
+    "waiting": "waiting for data",
+    "steps": "steps",
+    "validation": "validation",
+    "saving": "saving",
+    "lost": "lost: work that a crash undid",
+}
+"""What the phases of the ledger are called in its table."""
 
 
 class Finding(NamedTuple):
@@ -119,6 +133,7 @@ def check(path: Path) -> list[Finding]:
         table.add_row(finding.what, rich.text.Text(finding.verdict, style), finding.note)
     if findings:
         console.print(table)
+        show_ledger(folder)
     else:
         console.print(f"{path}: there is nothing to check in this folder.")
     return findings
@@ -188,6 +203,41 @@ def metrics(folder: Folder) -> Iterator[Finding]:
         yield _looked_at(folder, file, look)
 
 
+def ledger(folder: Folder) -> Iterator[Finding]:
+    """Checks that each line of ledger.jsonl can be read."""
+    file = folder.path / FILE
+
+    def look() -> str:
+        return f"{len(read_ledger(file, _refuse))} lines, which have no checksums"
+
+    if file.exists():
+        yield _looked_at(folder, file, look)
+
+
+def show_ledger(folder: Folder) -> None:
+    """Prints where the time of a run has gone, if it has a ledger."""
+    if snapshots := read_ledger(folder.path / FILE):
+        in_use = is_in_use(folder.path)
+        newest = None if in_use else Checkpoints(folder.path / "checkpoints").latest_step() or 0
+        console.print(ledger_table(account_of(snapshots, newest), in_use))
+
+
+def ledger_table(account: Account, in_use: bool) -> rich.table.Table:
+    """Returns a table of where the time of a run has gone."""
+    title = f"Where the time has gone (starts: {account.starts}, killed: {account.killed}, running: {int(in_use)})"
+    table = rich.table.Table("", "h:min:s", "share", title=title, title_justify="left", box=None)
+    for phase, seconds in account.seconds.items():
+        share = f"{seconds / account.running:.1%}" if account.running else ""
+        table.add_row(LEDGER_ROWS[phase], _clock(seconds), share)
+    table.add_row("the run's time", _clock(account.running), f"goodput {account.goodput:.1%}", style="bold")
+    table.add_row("idle: between two starts, or suspended", _clock(account.idle), "")
+    return table
+
+
+def _clock(seconds: float) -> str:
+    return str(datetime.timedelta(seconds=round(seconds)))
+
+
 def _refuse(problem: str) -> NoReturn:
     raise UserError(problem)
 
@@ -228,7 +278,8 @@ def caches(folder: Folder) -> Iterator[Finding]:
 def _cache(place: Path, size: tuple[int, int], classes: int) -> Finding:
     done = np.fromfile(place / "done", np.uint8)
     try:
-        arrays = open_arrays(place, len(done), size, np.uint8 if classes <= 256 else np.uint16)
+        instances = (place / "instances.npy").exists()
+        arrays = open_arrays(place, len(done), size, np.uint8 if classes <= 256 else np.uint16, instances)
         checksums = open_checksums(place, len(done))
     except UserError as error:
         return Finding(str(place), "damaged", str(error), lambda: f"moved to {set_aside(place, place.parent)}")
@@ -247,7 +298,7 @@ def _cache(place: Path, size: tuple[int, int], classes: int) -> Finding:
     return Finding(str(place), "whole", f"{len(present)} examples")
 
 
-CHECKS: tuple[Callable[[Folder], Iterator[Finding]], ...] = (run_json, checkpoints, metrics, results, exports, caches)
+CHECKS: tuple[Callable[[Folder], Iterator[Finding]], ...] = (run_json, checkpoints, metrics, ledger, results, exports, caches)
 """What is looked at in each folder, in this order. A check yields a finding for each thing that it looks at."""
 
 

@@ -238,9 +238,10 @@ def to_onnx(asked: Onnx) -> None:
     model = onnx_model(generator, run.params, space.dtype, asked.size, half=asked.half, metadata=metadata)
     save_onnx(asked.out, model)
     shape = [dim.dim_param or dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim]
+    instances = f"; instance_ids, int32 {shape}" if generator.boundaries else ""
     console.print(
         f"{asked.out}: step {run.step}, {asked.out.stat().st_size / 1e6:.1f} MB. Input: layout_ids, {np.dtype(space.dtype)} "
-        f"{shape}. Output: images, uint8 [B, {generator.num_images}, H, W, 3].",
+        f"{shape}{instances}. Output: images, uint8 [B, {generator.num_images}, H, W, 3].",
         markup=False,
     )
 

@@ -18,9 +18,10 @@ import tyro
 from PIL import Image
 
 from crn_jax.data.labels.indexed import Reading
+from crn_jax.data.labels.label_space import LabelSpace
 from crn_jax.data.pipeline import spread
 from crn_jax.data.sources import Split
-from crn_jax.errors import UserError
+from crn_jax.errors import UserError, did_you_mean
 from crn_jax.experiment import Synthesis, require_kind
 from crn_jax.files import sha256_of
 from crn_jax.generator import Generator, init_params
@@ -37,10 +38,12 @@ from launch.common.processes import Processes, agree, first_says, gather, is_fir
 from launch.common.terminal import command, console, progress_bar
 from launch.evaluation.comparison import Comparison, open_comparison
 from launch.evaluation.methods import PHOTOGRAPHS, Method, images_of_folder, photographs, run_of
-from launch.evaluation.open_segmenter import open_segmenter
+from launch.evaluation.open_segmenter import Opened, open_segmenter
+from launch.evaluation.protocols import PROTOCOLS, Conventions, open_conventions
+from launch.evaluation.ranking import differences, ranking
 from launch.evaluation.report import Example, write_report
-from launch.evaluation.score_tables import layers_table, scores_table
-from launch.evaluation.scoring import SCORES, Judges, Tally, summary
+from launch.evaluation.score_tables import layers_table, protocols_table, scores_table
+from launch.evaluation.scoring import SCORES, Judges, Tally, by_protocol, summary
 from launch.evaluation.study import StudyMethod, write_study
 from launch.evaluation.study_answers import analyse, study_table, to_json
 
@@ -55,6 +58,8 @@ class Arguments:
     """The folder of the data set. Default: the folder that the first run was trained on."""
     read: Annotated[Reading | None, tyro.conf.arg(aliases=["--data.read"])] = None
     """What palette PNGs hold, of the data and of label folders: ids, or colours. Default: as the first run was trained."""
+    instances: Annotated[str | None, tyro.conf.arg(aliases=["--data.instances"])] = None
+    """The folder of instance maps, for runs with instance boundaries. Default: as the first such run was trained."""
     split: Split = "val"
     """The part of the data set whose examples are scored."""
     experiment: str | None = None
@@ -66,13 +71,19 @@ class Arguments:
     checkpoint: str = "latest"
     """The checkpoint of each run: latest, best (smallest held-out distance), or a number of steps."""
     segmenter: str | None = None
-    """The segmenter for mIoU and pixel accuracy. It is a run of launch.train segmenter_*; or package.module:factory, where
-    factory() returns a function from images uint8 [B, H, W, 3] to class ids [B, H, W]; or a folder of label PNGs named
-    METHOD/EXAMPLE.png, with the ids or colours of the data set's own layouts (for Cityscapes labelIds, not train ids)."""
+    """The segmenter for mIoU and pixel accuracy. It is a run of launch.train segmenter_*; or the file of DRN-D-105's weights,
+    drn-d-105_ms_cityscapes.pth, for Cityscapes' classes; or package.module:factory, where factory() returns a function from
+    images uint8 [B, H, W, 3] to class ids [B, H, W]; or a folder of label PNGs named METHOD/EXAMPLE.png, with the ids or
+    colours of the data set's own layouts (for Cityscapes labelIds, not train ids)."""
+    protocol: tuple[Literal["spade", "oasis", "pix2pixhd", "paper"], ...] = ()
+    """Also measure mIoU, accuracy and FID as others did, side by side: with Cityscapes' classes, and a --segmenter that takes
+    images of any size. docs/evaluation.md says what each protocol is."""
     inception: Path | None = None
     """The weights for FID and KID: pt_inception-2015-12-05-6726825d.pth, which pytorch-fid publishes."""
     lpips: tuple[Path, Path] | None = None
     """The two files for LPIPS: its linear weights (v0.1, alex.pth or vgg.pth), and torchvision's AlexNet or VGG-16."""
+    classes: tuple[str, ...] = ()
+    """Classes, such as car person. The perceptual distance is measured once more, on their pixels alone."""
     vgg: Annotated[str | None, tyro.conf.arg(aliases=["--vgg.weights"])] = None
     """The file of VGG-19 weights. Default: launch.evaluate looks where launch.train does."""
     batch_size: int = 1
@@ -106,7 +117,14 @@ def main(arguments: list[str] | None = None) -> None:
         join_apart(asked.processes)
         console.quiet = not is_first()
         comparison = open_comparison(
-            asked.methods, asked.checkpoint, asked.experiment, asked.data, asked.split, asked.examples, asked.read
+            asked.methods,
+            asked.checkpoint,
+            asked.experiment,
+            asked.data,
+            asked.split,
+            asked.examples,
+            asked.read,
+            asked.instances,
         )
         if asked.study_page:
             return make_study(asked, asked.study_page, comparison) if is_first() else None
@@ -132,7 +150,7 @@ def evaluate(asked: Arguments, comparison: Comparison, line: str) -> None:
         images_folder = Path(first_says(str(folder))) / "images" if asked.save_images else None
         tallies, resources = measure(asked, comparison, methods, judges, images_folder)
         if is_first():
-            results = results_of(methods, tallies, resources, judges.inception_params is not None)
+            results = results_of(methods, tallies, resources, judges)
             height, width = comparison.experiment.size
             evaluation = {
                 "title": f"{comparison.experiment.data.source} {asked.split}, {count} examples at {height}x{width}",
@@ -145,7 +163,10 @@ def evaluate(asked: Arguments, comparison: Comparison, line: str) -> None:
                 "names": comparison.examples.names,
                 "scores": [score._asdict() for score in SCORES if any(score.key in result["scores"] for result in results)],
                 "candidates": results,
+                "differences": differences(tallies, results),
             }
+            if judges.conventions:
+                evaluation["protocols"] = judges.conventions.described()
             write_json(folder / "evaluation.json", evaluation)
             shown = examples_to_show(asked, comparison, methods, judges, evaluation)
             write_report(evaluation, shown, comparison.examples.source.label_space, folder / "report.html")
@@ -159,6 +180,10 @@ def tell(evaluation: dict[str, Any], notes: Sequence[str], out: Path) -> None:
     """Prints the scores."""
     console.print(scores_table(evaluation))
     console.print(layers_table(evaluation))
+    if "protocols" in evaluation:
+        console.print(protocols_table(evaluation))
+    for line in ranking(evaluation):
+        console.print(line, markup=False)
     for note in notes:
         console.print(note, markup=False, style="dim")
     console.print(f"{out / 'report.html'} shows it with images, {out / 'evaluation.json'} has every number.", markup=False)
@@ -193,14 +218,19 @@ def judges_of(
 ) -> tuple[Judges, list[str]]:
     """Loads the networks that are asked for, and returns notes on what their scores can be compared with."""
     source, notes = comparison.examples.source, ["Intervals are 95% bootstrap intervals over images."]
-    inception = segmenter = lpips_params = None
+    inception = segmenter = lpips_params = conventions = opened = None
+    notes += [method.note for method in methods if method.note]
     if asked.segmenter:
         names = [name for method in methods for name in method.names]
         examples = comparison.examples.names
-        segmenter, described = open_segmenter(asked.segmenter, source.label_space, source.size, names, examples)
-        notes.append(f"Segmenter: {described}.")
-        if source.label_space.name == "cityscapes":
+        opened = open_segmenter(asked.segmenter, source.label_space, source.size, names, examples)
+        segmenter = opened.segmenter
+        notes.append(f"Segmenter: {opened.described}.")
+        if source.label_space.name == "cityscapes" and "DRN-D-105" not in opened.described:
             notes[-1] += " Published mIoU on Cityscapes was measured with a DRN-D-105."
+    if asked.protocol:
+        conventions = conventions_of(asked, comparison, opened)
+        notes += protocol_notes(conventions, opened)
     if asked.inception:
         inception = jax.device_put(load_inception(asked.inception))
     notes += frechet_notes(asked.inception, len(comparison.examples.indices))
@@ -214,9 +244,57 @@ def judges_of(
             "From a collection of k images, image i mod k is scored for layout i. 'best of k' and 'assembled' are chosen by "
             "comparison with the photograph, so they are never marked as best."
         )
-    judges = Judges(vgg_params, inception, lpips_params, segmenter)
+    classes = numbers_of(asked.classes, source.label_space)
+    if classes:
+        notes.append(
+            f"The distance on chosen classes counts the pixels of {' and '.join(asked.classes)} in the layouts. In deep "
+            "layers, they see their surroundings, too."
+        )
+    judges = Judges(vgg_params, inception, lpips_params, segmenter, classes, conventions)
     judges.check(source.size)
     return judges, notes
+
+
+def conventions_of(asked: Arguments, comparison: Comparison, opened: Opened | None) -> Conventions:
+    """Opens the protocols that are asked for.
+
+    Raises:
+      UserError: if there is no segmenter, or one that does not take images of their sizes.
+    """
+    examples = comparison.examples
+    if opened is None:
+        raise UserError(f"--protocol {asked.protocol[0]} needs a judge: --segmenter drn-d-105_ms_cityscapes.pth, or a plug-in.")
+    for protocol in (PROTOCOLS[name] for name in asked.protocol):
+        if protocol.size not in (None, examples.source.size) and not opened.any_size:
+            there, here = ("x".join(map(str, size)) for size in (protocol.size, examples.source.size))
+            raise UserError(
+                f"--protocol {protocol.name} judges images of {there}, but {asked.segmenter} is for {here} only. Give "
+                f"--segmenter drn-d-105_ms_cityscapes.pth, or a plug-in."
+            )
+    return open_conventions(asked.protocol, comparison.data, asked.split, examples.source, examples.indices)
+
+
+def protocol_notes(conventions: Conventions, opened: Opened | None) -> list[str]:
+    """Returns a note on the protocols whose published judge is another than the one that is used."""
+    judge = opened.described if opened else ""
+    others = [p for p in conventions.protocols if p.judge not in judge and p.name != "paper"]  # which published no such figures
+    if not others:
+        return []
+    published = ", ".join(f"{protocol.name} ({protocol.judge})" for protocol in others)
+    return [f"Another judge measured what is published by {published}, so these figures here cannot stand beside it."]
+
+
+def numbers_of(classes: Sequence[str], label_space: LabelSpace) -> tuple[int, ...]:
+    """Returns the numbers of these classes.
+
+    Raises:
+      UserError: if there is no such class.
+    """
+    for name in classes:
+        if name not in label_space.classes:
+            known = ", ".join(label_space.classes)
+            raise UserError(f"--classes: there is no class '{name}'.{did_you_mean(name, label_space.classes)} Known: {known}.")
+    return tuple(label_space.classes.index(name) for name in classes)
 
 
 def frechet_notes(inception: Path | None, count: int) -> list[str]:
@@ -252,7 +330,9 @@ def measure(
             for batch, count in examples.batches(numbers, batch_size):
                 for name, made in method.make(batch).items():
                     images = made.scored(batch)
-                    tallies[name].add(judges.measure(name, batch, images, num_classes) | made.numbers, count)
+                    tallies[name].add(
+                        judges.measure(name, batch, images, num_classes, made.as_made(batch)) | made.numbers, count
+                    )
                     if images_folder:
                         save_images(images_folder / name, batch.names[:count], images)
                 progress.advance(task, count)
@@ -282,16 +362,20 @@ def save_images(folder: Path, names: Sequence[str], images: np.ndarray) -> None:
 
 
 def results_of(
-    methods: Sequence[Method], tallies: dict[str, Tally], resources: dict[str, dict[str, float]], inception: bool
+    methods: Sequence[Method], tallies: dict[str, Tally], resources: dict[str, dict[str, float]], judges: Judges
 ) -> list[dict[str, Any]]:
     """Returns each method's part of evaluation.json."""
-    real = tallies[PHOTOGRAPHS].arrays()["features"]
-    return [
-        {"name": name, "kind": kind, "about": method.about, "resources": resources.get(name, {})}
-        | summary(tallies[name].arrays(), real, inception)
-        for method in methods
-        for name, kind in method.names.items()
-    ]
+    real, conventions = tallies[PHOTOGRAPHS].arrays(), judges.conventions
+    results = []
+    for method in methods:
+        for name, kind in method.names.items():
+            arrays = tallies[name].arrays()
+            result: dict[str, Any] = {"name": name, "kind": kind, "about": method.about, "resources": resources.get(name, {})}
+            result |= summary(arrays, real, judges.inception_params is not None)
+            if conventions:
+                result["protocols"] = by_protocol(conventions, arrays, real)
+            results.append(result)
+    return results
 
 
 def chosen_examples(evaluation: dict[str, Any], each: int = 3, evenly: int = 6) -> dict[int, str]:
@@ -345,7 +429,7 @@ def make_study(asked: Arguments, page: Path, comparison: Comparison) -> None:
     examples = comparison.examples
 
     def synthesized(generator: Generator, params: dict, n: int) -> np.ndarray:
-        images = np.asarray(synthesize(generator, params, examples.batch([n]).layout))[0]
+        images = np.asarray(synthesize(generator, params, *examples.batch([n]).ids(generator)))[0]
         return images[n % len(images)]
 
     def read(name: str, method: Method, n: int) -> np.ndarray:

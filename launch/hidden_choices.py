@@ -87,7 +87,8 @@ def coverage(run: Run, folder: Path) -> list[str]:
     for index in track(range(len(source)), folder.resolve().name, len(source)):
         street = render_street(source.first + index, source.size)
         references = {time: render_street(source.first + index, source.size, time=time).photograph for time in TIMES}
-        images = np.asarray(synthesize(generator, run.params, street.layout[None]))[0]
+        ids = (street.layout[None], street.instances[None]) if generator.boundaries else (street.layout[None],)
+        images = np.asarray(synthesize(generator, run.params, *ids))[0]
         there = shown(street.photograph, street, references)
         found = [shown(image, street, references) for image in images]
         hours.append([len({each.time for each in found}), there.time in {each.time for each in found}])

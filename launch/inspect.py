@@ -19,11 +19,12 @@ import tyro
 from PIL import Image
 from rich.text import Text
 
+from crn_jax.data.instances import decoded
 from crn_jax.data.labels.indexed import Reading
 from crn_jax.data.labels.label_space import LabelSpace
 from crn_jax.data.labels.published import LABEL_SPACES, find_label_space
 from crn_jax.data.pipeline import spread
-from crn_jax.data.sources import DataConfig, Split, label_space_of
+from crn_jax.data.sources import DataConfig, Split, label_space_of, refuse_without_instances
 from crn_jax.errors import UserError
 from crn_jax.files import replace_text
 from launch.common.exit_status import FAILED
@@ -32,6 +33,9 @@ from launch.common.options import read_options
 from launch.common.output import staged, write_json
 from launch.common.page import data_url, write_page
 from launch.common.terminal import command, console, track
+from launch.datasets.instance_survey import drawn as draw_instances
+from launch.datasets.instance_survey import first_instance
+from launch.datasets.instance_survey import summary as instance_summary
 from launch.datasets.survey import (
     Look,
     Pair,
@@ -80,6 +84,10 @@ class Arguments:
     """The label space: a name, or a JSON file of your own. Default: the source's label space."""
     read: Annotated[Reading | None, tyro.conf.arg(aliases=["--data.read"])] = None
     """What layouts that are palette PNGs hold: ids, or colours. Default: as the label file says, or each palette tells."""
+    boundaries: Annotated[bool, tyro.conf.arg(aliases=["--cascade.boundaries"])] = False
+    """Also check the data set's instance maps, and propose a training with instance boundaries."""
+    instances: Annotated[str | None, tyro.conf.arg(aliases=["--data.instances"])] = None
+    """The folder of instance maps, PNGs of the layouts' names, for --boundaries. Default: the data set's own."""
     size: tuple[int, int] | None = None
     """The height and width to train at. Default: a size that two CPU cores can train on, in the photographs' median shape."""
     out: Path | None = None
@@ -104,6 +112,8 @@ def check(asked: Arguments) -> None:
         cascade_of_size(asked.size)
     if asked.labels:
         find_label_space(asked.labels)
+    if asked.instances and not asked.boundaries:
+        raise UserError(f"--instances {asked.instances} is for --boundaries. Add this option, too.")
     folders = [out_folder(asked, root) for root in asked.roots]
     if twice := sorted({str(folder) for folder in folders if folders.count(folder) > 1}):
         raise UserError(f"The results of several data sets would go to {', '.join(twice)}. Inspect these one at a time.")
@@ -112,10 +122,14 @@ def check(asked: Arguments) -> None:
 def inspect(asked: Arguments, root: Path, line: str) -> bool:
     """Inspects a data set, and prints and writes the results. Returns whether it can be trained on."""
     data, notes = data_of(asked, root)
-    label_space, parts = label_space_of(data), parts_of(data)
+    if asked.boundaries:
+        data = dataclasses.replace(data, instances=asked.instances)
+        refuse_without_instances(data)
+    label_space, parts = label_space_of(data), parts_of(data, asked.boundaries)
     pairs = [pair for part in parts.values() for pair in part.pairs]
-    looks = list(track(scan(pairs, label_space), "Decoding", len(pairs)))
-    training = training_arguments(data, label_space, pairs, looks, asked.size)
+    looks = list(track(scan(pairs, label_space, first_instance(data)), "Decoding", len(pairs)))
+    training = training_arguments(data, label_space, pairs, looks, asked.size, asked.boundaries)
+    instances = [look.instances for look in looks if look.instances]
     strange = [pair for pair, look in zip(pairs, looks) if look.unknown]
     fitting = fitting_labels([strange[i] for i in spread(strange, _SAMPLE)], _OF_FILES) if strange else []
     ambiguous = [pair for pair, look in zip(pairs, looks) if look.ambiguous][:_READINGS]
@@ -134,6 +148,7 @@ def inspect(asked: Arguments, root: Path, line: str) -> bool:
         "problems": [problem._asdict() for problem in problems],
         "splits": [split_summary(split, part, pairs, looks) for split, part in parts.items()],
         "label_space": label_space.name,
+        "instances": instance_summary(instances) if instances else None,
         "classes": class_summaries(pairs, looks, label_space),
         "unknown": unknown_summaries(pairs, looks, label_space, root),
         "duplicates": [[shown(pair.photograph, root) for pair in group] for group in duplicates(pairs, looks)],
@@ -144,7 +159,7 @@ def inspect(asked: Arguments, root: Path, line: str) -> bool:
         chosen = [pairs[i] for i in representative(looks, _EXAMPLES)]
         page = {
             "found": found,
-            "examples": list(examples(chosen, label_space)),
+            "examples": list(examples(chosen, label_space, first_instance(data))),
             "readings": [reading for pair in ambiguous for reading in readings(pair, label_space, root)],
         }
         write_page("inspect.html", page, folder / "inspection.html")
@@ -293,21 +308,27 @@ def unknown_summaries(
     ]
 
 
-def examples(pairs: Sequence[Pair], label_space: LabelSpace) -> Iterator[dict[str, Any]]:
-    """Yields the examples of the contact sheet: small photographs and layouts as data URLs, and the ids that occur."""
+def examples(pairs: Sequence[Pair], label_space: LabelSpace, first: int) -> Iterator[dict[str, Any]]:
+    """Yields the examples of the contact sheet: small photographs and layouts as data URLs, and the ids that occur.
+
+    Instances, whose ids begin with `first`, are a third picture.
+    """
     for pair in pairs:
         layout = pair.read_layout(label_space).layout
         photograph = pair.read_photograph(layout.shape).image
         scale = min(1, _EXAMPLE_WIDTH / photograph.width)
         size = round(scale * photograph.width), max(1, round(scale * photograph.height))
-        drawn = Image.fromarray(label_space.draw(layout)).resize(size, Image.Resampling.NEAREST)
+        pictures = {"layout": label_space.draw(layout)}
+        if pair.instances and layout.shape == (found := decoded(pair.instances)).shape:
+            pictures["instances"] = draw_instances(found, layout, label_space, first)
+        small = {key: Image.fromarray(drawn).resize(size, Image.Resampling.NEAREST) for key, drawn in pictures.items()}
         yield {
             "name": pair.name,
             "split": pair.split,
             "size": [photograph.height, photograph.width],
             "occurring": np.unique(layout).tolist(),
             "photograph": data_url(np.asarray(photograph.resize(size, Image.Resampling.BICUBIC)), lossless=False),
-            "layout": data_url(np.asarray(drawn), lossless=True),
+            **{key: data_url(np.asarray(picture), lossless=True) for key, picture in small.items()},
         }
 
 
@@ -330,6 +351,9 @@ def tell(found: dict[str, Any], out: Path) -> None:
         console.print(note, markup=False, style="dim")
     console.print(splits_table(found))
     console.print(classes_table(found))
+    if told := found["instances"]:
+        in_all = f"{counted(told['instances'], 'instance')} in {counted(told['maps'], 'instance map')}"
+        console.print(f"{in_all}: {told['mean']:.1f} on average, {told['most']:,} at most.\n")
     console.print(
         f"{out / 'inspection.html'} shows it with a contact sheet, {out / 'inspection.json'} has every number.\n", markup=False
     )

@@ -17,6 +17,7 @@ import numpy as np
 import tyro
 from PIL import Image
 
+from crn_jax.data.instances import check_instances, instance_files
 from crn_jax.data.labels.indexed import Reading
 from crn_jax.data.labels.label_space import LabelSpace
 from crn_jax.diversity import assemble
@@ -26,6 +27,7 @@ from launch.common.contact_sheet import Row, contact_sheet, grid
 from launch.common.options import read_options
 from launch.common.output import write_png
 from launch.common.processes import Processes, agree, is_first, join_apart, several_processes, sum_over_processes
+from launch.common.profiler import Profiler
 from launch.common.terminal import command, console, track
 from launch.synthesis.layouts import Sizing, find_layouts, fitted
 from launch.synthesis.record import Record
@@ -46,6 +48,9 @@ class Arguments:
     """A run folder of launch.train, an artifact, or a .safetensors file of a run."""
     layouts: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="LAYOUT [LAYOUT ...]")]
     """Layout PNGs, or folders of layout PNGs, with ids or colours of the run's label space."""
+    instances: Path | None = None
+    """For a run with instance boundaries: the folder of instance maps, PNGs of the layouts' names, or the one file of a single
+    layout."""
     out: Path | None = None
     """The folder for the images. Default: RUN/synthesized; for an artifact or a file, NAME_synthesized."""
     checkpoint: str = "latest"
@@ -71,6 +76,9 @@ class Arguments:
     """Write the k images of a layout as one picture, from image 0 at the top left to the last one at the bottom right."""
     sheet: bool = False
     """Also write contact_sheet.png, which shows the first 32 layouts beside their images."""
+    profile: str | None = None
+    """FIRST:LAST, such as 3:5: a profile of these batches, for xprof, TensorBoard and Perfetto, in the folder profile beside
+    the images."""
     processes: Annotated[Processes, tyro.conf.arg(name="")] = Processes()
 
 
@@ -90,6 +98,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run_command(arguments: Arguments, out: Path) -> None:
     """Synthesizes as asked into the folder `out`. It checks every layout's name and size before it writes the first image."""
+    profiler = Profiler(arguments.profile, out / "profile", "batches")
     run = load_run(arguments.run, arguments.checkpoint)
     if arguments.read:
         run = run._replace(label_space=dataclasses.replace(run.label_space, read_as=arguments.read))
@@ -97,11 +106,16 @@ def run_command(arguments: Arguments, out: Path) -> None:
     means = means_of(arguments, run)
     tasks = tasks_of(arguments, 1 if arguments.grid or choice is not None else run.generator.num_images, out)
     record = Record(out, f"{means.hexdigest()} {arguments.fit} {run.experiment.data.fit}", jax.process_index(), len(tasks))
+    maps = instance_maps(arguments, run, [path for path, _ in tasks])
     own = share(tasks, arguments.sheet)
     on_sheet = dict(tasks[:SHEET_ROWS] if arguments.sheet and is_first() else [])
-    unknown = [task for task in own if arguments.overwrite or task[0] in on_sheet or not record.has(*task)]
+
+    def files(path: Path, targets: list[Path]) -> tuple[Path, list[Path]]:
+        return path, [maps[path], *targets] if maps else targets
+
+    unknown = [task for task in own if arguments.overwrite or task[0] in on_sheet or not record.has(*files(*task))]
     done, to_do = list[Job](), list[Job]()
-    for job in planned(arguments, run, unknown, means):
+    for job in planned(arguments, run, unknown, maps, means):
         (to_do if arguments.overwrite or job.path in on_sheet or not job.is_done else done).append(job)
     if several_processes():  # all have checked their layouts
         agree({"layouts": len(tasks), "parameters and options": means.hexdigest()})
@@ -109,10 +123,10 @@ def run_command(arguments: Arguments, out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
         for job in done:
-            record.add(job.path, job.targets)
-        written = synthesize_all(run, to_do, arguments.batch_size, functools.partial(write, arguments, choice))
+            record.add(*files(job.path, job.targets))
+        written = synthesize_all(run, to_do, arguments.batch_size, functools.partial(write, arguments, choice), profiler)
         for job, row in track(written, "synthesizing", len(to_do)):
-            record.add(job.path, job.targets)
+            record.add(*files(job.path, job.targets))
             if job.path in on_sheet:
                 rows[job.path] = row
         if on_sheet:
@@ -147,6 +161,37 @@ def tasks_of(arguments: Arguments, num_images: int, out: Path) -> list[Task]:
     return list(zip(paths, targets))
 
 
+def instance_maps(arguments: Arguments, run: Run, layouts: list[Path]) -> dict[Path, Path]:
+    """Returns the file of each layout's instances, or an empty dict if the run takes no instance boundaries.
+
+    Raises:
+      UserError: if instances are missing or not wanted.
+    """
+    asked = arguments.instances
+    if not run.generator.boundaries:
+        if asked:
+            raise UserError(
+                f"--instances {asked}: the run {arguments.run} was trained without instance boundaries. Leave this option out."
+            )
+        return {}
+    if asked is None:
+        raise UserError(
+            f"The run {arguments.run} was trained with instance boundaries, so it needs the instance map of each layout: "
+            f"--instances FOLDER.{_own_maps(run)}"
+        )
+    if asked.is_dir() or len(layouts) > 1:
+        found = instance_files([path.stem for path in layouts], asked, f"--instances {asked}")
+        return {path: found[path.stem] for path in layouts}
+    return {layouts[0]: asked}
+
+
+def _own_maps(run: Run) -> str:
+    """Says where the maps of the layouts are that a run folder has."""
+    if not run.instances:
+        return ""
+    return f" Those of {run.layouts[0].parent} are in {run.instances[0].parent}."
+
+
 def share(tasks: list[Task], sheet: bool) -> list[Task]:
     """Returns the tasks of this process. The first process also takes those on the contact sheet, which it draws."""
     together = tasks[:SHEET_ROWS] if sheet else []
@@ -165,11 +210,12 @@ def means_of(arguments: Arguments, run: Run) -> "hashlib._Hash":
     return means
 
 
-def planned(arguments: Arguments, run: Run, tasks: list[Task], means: "hashlib._Hash") -> list[Job]:
-    """Plans a job for each task.
+def planned(arguments: Arguments, run: Run, tasks: list[Task], maps: dict[Path, Path], means: "hashlib._Hash") -> list[Job]:
+    """Plans a job for each task. `maps` has the instance map of each layout, if the run takes instance boundaries.
 
     Raises:
-      UserError: if the size of a layout does not fit, or if an image would replace one that launch.synthesize did not make.
+      UserError: if the size of a layout or of its instance map does not fit, or if an image would replace one that
+        launch.synthesize did not make.
     """
     if not arguments.overwrite:
         refuse_foreign([image for _, targets in tasks for image in targets])
@@ -178,18 +224,21 @@ def planned(arguments: Arguments, run: Run, tasks: list[Task], means: "hashlib._
         size = fitted(path, generator, run.experiment.data.fit, arguments.fit)
         digest = means.copy()
         digest.update(repr(size).encode() + path.read_bytes())
-        jobs.append(Job(path, size, targets, f"{run.experiment.name}, step {run.step}; {digest.hexdigest()[:16]}"))
+        if instances := maps.get(path):
+            check_instances(instances, path, size.shape)
+            digest.update(instances.read_bytes())
+        jobs.append(Job(path, instances, size, targets, f"{run.experiment.name}, step {run.step}; {digest.hexdigest()[:16]}"))
     return jobs
 
 
 def write(arguments: Arguments, choice: np.ndarray | None, synthesized: Synthesized) -> tuple[Job, Row]:
     """Writes the images of a layout as asked, and returns the job and the layout's row on the contact sheet."""
-    job, layout, images = synthesized.job, synthesized.layout, synthesized.images()
+    job, (layout, *instances), images = synthesized.job, synthesized.ids, synthesized.images()
     assembled = None if choice is None else np.asarray(assemble(images, layout, choice))
     cut = [job.fitted.image(image) for image in (images if assembled is None else [assembled])]
     for target, image in zip(job.targets, [grid(np.stack(cut))] if arguments.grid else cut, strict=True):
         write_png(Image.fromarray(image), target, job.made)
-    return job, Row(layout, None, images, assembled if arguments.pick else None)
+    return job, Row(layout, None, images, assembled if arguments.pick else None, *instances)
 
 
 def choice_of(arguments: Arguments, label_space: LabelSpace, num_images: int) -> np.ndarray | None:

@@ -7,6 +7,7 @@ metrics.jsonl, TensorBoard files and contact sheets. A recipe has one run folder
 
 import contextlib
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -24,11 +25,13 @@ from launch.common.command_line import Command, list_experiments, parse_stages
 from launch.common.ending import listen
 from launch.common.exit_status import TRY_AGAIN, USER_ERROR
 from launch.common.processes import agree, is_first, join, several_processes
+from launch.common.profiler import Profiler
 from launch.common.stop_signals import Stop
 from launch.common.terminal import command, console, keep_compiled_in, opened, show_error
 from launch.cost.dry_run import dry_run
 from launch.training.failures import explained
 from launch.training.frozen import objective_and_frozen
+from launch.training.ledger import Ledger, process_began
 from launch.training.loop import VALIDATORS, TrainingLoop
 from launch.training.metrics_log import MetricsLog, NoLog
 from launch.training.origins import origins_of, with_start_of_folder
@@ -41,6 +44,7 @@ from launch.training.watchdog import Watchdog
 def main(arguments: list[str] | None = None) -> None:
     """Reads the command line and trains."""
     with command():
+        began = process_began() if arguments is None else time.monotonic()
         arguments = take_configs(sys.argv[1:] if arguments is None else arguments)
         if not arguments or arguments[0] in ("-h", "--help"):
             list_experiments(__doc__)
@@ -56,8 +60,9 @@ def main(arguments: list[str] | None = None) -> None:
         keep_compiled_in(Path(stages[0].experiment.folder))
         console.quiet = not is_first()
         for stage in stages:
-            if not train(stage.experiment):
+            if not train(stage.experiment, began, stage.profile):
                 sys.exit(TRY_AGAIN)
+            began = time.monotonic()
 
 
 def estimate(stages: list[Command]) -> None:
@@ -74,25 +79,31 @@ def build_caches(stages: list[Command]) -> None:
       UserError: if no folder for the cache is given.
     """
     for stage in stages:
-        data, size = stage.experiment.data, stage.experiment.size
+        data, size, instances = stage.experiment.data, stage.experiment.size, stage.experiment.boundaries
         if data.cache is None:
             raise UserError("--cache_only builds a cache: give its folder, --data.cache DIR.")
-        examples = sum(len(opened(data, split, size)) for split in ("train", "val"))
+        examples = sum(len(opened(data, split, size, instances=instances)) for split in ("train", "val"))
         console.print(f"{data.cache}: {examples:,} examples of {size[0]}x{size[1]}", markup=False)
 
 
-def train(experiment: AnyExperiment) -> bool:
+def train(experiment: AnyExperiment, began: float, profile: str | None = None) -> bool:
     """Trains from the last checkpoint, if there is one, until all steps are done or a signal asks the run to stop.
 
     Returns whether all steps are done. The state is saved in either case.
+
+    Args:
+      experiment: what to train.
+      began: when this was started, by `time.monotonic()`, for the run's ledger.
+      profile: the steps to record, FIRST:LAST.
 
     Raises:
       UserError: if the data, the weights, the run folder or the devices do not suit the experiment, or the loss diverges.
     """
     experiment = with_start_of_folder(experiment)
+    profiler = Profiler(profile, Path(experiment.folder) / "tensorboard")
     data, size, batch_size = experiment.data, experiment.size, experiment.batch_size
     mesh = make_mesh(experiment.sharding, batch_size, size[0])
-    train_source, val_source = (opened(data, split, size) for split in ("train", "val"))
+    train_source, val_source = (opened(data, split, size, instances=experiment.boundaries) for split in ("train", "val"))
     experiment.check_classes(train_source.label_space)
     for note in dict.fromkeys((*train_source.notes, *val_source.notes)):
         console.print(note, markup=False)
@@ -107,11 +118,13 @@ def train(experiment: AnyExperiment) -> bool:
     folder = Path(experiment.folder)
     with jax.set_mesh(mesh), contextlib.ExitStack() as stack:
         ownership = stack.enter_context(prepared_folder(experiment, description))
+        ledger = stack.enter_context(Ledger(folder if is_first() else None, began))
         checkpoints = stack.enter_context(Checkpoints(folder / "checkpoints", experiment.run.keep_last))
         newest = checkpoints.latest_step() or 0
         agree({"checkpoints": checkpoints.steps()})
         refuse_going_back(folder, newest, experiment.last_step(epoch))
         first_step, state, event = first_state(experiment, objective, abstract, checkpoints, description)
+        ledger.go_on_from(first_step)
         Stop.listen_from(first_step)
         announce(experiment, mesh, state, first_step, epoch, vgg19)
         with explained(checkpoints):
@@ -122,7 +135,19 @@ def train(experiment: AnyExperiment) -> bool:
             watchdog = stack.enter_context(Watchdog(experiment.run.stuck_seconds, show_error, writing, experiment.folder))
             validator = VALIDATORS[experiment.measured_by](experiment, val_source, mesh, abstract, vgg_params)
             loop = TrainingLoop(
-                experiment, description, mesh, frozen, val_source, log, checkpoints, validator, epoch, ownership, watchdog
+                experiment,
+                description,
+                mesh,
+                frozen,
+                val_source,
+                log,
+                checkpoints,
+                validator,
+                epoch,
+                ownership,
+                watchdog,
+                ledger,
+                profiler,
             )
             if not first_step:
                 loop.measure_floor(train_source)

@@ -51,11 +51,13 @@ _CHECKED = [
     "crn_jax.losses",
     "crn_jax.objective",
     "crn_jax.run",
+    "crn_jax.scores.drn",
     "crn_jax.scores.frechet",
     "crn_jax.scores.inception",
     "crn_jax.scores.lpips",
     "crn_jax.scores.metrics",
     "crn_jax.scores.segmenter",
+    "crn_jax.scores.statistics",
     "crn_jax.train",
     "crn_jax.unet",
     "crn_jax.vgg",
@@ -118,7 +120,7 @@ def drawn_once():
     @functools.cache
     def drawn(*arguments) -> Street:
         street = render_street(*arguments)
-        for array in (street.layout, street.photograph):
+        for array in (street.layout, street.photograph, street.instances):
             array.flags.writeable = False
         return street
 

@@ -112,9 +112,10 @@ def test_curves_count_the_minutes_of_the_steps_before():
 def test_differences_are_paired():
     """Each of b's images is 2 farther than a's: no doubt at all, though each image is 10 from the next."""
     a, b = evaluation("x", DISTANCES["a"]), evaluation("y", DISTANCES["b"])
-    assert difference([(b, a)]) == {"value": 2, "low": 2, "high": 2, "seeds": [2]}
+    assert difference([(b, a)]) == {"value": 2, "low": 2, "high": 2, "nearer": 0, "seeds": [2]}
     further = evaluation("y", np.add(DISTANCES["b"], 4))
-    assert difference([(b, a), (further, a)]) == {"value": 4, "low": 4, "high": 4, "seeds": [2, 6]}
+    # Seeds are drawn, too: both may be the first, or the second.
+    assert difference([(b, a), (further, a)]) == {"value": 4, "low": 2, "high": 6, "nearer": 0, "seeds": [2, 6]}
     apart = difference([(evaluation("c", DISTANCES["c"]), a)])
     assert apart["value"] == 0 and -1 <= apart["low"] < 0 < apart["high"] <= 1
 
@@ -139,7 +140,7 @@ def test_of_collections_the_best_is_compared():
     three = evaluation("seed_0", DISTANCES["a"], [("seed_0, best of 3", [1, 2, 3, 4]), ("seed_0, assembled", [9] * 4)])
     six = evaluation("seed_0", DISTANCES["b"], [("seed_0, best of 6", [0, 1, 2, 3])])
     assert difference([(evaluation("seed_0", [2, 3, 4, 5]), three)])["seeds"] == [1]
-    assert difference([(six, three)]) == {"value": -1, "low": -1, "high": -1, "seeds": [-1]}
+    assert difference([(six, three)]) == {"value": -1, "low": -1, "high": -1, "nearer": 1, "seeds": [-1]}
 
 
 def test_who_is_nearer_who_farther_and_who_cannot_be_told_apart(tmp_path):
@@ -155,7 +156,7 @@ def test_seeds_that_disagree_tell_nothing(tmp_path):
     entries = [entry(tmp_path, "a", seed) for seed in (0, 1)]
     entries += [entry(tmp_path, "b", seed, shift) for seed, shift in ((0, 0), (1, -3))]
     text = said(entries)
-    assert "Not clearly different from a: b (+0.5; +0.5 to +0.5; seeds +2.0, -1.0)." in text
+    assert "Not clearly different from a: b (+0.5; -1.0 to +2.0; seeds +2.0, -1.0)." in text
     assert "Each variant was trained once" not in text
 
 
@@ -267,10 +268,11 @@ def test_tables(tmp_path):
         "perceptual distance",
         "PSNR, dB",
         "distance less the first's",
+        "nearer than the first's, % of images",
         "seeds",
         "cascade preferred, NYU, %",
     ]
-    assert scores[3] == ["b", "27 (26 to 28)", "23", "2 (2 to 2)", "1", "91.4"]
+    assert scores[3] == ["b", "27 (26 to 28)", "23", "2 (2 to 2)", "0", "1", "91.4"]
     assert costs[2] == ["a", "1,000", "3", "1", "1.8", "1.2"]
     with console.capture() as capture:
         console.print(figures_table(results))

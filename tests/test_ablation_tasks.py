@@ -206,7 +206,10 @@ def test_a_slurm_array_shares_the_tasks(monkeypatch):
         ("paper --seeds 0", "at least 1"),
         ("paper --examples 0", "at least 1"),
         ("paper --segmenter nowhere", "nowhere: there is no such file or folder"),
-        ("paper --judge nowhere", "--judge nowhere: this is neither a run folder nor package.module:factory"),
+        (
+            "paper --judge nowhere",
+            "--judge nowhere: this is neither a run folder nor a file of weights nor package.module:factory",
+        ),
         ("paper --budget soon", "--budget soon"),
     ],
 )

@@ -5,6 +5,8 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -124,6 +126,25 @@ def test_devices_share_the_rows_of_what_does_not_fit_into_one(trained, tmp_path,
     expected = images_in(of_one)
     for name, image in images_in(tmp_path / "rows").items():
         assert_same_images(image, expected[name])
+
+
+def test_threads_that_write_a_batch_fetch_it_one_after_the_other():
+    """JAX fails now and then if two threads fetch one array that lies on several devices."""
+    inside, together, images = [], [], np.arange(4)[:, None]
+
+    class OnDevices:
+        def __array__(self, dtype=None, copy=None) -> np.ndarray:
+            inside.append(1)
+            time.sleep(0.05)
+            together.append(len(inside))
+            inside.pop()
+            return images
+
+    batch = stream.Batch(OnDevices())
+    with ThreadPoolExecutor(4) as pool:
+        got = list(pool.map(lambda row: stream.Synthesized(None, None, batch, row).images(), range(4)))
+    np.testing.assert_array_equal(got, images)
+    assert together == [1] * 4
 
 
 def test_a_folder_goes_on_without_opening_what_is_there(trained, tmp_path, monkeypatch):

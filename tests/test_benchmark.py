@@ -13,8 +13,10 @@ from crn_jax.sharding import ShardingConfig
 from crn_jax.train import abstract_state, make_train_step
 from crn_jax.vgg import abstract_vgg19
 from launch import benchmark
+from launch.common.options import read_options
 from launch.cost.flops import forward_flops, step_flops
 from tests.support.narrow import narrow_vgg19
+from tests.support.profiles import events, steps_of
 
 
 @pytest.mark.parametrize("name, k", [("cityscapes_1024p", 9)])
@@ -41,8 +43,9 @@ def in_this_process(monkeypatch):
         yield
 
 
-def test_a_run_writes_all_it_measured(tmp_path, capsys, in_this_process):
-    command = "demo --widths 8 8 8 --steps 1 --against tests.plain --json".split()
+def test_a_run_writes_all_it_measured(tmp_path, capsys, in_this_process, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command = "demo --widths 8 8 8 --steps 2 --profile 2:2 --against tests.plain --json".split()
     benchmark.main([*command, str(tmp_path / "results.json")])
     results = json.loads((tmp_path / "results.json").read_text())
     (case,) = results["cases"]
@@ -55,6 +58,8 @@ def test_a_run_writes_all_it_measured(tmp_path, capsys, in_this_process):
     )
     assert results["machine"]["jax"] == jax.__version__
     assert "step, of that rate" in capsys.readouterr().out
+    recorded = events(tmp_path / "profiles" / "demo_16x32_float32_none_k1_batch1_mesh1x1", "measurements_2_2")
+    assert steps_of(recorded) == [2] and any(event["name"].endswith("dot_general") for event in recorded)
 
 
 def test_devices_share_out_a_step_and_its_operations(tmp_path, capsys, in_this_process):
@@ -113,8 +118,14 @@ def test_a_case_that_failed_hides_no_other(capsys):
 @pytest.mark.quick
 @pytest.mark.parametrize(
     "arguments, message",
-    [([], "at least one experiment"), (["demos"], "Did you mean 'demo'"), (["segmenter_camvid"], "trains a segmenter")],
+    [
+        ([], "at least one experiment"),
+        (["demo", "--profile", "5"], "--profile 5: FIRST:LAST is needed"),
+        (["demo", "--profile", "1:2", "--compile_only"], "--profile records what is run"),
+        (["demos"], "Did you mean 'demo'"),
+        (["segmenter_camvid"], "trains a segmenter"),
+    ],
 )
 def test_unknown_experiments(arguments, message):
     with pytest.raises(UserError, match=message):
-        benchmark.cases_of(benchmark.Arguments(tuple(arguments)))
+        benchmark.cases_of(read_options(benchmark.Arguments, "benchmark", arguments))

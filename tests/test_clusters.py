@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from launch.training.ledger import FILE, account_of, read_ledger
 from launch.training.metrics_log import last_step
-from tests.support.commands import PATIENCE, ROOT, final_state
+from tests.support.commands import PATIENCE, ROOT, final_state, wait_for
 from tests.support.rounding import assert_identical
 from tests.support.slurm import Lab, laboratory
 
@@ -132,9 +133,24 @@ def test_an_ablation_is_requeued_when_it_is_out_of_time_or_preempted_and_not_whe
 
 
 @pytest.mark.skipif(shutil.which("mpirun") is None, reason="needs Open MPI (apt install openmpi-bin)")
-def test_open_mpi_starts_two_processes_that_find_each_other(tiny, tmp_path):
-    command = ["mpirun", "-np", "2", "--bind-to", "none", "--oversubscribe", "--allow-run-as-root", sys.executable]
-    command += ["-m", "tests.support.narrow", "0", *tiny, *RUN.split(), "--steps", "4", "--run.folder", str(tmp_path)]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert "(data 1 x spatial 2, 2 processes)" in result.stdout and result.stdout.count("Trained to step 4") == 1
+def test_open_mpi_ends_when_one_of_two_processes_is_killed_and_the_same_command_goes_on(tiny, tmp_path):
+    def command(pause: float) -> list[str]:
+        started = ["mpirun", "-np", "2", "--bind-to", "none", "--oversubscribe", "--allow-run-as-root", sys.executable]
+        settings = [*tiny, *RUN.split(), "--steps", "12", "--run.folder", str(tmp_path / "run")]
+        return [*started, "-m", "tests.support.narrow", str(pause), *settings]
+
+    with subprocess.Popen(command(1), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as first:
+        wait_for(first, lambda: steps_of(tmp_path / "run") > 5)
+        trainings = processes_of(tmp_path / "run")
+        assert len(trainings) == 2 and first.poll() is None
+        os.kill(trainings[1], signal.SIGKILL)
+        text = first.communicate(timeout=PATIENCE)[0]
+    assert first.returncode != 0 and "(data 1 x spatial 2, 2 processes)" in text and not processes_of(tmp_path / "run")
+    saved = int(final_state(tmp_path / "run").step)
+    assert saved in (5, 10)
+
+    second = subprocess.run(command(0), cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
+    assert second.returncode == 0, second.stdout + second.stderr
+    assert f"at step {saved}." in second.stdout and second.stdout.count("Trained to step 12") == 1
+    account = account_of(read_ledger(tmp_path / "run" / FILE))  # of the first process alone
+    assert account.starts == 2 and account.seconds["lost"] > 0

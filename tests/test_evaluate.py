@@ -12,13 +12,15 @@ from PIL import Image, ImageFilter
 
 from crn_jax.cascade import CascadeConfig
 from crn_jax.checksums import unsealed
-from crn_jax.data.labels.published import CITYSCAPES
+from crn_jax.data.examples import Source
+from crn_jax.data.labels.published import CAMVID, CITYSCAPES
 from crn_jax.data.sources import DataConfig, open_source
 from crn_jax.errors import UserError
 from crn_jax.evaluation import DISTANCE_WEIGHTS
 from crn_jax.generator import count_parameters
 from crn_jax.losses import Perception
 from crn_jax.run import load_run
+from crn_jax.scores.frechet import frechet_distance, kernel_distance, precision_recall, published_kernel_distance
 from crn_jax.scores.metrics import confusion, psnr, segmentation_scores
 from crn_jax.synthesize import synthesize
 from crn_jax.vgg import TAPS, abstract_vgg19
@@ -26,10 +28,14 @@ from crn_jax.vgg_weights import load_vgg19
 from launch import evaluate, train
 from launch.common.output import staged, write_json
 from launch.common.terminal import console
-from launch.evaluation import scoring
+from launch.evaluation import open_segmenter as open_segmenter_module
+from launch.evaluation import protocols, scoring
 from launch.evaluation.comparison import names_of
 from launch.evaluation.methods import PHOTOGRAPHS, Batch, compared, files_of
+from launch.evaluation.open_segmenter import open_segmenter
+from launch.evaluation.ranking import FEWEST, differences, ranking
 from launch.evaluation.score_tables import cell_text
+from launch.evaluation.scoring import Tally
 from tests.support import reference
 from tests.support.commands import copy_described_otherwise
 from tests.support.pages import embedded
@@ -267,7 +273,12 @@ def test_what_does_not_go_together_is_named(runs, tiny_segmenter, tmp_path):
     shutil.copytree(runs / "same", tmp_path / "large")
     last = sorted((tmp_path / "large").iterdir())[-1]
     Image.fromarray(np.zeros((96, 128, 3), np.uint8)).save(last)
-    assert f"{last} is 96x128, but the examples are 48x64" in refused(tmp_path / "large", runs / "one", *out)
+    assert f"{last} is 96x128, but street 1000000_made.png beside it is 48x64" in refused(
+        tmp_path / "large", runs / "one", *out
+    )
+    for file in (tmp_path / "large").iterdir():
+        Image.fromarray(np.zeros((96, 200, 3), np.uint8)).save(file)
+    assert "is 96x200, but the examples are 48x64" in refused(tmp_path / "large", runs / "one", *out)
 
     other = tmp_path / "wide"
     copy_described_otherwise(  # the parameters do not depend on it
@@ -275,6 +286,213 @@ def test_what_does_not_go_together_is_named(runs, tiny_segmenter, tmp_path):
     )
     assert "do not compare: size is (48, 64) there and (48, 128) here" in refused(runs / "one", other, *out)
     assert "the segmenter is for 48x64, the images are 48x128" in refused(other, "--segmenter", tiny_segmenter[1], *out)
+
+
+@pytest.fixture(scope="module")
+def of_other_programs(runs, tmp_path_factory):
+    """The photographs, blurred and twice as large, as SPADE, OASIS and pix2pixHD lay their results out."""
+    folder = tmp_path_factory.mktemp("programs")
+    for path in (runs / "same").iterdir():
+        name = path.stem.removesuffix("_made")
+        with Image.open(path) as picture:
+            large = picture.resize((128, 96), Image.Resampling.BICUBIC)
+        layout = Image.new("RGB", large.size)
+        spade, oasis, hd = (folder / name for name in ("spade/images", "oasis", "hd/test_latest/images"))
+        for where, image in [
+            (spade / "input_label" / f"{name}_leftImg8bit.png", layout),
+            (spade / "synthesized_image" / f"{name}_leftImg8bit.png", large),
+            (oasis / "label" / f"{name}_leftImg8bit.png", layout),
+            (oasis / "image" / f"{name}_leftImg8bit.png", large),
+            (hd / f"{name}_gtFine_labelIds_input_label.png", layout),  # a JPEG there, which loses something
+            (hd / f"{name}_gtFine_labelIds_synthesized_image.png", large),
+        ]:
+            where.parent.mkdir(parents=True, exist_ok=True)
+            image.save(where)
+    return folder
+
+
+def test_results_of_other_programs_are_found_by_name_and_resized(runs, of_other_programs, tmp_path):
+    given = [of_other_programs / name for name in ("spade", "oasis", "hd/test_latest")]
+    evaluation, candidates, _ = evaluated(*given, runs / "one", "--out", tmp_path / "out")
+    scores = [candidates[name]["scores"] for name in ("spade", "oasis", "test_latest")]
+    assert scores[0] == scores[1] == scores[2] and scores[0]["psnr"]["value"] > 30
+    assert any("spade: its images are 96x128. They are resized to 48x64" in note for note in evaluation["notes"])
+    assert candidates["oasis"]["about"] == f"{of_other_programs / 'oasis' / 'image'}, 96x128"
+
+
+def bright_road():
+    """A segmenter of any size: the brighter half is road, the rest is sky."""
+    return lambda images: np.where(images.mean(-1) > 128, 0, 10)
+
+
+@pytest.fixture(scope="module")
+def by_protocols(runs, of_other_programs, tmp_path_factory):
+    """Three protocols at small sizes, on a run and on images of another program."""
+    out = tmp_path_factory.mktemp("protocols") / "out"
+    small = {
+        "spade": protocols.PROTOCOLS["spade"]._replace(size=(24, 32)),
+        "oasis": protocols.PROTOCOLS["oasis"]._replace(size=(24, 32)),
+        "pix2pixhd": protocols.PROTOCOLS["pix2pixhd"]._replace(size=(96, 128)),
+        "paper": protocols.PROTOCOLS["paper"],
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(protocols, "PROTOCOLS", small)
+        patch.setattr(evaluate, "PROTOCOLS", small)
+        given = [runs / "one", of_other_programs / "oasis", "--protocol", *small]
+        return evaluated(*given, "--segmenter", "tests.test_evaluate:bright_road", "--out", out)
+
+
+def test_each_protocol_sees_the_images_at_its_size(runs, by_protocols, of_other_programs):
+    evaluation, candidates, screen = by_protocols
+    data = load_run(runs / "one").experiment.data
+    indices = np.linspace(0, 63, COUNT).round().astype(int)
+    files = sorted((of_other_programs / "oasis" / "image").iterdir())
+    for size, names in [((24, 32), ("spade", "oasis")), ((96, 128), ("pix2pixhd",)), ((48, 64), ("paper",))]:
+        source, total = open_source(data, "val", size), 0
+        for index, file in zip(indices, files):
+            with Image.open(file) as picture:
+                image = np.asarray(picture.resize(size[::-1], Image.Resampling.BICUBIC))
+            total = total + confusion(source[index]["layout"], bright_road()(image), 20)
+        for name in names:
+            found = candidates["oasis"]["protocols"][name]
+            assert found["miou"]["value"] == pytest.approx(100 * segmentation_scores(total).miou)
+            counted = segmentation_scores(total, name in ("spade", "pix2pixhd")).accuracy
+            assert found["accuracy"]["value"] == pytest.approx(100 * counted)
+            assert found["accuracy"]["low"] <= found["accuracy"]["value"] <= found["accuracy"]["high"]
+    paper = candidates["one"]["protocols"]["paper"]
+    assert paper["miou"] == candidates["one"]["scores"]["miou"]
+    assert [p["size"] for p in evaluation["protocols"]] == [[24, 32], [24, 32], [96, 128], [48, 64]]
+    assert "The same images by each protocol" in screen and "left out" in screen
+    assert any("published by spade (DRN-D-105), oasis (DRN-D-105), pix2pixhd (PSPNet)" in note for note in evaluation["notes"])
+
+
+def test_protocols_need_cityscapes_and_a_judge_of_any_size(runs, tiny_segmenter, tmp_path):
+    out = ["--out", tmp_path / "out"]
+    assert "needs a judge" in refused(runs / "one", "--protocol", "spade", *out)
+    fixed = refused(runs / "one", "--protocol", "paper", "spade", "--segmenter", tiny_segmenter[1], *out)
+    assert "judges images of 256x512, but" in fixed and "for 48x64 only" in fixed
+    for check in (
+        lambda: protocols.open_conventions(["paper"], DataConfig("camvid"), "val", Source(CAMVID, ["a"], (48, 64)), [0]),
+        lambda: open_segmenter(__file__, CAMVID, (48, 64), [], []),  # any file is taken for weights
+    ):
+        with pytest.raises(UserError, match="classes of Cityscapes"):
+            check()
+
+
+def test_polegroup_is_void_by_train_ids(tmp_path):
+    """The paper's program trains it as pole. Those who measured with DRN-D-105 read train ids."""
+    for kind, values in (("leftImg8bit", 0), ("gtFine", 18)):
+        (tmp_path / kind / "val" / "x").mkdir(parents=True)
+        name = f"x_000000_000000_{'leftImg8bit' if kind == 'leftImg8bit' else 'gtFine_labelIds'}.png"
+        Image.new("RGB" if kind == "leftImg8bit" else "L", (64, 32), values).save(tmp_path / kind / "val" / "x" / name)
+    data = DataConfig("cityscapes", str(tmp_path))
+    source = open_source(data, "val", (32, 64))
+    conventions = protocols.open_conventions(["oasis", "paper"], data, "val", source, [0])
+    seen = protocols.Seen(np.full((1, 256, 512), 5), None)
+    own = protocols.Seen(np.full((1, 32, 64), 5), None)
+    images, batch = np.zeros((1, 32, 64, 3), np.uint8), Batch([0], source.names, source[0]["layout"][None], None)
+    shown = []
+
+    def see(resized):
+        shown.append(resized.shape)
+        return seen
+
+    measured = conventions.measure("x", batch, images, {(32, 64): own}, see)
+    strict, plain = (measured[conventions.view(protocol).key][0] for protocol in conventions.protocols)
+    assert strict[19, 5] == strict.sum() == 256 * 512 and plain[5, 5] == plain.sum() == 32 * 64
+    assert shown == [(1, 256, 512, 3)]  # what was seen at the data's size is not shown again
+
+
+def test_an_fid_of_a_protocol_is_of_the_images_at_its_size():
+    """Features are made up here: the mean colours. Inception-V3 itself is tested in tests/test_inception.py."""
+    small = [protocols.PROTOCOLS[name]._replace(size=(16, 32)) for name in ("oasis", "pix2pixhd")]
+    rng = np.random.default_rng(0)
+    photographs, images = (rng.integers(0, 256, (7, 8, 16, 3)).astype(np.uint8) for _ in range(2))
+    layouts = rng.integers(0, 20, (7, 16, 32)).astype(np.uint8)
+
+    class Enlarged(Source):
+        def __getitem__(self, index):
+            return {"layout": layouts[index], "photograph": protocols.resized(photographs[index], (16, 32))}
+
+    names = list("abcdefg")
+    sources = {protocols.View((16, 32), True): Enlarged(CITYSCAPES, names, (16, 32))}
+    conventions = protocols.Conventions(tuple(small), (8, 16), sources, range(7))
+
+    def see(shown):
+        return protocols.Seen(np.zeros(shown.shape[:3], np.int64), shown.reshape(len(shown), -1, 3)[:, ::7].mean(1))
+
+    batch = Batch(range(7), names, layouts, photographs)
+    real, made = (
+        conventions.measure(name, batch, given, {}, see) for name, given in ((PHOTOGRAPHS, photographs), ("x", images))
+    )
+    by_hand = [see(np.stack([protocols.resized(x, (16, 32)) for x in given])).features for given in (images, photographs)]
+    found = scoring.by_protocol(conventions, made, real)
+    assert found["oasis"]["fid"]["value"] == pytest.approx(frechet_distance(*by_hand)) and "fid" not in found["pix2pixhd"]
+    assert scoring.by_protocol(conventions, real, real)["oasis"]["fid"]["value"] == pytest.approx(0, abs=1e-9)
+
+
+def test_scores_of_inceptions_features_are_those_of_their_definitions():
+    rng = np.random.default_rng(0)
+    arrays, real = ({key: rng.normal(size=(9, 4)) for key in ("features", "clean_features")} for _ in range(2))
+    found = {key: score["value"] for key, score in scoring.inception_scores(arrays, real).items()}
+    pair = arrays["features"], real["features"]
+    precision, recall = precision_recall(*pair, 3)
+    assert found == {
+        "kid": 1000 * kernel_distance(*pair)[0],
+        "kid_published": 1000 * published_kernel_distance(*pair),
+        "fid_clean": frechet_distance(arrays["clean_features"], real["clean_features"]),
+        "precision": 100 * precision,
+        "recall": 100 * recall,
+    }
+    few = ({key: rows[:3] for key, rows in one.items()} for one in (arrays, real))
+    assert set(scoring.inception_scores(*few)) == {"kid", "kid_published", "fid_clean"}
+    assert set(found) <= {score.key for score in scoring.SCORES}
+
+
+def test_a_file_of_weights_is_taken_for_drn(monkeypatch, tmp_path):
+    monkeypatch.setattr(open_segmenter_module, "load_drn", lambda path: {"from": np.zeros(1)})
+    monkeypatch.setattr(open_segmenter_module, "drn_segment", lambda params, images: images[..., 0] // 20)
+    (tmp_path / "drn.pth").touch()
+    opened = open_segmenter(str(tmp_path / "drn.pth"), CITYSCAPES, (48, 64), [], [])
+    assert opened.any_size and opened.described == f"DRN-D-105, {tmp_path / 'drn.pth'}"
+    for size in (48, 64), (31, 17):
+        images = np.full((1, *size, 3), 100, np.uint8)
+        np.testing.assert_array_equal(opened.segmenter("x", ["a"], images), np.full((1, *size), 5))
+
+
+def test_a_ranking_says_which_pairs_are_decided(by_protocols, runs, scored):
+    evaluation, candidates, screen = by_protocols
+    pairs = {pair["score"]: pair for pair in evaluation["differences"]}
+    assert set(pairs) == {"miou", "accuracy", "distance", "psnr", "ssim"}
+    first, second = (np.array(candidates[name]["per_image"]["psnr"]) for name in ("one", "oasis"))
+    assert pairs["psnr"]["value"] == pytest.approx((first - second).mean())
+    assert pairs["psnr"]["better"] == np.mean(first > second) == 0
+    # All five images agree, but so do those of equal methods in one of 16 cases.
+    assert pairs["psnr"]["high"] < 0 and not any(pair["decided"] for pair in evaluation["differences"])
+    assert f"{COUNT} images decide no pair: 6 is the least." in " ".join(screen.split())
+    assert pairs["miou"]["value"] == pytest.approx(
+        candidates["one"]["scores"]["miou"]["value"] - candidates["oasis"]["scores"]["miou"]["value"]
+    )
+    psnr = evaluation | {"names": list("abcdef"), "differences": [pairs["psnr"]]}
+    assert list(ranking(psnr)) == ["By PSNR: oasis, one (not decided: one and oasis)."]
+    clear = psnr | {"differences": [pairs["psnr"] | {"decided": True}]}
+    assert list(ranking(clear)) == ["By PSNR: oasis, one (all pairs are decided)."]
+    rivals = {name for pair in scored[0]["differences"] for name in (pair["first"], pair["second"])}
+    assert rivals == {"one", "two", "same"}  # neither the photographs nor what was chosen by them
+    endless = next(p for p in scored[0]["differences"] if (p["second"], p["score"]) == ("same", "psnr"))
+    assert endless["value"] is None and endless["better"] == 0
+
+
+def test_six_images_that_agree_decide_a_pair():
+    for count in (FEWEST - 1, FEWEST):
+        distances = {"a": np.arange(1.0, count + 1), "b": np.arange(1.5, count + 1)}
+        terms = {name: values[:, None] / DISTANCE_WEIGHTS * np.eye(6)[0] for name, values in distances.items()}
+        tallies = {name: Tally([{"terms": rows}]) for name, rows in terms.items()}
+        results = [
+            {"name": n, "kind": "run", "scores": {"distance": {}}, "per_image": {"distance": distances[n]}} for n in "ab"
+        ]
+        (pair,) = differences(tallies, results)
+        assert pair["value"] == pytest.approx(-0.5) and pair["better"] == 1 and pair["decided"] == (count == FEWEST)
 
 
 def test_runs_of_one_name_are_told_apart_by_their_paths(tmp_path):

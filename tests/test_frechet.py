@@ -1,12 +1,13 @@
 """Distances between sets of features against their definitions."""
 
 import inspect
+from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.linalg
 
-from crn_jax.scores.frechet import frechet_distance, kernel_distance
+from crn_jax.scores.frechet import frechet_distance, kernel_distance, precision_recall, published_kernel_distance
 
 pytestmark = pytest.mark.quick
 
@@ -158,3 +159,58 @@ def test_pairs_that_are_none_are_refused():
     for size in (1, 6):
         with pytest.raises(ValueError, match=f"from 2 to 5 pairs, got {size}"):
             kernel_distance(x, x, size=size)
+
+
+def test_clean_fid_gives_the_same_distances():
+    """`record_clean_fid.py` has recorded what clean-fid makes of these features."""
+    recorded = np.load(Path(__file__).parent / "data" / "clean_fid_reference.npz")
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(40, 24)), rng.normal(0.3, 1.2, (50, 24))
+    assert frechet_distance(x, y) == pytest.approx(recorded["fid"], rel=1e-6)
+    for other, expected in zip((y[:40], x[::-1] + 0.1), recorded["kid"]):
+        assert published_kernel_distance(x, other) == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_published_kernel_distance_keeps_pairs():
+    """`kernel_distance` leaves them out. Near its partners, a set therefore seems nearer by the published one than it is."""
+    x = features(30, 6)
+    y = x + 0.01 * features(30, 6, 1)
+    kernel = (x @ y.T / 6 + 1) ** 3
+    apart = (kernel.sum() - np.trace(kernel)) / (30 * 29) - kernel.mean()
+    assert published_kernel_distance(x, y) - kernel_distance(x, y)[0] == pytest.approx(2 * apart) and apart < 0
+
+
+def by_neighbours(images, photographs, k):
+    """The definition, point by point."""
+
+    def share(points, among):
+        inside = 0
+        for point in points:
+            for i, member in enumerate(among):
+                others = sorted(np.linalg.norm(member - other) for j, other in enumerate(among) if j != i)
+                if np.linalg.norm(point - member) <= others[k - 1]:
+                    inside += 1
+                    break
+        return inside / len(points)
+
+    return share(images, photographs), share(photographs, images)
+
+
+@pytest.mark.parametrize(("n", "m", "k"), [(12, 12, 3), (9, 15, 1), (5, 20, 4)])
+def test_precision_and_recall_are_those_of_the_definition(n, m, k):
+    rng = np.random.default_rng(n)
+    images, photographs = rng.normal(0.5, 0.7, (n, 3)), rng.normal(size=(m, 3))
+    found = precision_recall(images, photographs, k)
+    assert tuple(found) == pytest.approx(by_neighbours(images, photographs, k)) and found != (1, 1)
+
+
+def test_precision_sees_quality_and_recall_sees_variety():
+    rng = np.random.default_rng(0)
+    photographs = rng.normal(size=(200, 4))
+    assert precision_recall(photographs, photographs) == (1, 1)
+    alike = precision_recall(0.1 * rng.normal(size=(200, 4)), photographs)  # all near the mean
+    assert alike.precision == 1 and alike.recall < 0.2
+    wild = precision_recall(5 * rng.normal(size=(200, 4)), photographs)
+    assert wild.precision < 0.3 and wild.recall > 0.8
+    with pytest.raises(ValueError, match="needs more than 3 images, got 3 and 200"):
+        precision_recall(photographs[:3], photographs)

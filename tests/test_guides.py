@@ -150,7 +150,8 @@ def test_the_flags_that_a_page_names_exist(page):
         "--version",
         "--bind-to",
         "--data-binary",
-    }  # mpirun, curl
+        "--logdir",
+    }  # mpirun, curl, tensorboard
     groups = {flag for flag in named if flag.endswith(".") and any(other.startswith(flag) for other in flags())}
     assert sorted(named - of_others - groups - flags()) == []
 

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+from PIL import Image
 
 from crn_jax.errors import UserError
 from crn_jax.scores import inception
@@ -89,3 +90,29 @@ def test_files_of_other_networks_are_refused(weights, tmp_path):
     path.write_bytes(path.read_bytes()[:-4])
     with pytest.raises(UserError, match=r"inception\.safetensors: the file is damaged"):
         inception.load_inception(path)
+
+
+CLEAN = dict(np.load(Path(__file__).parent / "data" / "clean_fid_reference.npz"))
+
+
+def check_resized(name: str, picture: np.ndarray) -> None:
+    kept = CLEAN["kept"]
+    clean = inception.clean_input(picture[None])[0] * 128 + 128
+    np.testing.assert_allclose(clean[kept][:, kept], CLEAN[f"{name}_clean"], atol=1e-4)
+    aliased = (np.asarray(inception.inception_input(picture[None]))[0] + 1) * 127.5
+    np.testing.assert_allclose(aliased[kept][:, kept], CLEAN[f"{name}_legacy_pytorch"], atol=2e-3)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_images_are_resized_as_clean_fid_does(seed):
+    """Both ways are clean-fid's: `clean`, and `legacy_pytorch`, which is pytorch-fid's."""
+    size = [(96, 128), (299, 299), (400, 700)][seed]
+    check_resized(f"drawn{seed}", image(seed, *size))
+    if size != (299, 299):
+        apart = np.abs(CLEAN[f"drawn{seed}_clean"] - CLEAN[f"drawn{seed}_legacy_pytorch"])
+        assert apart.mean() > 1  # the two differ
+
+
+def test_photographs_are_resized_as_clean_fid_does(shared_data):
+    for i, file in enumerate(sorted((shared_data / "camvid" / "val").iterdir())[:2]):
+        check_resized(f"photograph{i}", np.asarray(Image.open(file).convert("RGB")))

@@ -9,8 +9,9 @@ import pytest
 from skimage.metrics import structural_similarity
 from sklearn.metrics import accuracy_score, confusion_matrix, jaccard_score
 
-from crn_jax.scores import metrics
-from crn_jax.scores.metrics import bootstrap, class_iou, confusion, psnr, segmentation_scores, ssim
+from crn_jax.scores import statistics
+from crn_jax.scores.metrics import class_iou, confusion, psnr, segmentation_scores, ssim
+from crn_jax.scores.statistics import bootstrap
 
 pytestmark = pytest.mark.quick
 
@@ -153,7 +154,7 @@ def test_the_interval_of_a_normal_mean_covers_it():
 @pytest.mark.parametrize("chunk", [1, 400, 1 << 22])
 def test_resamples_are_images_drawn_with_replacement(chunk, monkeypatch):
     """Drawn, copied out and scored one by one. Chunks change nothing."""
-    monkeypatch.setattr(metrics, "CHUNK", chunk)
+    monkeypatch.setattr(statistics, "CHUNK", chunk)
     rng = np.random.default_rng(0)
     confusions = rng.integers(0, 9, (7, 4, 4))
     copies = np.random.default_rng(3).multinomial(7, np.full(7, 1 / 7), 101)

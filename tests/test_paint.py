@@ -213,6 +213,12 @@ def test_line_and_rectangle_follow_the_pointer(painter):
     page.drag((50.5, 40.5), (5.5, 3.5), (10.5, 20.5))
     expected[20:41, 10:51] = CLASS["wall"]
     np.testing.assert_array_equal(page.layout(), expected)
+    page.choose(class_name="fence")
+    page.page.keyboard.down("Shift")
+    page.drag((12.5, 22.5), (30.5, 26.5))
+    page.page.keyboard.up("Shift")
+    expected[22:41, 12:31] = CLASS["fence"]
+    np.testing.assert_array_equal(page.layout(), expected)
     page.choose("Line", "pole", 1)
     page.drag((2.5, 2.5), (40.5, 40.5), (2.5, 30.5))
     expected[2:31, 2] = CLASS["pole"]
@@ -793,6 +799,9 @@ def test_runs_have_to_go_together(runs, tmp_path, tiny_segmenter):
     first = runs[0] / "run_0.safetensors"
     assert "the same classes" in refused(paint.main, first, other, "--port", "0")
     assert "knows the classes of cityscapes" in refused(paint.main, other, "--port", "0", "--segmenter", tiny_segmenter[1])
+    bounded = dataclasses.replace(demo, cascade=CascadeConfig(20, (8, 8, 8), (6, 8), boundaries=True))
+    bounded_run = write_run(tmp_path / "bounded.safetensors", bounded, CITYSCAPES)
+    assert "with instance boundaries, which the page cannot paint" in refused(paint.main, bounded_run, "--port", "0")
     assert "Steps saved: 7" in refused(paint.main, f"{first}@8", "--port", "0")
 
 

@@ -24,7 +24,8 @@ from launch.common.processes import Processes
 from launch.common.stop_signals import Stop
 from launch.common.terminal import console
 from launch.training.metrics_log import read_metrics
-from tests.support.commands import PATIENCE, ROOT, final_state, start, trained_lines, wait_for
+from tests.support.commands import PATIENCE, ROOT, final_state, free_port, start, trained_lines, wait_for
+from tests.support.profiles import events
 from tests.support.rounding import assert_same_training
 
 RUN = (
@@ -64,7 +65,7 @@ def outputs(together: list[subprocess.Popen]) -> list[str]:
 def test_stopped_killed_and_resumed_on_other_devices_it_ends_like_an_undisturbed_run(tiny, tmp_path, xlas_convolution):
     """Two processes, one told to stop; three, which find that checkpoint damaged, one killed; four devices; one device."""
     arguments, folder = [*tiny, *RUN.split()], tmp_path / "run"
-    with started([[*arguments, "--sharding.mesh", "1", "2"]] * 2, folder) as together:
+    with started([[*arguments, "--sharding.mesh", "1", "2", "--profile", "2:3"]] * 2, folder) as together:
         wait_for(together[0], lambda: trained_lines(folder))
         together[1].send_signal(signal.SIGTERM)
         texts = outputs(together)
@@ -72,6 +73,8 @@ def test_stopped_killed_and_resumed_on_other_devices_it_ends_like_an_undisturbed
     assert "on 2 x cpu (data 1 x spatial 2, 2 processes)" in texts[0] and "on 2 x cpu" not in texts[1]  # the first speaks
     stopped = int(re.search(r"Stopped and saved at step (\d+)", texts[0]).group(1))
     assert int(final_state(folder).step) == stopped < STEPS - 8
+    for process in (0, 1):
+        assert any("module_1/conv1" in event["name"] for event in events(folder / "tensorboard", "steps_2_3", process))
 
     def saved_steps() -> list[int]:
         return [int(path.name) for path in (folder / "checkpoints").iterdir() if path.name.isdigit()]
@@ -294,6 +297,10 @@ POD = {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": "1"}
 SURROUNDINGS = {
     "a pod with the client of Kubernetes": (POD, "alone"),
     "a pod of an indexed job that may not read tokens": (POD | {"JOB_COMPLETION_INDEX": "0"}, "no token. Give --coordinator"),
+    "a pod of an indexed job that may not list pods": (
+        POD | {"JOB_COMPLETION_INDEX": "0", "RIGHTS": "none", "HOSTNAME": "localhost"},
+        "Kubernetes API Error: 403 - Forbidden",
+    ),
     "a stray variable of Open MPI": ({"OMPI_MCA_orte_hnp_uri": "x"}, "alone"),
     "Open MPI with one process": (OPEN_MPI | {"OMPI_COMM_WORLD_SIZE": "1"}, "alone"),
     "Open MPI 5": ({"OMPI_COMM_WORLD_SIZE": "4"}, "OMPI_COMM_WORLD_SIZE says that there are 4 processes"),
@@ -312,11 +319,86 @@ SURROUNDINGS = {
 }
 
 
+PRETENDED_CLUSTER = """
+import os
+from types import SimpleNamespace as Thing
+
+from jax._src.clusters.k8s_cluster import K8sCluster
+
+
+class ApiException(Exception):
+    status, reason = 403, "Forbidden"
+
+
+def allowed():
+    if os.environ["RIGHTS"] == "none":
+        raise ApiException
+
+
+class config:
+    def load_incluster_config():
+        if "RIGHTS" not in os.environ:
+            raise OSError("no token")  # as outside of a cluster
+        K8sCluster._namespace = lambda: "default"
+
+
+class client:
+    exceptions = Thing(ApiException=ApiException)
+
+    class CoreV1Api:
+        def list_namespaced_pod(self, namespace, field_selector):
+            allowed()
+            owner = Thing(controller=True, kind="Job")
+            return Thing(items=[Thing(metadata=Thing(labels={"job-name": "crn-workers-0"}, owner_references=[owner]))])
+
+    class BatchV1Api:
+        def read_namespaced_job(self, name, namespace):
+            allowed()
+            metadata = Thing(name=name, labels={"jobset.sigs.k8s.io/jobset-name": "crn"})
+            return Thing(metadata=metadata, spec=Thing(parallelism=2))
+"""
+
+
+def test_two_pretended_pods_with_rights_find_each_other(tmp_path):
+    """JAX asks the cluster for their number and for the name of the first one, which a pretended name server knows."""
+    (tmp_path / "kubernetes.py").write_text(PRETENDED_CLUSTER)
+    program = """
+import socket
+import jax
+from jax._src import distributed
+from launch.common.processes import Processes, agree, join
+lookup, connect = socket.gethostbyname, distributed._jax.get_distributed_runtime_client
+first = "crn-workers-0-0.crn"
+socket.gethostbyname = lambda name: "127.0.0.1" if name == first else lookup(name)
+distributed._jax.get_distributed_runtime_client = lambda address, *more, **options: connect(
+    address.replace(first, "127.0.0.1"), *more, **options
+)
+join(Processes())
+agree({"met": True})
+print(f"process {jax.process_index()} of {jax.process_count()}")
+"""
+    foreign = ("SLURM_", "OMPI_", "PMI_", "KUBERNETES_", "JOB_")
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(foreign)}
+    environment |= POD | {"RIGHTS": "all", "HOSTNAME": "localhost", "JAX_COORDINATOR_PORT": str(free_port())}
+    environment |= {"PYTHONPATH": f"{tmp_path}:{ROOT}", "JAX_NUM_CPU_DEVICES": "1"}
+    pods = [
+        subprocess.Popen(
+            [sys.executable, "-c", program],
+            cwd=tmp_path,
+            env={**environment, "JOB_COMPLETION_INDEX": str(i)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )  # fmt: skip
+        for i in range(2)
+    ]
+    for i, text in enumerate(outputs(pods)):
+        assert f"process {i} of 2" in text, text
+
+
 def test_what_is_left_of_a_launcher_is_no_launcher(tmp_path):
     """JAX's own detection, in one process for all surroundings, because none of them may join anything."""
-    (tmp_path / "kubernetes.py").write_text(
-        "class config:\n    def load_incluster_config():\n        raise OSError('no token')\n"  # as outside of a cluster
-    )
+    (tmp_path / "kubernetes.py").write_text(PRETENDED_CLUSTER)
     program = f"""
 import os
 import jax
@@ -327,7 +409,7 @@ for variables, _ in {list(SURROUNDINGS.values())!r}:
         join(Processes())
         print("joined" if jax.distributed.is_initialized() else "alone")
     except ValueError as error:
-        print(error)
+        print(" ".join(str(error).split()))
     assert all(os.environ.pop(name) == value for name, value in variables.items())
 """
     foreign = ("SLURM_", "OMPI_", "PMI_", "KUBERNETES_", "JOB_")

@@ -429,6 +429,36 @@ def test_sections_without_anything_to_show_are_left_out(open_page, tmp_path):
     assert page.locator("#notes").count() == 0
 
 
+def test_protocols_stand_side_by_side_and_pairs_are_decided_or_not(open_page, tmp_path):
+    given = evaluation()
+    given["protocols"] = [
+        {"name": "a<b>", "judge": "J", "size": [256, 512], "counts_void": True, "about": "One.", "sources": ["https://x"]},
+        {"name": "c", "judge": "K", "size": [24, 32], "counts_void": False, "about": "Two.", "sources": []},
+    ]
+    first, second = given["candidates"][:2]
+    scored = {"miou": {"value": 51.26, "low": 48.0, "high": 53.5}, "accuracy": {"value": 81.9}, "fid": {"value": 71.8}}
+    first["protocols"] = {"a<b>": scored, "c": {"miou": {"value": 60.0}, "accuracy": {"value": 93.5}}}
+    second["protocols"] = {"a<b>": {"miou": {"value": None}}, "c": {}}
+    pair = {"first": NASTY, "second": DIVERSE, "score": "miou", "value": 11.26, "low": -0.5, "high": 20.0}
+    given["differences"] = [pair | {"better": None, "decided": False}, pair | {"low": 3.0, "better": 0.75, "decided": True}]
+    write_report(given, examples(), SPACE, tmp_path / "report.html")
+    page = open_page(tmp_path / "report.html")
+    rows = [row.locator("th, td").all_inner_texts() for row in page.locator("#protocols tr").all()]
+    assert [cell.split("\n")[0] for cell in rows[0]] == [
+        "method", "a<b>: mIoU", "a<b>: accuracy", "a<b>: FID", "c: mIoU", "c: accuracy"
+    ]  # fmt: skip
+    by_name = {row[0]: row[1:] for row in rows[1:]}
+    assert by_name[NASTY] == ["51.3\n[48.0, 53.5]", "81.9", "71.8", "60.0", "93.5"]
+    assert by_name[DIVERSE] == by_name[PHOTOGRAPHS] == ["–"] * 5
+    told = page.locator("#protocols dl").inner_text()
+    assert "Size: 256x512. Void pixels: wrong in the accuracy" in told and "Void pixels: left out." in told
+    decided = [row.locator("th, td").all_inner_texts() for row in page.locator("#ranking tbody tr").all()]
+    assert decided == [
+        [NASTY, DIVERSE, "mIoU", "11.3", "[−0.5, 20.0]", "no", "–"],
+        [NASTY, DIVERSE, "mIoU", "11.3", "[3.0, 20.0]", "yes", "75"],
+    ]
+
+
 def test_what_has_seen_the_photograph_is_not_marked(open_page, tmp_path):
     chosen = evaluation()
     chosen["candidates"][0]["kind"] = "chosen"

@@ -68,6 +68,24 @@ def test_each_pixel_gets_the_class_of_its_own_place():
         assert (segment_any_size(photograph, WINDOW, probabilities) == wanted).mean() > 0.93, shape
 
 
+@pytest.mark.quick
+@pytest.mark.parametrize("shape", [(480, 360), (64, 48), (100, 100), (720, 100), (31, 20)])
+def test_a_narrow_picture_is_seen_as_a_whole_with_as_many_pixels_as_a_window(shape):
+    seen, photograph = [], Image.fromarray(np.zeros((*shape, 3), np.uint8))
+
+    def probabilities(picture: np.ndarray) -> np.ndarray:
+        seen.append(picture.shape[:2])
+        return np.ones((*picture.shape[:2], 2), np.float32)
+
+    assert segment_any_size(photograph, WINDOW, probabilities, 8).shape == shape
+    ((height, width),) = seen
+    assert height % 8 == width % 8 == 0
+    assert abs(height - width * shape[0] / shape[1]) <= 4 + 4 * shape[0] / shape[1]
+    assert abs(height * width / (WINDOW[0] * WINDOW[1]) - 1) < 0.3
+    if shape in ((480, 360), (64, 48)):
+        assert seen == [(64, 48)]
+
+
 def test_the_most_probable_class_is_that_of_enlarged_probabilities():
     scores = np.random.default_rng(1).random((6, 9, 300), np.float32)
     planes = [Image.fromarray(scores[..., i]).resize((40, 31), Image.Resampling.BILINEAR) for i in range(300)]
@@ -102,7 +120,7 @@ def photographs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("photographs")
     (folder / "photos").mkdir()
     (folder / "layouts").mkdir()
-    for i, (size, ending) in enumerate([((48, 64), "png"), ((60, 200), "JPG"), ((20, 31), "webp")]):
+    for i, (size, ending) in enumerate([((48, 64), "png"), ((60, 200), "JPG"), ((31, 20), "webp")]):
         street = render_street(10**6 + i, size, clear_days=True)
         Image.fromarray(street.photograph).save(folder / "photos" / f"[{i}] é.{ending}", lossless=True)
         write_layout(street.layout, CITYSCAPES, folder / "layouts" / f"[{i}] é.png", "")
@@ -128,7 +146,7 @@ def test_photographs_become_layouts_that_are_scored_and_not_made_again(tiny_segm
     photograph = open_photograph(photographs / "photos" / "[0] é.png")
     expected = np.asarray(segment_at_own_size(loaded.experiment.segmenter, loaded.params, np.asarray(photograph)[None]))[0]
     np.testing.assert_array_equal(CITYSCAPES.read(written[0]), expected)
-    assert CITYSCAPES.read(written[1]).shape == (60, 200) and CITYSCAPES.read(written[2]).shape == (20, 31)
+    assert CITYSCAPES.read(written[1]).shape == (60, 200) and CITYSCAPES.read(written[2]).shape == (31, 20)
 
     pairs = [(CITYSCAPES.read(right / path.name), CITYSCAPES.read(path)) for path in written]
     total = sum(confusion(*pair, CITYSCAPES.num_classes) for pair in pairs)
@@ -155,7 +173,7 @@ def test_a_plug_in_labels_with_the_classes_that_are_named(photographs, tmp_path)
     plug_in, photograph = "tests.test_segment:first_class", photographs / "photos" / "[2] é.webp"
     labelled(plug_in, photograph, "--labels", "camvid", "--out", tmp_path)
     layout = LABEL_SPACES["camvid"].read(tmp_path / "[2] é.png")
-    assert layout.shape == (20, 31) and not layout.any()
+    assert layout.shape == (31, 20) and not layout.any()
     assert "--labels NAME" in refused(segment.main, plug_in, photograph, "--out", tmp_path / "b")
 
 

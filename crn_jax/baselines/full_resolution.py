@@ -129,6 +129,7 @@ class FullResolutionConfig:
 
     min_size: ClassVar[tuple[int, int]] = (2, 2)  # the layout with which parameters are made; any size fits
     fixed_size: ClassVar[bool] = False
+    boundaries: ClassVar[bool] = False
 
     def network(self, remat: Remat = "none") -> nn.Module:
         """Returns the network from layouts to images; `remat` has no effect."""

@@ -53,6 +53,7 @@ class GANConfig:
         return self.size
 
     fixed_size: ClassVar[bool] = True
+    boundaries: ClassVar[bool] = False
 
     def network(self, remat: Remat = "none") -> nn.Module:
         """Returns the generator, from layouts [B, H, W, c] to images [B, 1, H, W, 3]; `remat` has no effect."""
@@ -141,17 +142,19 @@ class GANObjective(Trainable):
         def judged(parameters: dict, images: jax.Array) -> Any:
             return self.gan.discriminator().apply({"params": parameters}, layout, images)
 
-        constant = jax.lax.stop_gradient
-        metrics = {
-            "deceived": _binary(judged(constant(params["discriminator"]), images), 1),
-            "l1": jnp.abs(images - photograph).mean() / 127.5,
-            "segmentation": jnp.zeros(()),
-        }
-        if self.segmenter is not None:
-            scores: Any = self.segmenter.network().apply({"params": frozen["segmenter"]}, scaled(images))
-            metrics["segmentation"] = cross_entropy(scores, batch["layout"].astype(jnp.int32))
-        real, false = judged(params["discriminator"], photograph), judged(params["discriminator"], constant(images))
-        metrics["discriminator"] = (_binary(real, 1) + _binary(false, 0)) / 2
+        constant, metrics = jax.lax.stop_gradient, dict[str, jax.Array]()
+        with jax.named_scope("deceived"):
+            metrics["deceived"] = _binary(judged(constant(params["discriminator"]), images), 1)
+        with jax.named_scope("l1"):
+            metrics["l1"] = jnp.abs(images - photograph).mean() / 127.5
+        with jax.named_scope("segmentation"):
+            metrics["segmentation"] = jnp.zeros(())
+            if self.segmenter is not None:
+                scores: Any = self.segmenter.network().apply({"params": frozen["segmenter"]}, scaled(images))
+                metrics["segmentation"] = cross_entropy(scores, batch["layout"].astype(jnp.int32))
+        with jax.named_scope("discriminator"):
+            real, false = judged(params["discriminator"], photograph), judged(params["discriminator"], constant(images))
+            metrics["discriminator"] = (_binary(real, 1) + _binary(false, 0)) / 2
         generator = metrics["deceived"] + self.loss.l1_weight * metrics["l1"]
         generator += self.loss.segmentation_weight * metrics["segmentation"]
         return generator + metrics["discriminator"], metrics

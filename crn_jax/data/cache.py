@@ -1,9 +1,10 @@
 """A cache on the disk: every example of a source, decoded and resized once, in files that are mapped into memory.
 
 A cache is a folder `HEIGHTxWIDTH-FINGERPRINT`. It has two plain NumPy files: `layout.npy` `[N, H, W]` of the label space's
-dtype, and `photograph.npy` uint8 `[N, H, W, 3]`. The file `done` has one byte for each example, which becomes 1 once the
-example's pixels are on the disk. The file `checksums` has the CRC-32C of each example's pixels, as a uint32 in little-endian
-order; an example that is read and does not have its checksum is decoded anew. `cache.json` says what the folder holds.
+dtype, and `photograph.npy` uint8 `[N, H, W, 3]`. For sources with instances there is `instances.npy`, uint16 `[N, H, W]`, too.
+The file `done` has one byte for each example, which becomes 1 once the example's pixels are on the disk. The file `checksums`
+has the CRC-32C of each example's pixels, as a uint32 in little-endian order; an example that is read and does not have its
+checksum is decoded anew. `cache.json` says what the folder holds.
 
 The fingerprint covers all that determines the examples: the source's fields, its files' names, sizes and times of change,
 Pillow's version, and `FORMAT` of this module. A change of any of these makes another cache. SciPy's version is left out,
@@ -80,8 +81,8 @@ def is_intact(example: dict[str, np.ndarray], index: int, checksums: np.ndarray 
 
 
 def _checksum(example: dict[str, np.ndarray]) -> int:
-    layout, photograph = (crc32c(example[key]) for key in ("layout", "photograph"))
-    return crc32c(np.array([layout, photograph], "<u4"))
+    keys = [key for key in ("layout", "photograph", "instances") if key in example]
+    return crc32c(np.array([crc32c(example[key]) for key in keys], "<u4"))
 
 
 def cached(source: Source, folder: Path, threads: int = 2, progress: Progress | None = None) -> Source:
@@ -115,7 +116,7 @@ def cached(source: Source, folder: Path, threads: int = 2, progress: Progress | 
                     _allocate(place, source, fingerprint)
             _build(place, source, threads, report)
     common = {field.name: getattr(source, field.name) for field in dataclasses.fields(Source)}
-    arrays = open_arrays(place, len(source), source.size, source.label_space.dtype)
+    arrays = open_arrays(place, len(source), source.size, source.label_space.dtype, source.has_instances)
     checksums = open_checksums(place, len(source))
     with _reading(place):
         if checksums is None:
@@ -144,17 +145,22 @@ def _describe(value: Any) -> Any:
         return sorted(([_describe(key), _describe(item)] for key, item in value.items()), key=str)
     if dataclasses.is_dataclass(value):
         names = [field.name for field in dataclasses.fields(value) if field.name != "notes"]  # words, which change no pixel
+        if not getattr(value, "has_instances", True):
+            names.remove("has_instances")  # caches from before there were instances stay in use
         return [type(value).__qualname__, {name: _describe(getattr(value, name)) for name in names}]
     raise TypeError(f"A cache cannot tell whether a {type(value).__qualname__} has changed: {value!r}.")
 
 
 def _forms(source: Source) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
     """Returns shape and dtype of each array of an example."""
-    return _forms_of(source.size, source.label_space.dtype)
+    return _forms_of(source.size, source.label_space.dtype, source.has_instances)
 
 
-def _forms_of(size: tuple[int, int], dtype: np.typing.DTypeLike) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-    return {"layout": (size, np.dtype(dtype)), "photograph": ((*size, 3), np.dtype(np.uint8))}
+def _forms_of(
+    size: tuple[int, int], dtype: np.typing.DTypeLike, instances: bool
+) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    forms = {"layout": (size, np.dtype(dtype)), "photograph": ((*size, 3), np.dtype(np.uint8))}
+    return forms | ({"instances": (size, np.dtype(np.uint16))} if instances else {})
 
 
 def _bytes_each(source: Source) -> int:
@@ -182,7 +188,9 @@ def _done(place: Path, source: Source) -> np.ndarray:
     return done
 
 
-def open_arrays(place: Path, count: int, size: tuple[int, int], dtype: np.typing.DTypeLike) -> dict[str, np.ndarray]:
+def open_arrays(
+    place: Path, count: int, size: tuple[int, int], dtype: np.typing.DTypeLike, instances: bool
+) -> dict[str, np.ndarray]:
     """Maps a cache's arrays `[N, ...]` into memory.
 
     Args:
@@ -190,12 +198,13 @@ def open_arrays(place: Path, count: int, size: tuple[int, int], dtype: np.typing
       count: N, the number of its examples.
       size: the height and the width of the examples.
       dtype: the dtype of class ids.
+      instances: whether the examples have instances.
 
     Raises:
       UserError: if a file is damaged.
     """
     arrays = {}
-    for key, (shape, kind) in _forms_of(size, dtype).items():
+    for key, (shape, kind) in _forms_of(size, dtype, instances).items():
         with _reading(place):
             # Indexing an array is cheaper than indexing a memmap, which makes a memmap of each example.
             arrays[key] = array = np.asarray(np.load(place / f"{key}.npy", mmap_mode="r"))
@@ -294,7 +303,7 @@ class _Writer(contextlib.ExitStack):
     def __init__(self, place: Path, source: Source):
         super().__init__()
         self._place, self._source = place, source
-        self._arrays = open_arrays(place, len(source), source.size, source.label_space.dtype)
+        self._arrays = open_arrays(place, len(source), source.size, source.label_space.dtype, source.has_instances)
         with _writing(place, source):
             self._files = {key: self.enter_context(open(place / f"{key}.npy", "r+b", 0)) for key in self._arrays}
             self._done = self.enter_context(open(place / "done", "r+b", 0))

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import UInt8, UInt16
 from PIL import Image, ImageDraw, ImageFilter
 
-from crn_jax.data.streets import CLASS
+from crn_jax.data.streets import CLASS, FIRST_INSTANCE, THINGS
 
 MoodName = Literal["noon", "autumn", "dusk", "night", "fog", "snow"]
 MOODS: tuple[MoodName, ...] = get_args(MoodName)
@@ -78,11 +78,12 @@ _FRONTS = (6.5, 8.5)  # where the houses stand, metres from the middle of the ro
 
 
 class DetailedStreet(NamedTuple):
-    """A scene: the layout in class ids of `CITYSCAPES`, the RGB photograph, and the hidden mood."""
+    """A scene: the layout in class ids of `CITYSCAPES`, the RGB photograph, the hidden mood, and instances as in `Street`."""
 
     layout: UInt8[np.ndarray, "H W"]
     photograph: UInt8[np.ndarray, "H W 3"]
     mood: MoodName
+    instances: UInt16[np.ndarray, "H W"]
 
 
 def render_detailed_street(index: int, size: tuple[int, int], mood: MoodName | None = None) -> DetailedStreet:
@@ -99,7 +100,8 @@ def render_detailed_street(index: int, size: tuple[int, int], mood: MoodName | N
     canvas = _Canvas(size, MOODS.index(mood), MOOD[mood])
     _draw_scene(canvas, geometry)
     exposure = appearance.uniform(0.95, 1.05)
-    return DetailedStreet(np.asarray(canvas.layout), canvas.photograph(exposure), mood)
+    instances = np.asarray(canvas.instances).astype(np.uint16)
+    return DetailedStreet(np.asarray(canvas.layout), canvas.photograph(exposure), mood, instances)
 
 
 class _Canvas:
@@ -112,13 +114,16 @@ class _Canvas:
         rows = np.arange(height)[:, None] + 0.5
         ground = _FOCAL * height * _CAMERA_HEIGHT / np.maximum(rows - _HORIZON * height, 1e-3)
         self.layout = Image.new("L", (size[1], size[0]), CLASS["sky"])
+        self.instances = Image.new("I", (size[1], size[0]), CLASS["sky"])
+        self.instance: int | None = None  # the id of the object that is drawn
         self.color = Image.new("RGB", (width, height))
         self.glow = Image.new("RGB", (width, height))  # the light that a surface gives
         self.shine = Image.new("L", (width, height))  # the share of the lamps' light that falls on the ground, of 255
         self.sun = Image.new("L", (width, height))  # the share of the sun's light that a surface gets, of 255
         self.depth = Image.fromarray(np.broadcast_to(np.minimum(ground, _FAR), (height, width)).astype(np.float32))
-        self._layout, self._color, self._glow, self._shine, self._sun, self._depth = (
-            ImageDraw.Draw(layer) for layer in (self.layout, self.color, self.glow, self.shine, self.sun, self.depth)
+        self._layout, self._instances = ImageDraw.Draw(self.layout), ImageDraw.Draw(self.instances)
+        self._color, self._glow, self._shine, self._sun, self._depth = (
+            ImageDraw.Draw(layer) for layer in (self.color, self.glow, self.shine, self.sun, self.depth)
         )
 
     def polygon(
@@ -141,7 +146,9 @@ class _Canvas:
           depth: how far away it is for the air, in metres. None: as far as the ground there.
         """
         if label is not None:
-            self._layout.polygon(_projected(points, self.layout), fill=CLASS[label])
+            shape = _projected(points, self.layout)
+            self._layout.polygon(shape, fill=CLASS[label])
+            self._instances.polygon(shape, fill=CLASS[label] if self.instance is None else self.instance)
         corners = _projected(points, self.color)
         self._color.polygon(corners, fill=_eight_bits(color))
         self._glow.polygon(corners, fill=_eight_bits(glow))
@@ -297,7 +304,8 @@ def _draw_scene(canvas: _Canvas, geometry: np.random.Generator) -> None:
         for kind, count in _POPULATION.items()
         for z in 4.5 + 45 * geometry.random(geometry.integers(0 if kind == "car" else 1, count + 1)) ** 1.7
     ]
-    for z, kind in sorted(things, reverse=True):
+    for number, (z, kind) in enumerate(sorted(things, reverse=True), FIRST_INSTANCE):
+        canvas.instance = number if kind in THINGS else None
         side = int(geometry.choice([-1, 1]))
         if kind == "car":
             _draw_car(canvas, geometry, side * geometry.uniform(0.45, 0.8) * (road - 0.9), z, side)
@@ -305,6 +313,7 @@ def _draw_scene(canvas: _Canvas, geometry: np.random.Generator) -> None:
             on_road = kind == "person" and geometry.random() < 0.25
             x = geometry.uniform(-road, road) if on_road else side * geometry.uniform(road + 0.4, walk - 0.3)
             {"tree": _draw_tree, "pole": _draw_pole, "person": _draw_person}[kind](canvas, geometry, x, z)
+    canvas.instance = None
     if geometry.random() < 0.5:
         _draw_hood(canvas, geometry)
 

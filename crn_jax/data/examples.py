@@ -1,7 +1,8 @@
 """The interface of a source of examples, and batches of items.
 
 An example is `{"layout": uint8 [H, W], "photograph": uint8 [H, W, 3]}` at the source's size. A layout holds class ids; it
-is uint16 if there are more than 256 classes.
+is uint16 if there are more than 256 classes. An example may also have `{"instances": uint16 [H, W]}`, the id of each pixel's
+instance.
 """
 
 import dataclasses
@@ -26,6 +27,8 @@ class Source:
     names: list[str]
     size: tuple[int, int]
     """Height and width of the examples, in pixels."""
+    has_instances: bool = dataclasses.field(default=False, kw_only=True)
+    """Whether examples have instances."""
     notes: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)
     """Sentences for the user about how the split was made."""
 

@@ -106,6 +106,11 @@ def cityscapes(root: Path, split: str, labels: str) -> Found:
     return Found(photographs, by_name(folder, f"*/*_gtFine_{wanted}.png", _city_frame))
 
 
+def cityscapes_instances(root: Path, split: str) -> dict[str, Path]:
+    """Finds Cityscapes' instance maps by name, `gtFine_instanceIds`, whose ids are 1000 * labelId + the instance's number."""
+    return by_name(root / "gtFine" / split, "*/*_gtFine_instanceIds.png", _city_frame)
+
+
 def ade20k(root: Path, split: str) -> Found:
     """Finds ADEChallengeData2016: `images` and `annotations`, each with `training` and `validation`."""
     part = {"train": "training", "val": "validation"}[split]

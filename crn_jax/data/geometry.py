@@ -41,7 +41,7 @@ class View(NamedTuple):
         return self._sample(photograph, Image.Resampling.BICUBIC, (0, 0, 0))
 
     def layout(self, layout: Integer[np.ndarray, "h w"], void: int) -> Integer[np.ndarray, "H W"]:
-        """Shows a layout; margins are of class `void`."""
+        """Shows a layout; margins are of class `void`. Ids of instances are shown in the same way."""
         return self._sample(Image.fromarray(layout), Image.Resampling.NEAREST, void)
 
     def _sample(self, image: Image.Image, resampling: Image.Resampling, margin) -> np.ndarray:

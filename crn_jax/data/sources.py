@@ -12,6 +12,7 @@ from crn_jax.data.cache import Progress, cached
 from crn_jax.data.detailed_streets import render_detailed_street
 from crn_jax.data.examples import Example, Source
 from crn_jax.data.geometry import MIDDLE, Fit, Place, view
+from crn_jax.data.instances import MARGIN, instance_files, numbered, read_instances, refuse_missing
 from crn_jax.data.labels.indexed import Reading
 from crn_jax.data.labels.label_space import LabelSpace
 from crn_jax.data.labels.published import find_label_space
@@ -56,6 +57,10 @@ class DataConfig:
     read: Reading | None = None
     """What palette PNGs among the layouts hold: ids in their indices, or colours. None: as the label file says, or
     as each palette tells. A file whose palette does not tell is refused."""
+    instances: str | None = None
+    """The folder of instance maps, PNGs of the layouts' names, for --cascade.boundaries. If it has train/ and val/, these are
+    used. None: the data set's own. cityscapes has its instanceIds, folder has instances/ beside layouts/, and streets know
+    theirs."""
     fit: Fit = "resize"
     """How files reach the size. resize stretches a picture by at most 2%; crop keeps as much of the middle as fits; random_crop
     keeps as much, at a new place in each epoch (held-out pictures: the middle); pad adds a black margin of class void."""
@@ -84,6 +89,10 @@ class Photographs(Source):
         """Reads a photograph and its layout at their own size, and says for messages where they come from."""
         raise NotImplementedError
 
+    def read_instances(self, index: int, layout_size: tuple[int, int]) -> tuple[np.ndarray, str | Path]:
+        """Reads the instances of a layout at its own size, and says where they come from. Only some sources have them."""
+        raise NotImplementedError
+
     def __getitem__(self, index: int) -> Example:
         return self._fitted(index, MIDDLE)
 
@@ -94,18 +103,22 @@ class Photographs(Source):
         photograph, layout, path = self.read(index)
         chosen = view(layout.shape, self.size, self.fit, place, path)
         void = self.label_space.num_classes - 1
-        return {"layout": chosen.layout(layout, void), "photograph": chosen.photograph(photograph)}
+        example = {"layout": chosen.layout(layout, void), "photograph": chosen.photograph(photograph)}
+        if self.has_instances:
+            ids, file = self.read_instances(index, (layout.shape[0], layout.shape[1]))
+            example["instances"] = numbered(chosen.layout(ids, MARGIN), file)
+        return example
 
 
 @dataclasses.dataclass(frozen=True)
 class PairedFiles(Photographs):
     """A source of photographs and layouts in image files."""
 
-    pairs: list[tuple[Path, Path]]
-    """The file of each photograph and that of its layout."""
+    pairs: list[tuple[Path, ...]]
+    """The file of each photograph, that of its layout and, if there are instances, that of its instance map."""
 
     def read(self, index: int) -> tuple[Image.Image, np.ndarray, Path]:
-        photograph_path, layout_path = self.pairs[index]
+        photograph_path, layout_path, *_ = self.pairs[index]
         layout = self.label_space.read(layout_path)
         photograph = open_photograph(photograph_path, layout.shape)
         if photograph.size != layout.shape[::-1]:
@@ -115,6 +128,10 @@ class PairedFiles(Photographs):
                 f"remove both."
             )
         return photograph, layout, layout_path
+
+    def read_instances(self, index: int, layout_size: tuple[int, int]) -> tuple[np.ndarray, Path]:
+        _, layout_path, path = self.pairs[index]
+        return read_instances(path, layout_path, layout_size), path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +159,8 @@ class Streets(Source):
 
     def __getitem__(self, index: int) -> Example:
         street = render_street(self.first + range(len(self))[index], self.size, self.clear_days)
-        return {"layout": street.layout, "photograph": street.photograph}
+        example = {"layout": street.layout, "photograph": street.photograph}
+        return example | ({"instances": street.instances} if self.has_instances else {})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,7 +172,8 @@ class DetailedStreets(Source):
 
     def __getitem__(self, index: int) -> Example:
         street = render_detailed_street(self.first + range(len(self))[index], self.size)
-        return {"layout": street.layout, "photograph": street.photograph}
+        example = {"layout": street.layout, "photograph": street.photograph}
+        return example | ({"instances": street.instances} if self.has_instances else {})
 
 
 def label_space_of(data: DataConfig) -> LabelSpace:
@@ -178,16 +197,24 @@ def open_source(
     size: tuple[int, int],
     progress: Progress | None = None,
     label_space: LabelSpace | None = None,
+    instances: bool = False,
 ) -> Source:
     """Lists a split's examples. If `data.cache` is set, `cache.cached` builds the cache now; else nothing is decoded.
 
-    If a `label_space` is given, such as that of a run, it is used in place of `data.labels`.
+    Args:
+      data: the data set.
+      split: the part of it.
+      size: height and width of the examples, in pixels.
+      progress: called while a cache is built.
+      label_space: is used in place of `data.labels`, such as that of a run.
+      instances: whether examples have instances, too.
 
     Raises:
-      UserError: if the folder is missing or empty, or if a photograph or a layout has no partner. Only the published GTA5
-        lacks some partners; the files without one are left out, and the source's `notes` tell how many.
+      UserError: if the folder is missing or empty, or if a photograph or a layout has no partner, or no instance map where one
+        is needed. Only the published GTA5 lacks some partners; the files without one are left out, and the source's `notes`
+        tell how many.
     """
-    source = _listed(data, split, size, label_space or label_space_of(data))
+    source = _listed(data, split, size, label_space or label_space_of(data), instances)
     if data.vivid:
         source = vivid_of(source)
     if data.cache is not None:
@@ -195,14 +222,16 @@ def open_source(
     return source
 
 
-def _listed(data: DataConfig, split: Split, size: tuple[int, int], label_space: LabelSpace) -> Source:
+def _listed(data: DataConfig, split: Split, size: tuple[int, int], label_space: LabelSpace, instances: bool) -> Source:
+    if instances:
+        refuse_without_instances(data)
     fit = "crop" if split == "val" and data.fit == "random_crop" else data.fit
     if data.source in DRAWN:
         count, first = (data.num_scenes, 0) if split == "train" else (64, 10**6)
         names = [f"street {first + i}" for i in range(count)]
         if data.source == "detailed_streets":
-            return DetailedStreets(label_space, names, size, first)
-        return Streets(label_space, names, size, first, data.clear_days)
+            return DetailedStreets(label_space, names, size, first, has_instances=instances)
+        return Streets(label_space, names, size, first, data.clear_days, has_instances=instances)
     if data.source == "nyu":
         file, frames, note = nyu.find_frames(_root(data), split)
         if not frames:
@@ -214,9 +243,11 @@ def _listed(data: DataConfig, split: Split, size: tuple[int, int], label_space: 
     names = [name for name in found.names() if name in found.photographs and name in found.layouts]
     if not names:
         raise UserError(f"{data.root}: there is no pair to {'train on' if split == 'train' else 'hold out'}. {TOO_FEW}")
-    pairs = [(found.photographs[name], found.layouts[name]) for name in names]
+    kinds = [found.photographs, found.layouts] + ([instance_maps_of(data, split, found.layouts, names)] if instances else [])
+    pairs = [tuple(files[name] for files in kinds) for name in names]
     left_out = [note for folder in sorted({path.parent for pair in pairs for path in pair}) if (note := folders.unread(folder))]
-    return PairedFiles(label_space, names, size, pairs, fit=fit, notes=(*found.notes, *notes, *left_out))
+    all_notes = (*found.notes, *notes, *left_out)
+    return PairedFiles(label_space, names, size, pairs, fit=fit, has_instances=instances, notes=all_notes)
 
 
 def pairs_of(data: DataConfig, split: Split) -> tuple[dict[str, Path], dict[str, Path]]:
@@ -228,6 +259,37 @@ def pairs_of(data: DataConfig, split: Split) -> tuple[dict[str, Path], dict[str,
     """
     found = _found(data, split)
     return found.photographs, found.layouts
+
+
+def refuse_without_instances(data: DataConfig) -> None:
+    """Raises UserError if nothing says where the instances of a data set come from, or if they cannot be read."""
+    if data.source in DRAWN and data.instances is not None:
+        raise UserError(f"--data.instances {data.instances}: streets know their instances. Leave this option out.")
+    if data.source == "nyu":
+        raise UserError("The instances of nyu are not read. Leave out --cascade.boundaries.")
+    if data.source not in (*DRAWN, "cityscapes", "folder") and data.instances is None:
+        raise UserError(
+            f"The data set {data.source} has no instances of its own. Give the folder of your instance maps, --data.instances "
+            f"FOLDER, or leave out --cascade.boundaries."
+        )
+
+
+def instance_maps_of(data: DataConfig, split: Split, layouts: dict[str, Path], names: list[str]) -> dict[str, Path]:
+    """Finds the instance maps of a split's layouts by name.
+
+    Raises:
+      UserError: if there is no folder of instance maps, or if layouts have none.
+    """
+    if data.instances is not None:
+        folder = Path(expanded(data.instances))
+        part = folder / split if (folder / split).is_dir() else folder
+        return instance_files(names, part, f"--data.instances {data.instances}")
+    if data.source == "cityscapes":
+        maps = folders.cityscapes_instances(_root(data), split)
+        refuse_missing([name for name in names if name not in maps], _root(data) / "gtFine" / split)
+        return maps
+    folder = layouts[names[0]].parent.parent / "instances"
+    return instance_files(names, folder, "Instance maps are in instances/ beside layouts/, or in --data.instances FOLDER")
 
 
 def _found(data: DataConfig, split: Split, label_space: LabelSpace | None = None) -> folders.Found:

@@ -9,12 +9,16 @@ import itertools
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import UInt8, UInt16
 from PIL import Image, ImageDraw, ImageFilter
 
 from crn_jax.data.labels.published import CITYSCAPES
 
 CLASS = {name: index for index, name in enumerate(CITYSCAPES.classes)}
+THINGS = ("car", "person")
+"""The classes whose objects are instances."""
+FIRST_INSTANCE = 1000
+"""The smallest id of an instance; smaller ids are those of classes."""
 CAR_COLORS = {
     "red": (176, 28, 32), "blue": (36, 62, 150), "white": (226, 226, 222), "black": (30, 30, 34), "silver": (150, 154, 158),
     "yellow": (214, 176, 40),
@@ -46,11 +50,15 @@ class Choices(NamedTuple):
 
 
 class Street(NamedTuple):
-    """A scene: the layout in class ids of `CITYSCAPES`, the RGB photograph, and the hidden choices."""
+    """A scene: the layout in class ids of `CITYSCAPES`, the RGB photograph, the hidden choices, and the instances.
+
+    As in Cityscapes' instance maps, each car and each person has an id of its own, and other pixels have their class's id.
+    """
 
     layout: UInt8[np.ndarray, "H W"]
     photograph: UInt8[np.ndarray, "H W 3"]
     choices: Choices
+    instances: UInt16[np.ndarray, "H W"]
 
 
 def render_street(index: int, size: tuple[int, int], clear_days: bool = False, time: Time | None = None) -> Street:
@@ -74,7 +82,8 @@ def render_street(index: int, size: tuple[int, int], clear_days: bool = False, t
     car_colors = _draw_scene(canvas, geometry, appearance)
     layout, albedo = np.asarray(canvas.layout), np.asarray(canvas.photograph, np.float32)
     photograph = _photograph(layout, albedo, np.asarray(canvas.glow, np.float32), time, weather, appearance)
-    return Street(layout, photograph, Choices(time, weather, tuple(car_colors)))
+    instances = np.asarray(canvas.instances).astype(np.uint16)
+    return Street(layout, photograph, Choices(time, weather, tuple(car_colors)), instances)
 
 
 @dataclasses.dataclass
@@ -88,9 +97,11 @@ class _Canvas:
     def __post_init__(self):
         height, width = self.size
         self.layout = Image.new("L", (width, height), CLASS["sky"])
+        self.instances = Image.new("I", (width, height), CLASS["sky"])
+        self.instance: int | None = None  # the id of the object that is drawn
         self.photograph = Image.new("RGB", (width, height))
         self.glow = Image.new("L", (width, height))
-        self._draws = [ImageDraw.Draw(image) for image in (self.layout, self.photograph, self.glow)]
+        self._draws = [ImageDraw.Draw(image) for image in (self.layout, self.instances, self.photograph, self.glow)]
 
     def project(self, x: float, y: float, z: float) -> tuple[float, float]:
         """Projects a point x metres right, y metres above the road and z metres ahead to a pixel's column and row."""
@@ -99,9 +110,10 @@ class _Canvas:
 
     def polygon(self, label: str | None, color, points, lit: bool = False) -> None:
         """Draws a polygon of pixel points. The label None leaves the layout as it is, for details such as windows."""
-        layout, photograph, glow = self._draws
+        layout, instances, photograph, glow = self._draws
         if label is not None:
             layout.polygon(points, fill=CLASS[label])
+            instances.polygon(points, fill=CLASS[label] if self.instance is None else self.instance)
         photograph.polygon(points, fill=tuple(int(v) for v in color))
         glow.polygon(points, fill=255 if lit else 0)
 
@@ -149,13 +161,15 @@ def _draw_scene(canvas: _Canvas, geometry: np.random.Generator, appearance: np.r
         for kind, count in _POPULATION.items()
         for z in 4 + 45 * geometry.random(geometry.integers(1, count + 1)) ** 1.7
     ]
-    for z, kind in sorted(things, reverse=True):
+    for number, (z, kind) in enumerate(sorted(things, reverse=True), FIRST_INSTANCE):
+        canvas.instance = number if kind in THINGS else None
         side = int(geometry.choice([-1, 1]))
         if kind == "car":
             colors.append(_draw_car(canvas, geometry, appearance, side * geometry.uniform(0.4, 0.85) * (road - 1), z, side))
         else:
             x = side * geometry.uniform(road + 0.4, walk - 0.3)
             {"tree": _draw_tree, "pole": _draw_pole, "person": _draw_person}[kind](canvas, geometry, appearance, x, z)
+    canvas.instance = None
     height, width = canvas.size
     hood = geometry.uniform(0.03, 0.07)
     canvas.polygon(

@@ -4,6 +4,7 @@ The functions below say once more, in ONNX's operators, what the modules of the 
 before height and width, so that features are `[B, C, H, W]` here. Needs the package `onnx` (`pip install 'crn_jax[onnx]'`).
 """
 
+import functools
 import os
 import tempfile
 from collections.abc import Callable, Mapping
@@ -134,7 +135,22 @@ def to_uint8(graph: Graph, x: str, num_images: int) -> str:
     return graph("Transpose", apart, perm=[0, 4, 1, 2, 3])
 
 
-# The networks: from a one-hot layout [B, c, H, W] to [B, 3k, H, W]
+def boundaries(graph: Graph, ids: str) -> str:
+    """`boundaries.boundaries_of`: ids `[B, H, W]` to `[B, 1, H, W]`, 1 at boundaries."""
+
+    def between(axis: int, start: int, end: int) -> str:
+        return graph("Slice", ids, *(graph.constant([n], np.int64) for n in (start, end, axis)))
+
+    end, differences = np.iinfo(np.int64).max, list[str]()
+    for axis in (1, 2):
+        without_last, without_first = between(axis, 0, -1), between(axis, 1, end)
+        shifted = (between(axis, 0, 1), without_last), (without_first, between(axis, -1, end))
+        differences += [graph("Not", graph("Equal", ids, graph("Concat", *parts, axis=axis))) for parts in shifted]
+    whole = functools.reduce(lambda one, other: graph("Or", one, other), differences)
+    return graph("Unsqueeze", graph("Cast", whole, to=TensorProto.FLOAT), graph.constant([1], np.int64))
+
+
+# The networks: from a layout [B, C, H, W] to [B, 3k, H, W]
 
 
 def cascade(graph: Graph, config: CascadeConfig, params: Mapping, layout: str, size: tuple[int, int]) -> str:
@@ -244,6 +260,8 @@ def onnx_model(
 ) -> "onnx.ModelProto":
     """Returns `synthesize` as an ONNX model, from `layout_ids` `[B, H, W]` to `images`, uint8 `[B, k, H, W, 3]`.
 
+    If the generator takes instance boundaries, the second input are `instance_ids`, int32 `[B, H, W]`.
+
     The batch size is free, except for pix2pix, whose noise is drawn for a batch of one. Height and width are free for networks
     that make images of any multiple of `min_size`; the dilations of the full-resolution network and the parameters of the
     adversarial networks belong to one size.
@@ -272,10 +290,14 @@ def onnx_model(
     ids = graph("Cast", "layout_ids", to=TensorProto.INT64)
     depth, off_on = graph.constant(config.num_classes, np.int64), graph.constant([0, 1])
     layout = graph("OneHot", ids, depth, off_on, axis=1)
+    if config.boundaries:
+        layout = graph("Concat", layout, boundaries(graph, "instance_ids"), axis=1)
     to_uint8(graph, NETWORKS[type(config)](graph, config, params, layout, chosen), config.num_images)
     graph.nodes[-1].output[0] = "images"
 
     inputs = [helper.make_tensor_value_info("layout_ids", elements, shape, "Class ids.")]
+    if config.boundaries:
+        inputs.append(helper.make_tensor_value_info("instance_ids", TensorProto.INT32, shape, "Ids of instances."))
     outputs = [
         helper.make_tensor_value_info(
             "images", TensorProto.UINT8, [batch, config.num_images, *shape[1:], 3], "RGB images, k for each layout."

@@ -18,6 +18,7 @@ import google_crc32c
 import numpy as np
 
 from crn_jax.errors import UserError
+from crn_jax.formats.protobuf import fields, part, varint
 
 _MAGIC = 0xDB4775248B80FB57  # the last 8 bytes of a LevelDB table, whose footer has 48
 _INDEX_BYTES = 1 << 24
@@ -120,7 +121,7 @@ def _read_table(prefix: str | Path) -> tuple[int, dict[str, Variable]]:
                 if last is not None and key <= last:
                     raise ValueError("its names are not in order")
                 table[key.decode()], last = value, key
-        header, _ = _fields(table.pop(""))  # a BundleHeaderProto
+        header, _ = fields(table.pop(""))  # a BundleHeaderProto
         if header.get(2, 0):
             raise ValueError("its numbers are big-endian")
         if not 1 <= header[1] <= _MAX_SHARDS:
@@ -132,7 +133,7 @@ def _read_table(prefix: str | Path) -> tuple[int, dict[str, Variable]]:
 
 def _block(data: bytes, offset: int, size: int) -> bytes:
     """Returns a block of the table. Its compression and its checksum follow it in the file."""
-    block, trailer = _part(data, offset, size), _part(data, offset + size, 5)
+    block, trailer = part(data, offset, size), part(data, offset + size, 5)
     if trailer[0]:
         raise ValueError("it is compressed")  # TensorFlow never compresses
     if _masked_crc(block + trailer[:1]) != int.from_bytes(trailer[1:], "little"):
@@ -143,78 +144,38 @@ def _block(data: bytes, offset: int, size: int) -> bytes:
 def _entries(block: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Yields the keys and values of a block. A key is stored as the length that it shares with the key before, and the rest."""
     restarts = int.from_bytes(block[-4:], "little")
-    entries = _part(block, 0, len(block) - 4 * (restarts + 1))
+    entries = part(block, 0, len(block) - 4 * (restarts + 1))
     position, key = 0, b""
     while position < len(entries):
-        shared, position = _varint(entries, position)
-        unshared, position = _varint(entries, position)
-        size, position = _varint(entries, position)
+        shared, position = varint(entries, position)
+        unshared, position = varint(entries, position)
+        size, position = varint(entries, position)
         if shared > len(key) or shared + unshared > _NAME_BYTES:
             raise ValueError("a name is too long")
-        key = key[:shared] + _part(entries, position, unshared)
+        key = key[:shared] + part(entries, position, unshared)
         position += unshared
-        yield key, _part(entries, position, size)
+        yield key, part(entries, position, size)
         position += size
 
 
 def _handle(data: bytes, position: int) -> tuple[int, int, int]:
     """Reads a block's offset and size, and returns them with the position behind them."""
-    offset, position = _varint(data, position)
-    size, position = _varint(data, position)
+    offset, position = varint(data, position)
+    size, position = varint(data, position)
     return offset, size, position
 
 
 def _variable(message: bytes, shards: int) -> Variable:
     """Parses a BundleEntryProto."""
-    numbers, messages = _fields(message)
+    numbers, messages = fields(message)
     if 7 in messages:
         raise ValueError("a variable is stored in slices")
-    _, shape = _fields(messages[2][-1] if 2 in messages else b"")  # a TensorShapeProto
-    sizes = tuple(_fields(dimension)[0].get(1, 0) for dimension in shape.get(2, []))
+    _, shape = fields(messages[2][-1] if 2 in messages else b"")  # a TensorShapeProto
+    sizes = tuple(fields(dimension)[0].get(1, 0) for dimension in shape.get(2, []))
     variable = Variable(numbers[1], sizes, numbers.get(3, 0), numbers.get(4, 0), numbers.get(5, 0), numbers[6])
     if len(sizes) > _DIMENSIONS or variable.shard >= shards or max(*sizes, 0, variable.offset, variable.size) >= 1 << 63:
         raise ValueError(f"a variable has the shape {sizes[:_DIMENSIONS]} and lies in data file {variable.shard} of {shards}")
     return variable
-
-
-def _fields(message: bytes) -> tuple[dict[int, int], dict[int, list[bytes]]]:
-    """Parses a protocol buffer: its numbers and, each as often as it occurs, its messages, by the numbers of their fields."""
-    numbers: dict[int, int] = {}
-    messages: dict[int, list[bytes]] = {}
-    position = 0
-    while position < len(message):
-        tag, position = _varint(message, position)
-        number, kind = tag >> 3, tag & 7
-        if kind == 0:
-            numbers[number], position = _varint(message, position)
-        elif kind == 2:
-            size, position = _varint(message, position)
-            messages.setdefault(number, []).append(_part(message, position, size))
-            position += size
-        elif kind == 5:
-            numbers[number], position = int.from_bytes(_part(message, position, 4), "little"), position + 4
-        else:
-            raise ValueError(f"a field of kind {kind}")
-    return numbers, messages
-
-
-def _varint(data: bytes, position: int) -> tuple[int, int]:
-    """Reads a number of seven bits a byte, the lowest first, and returns it with the position behind it."""
-    value = 0
-    for shift in range(0, 70, 7):
-        byte = data[position]
-        value |= (byte & 127) << shift
-        position += 1
-        if byte < 128:
-            return value, position
-    raise ValueError("a number has over ten bytes")
-
-
-def _part(data: bytes, position: int, size: int) -> bytes:
-    """Returns this part of the bytes, all of which must be there."""
-    if size < 0 or position + size > len(data):
-        raise ValueError("it ends early")
-    return data[position : position + size]
 
 
 def _masked_crc(data: bytes) -> int:

@@ -3,9 +3,15 @@
 All is computed by NumPy and SciPy in float64.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 import scipy.linalg
+import scipy.spatial
 from jaxtyping import Float
+
+NEIGHBOURS = 3
+"""The neighbours that precision and recall look at, as in the paper."""
 
 
 def frechet_distance(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"]) -> float:
@@ -73,6 +79,56 @@ def kernel_distance(
     chosen = np.random.default_rng(seed).permuted(np.tile(np.arange(n) < size, (subsets, 1)), axis=1).astype(np.float64)
     of_subsets = np.sum(chosen @ h * chosen, axis=1) / (size * (size - 1))
     return float(h.sum() / (n * (n - 1))), float(of_subsets.std())
+
+
+def published_kernel_distance(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"]) -> float:
+    """Measures the kernel inception distance with the estimator that programs in use have: Eq. 4 of Bińkowski et al. 2018.
+
+    It keeps the kernel between an image and its own photograph, which `kernel_distance` leaves out. Up to 1000 images, it is
+    what clean-fid 0.1.35 gives except for rounding; beyond, clean-fid averages random subsets of 1000 images.
+
+    Raises:
+      ValueError: if a set has fewer than two images, if the sets differ in d, or if a feature is not finite.
+    """
+    x, y = _features(x, y)
+
+    def within(a: np.ndarray) -> float:
+        kernel = _kernel(a, a)
+        return float((kernel.sum() - np.trace(kernel)) / (len(a) * (len(a) - 1)))
+
+    return within(x) + within(y) - 2 * float(_kernel(x, y).mean())
+
+
+class Manifold(NamedTuple):
+    """How far two sets overlap, from 0 to 1, as Kynkäänniemi et al. 2019 measure it."""
+
+    precision: float
+    """The fraction of images that lie among the photographs."""
+    recall: float
+    """The fraction of photographs that lie among the images."""
+
+
+def precision_recall(
+    images: Float[np.ndarray, "n d"], photographs: Float[np.ndarray, "m d"], neighbours: int = NEIGHBOURS
+) -> Manifold:
+    """Measures precision and recall, Eq. 1 and 2 of Kynkäänniemi et al. 2019, "Improved Precision and Recall Metric".
+
+    A feature lies among a set if it is no farther from some member than this member's `neighbours`-th nearest other member. The
+    paper takes the features of VGG-16 and three neighbours. Memory is about 16 (n + m)^2 bytes.
+
+    Raises:
+      ValueError: if a set has no more than `neighbours` images, if the sets differ in d, or if a feature is not finite.
+    """
+    x, y = _features(images, photographs)
+    if min(len(x), len(y)) <= neighbours:
+        raise ValueError(f"A set needs more than {neighbours} images, got {len(x)} and {len(y)}.")
+    between = scipy.spatial.distance.cdist(x, y)
+
+    def radii(a: np.ndarray) -> np.ndarray:
+        return np.partition(scipy.spatial.distance.cdist(a, a), neighbours, axis=1)[:, neighbours]  # 0 is the member itself
+
+    among = between <= radii(y)[None], between <= radii(x)[:, None]
+    return Manifold(float(among[0].any(1).mean()), float(among[1].any(0).mean()))
 
 
 def _kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:

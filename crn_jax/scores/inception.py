@@ -15,7 +15,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Float, Shaped, UInt8
+from PIL import Image
 
 from crn_jax.errors import UserError
 from crn_jax.formats.torch_file import expect, read_weights
@@ -114,6 +115,20 @@ def inception_input(images: Shaped[Array | np.ndarray, "N H W 3"]) -> Float[Arra
     """
     x = jnp.asarray(images, jnp.float32) / 255
     return 2 * jax.image.resize(x, (len(x), SIZE, SIZE, 3), "linear", antialias=False) - 1
+
+
+def clean_input(images: UInt8[np.ndarray, "N H W 3"]) -> Float[np.ndarray, "N 299 299 3"]:
+    """Resizes RGB images to the network's input as clean-fid does (Parmar et al. 2022, "On Aliased Resizing").
+
+    Pillow's bicubic filter widens where it shrinks, so no pixel is left out. The result stays between 0 and 255, and is not
+    rounded. clean-fid scales it by 128, where pytorch-fid's scale is 127.5.
+    """
+
+    def resized(plane: np.ndarray) -> np.ndarray:
+        return np.asarray(Image.fromarray(plane.astype(np.float32)).resize((SIZE, SIZE), Image.Resampling.BICUBIC))
+
+    planes = [[resized(image[..., channel]) for channel in range(3)] for image in images]
+    return (np.clip(np.moveaxis(np.array(planes, np.float32), 1, -1), 0, 255) - 128) / 128
 
 
 def inception_trunk(params: dict, x: Float[Array, "N 299 299 3"]) -> Float[Array, "N 2048"]:

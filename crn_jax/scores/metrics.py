@@ -1,10 +1,9 @@
-"""Scores of single images and of segmentations, and confidence intervals of their means.
+"""Scores of single images and of segmentations.
 
 All is computed by NumPy. Layouts and predictions are class ids, void last. A confusion matrix counts pixels: its rows are
 the classes of the layout, its columns the predicted classes. Functions of a confusion matrix keep its leading axes.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +11,6 @@ from jaxtyping import Float64, Int64, Integer, Num, UInt8
 from scipy import ndimage
 
 _RADIUS, _SIGMA = 5, 1.5  # the window of SSIM: 11x11
-CHUNK = 1 << 22  # elements of the means that `bootstrap` holds at a time: 32 MB
 
 
 def psnr(a: UInt8[np.ndarray, "H W 3"], b: UInt8[np.ndarray, "H W 3"]) -> float:
@@ -106,64 +104,6 @@ def segmentation_scores(confusion: Num[np.ndarray, "*batch c c"], count_void: bo
     right = np.trace(counted, axis1=-2, axis2=-1)
     miou = _ratio(np.where(occurs, iou, 0).sum(-1), occurs.sum(-1))
     return SegmentationScores(miou[()], _ratio(right, counted.sum((-2, -1)))[()])
-
-
-def bootstrap(
-    statistic: Callable[[np.ndarray], np.ndarray],
-    samples: Num[np.ndarray, " n *shape"],
-    resamples: int = 1000,
-    seed: int = 0,
-    level: float = 0.95,
-) -> tuple[float, float]:
-    """Returns the percentile interval (Efron & Tibshirani 1993) of a statistic of the mean over images.
-
-    Args:
-      statistic: maps the means `[r, ...]` of r resamples to r values. For the mean of numbers it is `lambda means: means`. For
-        confusion matrices it is `lambda means: segmentation_scores(means).miou`, which does not depend on their scale.
-      samples: one sample for each image.
-      resamples: how many times n images are drawn, with replacement.
-      seed: the seed of the draws, which depend on nothing else but n.
-      level: the fraction of resamples within the interval.
-
-    Returns:
-      The low and the high end. Each is the statistic of some resample, because nothing is interpolated. A single image gives an
-      interval without width. An end may be infinite, because an infinite sample (the PSNR of identical images) makes each mean
-      infinite that it is drawn into. If a sample is NaN, both ends are NaN, as the mean is. Resamples whose statistic alone is
-      NaN (such as layouts all void) are left out.
-
-    Raises:
-      ValueError: if there are no samples.
-    """
-    samples = np.asarray(samples, np.float64)
-    n = len(samples)
-    if not n:
-        raise ValueError("There are no samples.")
-    if np.isnan(samples).any():
-        return np.nan, np.nan
-    flat = samples.reshape(n, -1)
-    chunk = max(1, CHUNK // max(flat.shape))
-    rng = np.random.default_rng(seed)
-    drawn = []
-    for start in range(0, resamples, chunk):
-        counts = rng.multinomial(n, np.full(n, 1 / n), min(chunk, resamples - start)).astype(np.float64)
-        drawn.append(statistic(_means(counts, flat).reshape(-1, *samples.shape[1:])))
-    values = np.concatenate(drawn)
-    values = np.sort(values[~np.isnan(values)])
-    if not len(values):
-        return np.nan, np.nan
-    outside = round((1 - level) / 2 * (len(values) - 1))
-    return float(values[outside]), float(values[-1 - outside])
-
-
-def _means(counts: np.ndarray, samples: np.ndarray) -> np.ndarray:
-    """Averages `[r, n]`, `[n, m]` -> `[r, m]`. A sample that is not drawn has no part in a mean, even if it is infinite."""
-    infinite = np.isinf(samples)
-    if not infinite.any():
-        return counts @ samples / len(samples)
-    means = counts @ np.where(infinite, 0, samples) / len(samples)
-    for value in (np.inf, -np.inf):
-        means[counts @ (samples == value) > 0] += value
-    return means
 
 
 def _pair(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,7 +1,7 @@
 """Reads the results of an ablation's trainings from their folders, and compares the variants.
 
 A score of several seeds is their mean, and its interval reaches from the lowest end of their intervals to the highest. The
-difference of two variants is paired image by image and seed by seed, with a 95% bootstrap interval over images.
+difference of two variants is paired image by image, with a 95% bootstrap interval over images and seeds.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from crn_jax.data.pipeline import spread
 from crn_jax.data.sources import open_source
 from crn_jax.experiment import SegmenterExperiment, Synthesis, differences, require_kind
 from crn_jax.run import read_description
-from crn_jax.scores.metrics import bootstrap
+from crn_jax.scores.statistics import difference as compared
 from launch.ablation.tasks import Task, shown
 from launch.common.page import data_url
 from launch.cost.flops import forward_flops, step_flops
@@ -49,8 +49,13 @@ class Entry(NamedTuple):
     outcome: str | None = None
 
 
-def collect(suite: str, question: str, entries: Sequence[Entry], budget: str, command: str) -> dict[str, Any]:
-    """Returns the content of ablation.json and of the page. The first variant of `entries` is the reference."""
+def collect(
+    suite: str, question: str, entries: Sequence[Entry], budget: str, command: str, classes: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Returns the content of ablation.json and of the page. The first variant of `entries` is the reference.
+
+    The distance is compared on the pixels of `classes`, too.
+    """
     evaluations = {entry.task.folder: evaluation_of(entry.task) for entry in entries}
     known = [evaluation for evaluation in evaluations.values() if evaluation]
     groups = [list(group) for _, group in itertools.groupby(entries, key=lambda entry: entry.variant.name)]
@@ -72,6 +77,7 @@ def collect(suite: str, question: str, entries: Sequence[Entry], budget: str, co
         + damaged_lines(entries),
         "scores": [score for score in (*(s._asdict() for s in SCORES), *chosen_scores(collections)) if score["key"] in of_all],
         "compared": "perceptual distance" + " of the best of k" * collections,
+        "classes": list(classes),
         "photographs": first["candidates"][0]["scores"] if first else {},
         "variants": variants,
         "examples": examples(entries),
@@ -126,6 +132,7 @@ def variant_results(
         "figures": figures(group, evaluations),
         "scores": {key: together([one[key] for one in scores]) for key in (scores[0] if scores else {})},
         "difference": difference(pairs) if pairs and group is not reference else None,
+        "class_difference": difference(pairs, "class_distance") if pairs and group is not reference else None,
         "rescaling": unused_rescaling(task),
         "runs": runs,
     }
@@ -182,17 +189,25 @@ def together(scores: Sequence[dict[str, float]]) -> dict[str, float]:
     return {"value": statistics.fmean(values), **found, **over_seeds}
 
 
-def difference(pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> dict[str, float]:
+def difference(pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]], key: str = "distance") -> dict[str, Any] | None:
     """Returns the difference of two variants' perceptual distances, from a pair of evaluations for each seed.
 
-    A collection's distance is that of its best image, which is what its loss rewards (Eq. 2 and 3). `seeds` holds the
-    difference of each seed.
+    A collection's distance is that of its best image, which is what its loss rewards (Eq. 2 and 3). `nearer` is the probability
+    that the first variant is nearer to the photograph of an image drawn at random, and `seeds` holds the difference of each
+    seed. With the key `class_distance`, images that have none of the classes do not count; without any image that counts, the
+    difference is None.
     """
-    first, second = (
-        np.array([chosen_from(pair[i])["best_distance"]["per_image"]["distance"] for pair in pairs]) for i in (0, 1)
-    )  # [seeds, images]
-    low, high = bootstrap(lambda means: means, (first - second).mean(0))
-    return {"value": float((first - second).mean()), "low": low, "high": high, "seeds": (first - second).mean(1).tolist()}
+    measured = [[chosen_from(evaluation)["best_distance"]["per_image"].get(key) for evaluation in pair] for pair in pairs]
+    if any(values is None for pair in measured for values in pair):
+        return None
+    first, second = np.array(measured, np.float64).swapaxes(0, 1)  # [seeds, images]; null becomes NaN
+    counts = np.isfinite(first).all(0)
+    if not counts.any():
+        return None
+    first, second = first[:, counts], second[:, counts]
+    apart = compared(first, second)
+    ends = {"value": apart.value, "low": apart.low, "high": apart.high}
+    return {**ends, "nearer": apart.smaller, "seeds": (first - second).mean(1).tolist()}
 
 
 def lines_of(task: Task) -> list[dict[str, Any]]:

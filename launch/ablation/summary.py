@@ -22,6 +22,9 @@ def conclusions(results: dict[str, Any]) -> Iterator[str]:
         yield f"These trainings are not finished, so they are not compared: {', '.join(missing)}."
     compared = [variant for variant in others if variant["difference"]]
     yield from compared_with(reference["name"], compared, results["compared"])
+    within = [v | {"difference": v["class_difference"]} for v in others if v.get("class_difference")]
+    for sentence in compared_with(reference["name"], within, results["compared"]):
+        yield f"On the pixels of {' and '.join(results['classes'])}: {sentence[0].lower()}{sentence[1:]}"
     if any(variant["preferred"] for variant in compared):
         yield from papers_order(results, [reference, *compared])
     if compared:
@@ -72,7 +75,7 @@ def limits(variants: Sequence[dict[str, Any]]) -> Iterator[str]:
     if seeds == 1:
         yield "Each variant was trained once, so nobody knows how far another seed would move these figures (see --seeds)."
     else:
-        yield f"Intervals are over images. {seeds} seeds agree in sign by chance in one of {2 ** (seeds - 1)} cases."
+        yield f"Intervals are over images and seeds. {seeds} seeds agree in sign by chance in one of {2 ** (seeds - 1)} cases."
     if len(others) > 5:
         yield f"About {0.05 * len(others):.1g} of {len(others)} differences would look clear by chance, at 95%."
     falls = {variant["name"]: still_falling(variant["runs"][0]["curve"]) for variant in variants}
@@ -145,6 +148,10 @@ def cost_columns() -> list[Column]:
 
 _NAME = Column("", lambda variant: variant["name"])
 _DIFFERENCE = Column("distance less the first's", lambda variant: with_interval(variant["difference"]))
+_NEARER = Column(
+    "nearer than the first's, % of images", lambda v: f"{100 * v['difference']['nearer']:.0f}" if v["difference"] else ""
+)
+_CLASS_DIFFERENCE = Column("the same on chosen classes", lambda variant: with_interval(variant.get("class_difference")))
 _SEEDS = Column("seeds", lambda variant: str(sum(run["status"] == "finished" for run in variant["runs"])))
 
 
@@ -186,7 +193,8 @@ def figures_table(results: dict[str, Any]) -> rich.table.Table:
 
 def markdown(results: dict[str, Any]) -> str:
     """Returns scores, costs, conclusions and notes as a Markdown document."""
-    scores = [_NAME, *score_columns(results), _DIFFERENCE, _SEEDS, *preference_columns(results)]
+    differences = [_DIFFERENCE, _CLASS_DIFFERENCE] if results.get("classes") else [_DIFFERENCE]
+    scores = [_NAME, *score_columns(results), *differences, _NEARER, _SEEDS, *preference_columns(results)]
     costs = [_NAME, *cost_columns()]
     said = "\n".join(f"- {sentence}" for sentence in results["conclusions"] + results["notes"])
     head = f"# {results['title']}\n\n{results['question']} Budget: {results['budget']}."

@@ -86,9 +86,11 @@ class Task:
             steps = max(PROBE_STEPS, round(60 * self.budget.minutes / self._seconds_per_step()))
         yield self.training(steps)
         if self.score is not None:
-            run, k = str(self.folder), require_kind(self.experiment, Synthesis, self.name).generator.num_images
+            run, generator = str(self.folder), require_kind(self.experiment, Synthesis, self.name).generator
+            grid = ["--grid"] if generator.num_images > 1 else []
+            instances = ["--instances", str(self.folder / "instances")] if generator.boundaries else []
             yield ["launch.evaluate", run, *self.score]
-            yield ["launch.synthesize", run, str(self.folder / "layouts"), *(["--grid"] if k > 1 else [])]
+            yield ["launch.synthesize", run, str(self.folder / "layouts"), *instances, *grid]
 
     def training(self, steps: int | None) -> list[str]:
         """Returns the command that trains this number of steps in all, or as many as the experiment says."""

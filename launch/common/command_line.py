@@ -36,6 +36,9 @@ class Command(Generic[Kind]):
     topology: str | None = None
     """Devices that --dry_run compiles for, which need not be there: h100, h200:8, a100:4x8 (4 hosts), or a TPU slice such as
     v5e:2x2, which compiles slowly."""
+    profile: str | None = None
+    """FIRST:LAST, such as 100:105: a profile of these steps, for xprof, TensorBoard and Perfetto, in the run's folder
+    tensorboard."""
     configs: Path | None = None
     """A file of experiments, recipes and ablations of your own, written as configs.py is. Default: $CRN_JAX_CONFIGS."""
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from crn_jax.boundaries import boundaries_of
 from crn_jax.data.labels.label_space import LabelSpace
 
 _GAP, _TEXT, _INK, _PAPER, _FULL = 4, 14, (32, 32, 32), (255, 255, 255), (0, 70, 140)
@@ -19,6 +20,7 @@ class Row(NamedTuple):
     photograph: np.ndarray | None  # uint8 [H, W, 3]
     images: np.ndarray  # uint8 [k, H, W, 3]
     assembled: np.ndarray | None = None  # uint8 [H, W, 3], made of the images that are the best for each class
+    instances: np.ndarray | None = None  # ids [H, W]
 
 
 def contact_sheet(
@@ -53,7 +55,7 @@ def contact_sheet(
         height, width = row.layout.shape
         photographs = [] if row.photograph is None else [row.photograph]
         assembled = [] if row.assembled is None else [row.assembled]
-        for c, image in enumerate([label_space.draw(row.layout), *photographs, *row.images, *assembled]):
+        for c, image in enumerate([_drawn(row, label_space), *photographs, *row.images, *assembled]):
             cell = Image.fromarray(image).resize((width * zoom, height * zoom), Image.Resampling.NEAREST)
             sheet.paste(cell, (_GAP + c * (cell_w + _GAP), y))
         y += height * zoom + _GAP
@@ -62,6 +64,15 @@ def contact_sheet(
         draw.rectangle((x, y, x + _TEXT, y + _TEXT), label_space.colors[index], _INK)
         draw.text((x + _TEXT + 5, y - 1), label_space.classes[index], _INK, font)
     return sheet
+
+
+def _drawn(row: Row, label_space: LabelSpace) -> np.ndarray:
+    """Draws a layout. Where an instance ends and its class goes on, which classes alone do not show, it is white."""
+    drawn = label_space.draw(row.layout)
+    if row.instances is not None:
+        instances, classes = (boundaries_of(ids[None])[0] for ids in (row.instances, row.layout))
+        drawn[instances & ~classes] = _PAPER
+    return drawn
 
 
 def grid(images: np.ndarray) -> np.ndarray:

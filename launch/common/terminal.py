@@ -185,7 +185,13 @@ def show_error(message: str) -> None:
     console.print(message)
 
 
-def opened(data: DataConfig, split: Split, size: tuple[int, int], label_space: LabelSpace | None = None) -> Source:
+def opened(
+    data: DataConfig,
+    split: Split,
+    size: tuple[int, int],
+    label_space: LabelSpace | None = None,
+    instances: bool = False,
+) -> Source:
     """Opens a split of the data by `open_source`, with a progress bar if its cache has to be built."""
     with progress_bar() as progress:
         task = progress.add_task(f"caching {split}", visible=False)
@@ -193,7 +199,7 @@ def opened(data: DataConfig, split: Split, size: tuple[int, int], label_space: L
         def show(done: int, total: int) -> None:
             progress.update(task, completed=done, total=total, visible=True)
 
-        return open_source(data, split, size, show, label_space)
+        return open_source(data, split, size, show, label_space, instances)
 
 
 def _is_lost_contact(error: BaseException) -> bool:

@@ -68,6 +68,9 @@ Read these terms before you publish images or weights:
 def use_of_artifact(about: dict[str, Any]) -> str:
     """Says how an artifact is used. `about` is the content of its artifact.json."""
     (height, width), k = about["size"], about["num_images"]
+    arguments, ids = "layout_ids", "class ids"
+    if about["boundaries"]:
+        arguments, ids = "layout_ids, instance_ids", "class ids and instance ids"
     return f"""`synthesize.bin` was exported for {", ".join(about["platforms"])} by jax {about["jax"]}.
 Later releases of jax can read it for at least six months. After that time, crn_jax makes a new artifact of this one:
 `python -m launch.convert export THIS_FOLDER NEW_FOLDER`.
@@ -76,7 +79,7 @@ Later releases of jax can read it for at least six months. After that time, crn_
 from load import load
 
 synthesize, about = load(".")
-images = synthesize(layout_ids)  # class ids [B, {height}, {width}] -> uint8 [B, {k}, {height}, {width}, 3]
+images = synthesize({arguments})  # {ids} [B, {height}, {width}] -> uint8 [B, {k}, {height}, {width}, 3]
 ```
 
 `artifact.json` says which raw ids and colours in files the class ids stand for. `flatbuffers.zip` is under Apache 2.0.
@@ -85,12 +88,14 @@ images = synthesize(layout_ids)  # class ids [B, {height}, {width}] -> uint8 [B,
 
 def use_of_onnx(run: Run, name: str) -> str:
     """Says how an ONNX file of this name is used."""
-    k = run.generator.num_images
+    k, inputs, ids = run.generator.num_images, '"layout_ids": layout_ids', "class ids"
+    if run.generator.boundaries:
+        inputs, ids = f'{inputs}, "instance_ids": instance_ids', "class ids, and instance ids in int32,"
     return f"""```python
 import onnxruntime
 
 session = onnxruntime.InferenceSession("{name}")
-images = session.run(None, {{"layout_ids": layout_ids}})[0]  # class ids [B, H, W] -> uint8 [B, {k}, H, W, 3]
+images = session.run(None, {{{inputs}}})[0]  # {ids} [B, H, W] -> uint8 [B, {k}, H, W, 3]
 ```
 """
 

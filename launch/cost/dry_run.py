@@ -15,7 +15,7 @@ from rich.text import Text
 
 from crn_jax.experiment import Experiment
 from crn_jax.sharding import MIN_ROWS, abstract_batch, activation_spec, make_mesh, replicated
-from crn_jax.train import TrainState, abstract_state, make_train_step
+from crn_jax.train import TrainState, abstract_batch_of, abstract_state, make_train_step
 from crn_jax.vgg import LAYERS, abstract_vgg19
 from launch.common.terminal import console, describe_devices
 from launch.cost.flops import step_flops
@@ -64,13 +64,9 @@ def dry_run(experiment: Experiment, topology: str | None) -> None:
 
 def lower_step(experiment: Experiment, mesh: Mesh) -> jax.stages.Lowered:
     """Returns the training step on a mesh, ready to be compiled."""
-    config, batch_size = experiment.cascade, experiment.batch_size
     objective = experiment.objective(steps_per_epoch=1000)  # the program is the same for any number
     abstract = abstract_state(objective, mesh, experiment.sharding.shard_state)
-    batch = {
-        "layout": jax.ShapeDtypeStruct((batch_size, *config.size), jnp.uint8),
-        "photograph": jax.ShapeDtypeStruct((batch_size, *config.size, 3), jnp.uint8),
-    }
+    batch = abstract_batch_of(objective, experiment.batch_size)
     with jax.set_mesh(mesh):
         step: Any = make_train_step(objective, abstract)
         return step.lower(abstract, replicated(mesh, abstract_vgg19()), abstract_batch(mesh, batch))

@@ -14,15 +14,15 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import Jaxpr, JaxprEqn, Var, jaxprs_in_params
 
-from crn_jax.generator import Generator, init_params
-from crn_jax.train import Trainable
+from crn_jax.generator import Generator, init_params, num_channels
+from crn_jax.train import Trainable, abstract_batch_of
 
 
 def forward_flops(config: Generator, batch_size: int = 1) -> int:
     """Returns the operations of synthesizing images from a batch of layouts."""
     config = _exact(config)
     params = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
-    layout = jax.ShapeDtypeStruct((batch_size, *config.size, config.num_classes), jnp.float32)
+    layout = jax.ShapeDtypeStruct((batch_size, *config.size, num_channels(config)), jnp.float32)
     return operations(lambda params, layout: config.network().apply({"params": params}, layout), params, layout)
 
 
@@ -38,10 +38,7 @@ def step_flops(objective: Trainable, batch_size: int = 1) -> int:
     if "remat" in fields:
         exact["remat"] = "none"
     objective = dataclasses.replace(static, **exact)
-    batch = {
-        "layout": jax.ShapeDtypeStruct((batch_size, *objective.size), jnp.uint8),
-        "photograph": jax.ShapeDtypeStruct((batch_size, *objective.size, 3), jnp.uint8),
-    }
+    batch = abstract_batch_of(objective, batch_size)
     params, lambdas = _params(objective), jax.eval_shape(objective.init_lambdas)
     step = jax.ShapeDtypeStruct((), jnp.int32)
     frozen = objective.abstract_frozen()

@@ -23,9 +23,10 @@ from crn_jax.data.labels.label_space import Color, Examined, LabelSpace
 from crn_jax.data.labels.published import COCOSTUFF_NEVER, LABEL_SPACES
 from crn_jax.data.photographs import Photograph, read_photograph
 from crn_jax.data.pipeline import spread
-from crn_jax.data.sources import TOO_FEW, DataConfig, Split, pairs_of
+from crn_jax.data.sources import TOO_FEW, DataConfig, Split, instance_maps_of, pairs_of
 from crn_jax.errors import UserError
 from crn_jax.files import expanded
+from launch.datasets.instance_survey import InstanceLook, doubts, look_at_instances
 
 Value = int | Color
 _KEPT_VALUES = 64  # unknown values that are kept of a layout; an antialiased layout has thousands
@@ -46,6 +47,8 @@ class Pair:
     name: str
     photograph: Path
     layout: Path
+    instances: Path | None = dataclasses.field(default=None, kw_only=True)
+    """The layout's instance map, if the data set is inspected for instance boundaries."""
 
     def read_photograph(self, layout_size: tuple[int, int] | None) -> Photograph:
         """Reads the photograph. The height and width of its layout may tell whether it is turned."""
@@ -93,6 +96,8 @@ class Look(NamedTuple):
     """Small damage of the photograph, which does not prevent decoding."""
     palette: dict[int, Color] = {}  # noqa: RUF012  # nobody changes it
     """The colour of each index, if the layout is a palette PNG whose indices are ids."""
+    instances: InstanceLook | None = None
+    """What the layout's instance map shows."""
     ambiguous: str = ""
     """The two readings of the layout, if it is a palette PNG that does not tell which is right."""
 
@@ -108,6 +113,8 @@ class Part:
     """The reason why there are no pairs, such as a missing folder."""
     all_needed: bool = True
     """Whether training refuses files that have no partner."""
+    without_instances: str = ""
+    """The reason why there are no instance maps, such as a missing file, if they are wanted."""
 
 
 class Problem(NamedTuple):
@@ -132,9 +139,21 @@ class Unknown(NamedTuple):
     """The class of the nearest colour, or None for ids."""
 
 
-def parts_of(data: DataConfig) -> dict[Split, Part]:
-    """Lists the files of each split of a data set."""
-    return {split: _part(data, split) for split in get_args(Split)}
+def parts_of(data: DataConfig, boundaries: bool = False) -> dict[Split, Part]:
+    """Lists the files of each split of a data set; for instance boundaries with the instance map of each layout."""
+    parts = {split: _part(data, split) for split in get_args(Split)}
+    return {split: _with_instances(data, split, part) for split, part in parts.items()} if boundaries else parts
+
+
+def _with_instances(data: DataConfig, split: Split, part: Part) -> Part:
+    if not part.pairs:
+        return part
+    layouts = {pair.name: pair.layout for pair in part.pairs}
+    try:
+        maps = instance_maps_of(data, split, layouts, list(layouts))
+    except UserError as error:
+        return dataclasses.replace(part, without_instances=str(error))
+    return dataclasses.replace(part, pairs=[dataclasses.replace(pair, instances=maps[pair.name]) for pair in part.pairs])
 
 
 def _part(data: DataConfig, split: Split) -> Part:
@@ -281,25 +300,27 @@ def used_palette(path: Path) -> dict[int, Color]:
     return {}
 
 
-def scan(pairs: Sequence[Pair], label_space: LabelSpace) -> Iterator[Look]:
+def scan(pairs: Sequence[Pair], label_space: LabelSpace, first_instance: int = 1) -> Iterator[Look]:
     """Decodes every pair, in order, on as many threads as there are cores. Pillow and NumPy release Python's lock."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        looks = pool.map(lambda pair: look_at(pair, label_space), pairs)
+        looks = pool.map(lambda pair: look_at(pair, label_space, first_instance), pairs)
         try:
             yield from looks
         finally:
             pool.shutdown(cancel_futures=True)  # if the caller stops early
 
 
-def look_at(pair: Pair, label_space: LabelSpace) -> Look:
-    """Decodes a pair, and returns what it shows."""
+def look_at(pair: Pair, label_space: LabelSpace, first_instance: int = 1) -> Look:
+    """Decodes a pair, and returns what it shows. Ids from `first_instance` on stand for instances."""
     size = layout_size = None
     digest, pixels, refused = b"", np.zeros(label_space.num_classes, np.int64), list[str]()
-    photograph, unknown, palette, ambiguous = None, dict[Value, int](), dict[int, Color](), ""
+    photograph, unknown, palette, instances, ambiguous = None, dict[Value, int](), dict[int, Color](), None, ""
     try:
         layout, unknown, palette = pair.read_layout(label_space)
         layout_size = layout.shape[0], layout.shape[1]
         pixels = np.bincount(layout.ravel(), minlength=label_space.num_classes)
+        if pair.instances:
+            instances = look_at_instances(pair.instances, pair.layout, layout, first_instance)
     except AmbiguousPalette as error:
         ambiguous = str(error)
     except UserError as error:
@@ -312,7 +333,7 @@ def look_at(pair: Pair, label_space: LabelSpace) -> Look:
         refused.insert(0, str(error))
     told = photograph[1:] if photograph else (None, False, ())
     common = dict(Counter(unknown).most_common(_KEPT_VALUES))
-    return Look(size, layout_size, digest, pixels, common, tuple(refused), *told, palette, ambiguous)
+    return Look(size, layout_size, digest, pixels, common, tuple(refused), *told, palette, instances, ambiguous)
 
 
 def unknown_values(pairs: Sequence[Pair], looks: Sequence[Look], label_space: LabelSpace) -> list[Unknown]:
@@ -381,6 +402,7 @@ def problems_of(
         *_changed(pairs, looks, root),
         *_repeated(pairs, looks, root),
         *_lopsided(pairs, looks, label_space),
+        *_instances(parts, looks, root),
     ]
 
 
@@ -516,6 +538,16 @@ def _one_off(pairs: Sequence[Pair], looks: Sequence[Look], label_space: LabelSpa
             "from 0. Subtract 1 from each id, and turn 0 into 255."
         )
         yield Problem(False, what, remedy, found[:_EXAMPLES])
+
+
+def _instances(parts: dict[Split, Part], looks: Sequence[Look], root: Path) -> Iterator[Problem]:
+    """Tells which layouts have no instance map, and which maps look like something else."""
+    for split, part in parts.items():
+        if part.without_instances:
+            remedy = "Add the files, or train without --cascade.boundaries."
+            yield Problem(True, f"{split}: instance maps are missing", remedy, [part.without_instances])
+    if seen := [look.instances for look in looks if look.instances]:
+        yield from (Problem(False, *doubt) for doubt in doubts(seen, root))
 
 
 def _of_two_sizes(pairs: Sequence[Pair], looks: Sequence[Look], root: Path) -> Iterator[Problem]:

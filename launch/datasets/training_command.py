@@ -24,7 +24,12 @@ _SMALLEST = 16  # the smallest side that VGG-19 takes
 
 
 def training_arguments(
-    data: DataConfig, label_space: LabelSpace, pairs: Sequence[Pair], looks: Sequence[Look], size: tuple[int, int] | None
+    data: DataConfig,
+    label_space: LabelSpace,
+    pairs: Sequence[Pair],
+    looks: Sequence[Look],
+    size: tuple[int, int] | None,
+    boundaries: bool = False,
 ) -> list[str]:
     """Returns the command line of launch.train for this data set.
 
@@ -35,12 +40,13 @@ def training_arguments(
     """
     assert data.root is not None, "data sets that are inspected lie in a folder"
     sizes = Counter(look.size for look in looks if look.size)
+    with_boundaries = ["--cascade.boundaries"] * boundaries + (["--data.instances", data.instances] if data.instances else [])
     for name, experiment in experiments().items():
         same = experiment.trains == "cascade" and experiment.data.source == data.source
         same = same and label_space_of(dataclasses.replace(experiment.data, read=data.read)) == label_space
         same = same and size in (None, experiment.size)
         if same and all(alike(found, experiment.size) for found in sizes):
-            return [name, "--data.root", data.root, *(["--data.read", data.read] if data.read else [])]
+            return [name, "--data.root", data.root, *(["--data.read", data.read] if data.read else []), *with_boundaries]
     base, modules = cascade_of_size(size) if size else cascade_for(sizes)
     height, width = (side * 2 ** (modules - 1) for side in base)
     narrow = (256,) * (modules - 2) + (128, 64)
@@ -63,7 +69,8 @@ def training_arguments(
         "--epochs": [epochs],
         "--lambdas.rescale_epoch": [max(1, epochs // 11)],
     }
-    return [_START, *(str(word) for option, values in options.items() if values for word in (option, *values))]
+    words = [str(word) for option, values in options.items() if values for word in (option, *values)]
+    return [_START, *words, *with_boundaries]
 
 
 def cascade_for(sizes: Counter[tuple[int, int]]) -> tuple[tuple[int, int], int]:
@@ -108,7 +115,7 @@ def rehearse(training: list[str], pairs: Sequence[Pair], looks: Sequence[Look]) 
     try:
         experiment = parse(training).experiment
         for split in get_args(Split):
-            source = open_source(experiment.data, split, experiment.size)
+            source = open_source(experiment.data, split, experiment.size, instances=experiment.boundaries)
             notes += source.notes
             shapes = {
                 pair.name: look.size[0] / look.size[1] for pair, look in zip(pairs, looks) if pair.split == split and look.size

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from crn_jax.data.labels.indexed import Reading
 from crn_jax.data.labels.label_space import LabelSpace
 from crn_jax.data.pipeline import spread
-from crn_jax.data.sources import DRAWN, Split, label_space_of
+from crn_jax.data.sources import DRAWN, DataConfig, Split, label_space_of
 from crn_jax.errors import UserError
 from crn_jax.experiment import Synthesis, require_kind
 from crn_jax.run import Run, is_run, load_run
@@ -26,6 +26,7 @@ class Comparison(NamedTuple):
     """
 
     experiment: Synthesis
+    data: DataConfig
     examples: Examples
     given: dict[str, Run | Path]
 
@@ -38,6 +39,7 @@ def open_comparison(
     split: Split,
     limit: int | None,
     read: Reading | None = None,
+    instances: str | None = None,
 ) -> Comparison:
     """Loads the runs and lists the held-out examples. The arguments are those of the command line.
 
@@ -50,15 +52,21 @@ def open_comparison(
     common, label_space = common_ground(paths, runs, experiment)
     if read:
         label_space = dataclasses.replace(label_space, read_as=read)
+    if instances and not any(run.experiment.boundaries for run in runs.values()):
+        raise UserError(f"--instances {instances}: no run was trained with instance boundaries. Leave this option out.")
     if root and common.data.source in DRAWN:
         raise UserError(f"--data {root}: streets are made, not read. Leave --data out.")
     cache = common.data.cache
     if cache and (limit is not None or not os.path.isdir(os.path.expandvars(os.path.expanduser(cache)))):
         cache = None  # a cache is not worth building for a few examples, nor after the run was moved to another machine
-    data = dataclasses.replace(common.data, root=root or common.data.root, cache=cache)
-    source = opened(data, split, common.size, label_space)
+    with_instances = [run.experiment for run in runs.values() if run.experiment.boundaries]
+    maps = with_instances[0].data.instances if with_instances else common.data.instances
+    data = dataclasses.replace(common.data, root=root or common.data.root, cache=cache, instances=instances or maps)
+    source = opened(data, split, common.size, label_space, instances=common.boundaries or bool(with_instances))
     indices = spread(source, len(source) if limit is None else limit)
-    return Comparison(common, Examples(source, indices), {name: runs.get(path, path) for name, path in names_of(paths).items()})
+    return Comparison(
+        common, data, Examples(source, indices), {name: runs.get(path, path) for name, path in names_of(paths).items()}
+    )
 
 
 def common_ground(paths: Sequence[Path], runs: dict[Path, Run], name: str | None) -> tuple[Synthesis, LabelSpace]:

@@ -15,8 +15,10 @@ from typing import Literal, NamedTuple
 
 import jax
 import numpy as np
+from PIL import Image
 
 from crn_jax.data.examples import Source, full_batches
+from crn_jax.data.geometry import alike
 from crn_jax.data.photographs import open_photograph
 from crn_jax.errors import UserError
 from crn_jax.evaluation import DISTANCE_WEIGHTS, Evaluation, evaluation_of
@@ -29,18 +31,32 @@ from crn_jax.synthesize import synthesize
 from launch.cost.dry_run import total_bytes
 
 PHOTOGRAPHS = "photographs"
+IMAGES = (".png", ".jpg", ".jpeg", ".webp")
+SYNTHESIZED = ("_synthesized_image", "_fake_B", "_fake_image")
+"""The endings by which pix2pixHD, pix2pix and others tell a synthesized image from what they write beside it."""
 
 Kind = Literal["photographs", "run", "chosen", "images"]
 """Where a method's images come from. Images of the kind "chosen" were chosen by comparing them with the photograph."""
 
 
 class Batch(NamedTuple):
-    """A batch of held-out examples: numbers, names, layouts `[B, H, W]` and photographs uint8 `[B, H, W, 3]`."""
+    """A batch of held-out examples: numbers, names, layouts `[B, H, W]` and photographs uint8 `[B, H, W, 3]`.
+
+    If a run needs them, there are also the ids of instances `[B, H, W]`.
+    """
 
     numbers: Sequence[int]
     names: Sequence[str]
     layout: np.ndarray
     photograph: np.ndarray
+    instances: np.ndarray | None = None
+
+    def ids(self, generator: Generator) -> tuple[np.ndarray, ...]:
+        """Returns what `synthesize` takes for this generator: layouts, and instances if it takes boundaries."""
+        if not generator.boundaries:
+            return (self.layout,)
+        assert self.instances is not None  # `open_comparison` opens them
+        return self.layout, self.instances
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +74,8 @@ class Examples:
     def batch(self, numbers: Sequence[int]) -> Batch:
         """Decodes the examples of these numbers."""
         examples = [self.source[self.indices[n]] for n in numbers]
-        arrays = (np.stack([example[key] for example in examples]) for key in ("layout", "photograph"))
+        keys = ["layout", "photograph"] + ["instances"] * self.source.has_instances
+        arrays = (np.stack([example[key] for example in examples]) for key in keys)
         return Batch(numbers, [self.source.names[self.indices[n]] for n in numbers], *arrays)
 
     def batches(self, numbers: Sequence[int], size: int) -> Iterator[tuple[Batch, int]]:
@@ -72,10 +89,19 @@ class Made(NamedTuple):
 
     images: np.ndarray
     numbers: dict[str, np.ndarray] = {}
+    own: np.ndarray | None = None
+    """The images before they were resized to the data's size, uint8 `[B, n, h, w, 3]`."""
 
     def scored(self, batch: Batch) -> np.ndarray:
         """Returns the image of each example that is scored, uint8 `[B, H, W, 3]`."""
-        return self.images[np.arange(len(self.images)), np.array(batch.numbers) % self.images.shape[1]]
+        return self._chosen(self.images, batch)
+
+    def as_made(self, batch: Batch) -> np.ndarray:
+        """Returns the same images at their own size, uint8 `[B, h, w, 3]`."""
+        return self._chosen(self.images if self.own is None else self.own, batch)
+
+    def _chosen(self, images: np.ndarray, batch: Batch) -> np.ndarray:
+        return images[np.arange(len(images)), np.array(batch.numbers) % images.shape[1]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +115,8 @@ class Method:
     about: str
     make: Callable[[Batch], dict[str, Made]]
     resources: Callable[[Batch], dict[str, float]] = lambda batch: {}
+    note: str = ""
+    """A sentence on what was done to the images before they are scored."""
 
 
 def photographs() -> Method:
@@ -97,30 +125,58 @@ def photographs() -> Method:
 
 
 def images_of_folder(name: str, folder: Path, examples: Examples) -> Method:
-    """Returns the images of a folder as a method. Files are named after the examples: NAME.png or NAME_*.png.
+    """Returns the images of a folder as a method. `files_of` and `results_of_program` say which files these are.
+
+    Images of another size than the data's, but of its shape, are resized by Pillow's bicubic filter.
 
     Raises:
-      UserError: if files are missing or ambiguous. `make` raises it for an image of another size.
+      UserError: if files are missing or ambiguous, or if the images have another shape. `make` raises it for an image of
+        another size than the first.
     """
-    files, (height, width) = files_of(folder, examples.names, (".png", ".jpg", ".jpeg", ".webp")), examples.source.size
+    folder = results_of_program(folder)
+    files, (height, width) = files_of(folder, examples.names, IMAGES), examples.source.size
+    first = files[examples.names[0]]
+    w, h = open_photograph(first).size
+    if not alike((h, w), (height, width)):
+        raise UserError(
+            f"{first} is {h}x{w}, but the examples are {height}x{width}. Give images of that size, or of the same shape."
+        )
 
     def make(batch: Batch) -> dict[str, Made]:
-        images = []
+        own, images = [], []
         for example in batch.names:
-            image = np.asarray(open_photograph(files[example]))
-            if image.shape[:2] != (height, width):
+            image = open_photograph(files[example])
+            if image.size != (w, h):
                 raise UserError(
-                    f"{files[example]} is {image.shape[0]}x{image.shape[1]}, but the examples are {height}x{width}. Give "
-                    f"images of that size."
+                    f"{files[example]} is {image.height}x{image.width}, but {first.name} beside it is {h}x{w}. Give images "
+                    f"of one size."
                 )
-            images.append(image)
-        return {name: Made(np.stack(images)[:, None])}
+            own.append(np.asarray(image))
+            images.append(np.asarray(image.resize((width, height), Image.Resampling.BICUBIC)))
+        if (h, w) == (height, width):
+            return {name: Made(np.stack(own)[:, None])}
+        return {name: Made(np.stack(images)[:, None], own=np.stack(own)[:, None])}
 
-    return Method({name: "images"}, str(folder), make)
+    note = f"{name}: its images are {h}x{w}. They are resized to {height}x{width}, except where a protocol names another size."
+    return Method({name: "images"}, f"{folder}, {h}x{w}", make, note=note if (h, w) != (height, width) else "")
+
+
+def results_of_program(folder: Path) -> Path:
+    """Returns the folder of synthesized images within the results of SPADE, OASIS or pix2pixHD, or `folder` itself.
+
+    SPADE writes images/synthesized_image/NAME.png, OASIS image/NAME.png, pix2pixHD images/NAME_synthesized_image.jpg.
+    """
+    if folder.is_dir() and not any(path.suffix.lower() in IMAGES for path in folder.iterdir()):
+        for inner in ("images/synthesized_image", "synthesized_image", "images", "image"):
+            if (folder / inner).is_dir():
+                return folder / inner
+    return folder
 
 
 def files_of(folder: Path, examples: Sequence[str], suffixes: Sequence[str]) -> dict[str, Path]:
     """Returns the file of each example in a folder. Its stem is the example's name, or that name, an underscore and more.
+
+    Of several such files, the one counts whose stem ends as programs mark what they synthesize (`SYNTHESIZED`).
 
     Raises:
       UserError: if there is no such folder, or if examples have no file in it, or several files.
@@ -138,6 +194,8 @@ def files_of(folder: Path, examples: Sequence[str], suffixes: Sequence[str]) -> 
     files, problems = {}, []
     for name, paths in owned.items():
         paths = [path for path in paths if unicodedata.normalize("NFC", path.stem) == name] or paths
+        if len(paths) > 1:
+            paths = [path for path in paths if path.stem.endswith(SYNTHESIZED)] or paths
         if len(paths) == 1:
             files[name] = paths[0]
         else:
@@ -159,10 +217,10 @@ def run_of(name: str, run: Run, vgg_params: dict) -> Method:
     compare = over_local_devices(functools.partial(compared, config, experiment.perception))
 
     def one(batch: Batch) -> dict[str, Made]:
-        return {name: Made(np.asarray(synthesized(run.params, batch.layout)))}
+        return {name: Made(np.asarray(synthesized(run.params, *batch.ids(config))))}
 
     def several(batch: Batch) -> dict[str, Made]:
-        images = np.asarray(synthesized(run.params, batch.layout))
+        images = np.asarray(synthesized(run.params, *batch.ids(config)))
         arrays = {"layout": batch.layout, "photograph": batch.photograph}
         evaluation = compare(vgg_params, arrays, images)
         terms, _, collection = jax.tree.map(np.asarray, evaluation)
@@ -194,12 +252,12 @@ def resources_of(generator: Generator, params: dict, batch: Batch, repeats: int 
       `layouts_per_second`, the median over `repeats` without compilation; the number of `parameters`; `peak_bytes` by the
       compiler's analysis; and `peak_bytes_in_use` since the process began, if the device counts them.
     """
-    layout = jax.numpy.asarray(batch.layout)
-    compiled = jax.jit(synthesize, static_argnums=0).lower(generator, params, layout).compile()
+    ids = [jax.numpy.asarray(array) for array in batch.ids(generator)]
+    compiled = jax.jit(synthesize, static_argnums=0).lower(generator, params, *ids).compile()
     seconds = []
     for _ in range(repeats + 1):
         began = time.perf_counter()
-        jax.block_until_ready(compiled(params, layout))
+        jax.block_until_ready(compiled(params, *ids))
         seconds.append(time.perf_counter() - began)
     resources = {
         "layouts_per_second": len(batch.layout) / float(np.median(seconds[1:])),

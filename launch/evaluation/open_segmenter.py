@@ -1,4 +1,5 @@
-"""Opens the segmenter by which launch.evaluate judges images: a trained run, a plug-in, or label files of another tool.
+"""Opens the segmenter by which launch.evaluate judges images: a trained run, DRN-D-105, a plug-in, or label files of another
+tool.
 
 A segmenter is a function (method, names of the examples, images uint8 `[B, H, W, 3]`) -> class ids `[B, H, W]`, where void
 is the last class.
@@ -8,14 +9,18 @@ import functools
 import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from crn_jax.data.labels.label_space import LabelSpace
+from crn_jax.data.labels.published import CITYSCAPES
 from crn_jax.errors import UserError
 from crn_jax.experiment import SegmenterExperiment, require_kind
 from crn_jax.files import expanded
 from crn_jax.run import load_run
+from crn_jax.scores.drn import drn_segment, load_drn
 from crn_jax.scores.segmenter import segment
 from crn_jax.sharding import over_local_devices
 from launch.common.names import command_line
@@ -24,14 +29,22 @@ from launch.evaluation.methods import files_of
 Segmenter = Callable[[str, Sequence[str], np.ndarray], np.ndarray]
 
 
+class Opened(NamedTuple):
+    """A segmenter, a description of it in words, and whether it takes images of any size."""
+
+    segmenter: Segmenter
+    described: str
+    any_size: bool
+
+
 def open_segmenter(
     asked: str, label_space: LabelSpace, size: tuple[int, int], methods: Sequence[str], examples: Sequence[str]
-) -> tuple[Segmenter, str]:
-    """Returns the segmenter that `asked` names, and a description of it in words.
+) -> Opened:
+    """Returns the segmenter that `asked` names.
 
     Args:
-      asked: A segmenter's run folder; `package.module:factory`, where factory() returns a function from images uint8
-        `[B, H, W, 3]` to class ids `[B, H, W]`; or a folder of label PNGs (see `predictions`).
+      asked: A segmenter's run folder; the file of DRN-D-105's weights; `package.module:factory`, where factory() returns a
+        function from images uint8 `[B, H, W, 3]` to class ids `[B, H, W]`; or a folder of label PNGs (see `predictions`).
       label_space: The label space of the layouts.
       size: The height and width of the images.
       methods: The names of the methods whose images will be segmented.
@@ -52,10 +65,24 @@ def open_segmenter(
                 f"one for them: {command_line('train', run.experiment.name, '--segmenter.size', *map(str, size))}"
             )
         segmented = over_local_devices(functools.partial(segment, config))
-        return lambda method, names, images: np.asarray(segmented(run.params, images)), f"{asked}, step {run.step:,}"
+
+        def answers(method: str, names: Sequence[str], images: np.ndarray) -> np.ndarray:
+            return np.asarray(segmented(run.params, images))
+
+        return Opened(answers, f"{asked}, step {run.step:,}", False)
+    if Path(asked).is_file():
+        return Opened(drn(asked, label_space), f"DRN-D-105, {asked}", True)
     if ":" in asked and not Path(asked).exists():
-        return checked(plug_in(asked), asked, label_space), f"plug-in {asked}"
-    return predictions(Path(asked), label_space, size, methods, examples), f"labels in {asked}"
+        return Opened(checked(plug_in(asked), asked, label_space), f"plug-in {asked}", True)
+    return Opened(predictions(Path(asked), label_space, size, methods, examples), f"labels in {asked}", False)
+
+
+def drn(path: str, label_space: LabelSpace) -> Segmenter:
+    """Reads DRN-D-105, which knows the 19 classes of Cityscapes and takes images of any size."""
+    if label_space.classes != CITYSCAPES.classes:
+        raise UserError(f"--segmenter {path}: DRN-D-105 knows the classes of Cityscapes only, but the layouts have others.")
+    params, segmented = jax.device_put(load_drn(path)), over_local_devices(drn_segment)
+    return lambda method, names, images: np.asarray(segmented(params, images))
 
 
 def plug_in(asked: str) -> Segmenter:

@@ -45,6 +45,25 @@ def layers_table(evaluation: dict[str, Any]) -> rich.table.Table:
     return table
 
 
+def protocols_table(evaluation: dict[str, Any]) -> rich.table.Table:
+    """Returns a table with a row for each protocol and score, and a column for each method."""
+    candidates = evaluation["candidates"]
+    heads = ["protocol", "size", "void", "", *(candidate["name"] for candidate in candidates)]
+    table = rich.table.Table(
+        *heads, title="The same images by each protocol", title_justify="left", box=None, header_style="dim"
+    )
+    titles = {"miou": "mIoU, %", "accuracy": "accuracy, %", "fid": "FID"}
+    for protocol in evaluation["protocols"]:
+        size = "x".join(map(str, protocol["size"]))
+        first = [protocol["name"], size, "wrong in accuracy" if protocol["counts_void"] else "left out"]
+        for key, title in titles.items():
+            cells = [candidate["protocols"][protocol["name"]].get(key) for candidate in candidates]
+            if any(cells):
+                table.add_row(*first, title, *(cell_text(cell, "") for cell in cells))
+                first = ["", "", ""]
+    return table
+
+
 def _best(better: str | None, cells: list[dict[str, float] | None]) -> dict[str, float] | None:
     known = [cell for cell in cells if cell and not np.isnan(cell["value"])]
     if better is None or len(known) < 2:

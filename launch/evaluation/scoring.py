@@ -11,13 +11,16 @@ import numpy as np
 
 from crn_jax.errors import UserError
 from crn_jax.evaluation import DISTANCE_WEIGHTS
-from crn_jax.scores.frechet import frechet_distance, kernel_distance
-from crn_jax.scores.inception import inception_features
+from crn_jax.losses import layer_terms
+from crn_jax.scores.frechet import NEIGHBOURS, frechet_distance, kernel_distance, precision_recall, published_kernel_distance
+from crn_jax.scores.inception import clean_input, inception_features, inception_trunk
 from crn_jax.scores.lpips import lpips
-from crn_jax.scores.metrics import bootstrap, class_iou, confusion, psnr, segmentation_scores, ssim
+from crn_jax.scores.metrics import class_iou, confusion, psnr, segmentation_scores, ssim
+from crn_jax.scores.statistics import bootstrap
 from crn_jax.sharding import over_local_devices
 from crn_jax.vgg import TAPS, vgg19_features
 from launch.evaluation.methods import Batch
+from launch.evaluation.protocols import Conventions, Seen, features_key
 
 
 class Score(NamedTuple):
@@ -39,12 +42,22 @@ SCORES = (
           "layout counts as wrong"),
     Score("accuracy_void", "accuracy, void counted", "%", "higher", "Pixel accuracy, where void pixels of the layout count as "
           "wrong unless seen as void; SPADE published this accuracy"),
-    Score("fid", "FID", "", "lower", "Fréchet distance of Inception-V3 features (the 2015 graph, 299x299, as pytorch-fid)"),
-    Score("kid", "KID x 1000", "", "lower", "Kernel distance of Inception-V3 features, unbiased, with its standard deviation"),
+    Score("fid", "FID", "", "lower", "Fréchet distance of Inception-V3 features (the 2015 graph, 299x299), resized as "
+          "pytorch-fid does: bilinear, which leaves pixels out"),
+    Score("fid_clean", "FID, clean-fid", "", "lower", "The same distance, resized as clean-fid does: bicubic and antialiased"),
+    Score("kid", "KID x 1000", "", "lower", "Kernel distance of Inception-V3 features, unbiased for pairs, with its standard "
+          "deviation"),
+    Score("kid_published", "KID x 1000, as published", "", "lower", "The usual estimator (Bińkowski et al. 2018), which keeps "
+          "the kernel between an image and its own photograph"),
+    Score("precision", "precision", "%", "higher", "Images whose Inception-V3 features lie among the photographs' "
+          "(Kynkäänniemi et al. 2019, with 3 neighbours)"),
+    Score("recall", "recall", "%", "higher", "Photographs whose Inception-V3 features lie among the images'"),
     Score("vgg_frechet", "Fréchet, VGG-19", "", "lower", "Fréchet distance of conv5_2 features, averaged over each image; "
           "this is not FID"),
     Score("distance", "perceptual distance", "", "lower", "The paper's loss, Eq. 1, with the fixed weights of the "
           "authors' 256p program, measured on 8-bit images"),
+    Score("class_distance", "perceptual distance, chosen classes", "", "lower", "The same on the pixels of the classes that "
+          "--classes names, the mean over the images that have them"),
     Score("lpips", "LPIPS", "", "lower", "Learned perceptual distance (Zhang et al. 2018), version 0.1"),
     Score("psnr", "PSNR", "dB", "higher", "Peak signal-to-noise ratio, the mean over images"),
     Score("ssim", "SSIM", "", "higher", "Structural similarity (Wang et al. 2004), the mean over images"),
@@ -63,40 +76,72 @@ class Judges:
     lpips_params: dict | None = None
     segmenter: Callable[[str, Sequence[str], np.ndarray], np.ndarray] | None = None
     """A function (method, names of the examples, images) -> class ids `[B, H, W]` (see launch/evaluation/open_segmenter.py)."""
+    classes: tuple[int, ...] = ()
+    """The classes on whose pixels the distance is measured once more."""
+    conventions: Conventions | None = None
+    """The protocols by which the images are measured, too. They need a segmenter that takes images of their sizes."""
 
     @functools.cached_property
     def _perceived(self) -> Callable:
         return over_local_devices(perceived)
 
     @functools.cached_property
+    def _within(self) -> Callable:
+        return over_local_devices(_within)
+
+    @functools.cached_property
     def _inception(self) -> Callable:
         return over_local_devices(_inception)
+
+    @functools.cached_property
+    def _trunk(self) -> Callable:
+        return over_local_devices(jax.jit(inception_trunk))
 
     @functools.cached_property
     def _lpips(self) -> Callable:
         return over_local_devices(_lpips)
 
     @jax.default_matmul_precision("highest")  # by default GPUs round to 10 bits, TPUs to 7
-    def measure(self, method: str, batch: Batch, images: np.ndarray, num_classes: int) -> dict[str, np.ndarray]:
+    def measure(
+        self, method: str, batch: Batch, images: np.ndarray, num_classes: int, as_made: np.ndarray | None = None
+    ) -> dict[str, np.ndarray]:
         """Compares images uint8 `[B, H, W, 3]` with a batch's photographs and layouts.
+
+        `as_made` are the same images at their own size, which protocols see. None means that it is the data's size.
 
         Returns:
           Arrays with one row for each image: the `terms` `[B, 6]` of the perceptual distance, the `features` of Inception-V3
           or else of VGG-19, `psnr` in dB and `ssim`. With their networks also `lpips`, and `confusion` `[B, c, c]` in pixels.
+          With `classes` also `class_terms` `[B, 6]` on their pixels, NaN where there are none. With Inception-V3 also
+          `clean_features`, and with `conventions` what `Conventions.measure` returns.
         """
         terms, features = self._perceived(self.vgg_params, batch.photograph, images)
         measured = {"terms": np.asarray(terms, np.float64), "features": np.asarray(features)}
+        if self.classes:
+            inside = np.isin(batch.layout, self.classes)
+            measured["class_terms"] = np.asarray(self._within(self.vgg_params, batch.photograph, images, inside), np.float64)
         pairs = list(zip(images, batch.photograph))
         measured |= {"psnr": np.array([psnr(*pair) for pair in pairs]), "ssim": np.array([ssim(*pair) for pair in pairs])}
         if self.inception_params is not None:
             measured["features"] = np.asarray(self._inception(self.inception_params, images))
+            measured["clean_features"] = np.asarray(self._trunk(self.inception_params, clean_input(images)))
         if self.lpips_params is not None:
             distances = self._lpips(self.lpips_params, images, batch.photograph)
             measured["lpips"] = np.asarray(distances, np.float64)
         answers = self.segmented(method, batch.names, images)
         if answers is not None:
             measured["confusion"] = np.array([confusion(*pair, num_classes) for pair in zip(batch.layout, answers)])
+        if self.conventions and answers is not None:
+            inception = None if self.inception_params is None else measured["features"]
+            known = {images.shape[1:3]: Seen(answers, inception)}
+            made, see = images if as_made is None else as_made, functools.partial(self._seen, method, batch.names)
+            measured |= self.conventions.measure(method, batch, made, known, see)
         return measured
+
+    def _seen(self, method: str, names: Sequence[str], images: np.ndarray) -> Seen:
+        classes, params = self.segmented(method, names, images), self.inception_params
+        assert classes is not None  # `conventions` come with a segmenter
+        return Seen(classes, None if params is None else np.asarray(self._inception(params, images)))
 
     @jax.default_matmul_precision("highest")
     def segmented(self, method: str, names: Sequence[str], images: np.ndarray) -> np.ndarray | None:
@@ -120,6 +165,17 @@ def perceived(vgg_params: dict, photograph: jax.Array, image: jax.Array) -> tupl
     features = vgg19_features(vgg_params, jnp.concatenate([photograph, image]).astype(jnp.float32))
     differences = [jnp.abs(jnp.subtract(*jnp.split(features[tap], 2))) for tap in TAPS]
     return jnp.stack([d.mean((1, 2, 3)) for d in differences], -1), features["conv5_2"][len(image) :].mean((1, 2))
+
+
+@jax.jit
+def _within(vgg_params: dict, photograph: jax.Array, image: jax.Array, inside: jax.Array) -> jax.Array:
+    """Returns the terms `[B, 6]` of Eq. 1 on the pixels that `inside` `[B, H, W]` marks.
+
+    They are means over these pixels. In a deep layer, a pixel counts by the share of marked pixels in its place.
+    """
+    masks = inside[..., None].astype(jnp.float32)
+    terms = layer_terms(vgg_params, photograph, image[:, None].astype(jnp.float32), masks)[:, 0, 0]
+    return terms / masks.mean((1, 2))
 
 
 @jax.jit
@@ -147,35 +203,36 @@ class Tally:
         return {key: np.concatenate([part[key] for part in self._parts]) for key in self._parts[0]}
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Returns every measurement, one row for each image, and the `distance` that the terms give (Eq. 1)."""
+        """Returns every measurement, one row for each image, and the distances that the terms give (Eq. 1)."""
         arrays = self.measurements()
-        return arrays | {"distance": arrays["terms"] @ DISTANCE_WEIGHTS}
+        distances = {"distance": "terms", "class_distance": "class_terms"}
+        return arrays | {key: arrays[terms] @ DISTANCE_WEIGHTS for key, terms in distances.items() if terms in arrays}
 
 
-def summary(arrays: dict[str, np.ndarray], real_features: np.ndarray, inception: bool) -> dict[str, Any]:
+def summary(arrays: dict[str, np.ndarray], real: dict[str, np.ndarray], inception: bool) -> dict[str, Any]:
     """Summarizes a method's measurements for evaluation.json.
 
     The Fréchet distance has no interval: it is biased by the number of images, and a resample has fewer different images.
 
     Args:
       arrays: A method's measurements, as `Tally.arrays` returns them.
-      real_features: The features of the photographs, `[N, f]`.
+      real: The measurements of the photographs.
       inception: Whether the features are Inception-V3's, so that FID and KID are defined.
 
     Returns:
       `scores` by key, in the unit of `SCORES`; `terms` by layer; `class_iou` from 0 to 1; `confusion` in pixels; and
       `per_image` scores. A score is a `value`, with `low` and `high`, its 95% bootstrap interval over images, or with `std`.
     """
-    keys: tuple[str, ...] = ("distance", "lpips", "psnr", "ssim", "between", "between_pixels")
+    keys: tuple[str, ...] = ("distance", "class_distance", "lpips", "psnr", "ssim", "between", "between_pixels")
     means = {key: arrays[key] for key in keys if key in arrays}
-    scores = {key: _with_interval(lambda means: means, values) for key, values in means.items()}
-    pair = arrays["features"], real_features
-    if len(real_features) > 1:
+    known = {key: values[np.isfinite(values)] for key, values in means.items() if key == "class_distance"}
+    measured = {key: values for key, values in (means | known).items() if values.size}
+    scores = {key: _with_interval(lambda means: means, values) for key, values in measured.items()}
+    pair, count = (arrays["features"], real["features"]), len(real["features"])
+    if count > 1:
         scores["fid" if inception else "vgg_frechet"] = {"value": frechet_distance(*pair)}
-    if len(real_features) > 1 and inception:
-        value, deviation = kernel_distance(*pair)
-        # The deviation is taken over halves, which are too small with fewer than four images.
-        scores["kid"] = {"value": 1000 * value} | ({"std": 1000 * deviation} if len(real_features) >= 4 else {})
+    if count > 1 and inception:
+        scores |= inception_scores(arrays, real)
     result: dict[str, Any] = {
         "scores": scores,
         "terms": dict(zip(TAPS, arrays["terms"].mean(0).tolist())),
@@ -192,6 +249,41 @@ def summary(arrays: dict[str, np.ndarray], real_features: np.ndarray, inception:
         result |= {"class_iou": class_iou(total).tolist(), "confusion": total.tolist()}
         per_image["accuracy"] = _percent(arrays["confusion"], "accuracy", False).tolist()
     return result | {"per_image": per_image}
+
+
+def inception_scores(arrays: dict[str, np.ndarray], real: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
+    """Returns the scores besides FID that Inception-V3's features give, of two images or more."""
+    pair, count = (arrays["features"], real["features"]), len(real["features"])
+    value, deviation = kernel_distance(*pair)
+    # The deviation is taken over halves, which are too small with fewer than four images.
+    scores = {"kid": {"value": 1000 * value} | ({"std": 1000 * deviation} if count >= 4 else {})}
+    scores["kid_published"] = {"value": 1000 * published_kernel_distance(*pair)}
+    scores["fid_clean"] = {"value": frechet_distance(arrays["clean_features"], real["clean_features"])}
+    if count > NEIGHBOURS:
+        precision, recall = precision_recall(*pair, NEIGHBOURS)
+        scores |= {"precision": {"value": 100 * precision}, "recall": {"value": 100 * recall}}
+    return scores
+
+
+def by_protocol(
+    conventions: Conventions, arrays: dict[str, np.ndarray], real: dict[str, np.ndarray]
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Returns a method's `miou`, `accuracy` and `fid` by each protocol. The unit of the first two is percent."""
+    found = {}
+    for protocol in conventions.protocols:
+        view = conventions.view(protocol)
+        confusions, key = arrays[view.key], features_key(view.size)
+        # Void never counts in mIoU: DRN's own program leaves it out, and everyone took mIoU from there.
+        scores = {
+            "miou": _with_interval(functools.partial(_percent, key="miou", count_void=False), confusions),
+            "accuracy": _with_interval(
+                functools.partial(_percent, key="accuracy", count_void=protocol.counts_void), confusions
+            ),
+        }
+        if protocol.fid and key in arrays and len(real[key]) > 1:
+            scores["fid"] = {"value": frechet_distance(arrays[key], real[key])}
+        found[protocol.name] = scores
+    return found
 
 
 def _percent(confusions: np.ndarray, key: str, count_void: bool) -> np.ndarray:

@@ -89,12 +89,18 @@ def open_runs(asked: Sequence[str], checkpoint: str) -> list[PaintedRun]:
       checkpoint: the checkpoint of runs that name none.
 
     Raises:
-      UserError: if a run cannot be loaded, has other classes than the first one, or cannot make images of the canvas.
+      UserError: if a run cannot be loaded, has other classes than the first one, cannot make images of the canvas, or takes
+        instance boundaries.
     """
     opened: list[PaintedRun] = []
     for each in asked:
         source, its_checkpoint = parted(each)
         run = load_run(source, its_checkpoint or checkpoint)
+        if run.generator.boundaries:
+            raise UserError(
+                f"{source} was trained with instance boundaries, which the page cannot paint. Give a run without them; "
+                f"launch.synthesize --instances makes the images of this one."
+            )
         first = opened[0].run if opened else run
         if run.label_space.classes != first.label_space.classes:
             raise UserError(

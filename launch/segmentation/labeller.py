@@ -1,5 +1,6 @@
 """What labels photographs: a run of launch.train segmenter_*, or a plug-in."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -64,9 +65,11 @@ def _of_run(folder: str, labels: str | None, checkpoint: str) -> Labeller:
     if labels is not None:
         raise UserError(f"--labels {labels}: the run {folder} knows its classes. Leave this option out.")
 
+    def probabilities(picture: np.ndarray) -> np.ndarray:
+        at_its_size = dataclasses.replace(config, size=(picture.shape[0], picture.shape[1]))  # no parameter depends on it
+        return np.asarray(class_probabilities(at_its_size, run.params, picture[None]))[0]
+
     def label(photograph: Image.Image) -> np.ndarray:
-        return segment_any_size(
-            photograph, config.size, lambda window: np.asarray(class_probabilities(config, run.params, window[None]))[0]
-        )
+        return segment_any_size(photograph, config.size, probabilities, 2 ** (len(config.widths) - 1))
 
     return Labeller(label, run.label_space, f"{run.experiment.name}, step {run.step:,}", digest_of(run.params))

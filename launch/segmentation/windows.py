@@ -1,10 +1,15 @@
 """Segments a photograph of any size by windows of the size that a segmenter was trained on.
 
-The network normalizes its features over the whole picture, and knows objects at the scale of its training. A larger picture
-would have other statistics and larger objects. Therefore a photograph is first shrunk, or enlarged, until a window of the
-segmenter's size reaches from edge to edge along one axis. Along the other axis, windows overlap by a quarter or more, and the
-probabilities fade from one window to the next. They are then enlarged to the size of the photograph, and each pixel gets
-the most probable class, so that borders are smooth.
+The network normalizes its features over the whole picture. It knows objects at the scale of its training, and what is above
+and below them. A larger picture would have other statistics and larger objects.
+
+- A photograph that is wider than the segmenter's window gets the window's height. Along the width, windows overlap by a quarter
+  or more, and the probabilities fade from one window to the next.
+- A photograph that is narrower, such as one that was taken upright, is seen as a whole, with as many pixels as a window has.
+  Windows as wide as the photograph would enlarge its objects, and show the sky or the road alone.
+
+Probabilities are then enlarged to the size of the photograph, and each pixel gets the most probable class, so that borders are
+smooth.
 """
 
 import math
@@ -16,20 +21,26 @@ from PIL import Image
 from crn_jax.data.geometry import alike
 
 Probabilities = Callable[[np.ndarray], np.ndarray]
-"""A function from a window, uint8 `[h, w, 3]`, to the probabilities of its pixels' classes, float32 `[h, w, c]`."""
+"""A function from a picture, uint8 `[h, w, 3]`, to the probabilities of its pixels' classes, float32 `[h, w, c]`."""
 
 _OVERLAP = 4  # at least one part in so many of a window is also seen by the next one
 
 
-def segment_any_size(photograph: Image.Image, window: tuple[int, int], probabilities: Probabilities) -> np.ndarray:
+def segment_any_size(
+    photograph: Image.Image, window: tuple[int, int], probabilities: Probabilities, multiple: int = 1
+) -> np.ndarray:
     """Returns the most probable class of each pixel of an RGB photograph, `[H, W]`.
 
     Args:
       photograph: the photograph, of any size.
-      window: height and width of the pictures that `probabilities` takes.
-      probabilities: what is known about the pixels of a window.
+      window: height and width of the pictures that the segmenter was trained on.
+      probabilities: what the segmenter says about the pixels of a picture. It is given windows, and narrow photographs whole.
+      multiple: the number of pixels by which height and width of a whole photograph have to be divisible.
     """
     shape = photograph.height, photograph.width
+    if is_narrow(shape, window):
+        size = equal_area(shape, window, multiple)
+        return most_probable(probabilities(np.asarray(photograph.resize(size[::-1], Image.Resampling.BICUBIC))), shape)
     size = covering(shape, window)
     pixels = np.asarray(photograph.resize(size[::-1], Image.Resampling.BICUBIC))
     regions = [np.s_[top : top + window[0], left : left + window[1]] for top, left in places(size, window)]
@@ -40,6 +51,17 @@ def segment_any_size(photograph: Image.Image, window: tuple[int, int], probabili
         mean[region] += weight * each
         weights[region] += weight
     return most_probable(mean / weights, shape)
+
+
+def is_narrow(shape: tuple[int, int], window: tuple[int, int]) -> bool:
+    """Tells whether a picture is narrower than a window, for its height."""
+    return not alike(shape, window) and shape[1] * window[0] < shape[0] * window[1]
+
+
+def equal_area(shape: tuple[int, int], window: tuple[int, int], multiple: int) -> tuple[int, int]:
+    """Returns the size of a picture's shape that has about as many pixels as a window, in multiples of `multiple`."""
+    scale = math.sqrt(math.prod(window) / math.prod(shape)) / multiple
+    return max(round(scale * shape[0]), 1) * multiple, max(round(scale * shape[1]), 1) * multiple
 
 
 def covering(shape: tuple[int, int], window: tuple[int, int]) -> tuple[int, int]:

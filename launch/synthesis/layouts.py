@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from crn_jax.data.geometry import Fit, View, alike, view
+from crn_jax.data.instances import MARGIN
 from crn_jax.data.labels.label_space import LabelSpace
 from crn_jax.data.pictures import size_of
 from crn_jax.errors import UserError
@@ -30,12 +31,19 @@ class Fitted(NamedTuple):
 
     def layout(self, layout: np.ndarray, label_space: LabelSpace) -> np.ndarray:
         """Brings class ids `[h, w]` to `size`."""
+        return self._ids(layout, label_space.num_classes - 1)
+
+    def instances(self, instances: np.ndarray) -> np.ndarray:
+        """Brings ids of instances `[h, w]` to `size`."""
+        return self._ids(instances, MARGIN)
+
+    def _ids(self, ids: np.ndarray, margin: int) -> np.ndarray:
         if self.run_view:
-            return self.run_view.layout(layout, label_space.num_classes - 1)
+            return self.run_view.layout(ids, margin)
         if self.how == "resize":
-            return np.asarray(Image.fromarray(layout).resize(self.size[::-1], Image.Resampling.NEAREST))
+            return np.asarray(Image.fromarray(ids).resize(self.size[::-1], Image.Resampling.NEAREST))
         margins = [(0, whole - part) for whole, part in zip(self.size, self.shape)]
-        return np.pad(layout, margins, mode="edge")  # repeats the border: in training, void means something else
+        return np.pad(ids, margins, mode="edge")  # repeats the border: in training, void means something else
 
     def image(self, image: np.ndarray) -> np.ndarray:
         """Brings an image uint8 `[H, W, 3]` from `size` to the layout's size. With run, the image stays as it is."""

@@ -6,7 +6,9 @@ image does not fit into the memory of one device, several devices take a band of
 
 import collections
 import functools
+import itertools
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
@@ -16,11 +18,13 @@ import jax
 import numpy as np
 
 from crn_jax.data.examples import full_batches
+from crn_jax.data.instances import numbered, read_instances
 from crn_jax.errors import UserError
 from crn_jax.run import Run
 from crn_jax.sharding import ShardingConfig, make_mesh
-from crn_jax.synthesize import compile_synthesize, synthesize_on
+from crn_jax.synthesize import abstract_ids, compile_synthesize, synthesize_on
 from launch.common.output import made_by
+from launch.common.profiler import Profiler
 from launch.cost.dry_run import total_bytes
 from launch.synthesis.layouts import Fitted
 
@@ -38,6 +42,8 @@ class Job(NamedTuple):
 
     path: Path
     """The file of the layout."""
+    instances: Path | None
+    """The file of its instances, if the run takes instance boundaries."""
     fitted: Fitted
     targets: list[Path]
     """The images to write."""
@@ -54,20 +60,32 @@ class Synthesized(NamedTuple):
     """The images of one job, which the device may still be computing."""
 
     job: Job
-    layout: np.ndarray
-    """The layout `[H, W]` as the generator got it."""
-    batch: jax.Array
-    """The images `[B, k, H, W, 3]` of the whole batch."""
+    ids: tuple[np.ndarray, ...]
+    """The layout `[H, W]` as the generator got it, and its instances if the generator takes instance boundaries."""
+    batch: "Batch"
+    """The images of the whole batch."""
     row: int
     """The row of the batch that belongs to this job."""
 
     def images(self) -> np.ndarray:
         """Waits for the images, and returns them: uint8 `[k, H, W, 3]`."""
-        return np.asarray(self.batch)[self.row]
+        return self.batch.images()[self.row]
+
+
+class Batch:
+    """The images `[B, k, H, W, 3]` of a batch, which several threads write. JAX does not let them all fetch one array."""
+
+    def __init__(self, on_devices: jax.Array):
+        self._on_devices, self._fetching = on_devices, threading.Lock()
+
+    def images(self) -> np.ndarray:
+        """Waits for the images, and returns them: uint8 `[B, k, H, W, 3]`."""
+        with self._fetching:
+            return np.asarray(self._on_devices)
 
 
 def synthesize_all(
-    run: Run, jobs: list[Job], batch_size: int | None, write: Callable[[Synthesized], Result]
+    run: Run, jobs: list[Job], batch_size: int | None, write: Callable[[Synthesized], Result], profiler: Profiler
 ) -> Iterator[Result]:
     """Synthesizes from all layouts, in batches of one size, and calls `write` for each job in a thread.
 
@@ -78,25 +96,36 @@ def synthesize_all(
       UserError: if a layout cannot be read, or if the device has too little memory for a size. The message names it.
     """
 
-    def read(job: Job) -> tuple[Job, np.ndarray]:
-        return job, job.fitted.layout(run.label_space.read(job.path), run.label_space)
+    def read(job: Job) -> tuple[Job, tuple[np.ndarray, ...]]:
+        layout = job.fitted.layout(run.label_space.read(job.path), run.label_space)
+        if job.instances is None:
+            return job, (layout,)
+        instances = read_instances(job.instances, job.path, job.fitted.shape)
+        return job, (layout, numbered(job.fitted.instances(instances), job.instances))
 
     by_size: dict[tuple[int, int], list[Job]] = {}
     for job in jobs:
         by_size.setdefault(job.fitted.size, []).append(job)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    numbers = itertools.count(1)
+    with profiler, ThreadPoolExecutor(os.cpu_count()) as pool:
         for size, these in by_size.items():
             function, count = compile_for(run, min(batch_size or _default_batch(size), len(these)), size, len(these))
             layouts = ahead(pool, read, these, 2 * count)
-            yield from ahead(pool, write, _batches(function, count, layouts), 2 * count)
+            yield from ahead(pool, write, _batches(function, count, layouts, profiler, numbers), 2 * count)
 
 
 def _batches(
-    function: Callable[[np.ndarray], jax.Array], count: int, layouts: Iterator[tuple[Job, np.ndarray]]
+    function: Callable[..., jax.Array],
+    count: int,
+    layouts: Iterator[tuple[Job, tuple[np.ndarray, ...]]],
+    profiler: Profiler,
+    numbers: Iterator[int],
 ) -> Iterator[Synthesized]:
+    images: Batch | None = None
     for batch, filled in full_batches(layouts, count):  # else a smaller last batch would compile the function again
-        images = function(np.stack([layout for _, layout in batch]))
-        yield from (Synthesized(job, layout, images, i) for i, (job, layout) in enumerate(batch[:filled]))
+        with profiler.step(next(numbers), images.images if images else None):
+            images = Batch(function(*(np.stack(arrays) for arrays in zip(*(ids for _, ids in batch)))))
+        yield from (Synthesized(job, ids, images, i) for i, (job, ids) in enumerate(batch[:filled]))
 
 
 def _default_batch(size: tuple[int, int]) -> int:
@@ -115,8 +144,8 @@ def ahead(pool: Executor, function: Callable[[Item], Result], items: Iterable[It
         yield pending.popleft().result()
 
 
-def compile_for(run: Run, each: int, size: tuple[int, int], total: int) -> tuple[Callable[[np.ndarray], jax.Array], int]:
-    """Compiles the function from layouts `[B, H, W]` to images for all devices of this process.
+def compile_for(run: Run, each: int, size: tuple[int, int], total: int) -> tuple[Callable[..., jax.Array], int]:
+    """Compiles the function from layouts `[B, H, W]`, and perhaps instances, to images for all devices of this process.
 
     Args:
       run: the run.
@@ -141,7 +170,7 @@ def compile_for(run: Run, each: int, size: tuple[int, int], total: int) -> tuple
                 params = jax.device_put(run.params, devices[0])
             else:
                 split = synthesize_on(mesh, generator)
-                function = split.compile(run.params, jax.ShapeDtypeStruct((count, *size), dtype))
+                function = split.compile(run.params, *abstract_ids(generator, (count, *size), dtype))
                 params = split.place(run.params)
         except ValueError as error:
             raise UserError(f"Images of {shape} cannot be made: {error}") from error

@@ -17,6 +17,7 @@ class AsyncSteps:
       batches: this process's parts of the batches.
       images: the number of images in a batch, over all processes.
       look: a function that is called with each step, its metrics, and the window of steps since the last log line.
+      waited: a function that is called with the seconds that were spent waiting for a batch.
     """
 
     def __init__(
@@ -24,8 +25,9 @@ class AsyncSteps:
         batches: Iterator[dict[str, np.ndarray]],
         images: int,
         look: Callable[[int, dict[str, np.ndarray], Window], None],
+        waited: Callable[[float], object] = lambda seconds: None,
     ):
-        self._batches, self._look, self._window = batches, look, Window(images)
+        self._batches, self._look, self._waited, self._window = batches, look, waited, Window(images)
         self._computed: tuple[int, dict[str, jax.Array]] | None = None  # the step that is not looked at yet
 
     def next_batch(self) -> dict[str, np.ndarray]:
@@ -36,7 +38,9 @@ class AsyncSteps:
         batch = next(self._batches)
         loss: Any = None if self._computed is None else self._computed[1]["loss"]
         if loss is None or loss.is_ready():  # a method that the type of jax.Array does not declare
-            self._window.wait(time.perf_counter() - asked)
+            waited = time.perf_counter() - asked
+            self._window.wait(waited)
+            self._waited(waited)
         return batch
 
     def add(self, step: int, metrics: dict[str, jax.Array]) -> None:

@@ -363,6 +363,15 @@ class Ownership:
                 self._writing.release()
 
 
+def is_in_use(folder: Path) -> bool:
+    """Returns whether a training seems to run in a folder. It only reads, and does not wait for a sign of life."""
+    records, me = FolderRecords(folder / OWNER), Owner.here(folder)
+    owner = Owner.parse(records.read(max(records.numbers(), default=0)) or "")
+    if owner is None or owner.released or owner.ended(me):
+        return False
+    return owner.machine == me.machine or time.time() - owner.seen < SILENT_SECONDS
+
+
 @contextlib.contextmanager
 def owned(folder: Path) -> Iterator[Ownership]:
     """Owns a run folder, which exists, until the block ends.

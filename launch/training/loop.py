@@ -4,6 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import jax
 import numpy as np
@@ -20,9 +21,11 @@ from crn_jax.vgg import TAPS, by_layer
 from launch.common.contact_sheet import stacked
 from launch.common.output import write_png
 from launch.common.processes import is_first
+from launch.common.profiler import Profiler
 from launch.common.stop_signals import Stop
 from launch.common.terminal import console, describe_devices
 from launch.training.async_steps import AsyncSteps
+from launch.training.ledger import Ledger, Phase
 from launch.training.lock import Ownership
 from launch.training.metrics_log import MetricsLog, NoLog, Window
 from launch.training.progress import RANDOM_WARNING, Progress
@@ -34,6 +37,9 @@ from launch.training.watchdog import Watchdog
 
 VALIDATORS: dict[str, Callable[..., Validator | SegmenterValidator]] = {"distance": Validator, "mIoU": SegmenterValidator}
 """The class that measures held-out examples, by the score that an experiment is `measured_by`."""
+
+_LEDGER_PHASES: dict[str, Phase] = {"step": "steps", "validation": "validation", "save": "saving"}
+"""What the ledger calls the phases of the loop."""
 
 
 @dataclasses.dataclass
@@ -55,6 +61,8 @@ class TrainingLoop:
     ownership: Ownership | None
     """The first process's hold on the run folder."""
     watchdog: Watchdog
+    ledger: Ledger
+    profiler: Profiler
 
     @property
     def last_step(self) -> int:
@@ -71,14 +79,16 @@ class TrainingLoop:
         """
         last_step, every, rescaled = self.last_step, self.experiment.run, self.experiment.rescale_epoch * self.epoch
         step, stopping = first_step, False
-        with Progress(console, step, last_step, describe_devices(self.mesh)) as progress, Stop() as stop:
-            steps = AsyncSteps(batches, self.experiment.batch_size, functools.partial(self.look_at, progress))
+        with Progress(console, step, last_step, describe_devices(self.mesh)) as progress, Stop() as stop, self.profiler:
+            look = functools.partial(self.look_at, progress)
+            steps = AsyncSteps(batches, self.experiment.batch_size, look, self.ledger.waited)
             for step in range(first_step + 1, last_step + 1):
-                self.watchdog.begin("step", step)
+                self.begin("step", step)
                 self.check_folder()
-                batch = self.next_batch(steps, step, state)
-                state, metrics = self.compute(train_step, step, state, self.put(batch))
-                steps.add(step, metrics)
+                with self.profiler.step(step, steps.settle):
+                    batch = self.next_batch(steps, step, state)
+                    state, metrics = self.compute(train_step, step, state, self.put(batch))
+                    steps.add(step, metrics)
                 stopping = stop.requested_at(step)
                 validated = step == last_step or step % every.validate_every == 0
                 saved = validated or stopping or step % every.checkpoint_every == 0
@@ -91,18 +101,24 @@ class TrainingLoop:
                     self.save(step, state, distance)
                 if stopping:
                     break
-            self.watchdog.begin("save", step)
+            self.begin("save", step)
             self.checkpoints.wait()
         self.farewell(step)
         return step == last_step
+
+    def begin(self, phase: Literal["step", "validation", "save"], step: int) -> None:
+        """Notes that the main thread begins a phase, which ends the one before."""
+        self.watchdog.begin(phase, step)
+        self.ledger.begin(_LEDGER_PHASES[phase])
 
     def look_at(self, progress: Progress, step: int, metrics: dict[str, np.ndarray], window: Window) -> None:
         """Checks the metrics of a step, and shows them."""
         terms = by_layer(metrics["terms"]) if "terms" in metrics else {}
         self.check_finite(step, terms, loss=float(metrics["loss"]), gradient=float(metrics["grad_norm"]))
         progress.step(step)
+        self.ledger.step = step
         if step % self.experiment.run.log_every == 0 or step == self.last_step:
-            line = {"epoch": (step - 1) // self.epoch + 1, **window.line()}
+            line = {"epoch": (step - 1) // self.epoch + 1, **window.line(), "goodput": self.ledger.goodput()}
             self.log.write(step, line)
             progress.line(step, line)
 
@@ -160,7 +176,7 @@ class TrainingLoop:
         Raises:
           UserError: if the disk has no room for it, or the save before has failed.
         """
-        self.watchdog.begin("save", step)
+        self.begin("save", step)
         self.checkpoints.wait()
         if self.ownership:
             self.ownership.beat()  # the folder may have been lost since the last time
@@ -168,6 +184,7 @@ class TrainingLoop:
         if is_first():
             check_room(Path(self.experiment.folder), state, copies=1)
         self.checkpoints.save(step, state, distance, self.description)
+        self.ledger.saved()
 
     def check_finite(self, step: int, terms: dict[str, float], **numbers: float) -> None:
         """Raises UserError if a term, or another number, is NaN or infinite, before that state can be saved."""
@@ -183,6 +200,7 @@ class TrainingLoop:
 
     def measure_floor(self, train_source: Source) -> None:
         """Logs the score that needs no training: that of the mean photograph, or of the most frequent class."""
+        self.ledger.begin("validation")
         floor = self.validator.floor(train_source)
         self.log.write(0, {self.validator.floor_name.replace(" ", "_"): floor.line()["validation"]})
         console.print(f"The floor to beat, the {self.validator.floor_name}: {floor.headline()}")
@@ -190,7 +208,7 @@ class TrainingLoop:
     def validate(self, step: int, state: TrainState) -> Validation | Segmentation:
         """Measures the held-out examples. The first process logs the scores and draws a contact sheet."""
         if step:
-            self.watchdog.begin("validation", step)
+            self.begin("validation", step)
         validation = self.validator(state.params if state.ema is None else state.ema)
         self.check_finite(step, validation.numbers())
         if is_first():
@@ -210,11 +228,19 @@ class TrainingLoop:
         write_png(stacked(*pictures.values()), path)
         console.print(f"step {step}: {validation.headline()}, {path}", markup=False)
         if step == 0 and self.experiment.generator:
-            folder = Path(self.experiment.folder) / "layouts"
-            folder.mkdir(exist_ok=True)
-            for i, index in enumerate(validation.images):
-                layout = self.val_source[index]["layout"]
-                write_png(Image.fromarray(self.val_source.label_space.draw(layout)), folder / f"{i}.png")
+            self.write_layouts(list(validation.images))
+
+    def write_layouts(self, indices: list[int]) -> None:
+        """Writes the layouts of held-out examples, and their instances if they have any, into the run folder."""
+        for i, index in enumerate(indices):
+            example = self.val_source[index]
+            pictures = {"layouts": self.val_source.label_space.draw(example["layout"])}
+            if "instances" in example:
+                pictures["instances"] = example["instances"]
+            for kind, pixels in pictures.items():
+                folder = Path(self.experiment.folder) / kind
+                folder.mkdir(exist_ok=True)
+                write_png(Image.fromarray(pixels), folder / f"{i}.png")
 
     def sheet_path(self, step: int) -> Path:
         """Returns the path of the contact sheet of a step."""

@@ -17,7 +17,7 @@ from launch.common.terminal import console, describe_devices
 
 RANDOM_WARNING = "VGG-19 has seeded RANDOM weights, not ImageNet's: expect worse images."
 
-_COMMON = ("epoch", "loss", "grad_norm", "images_per_second", "seconds_per_step", "waiting_for_data")
+_COMMON = ("epoch", "loss", "grad_norm", "images_per_second", "seconds_per_step", "waiting_for_data", "goodput")
 
 
 def announce(experiment: AnyExperiment, mesh: Mesh, state: TrainState, first_step: int, epoch: int, vgg19: dict) -> None:
@@ -46,6 +46,13 @@ def announce(experiment: AnyExperiment, mesh: Mesh, state: TrainState, first_ste
 def _own(line: dict[str, Any]) -> dict[str, float]:
     """Returns the numbers of a line that only this kind of training has."""
     return {name: value for name, value in line.items() if name not in _COMMON}
+
+
+def _speed(line: dict[str, Any]) -> str:
+    return (
+        f"{line['images_per_second']:.2f} images/s, {line['waiting_for_data']:.0%} waiting for data, "
+        f"goodput {line['goodput']:.0%}"
+    )
 
 
 class Progress:
@@ -92,8 +99,7 @@ class Progress:
             details = "  ".join(f"{name} {value:.3g}" for name, value in _own(line).items())
         self._console.print(
             f"step {step}/{self._last_step}  loss {line['loss']:.4g}  {details}  "
-            f"{line['images_per_second']:.2f} images/s, {line['waiting_for_data']:.0%} waiting for data, on {self._devices}  "
-            f"left {left / 60:.0f} min",
+            f"{_speed(line)}, on {self._devices}  left {left / 60:.0f} min",
             markup=False,
         )
 
@@ -107,7 +113,5 @@ class Progress:
         else:
             table = rich.table.Table("loss", *_own(line), box=None, header_style="dim")
             table.add_row(f"{line['loss']:.4g}", *(f"{value:.4g}" for value in _own(line).values()))
-        table.caption = (
-            f"{line['images_per_second']:.2f} images/s, {line['waiting_for_data']:.0%} waiting for data, {self._devices}"
-        )
+        table.caption = f"{_speed(line)}, {self._devices}"
         return table

@@ -58,7 +58,7 @@ def prepared_folder(experiment: AnyExperiment, description: dict) -> Iterator[Ow
         )
     folder = Path(experiment.folder)
     file, vgg19 = folder / "run.json", description["vgg19"]
-    may_differ = ("data.root", "data.labels", "data.threads", "data.cache", "vgg.weights")
+    may_differ = ("data.root", "data.instances", "data.labels", "data.threads", "data.cache", "vgg.weights")
     own = {f"experiment.{field}" for field in may_differ}
     common = flat({part: description[part] for part in ("experiment", "data", "versions")})
     common = {key: value for key, value in common.items() if key not in own}

@@ -11,6 +11,7 @@ from crn_jax.data.labels.label_space import LabelSpace
 from crn_jax.data.sources import label_space_of
 from crn_jax.errors import UserError
 from crn_jax.experiment import AnyExperiment, Experiment, Start
+from crn_jax.generator import num_channels
 from crn_jax.growth import grow_state
 from crn_jax.run import load_run
 from crn_jax.sharding import formats_of
@@ -73,12 +74,15 @@ def started_from(start: Start, label_space: LabelSpace, state: TrainState) -> Tr
     """Returns the fresh state with the modules of another run in place of its own. Step and λ start anew.
 
     Raises:
-      UserError: if that run has other classes, or modules of other shapes.
+      UserError: if that run has other classes, boundaries or none unlike this one, or modules of other shapes.
     """
     folder = start.folder
     run = load_run(folder, kind=Experiment, moments=start.keeps_moments)
     if run.label_space.classes != label_space.classes:
         raise UserError(f"--init_from {folder}: that run's classes are others: {', '.join(run.label_space.classes)}.")
+    if num_channels(run.generator) != state.params["module_0"]["conv1"]["kernel"].shape[2]:
+        have, flag = ("have", "Add") if run.generator.boundaries else ("have no", "Leave out")
+        raise UserError(f"--init_from {folder}: that run's layouts {have} instance boundaries. {flag} --cascade.boundaries.")
     try:
         grown, fresh, kept = grow_state(state, state._replace(params=run.params, opt_state=run.opt_state or {}))
     except ValueError as error:

@@ -80,7 +80,9 @@ class Validation(NamedTuple):
         """Returns the contact sheet and, if a layout has several images, the map of wins."""
         examples = {index: source[index] for index in self.images}
         assembled = self.diversity.assembled if self.diversity else {}
-        rows = [Row(e["layout"], e["photograph"], self.images[i], assembled.get(i)) for i, e in examples.items()]
+        rows = [
+            Row(e["layout"], e["photograph"], self.images[i], assembled.get(i), e.get("instances")) for i, e in examples.items()
+        ]
         pictures = {"contact_sheet": contact_sheet(rows, source.label_space, title, warning)}
         if self.diversity:
             pictures["wins"] = win_map(self.diversity.wins, source.label_space)
@@ -151,7 +153,8 @@ class Validator:
     def advice(folder: str) -> str:
         """Returns a sentence that says what to do with a trained run."""
         run = Path(folder)
-        return f"Next: {command_line('synthesize', run, run / 'layouts', '--sheet')}"
+        instances = ["--instances", str(run / "instances")] if (run / "instances").is_dir() else []
+        return f"Next: {command_line('synthesize', run, run / 'layouts', *instances, '--sheet')}"
 
 
 def _validation(

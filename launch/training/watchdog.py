@@ -10,7 +10,6 @@ each process has come, and names those that hold up the others. Then all process
 """
 
 import dataclasses
-import functools
 import json
 import os
 import statistics
@@ -28,6 +27,7 @@ import jax
 from launch.common import ending
 from launch.common.exit_status import LOST
 from launch.training.async_steps import AsyncSteps
+from launch.training.compiling import compiling
 
 Phase = Literal["start", "step", "validation", "save"]
 
@@ -44,26 +44,6 @@ COORDINATOR = -1
 """Stands for JAX's coordinator among the numbers of processes."""
 
 _PROGRESS = "crn_jax/progress/"
-
-
-class Compiling:
-    """Knows whether JAX compiles, traces or lowers a function just now, in any thread."""
-
-    def __init__(self):
-        self.depth, self._mutex = 0, threading.Lock()
-        jax.monitoring.register_scalar_listener(self._begins)
-        jax.monitoring.register_event_duration_secs_listener(self._ends)
-
-    def _begins(self, event: str, value: float | int, **_) -> None:
-        self._count(event, 1)
-
-    def _ends(self, event: str, duration_secs: float, **_) -> None:
-        self._count(event, -1)
-
-    def _count(self, event: str, change: int) -> None:
-        if event.startswith("/jax/core/compile/"):
-            with self._mutex:
-                self.depth += change
 
 
 class Peers:
@@ -266,9 +246,3 @@ def _settles(frame: FrameType | None) -> bool:
     """Returns whether a thread waits for a step's metrics, in the function itself or in one that is written within it."""
     around = (frame, frame.f_back) if frame else ()
     return any(each is not None and each.f_code is AsyncSteps.settle.__code__ for each in around)
-
-
-@functools.cache
-def compiling() -> Compiling:
-    """Returns the one listener of this process: JAX cannot be told to forget one."""
-    return Compiling()

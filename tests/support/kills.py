@@ -182,8 +182,10 @@ class Campaign:
         else:
             training.start()
             end = training.wait()
-            whole = end.statuses == [0] * processes and end.sums == self.expected[processes]
-            result = "identical" if whole else f"DIFFERS: {end.statuses}"
+            if end.statuses != [0] * processes:
+                result = f"the resumed training ended with {end.statuses}"
+            else:
+                result = "identical" if end.sums == self.expected[processes] else "DIFFERS"
         if result in ("identical", "late"):
             shutil.rmtree(training.folder, ignore_errors=True)
             training.log.unlink(missing_ok=True)

@@ -75,7 +75,8 @@ def main(seconds: str, *arguments: str) -> None:
             yield batch
 
     with narrow_vgg19(), mock.patch.object(train, "training_batches", slow_batches):
-        train.main(list(arguments))
+        sys.argv[1:] = arguments
+        train.main()
 
 
 if __name__ == "__main__":

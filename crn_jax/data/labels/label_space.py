@@ -7,14 +7,14 @@ are more than 256 classes. Files hold raw ids or colours. `LabelSpace` translate
 import dataclasses
 import functools
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Integer, UInt8
 
 from crn_jax.data.labels.generated_colors import MOST_COLORS, palette
 from crn_jax.data.labels.indexed import Indexed, Meaning, Reading, meaning_of
-from crn_jax.data.pictures import open_picture
+from crn_jax.data.labels.stored_pixels import refuse_clear, stored_pixels
 from crn_jax.errors import UserError
 
 Color = tuple[int, int, int]
@@ -140,7 +140,7 @@ class LabelSpace:
             return stored.indices, {i: stored.palette[i] for i in stored.used}
         clear = [i for i in stored.clear if self.class_of_color.get(stored.palette[i]) != self.num_classes - 1]
         if clear:
-            self._refuse_clear(path, int(np.count_nonzero(np.isin(stored.indices, clear))))
+            refuse_clear(path, int(np.count_nonzero(np.isin(stored.indices, clear))), self._paint)
         return stored.colors, {}
 
     @property
@@ -149,28 +149,11 @@ class LabelSpace:
 
     def _stored(self, path: str | Path) -> np.ndarray | Indexed:
         """Decodes a file: ids `[H, W]`, colours `[H, W, 3]`, or a palette PNG."""
-        picture = open_picture(path)
-        image, bits = picture.image, picture.bits
-        if picture.lossy:
-            kind = picture.format.upper()
-            raise UserError(f"{path}: lossy {kind} blends ids and colours. Make the layout again from its source, as PNG.")
-        if image.mode in ("RGB", "RGBA"):
-            if bits == 16:  # Pillow would drop the lower 8.
-                raise UserError(f"{path}: a colour PNG of 16 bits a channel. Save colours with 8.")
-            if image.mode == "RGBA" and (clear := int(np.count_nonzero(np.asarray(image)[..., 3] < 255))):
-                self._refuse_clear(path, clear)
-            return np.asarray(image.convert("RGB"))
-        if image.mode == "P":
-            return Indexed.of(image, path)
-        if image.mode in ("L", "1") and bits < 8:
-            # Pillow stretches these to 0..255, which would turn one id into another.
-            raise UserError(f"{path}: a grey PNG of {bits} bit{'s' * (bits > 1)} a pixel. Save ids with 8 or 16 bits.")
-        if image.mode in ("L", "I", "I;16"):
-            return np.asarray(image)
-        raise UserError(f"{path}: a layout is a PNG of ids (8 or 16 bits) or of colours, not of mode {image.mode}.")
+        return stored_pixels(path, "a layout", self._paint)
 
-    def _refuse_clear(self, path: str | Path, clear: int) -> NoReturn:
-        raise UserError(f"{path}: {clear:,} pixels are transparent. Paint them in void's colour, {self.colors[-1]}.")
+    @property
+    def _paint(self) -> str:
+        return f"void's colour, {self.colors[-1]}"
 
     def _look_up(self, stored: np.ndarray) -> tuple[np.ndarray, dict[int | Color, int]]:
         """Turns ids or colours into class ids, and unknown ones into void; counts the pixels of these, the most first."""

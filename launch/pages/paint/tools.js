@@ -36,8 +36,8 @@ export function makeTools(work, state, stamps, voidId) {
     };
   };
 
-  /** A shape that is drawn anew from where the pointer was pressed to where it is. */
-  const dragged = (id, label, shortcut, hint, shape, sized) => {
+  /** A shape that is drawn anew from where the pointer was pressed to where it is; with Shift, to a point that is `kept`. */
+  const dragged = (id, label, shortcut, hint, shape, kept, sized) => {
     let from = null;
     return {
       id, label, shortcut, hint, sized,
@@ -48,7 +48,7 @@ export function makeTools(work, state, stamps, voidId) {
       },
       move(p) {
         work.restore();
-        work.changed(shape(from, p.straight ? straightened(from, p) : p));
+        work.changed(shape(from, p.straight ? kept(from, p) : p));
       },
       up() { work.commit(); },
       cancel() { work.cancel(); },
@@ -74,9 +74,9 @@ export function makeTools(work, state, stamps, voidId) {
     brush("eraser", "Eraser", "E", "Drag to paint void.", () => voidId),
     clicked("fill", "Fill", "F", "Click an area to give it the chosen class.", (x, y) => work.edit((layout) => raster.fill(layout, x, y, state.classId))),
     dragged("line", "Line", "L", "Drag from end to end. Shift keeps to steps of 45°.",
-      (from, to) => raster.stroke(work.layout, from, to, state.size, state.classId), true),
+      (from, to) => raster.stroke(work.layout, from, to, state.size, state.classId), straightened, true),
     dragged("rectangle", "Rectangle", "R", "Drag from corner to corner. Shift makes a square.",
-      (from, to) => raster.rectangle(work.layout, from, to, state.classId)),
+      (from, to) => raster.rectangle(work.layout, from, to, state.classId), squared),
     polygonTool(),
     selectTool(),
     stampTool(),
@@ -302,6 +302,12 @@ export function makeTools(work, state, stamps, voidId) {
       },
     };
   }
+}
+
+/** The corner of a square that reaches as far as `to` does. */
+function squared(from, to) {
+  const side = Math.max(Math.abs(Math.floor(to.x) - Math.floor(from.x)), Math.abs(Math.floor(to.y) - Math.floor(from.y)));
+  return { ...to, x: from.x + Math.sign(to.x - from.x) * side, y: from.y + Math.sign(to.y - from.y) * side };
 }
 
 /** The nearest point to `to` on a line from `from` in a step of 45°. */

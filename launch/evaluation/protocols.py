@@ -1,0 +1,200 @@
+"""The protocols by which others measured their published figures on Cityscapes, and the same images by several of them at once.
+
+A protocol says at which size a judge sees the images, how layouts reach this size, what counts as void, and which FID is meant.
+docs/evaluation.md has the published figures, with their protocols.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from crn_jax.data.examples import Source
+from crn_jax.data.labels.published import CITYSCAPES, find_label_space
+from crn_jax.data.sources import DataConfig, Split, open_source
+from crn_jax.errors import UserError
+from crn_jax.scores.metrics import confusion
+from launch.evaluation.methods import PHOTOGRAPHS, Batch
+
+Size = tuple[int, int]
+
+
+class Protocol(NamedTuple):
+    """A way of measuring mIoU, pixel accuracy and FID on Cityscapes."""
+
+    name: str
+    judge: str
+    """The network that judged the published figures."""
+    size: Size | None
+    """Height and width at which the judge sees images, and at which layouts are compared. None: the data's size."""
+    polegroup_is_void: bool
+    """Whether the classes are the 19 train ids, which leave polegroup out. The released program of the paper has it as pole."""
+    counts_void: bool
+    """Whether pixels whose layout is void count as wrong in the accuracy. No protocol counts them in mIoU."""
+    fid: bool
+    """Whether it has an FID: by pytorch-fid, on all validation images, at the size of the protocol."""
+    about: str
+    sources: tuple[str, ...]
+    """The addresses of the code or of the authors' words."""
+
+
+PROTOCOLS = {
+    protocol.name: protocol
+    for protocol in (
+        Protocol(
+            "spade", "DRN-D-105", (256, 512), True, True, True,
+            "SPADE (Park et al. 2019). It released no code for its scores, so this is what the users who reproduced them say.",
+            (
+                "https://github.com/NVlabs/SPADE/issues/14", "https://github.com/NVlabs/SPADE/issues/39",
+                "https://github.com/NVlabs/SPADE/issues/100", "https://github.com/xh-liu/CC-FPSE/issues/4",
+                "https://github.com/EndlessSora/TSIT/issues/1", "https://github.com/tzt101/CLADE/issues/3",
+            ),
+        ),
+        Protocol(
+            "oasis", "DRN-D-105", (256, 512), True, False, True,
+            "OASIS (Schönfeld et al. 2021), by its authors' words and its code for FID. It publishes no pixel accuracy.",
+            (
+                "https://github.com/boschresearch/OASIS/issues/5", "https://github.com/boschresearch/OASIS/issues/2",
+                "https://github.com/boschresearch/OASIS/blob/master/utils/fid_scores.py",
+            ),
+        ),
+        Protocol(
+            "pix2pixhd", "PSPNet", (1024, 2048), True, True, False,
+            "pix2pixHD (Wang et al. 2018). Its judge is another network, and it tells neither how void counts nor the size. "
+            "This is the size of its images. That void counts is our conclusion from SPADE, its successor.",
+            ("https://github.com/NVIDIA/pix2pixHD/issues/57", "https://arxiv.org/abs/1711.11585"),
+        ),
+        Protocol(
+            "paper", "people", None, False, False, False,
+            "The paper of the cascade asked people and measured no mIoU. This is what launch.evaluate gives by itself: "
+            "the data's size, and void left out of both scores.",
+            ("https://arxiv.org/abs/1707.09405",),
+        ),
+    )
+}  # fmt: skip
+"""The protocols by name."""
+
+
+class View(NamedTuple):
+    """What protocols may share: a size, and whether polegroup is void there."""
+
+    size: Size
+    polegroup_is_void: bool
+
+    @property
+    def key(self) -> str:
+        """The key of its confusion matrices in a tally."""
+        return f"confusion {self.size[0]}x{self.size[1]} {'strict' if self.polegroup_is_void else ''}".strip()
+
+
+def features_key(size: Size) -> str:
+    """Returns the key of the features at a size in a tally."""
+    return f"features {size[0]}x{size[1]}"
+
+
+class Seen(NamedTuple):
+    """What the judges see in images: class ids `[B, H, W]`, and with Inception-V3 its features `[B, 2048]`."""
+
+    classes: np.ndarray
+    features: np.ndarray | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Conventions:
+    """Several protocols, and the examples as each of them sees them."""
+
+    protocols: tuple[Protocol, ...]
+    size: Size
+    """Height and width of the data."""
+    sources: dict[View, Source]
+    indices: Sequence[int]
+    """The position in a source of each example that is scored."""
+
+    def view(self, protocol: Protocol) -> View:
+        """Returns what a protocol sees."""
+        return View(protocol.size or self.size, protocol.polegroup_is_void)
+
+    def measure(
+        self,
+        method: str,
+        batch: Batch,
+        images: np.ndarray,
+        known: dict[Size, Seen],
+        see: Callable[[np.ndarray], Seen],
+    ) -> dict[str, np.ndarray]:
+        """Measures a method's images of a batch by all protocols. The judges see them once at each size.
+
+        Args:
+          method: The method's name.
+          batch: The examples.
+          images: The images at their own size, uint8 `[B, h, w, 3]`.
+          known: What the judges have seen already, by size.
+          see: What shows images to the judges.
+
+        Returns:
+          For each view confusion matrices `[B, 20, 20]`, and for each size with an FID the features `[B, 2048]`.
+        """
+        measured = {}
+        for size in dict.fromkeys(view.size for view in self.sources):
+            views = [view for view in self.sources if view.size == size]
+            examples = {view: [self.sources[view][self.indices[n]] for n in batch.numbers] for view in views}
+            if size in known:
+                seen = known[size]
+            elif method == PHOTOGRAPHS:
+                seen = see(np.stack([example["photograph"] for example in examples[views[0]]]))
+            else:
+                seen = see(np.stack([resized(image, size) for image in images]))
+            for view in views:
+                pairs = zip((example["layout"] for example in examples[view]), seen.classes)
+                measured[view.key] = np.array([confusion(*pair, CITYSCAPES.num_classes) for pair in pairs])
+            if seen.features is not None and any(self.view(p).size == size for p in self.protocols if p.fid):
+                measured[features_key(size)] = seen.features
+        return measured
+
+    def described(self) -> list[dict[str, Any]]:
+        """Returns what evaluation.json and the page say about the protocols."""
+        return [protocol._asdict() | {"size": self.view(protocol).size} for protocol in self.protocols]
+
+
+def resized(image: np.ndarray, size: Size) -> np.ndarray:
+    """Resizes an image, uint8 `[h, w, 3]`, by Pillow's bicubic filter, which widens where it shrinks."""
+    if image.shape[:2] == size:
+        return image
+    return np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BICUBIC))
+
+
+def open_conventions(
+    names: Sequence[str], data: DataConfig, split: Split, source: Source, indices: Sequence[int]
+) -> Conventions:
+    """Opens the examples as each protocol sees them.
+
+    Args:
+      names: The names of the protocols.
+      data: The data set.
+      split: The part of it.
+      source: The examples at the data's size.
+      indices: The positions of the examples that are scored.
+
+    Raises:
+      UserError: if the classes are not those of Cityscapes.
+    """
+    if source.label_space.classes != CITYSCAPES.classes:
+        raise UserError(
+            f"--protocol {names[0]}: the protocols are for the 19 classes of Cityscapes, but the layouts of "
+            f"{source.label_space.name} have others."
+        )
+    protocols = tuple(PROTOCOLS[name] for name in dict.fromkeys(names))
+    plain = dataclasses.replace(data, cache=None, vivid=False)
+    strict = find_label_space("cityscapes_strict")
+    sources = {}
+    for protocol in protocols:
+        view = View(protocol.size or source.size, protocol.polegroup_is_void)
+        other = protocol.polegroup_is_void and source.label_space.name == CITYSCAPES.name
+        label_space = dataclasses.replace(strict, read_as=source.label_space.read_as) if other else source.label_space
+        if view.size == source.size and label_space is source.label_space:
+            sources[view] = source
+        else:
+            sources[view] = open_source(plain, split, view.size, label_space=label_space)
+    return Conventions(protocols, source.size, sources, indices)
