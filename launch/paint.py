@@ -89,11 +89,11 @@ def prepare(asked: Arguments) -> "tuple[uvicorn.Server, socket.socket, str]":
     sources = asked.runs or ((PACKAGED_RUN,) if PACKAGED_RUN else ())
     if not sources:
         raise UserError("Give at least one run to paint with, such as runs/demo, which launch.train demo makes.")
-    listening = listen(asked.host, asked.port)
     runs = open_runs(sources, asked.checkpoint)
     labeller = open_labeller(asked.segmenter, None, "best") if asked.segmenter else None
     if labeller:
         check_labeller(labeller, runs[0].run.label_space)
+    listening = listen(asked.host, asked.port)
     token = new_token() if needs_token(asked.host) else None
     compile_in_background(runs)
     settings = uvicorn.Config(
