@@ -54,27 +54,34 @@ class Fitted(NamedTuple):
 
 
 def fitted(path: Path, generator: Generator, fit: Fit, how: Sizing | None) -> Fitted:
-    """Decides how a layout file reaches a size that the generator makes. It decodes no pixel.
+    """Decides how a layout file reaches a size that the generator makes. It decodes no pixel. `fitted_shape` has the rest."""
+    return fitted_shape(size_of(path), generator, fit, how, path)
+
+
+def fitted_shape(shape: tuple[int, int], generator: Generator, fit: Fit, how: Sizing | None, where: str | Path) -> Fitted:
+    """Decides how a layout of a shape reaches a size that the generator makes.
 
     Args:
-      path: the file.
+      shape: height and width of the layout, in pixels.
       generator: the generator that will synthesize from the layout.
       fit: how the run's own examples reached the run's size.
       how: None means `run` for a layout with the run's aspect ratio, and `own` for others.
+      where: the file of the layout, or what messages call it.
 
     Raises:
       UserError: if the layout cannot reach such a size. The message says what can be done.
     """
-    shape = size_of(path)
     same_ratio = alike(shape, generator.size)
     if how == "run" and fit == "resize" and not same_ratio:
         ratio = f"{_size(shape)} has another aspect ratio than the run's {_size(generator.size)}"
-        raise UserError(f"{path}: {ratio}. {_OTHERS}")
+        raise UserError(f"{where}: {ratio}. {_OTHERS}")
     if how == "run" or (how is None and same_ratio):
         return Fitted(shape, generator.size, "run", view(shape, generator.size, fit))
     as_run = "" if fit == "resize" else f" --fit run brings it to the run's size, as the run's examples, by {fit}."
     if generator.fixed_size:
-        raise UserError(f"{path}: it is {_size(shape)}, but this network makes images of {_size(generator.size)} only.{as_run}")
+        raise UserError(
+            f"{where}: it is {_size(shape)}, but this network makes images of {_size(generator.size)} only.{as_run}"
+        )
     (height, width), (rows, columns) = shape, generator.min_size
     size = -(-height // rows) * rows, -(-width // columns) * columns
     if how == "resize":
@@ -82,7 +89,7 @@ def fitted(path: Path, generator: Generator, fit: Fit, how: Sizing | None) -> Fi
     if how != "pad" and size != shape:
         other = "" if how else f"has another aspect ratio than the run's {_size(generator.size)}, and "
         multiple = f"is no multiple of {_size(generator.min_size)}, which this network needs"
-        raise UserError(f"{path}: {_size(shape)} {other}{multiple}. {_OTHERS}{as_run}")
+        raise UserError(f"{where}: {_size(shape)} {other}{multiple}. {_OTHERS}{as_run}")
     return Fitted(shape, size, how or "own")
 
 

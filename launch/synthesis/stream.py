@@ -109,7 +109,7 @@ def synthesize_all(
     numbers = itertools.count(1)
     with profiler, ThreadPoolExecutor(os.cpu_count()) as pool:
         for size, these in by_size.items():
-            function, count = _compiled(run, min(batch_size or _default_batch(size), len(these)), size, len(these))
+            function, count = compile_for(run, min(batch_size or _default_batch(size), len(these)), size, len(these))
             layouts = ahead(pool, read, these, 2 * count)
             yield from ahead(pool, write, _batches(function, count, layouts, profiler, numbers), 2 * count)
 
@@ -144,7 +144,7 @@ def ahead(pool: Executor, function: Callable[[Item], Result], items: Iterable[It
         yield pending.popleft().result()
 
 
-def _compiled(run: Run, each: int, size: tuple[int, int], total: int) -> tuple[Callable[..., jax.Array], int]:
+def compile_for(run: Run, each: int, size: tuple[int, int], total: int) -> tuple[Callable[..., jax.Array], int]:
     """Compiles the function from layouts `[B, H, W]`, and perhaps instances, to images for all devices of this process.
 
     Args:

@@ -1,0 +1,93 @@
+// The server's answers. Layouts travel as the bytes of their class ids, and images as RGB bytes.
+
+/** What the server refuses, in its own words. */
+export class Refused extends Error {
+  constructor(answer, status) {
+    super(answer.error ?? `The server answers with status ${status}.`);
+    this.status = status;
+    this.choices = answer.choices ?? [];
+  }
+}
+
+/** No answer at all: the server has ended, or cannot be reached. */
+export class Unreachable extends Error {}
+
+const page = crypto.getRandomValues(new Uint32Array(4)).join("");
+
+async function ask(path, settings) {
+  let answer;
+  try {
+    answer = await fetch(path, settings);
+    if (answer.ok) return answer;
+  } catch {
+    throw new Unreachable("The server does not answer.");
+  }
+  let words = {};
+  try {
+    words = await answer.json();
+  } catch { /* an answer without words */ }
+  throw new Refused(words, answer.status);
+}
+
+const post = (path, body) => ask(path, { method: "POST", body });
+
+async function whole(answer, read) {
+  try {
+    return await answer[read]();
+  } catch {
+    throw new Unreachable("The server has stopped amid an answer.");
+  }
+}
+
+export const about = async () => whole(await ask("about"), "json");
+export const scenes = async () => whole(await ask("scenes"), "json");
+
+export function idsOf(buffer, bytes) {
+  return bytes === 2 ? new Uint16Array(buffer) : new Uint8Array(buffer);
+}
+
+const decoded = (text) => Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
+
+export async function heldOut(number, bytes) {
+  return idsOf(await whole(await ask(`layouts/${number}`), "arrayBuffer"), bytes);
+}
+
+/** The images of a layout, and the layout as the network got it; null if a newer layout has taken its place. */
+export async function render(number, ids, run) {
+  const answer = await post(`render/${number}?page=${page}`, ids);
+  if (answer.status === 204) return null;
+  const content = await whole(answer, "arrayBuffer");
+  const pixels = run.height * run.width;
+  const images = [];
+  for (let u = 0; u < run.images; u++) images.push(new Uint8Array(content, 3 * pixels * u, 3 * pixels));
+  const rest = content.slice(3 * pixels * run.images);
+  return { images, ids: idsOf(rest, ids.BYTES_PER_ELEMENT) };
+}
+
+/** Opens a file as "layout" or "photograph": class ids and sentences about what was done. */
+export async function open(kind, file, bytes, reading) {
+  const read = reading ? `&read=${reading}` : "";
+  const answer = await post(`open/${kind}?name=${encodeURIComponent(file.name ?? "The picture")}${read}`, file);
+  const { layout, notes } = await whole(answer, "json");
+  return { ids: idsOf(decoded(layout).buffer, bytes), notes };
+}
+
+/** The layout as a PNG file, and its name. */
+export async function layoutFile(ids) {
+  const answer = await post("save", ids);
+  const name = decodeURIComponent(answer.headers.get("content-disposition").split("''")[1]);
+  return { content: await whole(answer, "blob"), name };
+}
+
+export async function command(run, index, picks, file) {
+  const answer = await post("command", JSON.stringify({ run, index, picks, file }));
+  return (await whole(answer, "json")).command;
+}
+
+/** The bits of a mask, first bit first. */
+export function mask({ shape: [height, width], mask: text }) {
+  const bytes = decoded(text);
+  const bits = new Uint8Array(height * width);
+  for (let i = 0; i < bits.length; i++) bits[i] = (bytes[i >> 3] >> (7 - (i & 7))) & 1;
+  return { width, height, bits };
+}

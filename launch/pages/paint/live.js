@@ -1,0 +1,125 @@
+// Images while one paints. One request is under way at a time. When its answer has come, the newest layout follows; what was
+// painted in between is skipped, so nothing queues up. If the server is gone, painting goes on, and images come when it is back.
+
+import * as api from "./api.js";
+
+const POLL = 500; // milliseconds
+
+/** Tells "status" when what it waits for has changed, "lost" when the server is gone, and "back" when it is there again. */
+export class Live extends EventTarget {
+  isLost = false;
+  problem = "";
+  #wanted = 0; // the number of the newest layout
+  #done = 0; // and of the last one whose images are shown
+  #since = null; // when the first change was made that is not yet sent
+  #busy = false;
+  #watching = false;
+
+  constructor(info, work, panels) {
+    super();
+    [this.info, this.work, this.panels] = [info, work, panels];
+    work.addEventListener("change", ({ cause }) => this.request(cause === "painted"));
+    this.#watch();
+  }
+
+  get isWaiting() { return this.panels.some(({ run }) => run.state === "compiling" || run.state === "waiting"); }
+  get isRendering() { return this.#busy; }
+  /** Whether the images on the page are those of the layout on the page. */
+  get isSettled() { return this.#done === this.#wanted && !this.#busy && !this.isWaiting && !this.isLost; }
+
+  /** Asks for the images of the newest layout. The time until they are shown is measured if somebody has painted. */
+  request(isPainted = false) {
+    this.#wanted++;
+    if (isPainted) this.#since ??= performance.now();
+    this.#render();
+  }
+
+  async #render() {
+    if (this.#busy || this.isLost) return;
+    this.#busy = true;
+    try {
+      while (this.#done !== this.#wanted) {
+        const number = this.#wanted, since = this.#since, ids = this.work.layout.ids.slice();
+        this.#since = null;
+        for (const panel of this.panels) {
+          if (panel.run.state !== "ready") continue;
+          const rendered = await api.render(panel.number, ids, panel.run);
+          if (!rendered) continue;
+          panel.show(rendered);
+          if (since !== null) requestAnimationFrame(() => {
+            panel.latency = performance.now() - since;
+            this.#tell("status");
+          });
+        }
+        this.#done = number;
+        this.problem = "";
+      }
+    } catch (error) {
+      if (error instanceof api.Refused && error.status !== 503 && error.status !== 403) {
+        this.problem = error.message;
+        this.#done = this.#wanted; // the same layout would be refused again
+      } else this.#lose(error);
+    } finally {
+      this.#busy = false;
+      this.#tell("status");
+    }
+  }
+
+  #lose(error) {
+    if (!(error instanceof api.Refused) && !(error instanceof api.Unreachable)) throw error;
+    if (error.status !== 503) {
+      this.isLost = true;
+      this.#tell("lost");
+    }
+    this.#watch();
+  }
+
+  /** Asks how the runs are until all are compiled and the server is there. */
+  async #watch() {
+    if (this.#watching) return;
+    this.#watching = true;
+    let ask = true;
+    while (ask) {
+      try {
+        const news = await api.about();
+        if (news.session !== this.info.session && !this.#isAlike(news)) {
+          this.dispatchEvent(new Event("other"));
+          return;
+        }
+        this.info.session = news.session;
+        let changed = this.isLost;
+        this.panels.forEach((panel, i) => {
+          changed ||= panel.run.state !== news.runs[i].state && news.runs[i].state === "ready";
+          panel.run = news.runs[i];
+          panel.wait();
+        });
+        if (this.isLost) {
+          this.isLost = false;
+          this.#tell("back");
+        }
+        this.#tell("status");
+        if (changed) this.request();
+        else if (this.#done !== this.#wanted) this.#render(); // too many pages waited
+        ask = this.isWaiting || this.#done !== this.#wanted;
+      } catch (error) {
+        if (!(error instanceof api.Refused) && !(error instanceof api.Unreachable)) throw error;
+        if (!this.isLost) {
+          this.isLost = true;
+          this.#tell("lost");
+        }
+        this.problem = error instanceof api.Refused ? error.message : "";
+        this.#tell("status");
+      }
+      if (ask) await new Promise((resolve) => setTimeout(resolve, POLL));
+    }
+    this.#watching = false;
+  }
+
+  /** Whether another server offers the same canvas and as many runs of the same sizes. */
+  #isAlike(news) {
+    const canvas = (info) => JSON.stringify([info.classes, info.width, info.height, info.runs.map((run) => [run.images, run.width, run.height])]);
+    return canvas(news) === canvas(this.info);
+  }
+
+  #tell(name) { this.dispatchEvent(new Event(name)); }
+}

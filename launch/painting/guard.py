@@ -1,0 +1,116 @@
+"""Keeps strangers out: what stands between the network and the page's server.
+
+A page of another site could send requests to this machine. Its name could even be made to point here (DNS rebinding), and the
+browser would then take this server for that site. Therefore a request has to name this machine as its host, and must not come
+from another site. Requests from other machines have to know a token, the first part of every path.
+"""
+
+import ipaddress
+import json
+import secrets
+import socket
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+HEADERS: Mapping[str, str] = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",  # an address holds the token
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-store",
+}
+
+
+def needs_token(host: str) -> bool:
+    """Returns whether a server on this address can be reached from other machines."""
+    try:
+        return not ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host != "localhost"
+
+
+def new_token() -> str:
+    """Returns a token that nobody guesses."""
+    return secrets.token_urlsafe(24)
+
+
+class Guard:
+    """Lets a request through to the app if it comes from the page itself, and adds the headers that confine the page."""
+
+    def __init__(self, app: ASGIApp, host: str, token: str | None):
+        self._app, self._token = app, token
+        self._names = {*LOOPBACK, host.lower()} if token is None else {*LOOPBACK, host.lower(), *_own_names()}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            return await self._app(scope, receive, send)
+        if scope["type"] != "http":
+            return  # there are no web sockets here
+
+        async def send_confined(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(HEADERS)
+            await send(message)
+
+        if problem := self._refusal(scope):
+            return await _refuse(problem, send_confined)
+        if self._token is not None:
+            scope = {**scope, "path": "/" + scope["path"].split("/", 2)[2]}
+        await self._app(scope, receive, send_confined)
+
+    def _refusal(self, scope: Scope) -> str | None:
+        """Returns why a request is refused, or None."""
+        headers = Headers(scope=scope)
+        if len(headers.getlist("host")) != 1 or not self._is_own(_name(headers["host"])):
+            return "This server answers only to its own name. Use the address that launch.paint has printed."
+        origin = headers.get("origin")
+        if origin is not None and urlsplit(origin).netloc.lower() != headers["host"].lower():
+            return "This request comes from the page of another site."
+        if headers.get("sec-fetch-site", "none") not in ("none", "same-origin") and scope["path"].count("/") > self._depth:
+            return "This request comes from the page of another site."
+        if self._token is not None:
+            given = scope["path"].split("/", 2)
+            if len(given) < 3 or not secrets.compare_digest(given[1].encode(), self._token.encode()):
+                return "The token is missing or wrong. Use the whole address that launch.paint has printed."
+        return None
+
+    @property
+    def _depth(self) -> int:
+        """The number of slashes in the path of the page itself, which a link of any site may open."""
+        return 1 if self._token is None else 2
+
+    def _is_own(self, name: str) -> bool:
+        if name in self._names:
+            return True
+        try:  # nobody can make a number point elsewhere
+            return self._token is not None and bool(ipaddress.ip_address(name))
+        except ValueError:
+            return False
+
+
+def _name(host: str) -> str:
+    """Returns the name or number in a Host header, without the port."""
+    try:
+        return (urlsplit(f"//{host}").hostname or "").lower()
+    except ValueError:
+        return ""
+
+
+def _own_names() -> set[str]:
+    name = socket.gethostname().lower()
+    return {name, f"{name}.local"}
+
+
+async def _refuse(problem: str, send: Send) -> None:
+    headers = [(b"content-type", b"application/json")]
+    await send({"type": "http.response.start", "status": 403, "headers": headers})
+    await send({"type": "http.response.body", "body": json.dumps({"error": problem}).encode()})

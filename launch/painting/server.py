@@ -1,0 +1,264 @@
+"""The server of the page: what it answers to the requests of launch/pages/paint/api.js.
+
+Layouts travel as the bytes of their class ids, row by row, and images as their RGB bytes, so nothing is lost on the way.
+"""
+
+import asyncio
+import base64
+import contextlib
+import dataclasses
+import functools
+import json
+import mimetypes
+import secrets
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from crn_jax.data.labels.indexed import READINGS, AmbiguousPalette
+from crn_jax.errors import UserError
+from launch.painting.guard import Guard
+from launch.painting.painted_run import PaintedRun
+from launch.painting.renders import Busy, Renders, Superseded
+from launch.painting.results import file_name, layout_png, synthesize_command
+from launch.painting.scenes import held_out_layouts, horizon, stamps
+from launch.painting.uploads import MAX_BYTES, labelled_photograph, opened_layout
+from launch.segmentation.labeller import Labeller
+
+PAGES = Path(__file__).parents[1] / "pages"
+BODY_SECONDS = 60.0
+"""The time within which the body of a request has to arrive."""
+_SMALL = 1 << 16  # bytes of a request that holds no picture
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Studio:
+    """What the page paints with. The first run decides classes and size of the canvas."""
+
+    runs: Sequence[PaintedRun]
+    labeller: Labeller | None = None
+    renders: Renders = dataclasses.field(default_factory=Renders)
+    session: str = dataclasses.field(default_factory=lambda: secrets.token_hex(8))
+    """A text by which a page notices that the server was restarted."""
+    _looking: threading.Lock = dataclasses.field(default_factory=threading.Lock)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the canvas in pixels."""
+        return self.runs[0].run.generator.size
+
+    @functools.cached_property
+    def _layouts(self) -> list[np.ndarray]:
+        return held_out_layouts(self.runs[0].run)
+
+    def layouts(self) -> list[np.ndarray]:
+        """Returns the held-out layouts, which are read once."""
+        with self._looking:
+            return self._layouts
+
+    def about(self) -> dict[str, Any]:
+        """Describes runs, classes and canvas as JSON."""
+        space, (height, width) = self.runs[0].run.label_space, self.size
+        return {
+            "session": self.session,
+            "runs": [run.about() for run in self.runs],
+            "labels": space.name,
+            "classes": list(space.classes),
+            "colors": [list(color) for color in space.colors],
+            "height": height,
+            "width": width,
+            "bytes": np.dtype(space.dtype).itemsize,
+            "photographs": self.labeller is not None,
+            "max_upload": MAX_BYTES,
+        }
+
+    def scenes(self) -> dict[str, Any]:
+        """Describes what there is to start from, and the objects to stamp, as JSON."""
+        layouts, space = self.layouts(), self.runs[0].run.label_space
+        return {
+            "layouts": len(layouts),
+            "horizon": horizon(layouts, space.classes, self.size)._asdict(),
+            "stamps": [
+                {"class": stamp.class_id, "shape": stamp.mask.shape, "mask": _base64(np.packbits(stamp.mask))}
+                for stamp in stamps(layouts, space.num_classes - 1)
+            ],
+        }
+
+
+def application(studio: Studio, host: str, token: str | None = None) -> Guard:
+    """Returns the ASGI application.
+
+    Args:
+      studio: what the page paints with.
+      host: the address that the server listens on.
+      token: what the path of each request begins with, if other machines can reach the server.
+    """
+    space, dtype = studio.runs[0].run.label_space, np.dtype(studio.runs[0].run.label_space.dtype).newbyteorder("<")
+    pages = _files()
+
+    async def page(request: Request) -> Response:
+        name = request.path_params.get("name", "index.html")
+        if name not in pages:
+            raise HTTPException(404, f"There is no file {name} here.")
+        return Response(pages[name], media_type=_media_type(name))
+
+    async def about(_: Request) -> Response:
+        return JSONResponse(studio.about())
+
+    async def scenes(_: Request) -> Response:
+        return JSONResponse(await run_in_threadpool(studio.scenes))
+
+    async def held_out(request: Request) -> Response:
+        layouts, number = await run_in_threadpool(studio.layouts), request.path_params["number"]
+        if number >= len(layouts):
+            raise HTTPException(404, f"There is no held-out layout {number}.")
+        return _raw(layouts[number].astype(dtype).tobytes())
+
+    async def render(request: Request) -> Response:
+        painted = _painted(request.path_params["run"])
+        layout = await _layout(request)
+        if painted.state != "ready":
+            return JSONResponse({"error": painted.problem or "The run is being compiled."}, 503)
+        try:
+            images, given = await studio.renders.render(request.query_params.get("page", "")[:64], painted, layout)
+        except Superseded:
+            return Response(status_code=204)
+        except Busy:
+            return JSONResponse({"error": "Too many pages paint at the same time. Close some of them."}, 503)
+        return _raw(images.tobytes() + given.astype(dtype).tobytes())
+
+    async def open_file(request: Request) -> Response:
+        kind, reading = request.path_params["kind"], request.query_params.get("read")
+        name = Path(request.query_params.get("name", "")[:200]).name or "The file"
+        if reading not in (None, *READINGS):
+            raise HTTPException(400, f"A palette PNG holds {' or '.join(READINGS)}, not {reading}.")
+        content = await _body(request, MAX_BYTES)
+        run = studio.runs[0].run
+        if kind == "photograph":
+            if studio.labeller is None:
+                raise HTTPException(400, "Photographs need a segmenter: start launch.paint with --segmenter RUN.")
+            layout, notes = await run_in_threadpool(labelled_photograph, run, studio.labeller, content, name)
+        else:
+            layout, notes = await run_in_threadpool(opened_layout, run, content, name, reading)
+        return JSONResponse({"layout": _base64(layout.astype(dtype)), "notes": notes})
+
+    async def save_layout(request: Request) -> Response:
+        layout = await _layout(request)
+        png = await run_in_threadpool(layout_png, layout, space)
+        headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(file_name(layout))}"}
+        return Response(png, media_type="image/png", headers=headers)
+
+    async def command(request: Request) -> Response:
+        fields = _fields(await _body(request, _SMALL))
+        painted = _painted(fields.get("run"))
+        count = painted.run.generator.num_images
+        picks = fields.get("picks")
+        given = {"index": fields.get("index"), **(picks if isinstance(picks, dict) else {"picks": None})}
+        if any(type(image) is not int or not 0 <= image < count for image in given.values()):
+            raise HTTPException(400, f"This run makes {count} images, 0 to {count - 1}.")
+        chosen = {int(name): image for name, image in given.items() if name.isdecimal() and int(name) < space.num_classes}
+        file = Path(str(fields.get("file", ""))[:200]).name or "LAYOUT.png"
+        return JSONResponse({"command": synthesize_command(painted, given["index"], chosen, file)})
+
+    def _painted(number: Any) -> PaintedRun:
+        if type(number) is not int or not 0 <= number < len(studio.runs):
+            raise HTTPException(404, f"There is no run {number} here.")
+        return studio.runs[number]
+
+    async def _layout(request: Request) -> np.ndarray:
+        expected = studio.size[0] * studio.size[1] * dtype.itemsize
+        content = await _body(request, expected)
+        if len(content) != expected:
+            raise HTTPException(400, f"A layout has {expected:,} bytes here, not {len(content):,}. Reload the page.")
+        layout = np.frombuffer(content, dtype).reshape(studio.size).astype(space.dtype)
+        if layout.max() >= space.num_classes:
+            raise HTTPException(400, f"Class id {layout.max()} is out of range: there are {space.num_classes} classes.")
+        return layout
+
+    app = Starlette(
+        routes=[
+            Route("/", page),
+            Route("/page/{name}", page),
+            Route("/about", about),
+            Route("/scenes", scenes),
+            Route("/layouts/{number:int}", held_out),
+            Route("/render/{run:int}", render, methods=["POST"]),
+            Route("/open/{kind:str}", open_file, methods=["POST"]),
+            Route("/save", save_layout, methods=["POST"]),
+            Route("/command", command, methods=["POST"]),
+        ],
+        exception_handlers={HTTPException: _refused, UserError: _refused, ClientDisconnect: _refused, Exception: _failed},
+    )
+    return Guard(app, host, token)
+
+
+async def _body(request: Request, most: int) -> bytes:
+    """Reads the body of a request.
+
+    Raises:
+      HTTPException: if it has more than `most` bytes, or does not arrive within BODY_SECONDS.
+    """
+    too_large = HTTPException(413, f"The file is too large: at most {most:,} bytes are taken.")
+    declared = request.headers.get("content-length", "0")
+    if declared.isdecimal() and int(declared) > most:
+        raise too_large
+    parts, size = [], 0
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(BODY_SECONDS):
+            async for part in request.stream():
+                size += len(part)
+                if size > most:
+                    raise too_large
+                parts.append(part)
+            return b"".join(parts)
+    raise HTTPException(408, f"The request did not arrive within {BODY_SECONDS:.0f} seconds.")
+
+
+def _fields(content: bytes) -> dict[str, Any]:
+    try:
+        fields = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise HTTPException(400, "The request is no JSON.") from error
+    if not isinstance(fields, dict):
+        raise HTTPException(400, "The request is no JSON object.")
+    return fields
+
+
+async def _refused(_: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 422
+    told = error.detail if isinstance(error, HTTPException) else str(error)
+    choices = list(READINGS) if isinstance(error, AmbiguousPalette) else []
+    return JSONResponse({"error": told, "choices": choices}, status, headers={"Connection": "close"} if status == 413 else None)
+
+
+async def _failed(_: Request, error: Exception) -> Response:
+    return JSONResponse({"error": f"The server has failed: {error!r}"[:2000]}, 500)
+
+
+def _raw(content: bytes) -> Response:
+    return Response(content, media_type="application/octet-stream")
+
+
+def _base64(array: np.ndarray) -> str:
+    return base64.b64encode(array.tobytes()).decode()
+
+
+def _media_type(name: str) -> str:
+    return mimetypes.types_map.get(Path(name).suffix, "application/octet-stream")
+
+
+def _files() -> dict[str, bytes]:
+    """Reads the files of the page. What is not among them has no address."""
+    return {path.name: path.read_bytes() for path in [PAGES / "style.css", *sorted((PAGES / "paint").iterdir())]}
