@@ -68,8 +68,9 @@ def test_what_scipy_writes(tmp_path):
         HEADER.replace(b"\0\1IM", b"\1\0MI") + numbers(1, b"x", b"x"),
         b"",
         b"x" * 1000,
+        (HEADER + numbers(1, b"x", b"x")).replace(struct.pack("<IIBB", 6, 8, 9, 0), struct.pack("<IIBB", 6, 8, 9, 0x08)),
     ],
-    ids=range(15),
+    ids=range(16),
 )
 def test_parts_that_do_not_nest_as_they_should(tmp_path, content):
     (tmp_path / "x.mat").write_bytes(content)

@@ -15,6 +15,7 @@ _MATRIX, _COMPRESSED = 14, 15
 _NUMBERS = {1, 2, 3, 4, 5, 6, 7, 9, 12, 13, 16, 17, 18}  # the types of parts without parts
 _CELL, _STRUCT = 1, 2
 _PLAIN = {4, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}  # characters and numbers; not objects, sparse arrays or functions
+_COMPLEX = 0x08
 _DEPTH = 16
 _ELEMENTS = 100_000
 
@@ -86,7 +87,9 @@ class _Walk:
         if len(parts) < 3 or kinds[:2] != [6, 5] or len(parts[0][1]) != 8:
             raise ValueError("an array does not begin with its class and its shape")
         contents = [content for kind, content in parts[3:] if kind == _MATRIX]
-        of = parts[0][1][0]
+        of, flags = parts[0][1][:2]
+        if flags & _COMPLEX:
+            raise ValueError("its numbers are complex")  # SciPy would look for the imaginary ones wherever the file ends
         if of in (_CELL, _STRUCT):
             count = _product(parts[1][1])
             others = [content for kind, content in parts[3:] if kind != _MATRIX]
@@ -101,7 +104,7 @@ class _Walk:
                 raise ValueError(f"an array says that it has {count:,} parts, but has {len(contents):,}")
             for content in contents:
                 self.matrix(content, depth + 1)
-        elif of not in _PLAIN or contents or len(parts) > 5:
+        elif of not in _PLAIN or contents or len(parts) > 4:
             raise ValueError(f"an array is of class {of}, which is not read here")
 
 
