@@ -89,10 +89,12 @@ def test_stopped_killed_and_resumed_on_other_devices_it_ends_like_an_undisturbed
         wait_for(together[0], lambda: max(saved_steps()) > stopped)
         together[1].kill()
         texts = outputs(together)
-    assert [process.returncode for process in together] == [LOST, -signal.SIGKILL, LOST]
+    first, killed, last = (process.returncode for process in together)
+    # On a busy machine, JAX's own abort may come before the message. Launchers start the run again after either.
+    assert killed == -signal.SIGKILL and {first, last} <= {LOST, -signal.SIGABRT}
     assert "by their checksums: params/to_rgb/kernel." in texts[0] and f"at step {whole}." in texts[0]
     assert (folder / "damaged" / str(stopped)).exists()
-    assert "error in process 2: Another process of this run has ended" in texts[2]
+    assert last != LOST or "error in process 2: Another process of this run has ended" in texts[2]
     saved = int(final_state(folder).step)
     assert stopped < saved < STEPS
 
