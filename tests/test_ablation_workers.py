@@ -23,7 +23,7 @@ class Pretended(Workers):
         self.ran, self.fails, self.stops, self.status = [], fails, stops, status
         self._meet = threading.Barrier(jobs, timeout=PATIENCE)
 
-    def _run(self, command, log, locks, environment):
+    def run_command(self, command, log, locks, environment):
         self.ran.append((log.parent.name, command[0], environment.get("CUDA_VISIBLE_DEVICES")))
         if command[0] == "launch.train":
             self._meet.wait()  # as many at a time as there are jobs, or this times out
