@@ -12,6 +12,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, jaccard_score
 from crn_jax.scores import statistics
 from crn_jax.scores.metrics import class_iou, confusion, psnr, segmentation_scores, ssim
 from crn_jax.scores.statistics import bootstrap
+from launch.evaluation.protocols import PROTOCOLS, resized
 
 pytestmark = pytest.mark.quick
 
@@ -184,3 +185,9 @@ def test_infinite_and_undefined_samples():
     assert bootstrap(miou, np.stack([void, some])) == (1, 1)  # a quarter of the resamples is all void
     assert np.isnan(bootstrap(miou, np.stack([void, void]))).all()
     assert np.isnan(bootstrap(miou, np.stack([some, np.where(void > 0, np.nan, some)]))).all()
+
+
+def test_protocols_see_images_at_their_size():
+    image = np.full((8, 16, 3), 77, np.uint8)
+    sizes = [protocol.size or (8, 16) for protocol in PROTOCOLS.values()]
+    assert all(resized(image, size).shape == (*size, 3) and (resized(image, size) == 77).all() for size in sizes)

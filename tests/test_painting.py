@@ -2,14 +2,24 @@
 
 import asyncio
 import threading
+import types
 
 import numpy as np
 import pytest
 
+pytest.importorskip("starlette", reason="needs the extra 'paint'")
+
+from configs import demo
+from crn_jax.data.labels.published import CITYSCAPES
+from launch.paint import address_of
 from launch.painting import renders
+from launch.painting.guard import needs_token, new_token
 from launch.painting.painted_run import parted
 from launch.painting.renders import Busy, Renders, Superseded
+from launch.painting.results import file_name, layout_png
 from launch.painting.scenes import horizon, stamps
+from launch.painting.server import Studio
+from launch.painting.uploads import opened_layout
 
 SKY, ROAD, CAR, VOID = range(4)
 NAMES = ("sky", "road", "car", "void")
@@ -96,6 +106,30 @@ def scene() -> np.ndarray:
     return layout
 
 
+@pytest.mark.quick
+def test_a_layout_that_is_taken_away_comes_back_as_it_was():
+    run = types.SimpleNamespace(experiment=demo, generator=demo.generator, label_space=CITYSCAPES)
+    layout = np.random.default_rng(0).integers(0, CITYSCAPES.num_classes, demo.generator.size).astype(np.uint8)
+    assert (opened_layout(run, layout_png(layout, CITYSCAPES), "it.png", None)[0] == layout).all()
+    assert file_name(layout) == file_name(layout.copy()) != file_name(layout[::-1])
+
+
+@pytest.mark.quick
+def test_other_machines_need_a_token_that_nobody_guesses():
+    assert [needs_token(host) for host in ("127.0.0.1", "::1", "localhost", "0.0.0.0", "10.0.0.3", "a.example")] == [
+        *[False] * 3,
+        *[True] * 3,
+    ]
+    assert new_token() != new_token() and len(new_token()) >= 32
+    assert address_of("::1", 8000, None) == "http://[::1]:8000/" and address_of("10.0.0.3", 80, "t") == "http://10.0.0.3:80/t/"
+
+
+@pytest.mark.quick
+def test_a_page_can_tell_that_its_server_was_restarted():
+    assert Studio(()).session != Studio(()).session
+
+
+@pytest.mark.quick
 def test_stamps_are_whole_objects_the_largest_first():
     found = stamps([scene()], VOID)
     assert [stamp.class_id for stamp in found] == [CAR, CAR]
