@@ -51,7 +51,7 @@ def listen(say: Callable[[str], None]) -> None:
                 if failure["stacks"]:
                     dump_stacks()
                 _last_words(say, f"{whose} It says: {failure['message']}")
-                _part(failure["status"])
+                part(failure["status"])
             return
 
     listener = threading.Thread(target=wait, name="news of other processes", daemon=True)
@@ -80,7 +80,7 @@ def end_all(status: int, message: str, stacks: bool = False) -> None:
             pass  # another process was first, which `listen` has been told; or the coordinator is gone
 
     within(PATIENCE, tell)
-    _part(status)
+    part(status)
 
 
 def let_news_come_first() -> None:
@@ -97,13 +97,20 @@ def dump_stacks() -> None:
     within(PATIENCE, lambda: faulthandler.dump_traceback(sys.__stderr__ or 2, all_threads=True))
 
 
-def _part(status: int) -> None:
-    """Ends this process. The first one, where the coordinator lives, lets the others go before it."""
+def part(status: int, lost: int = 0) -> None:
+    """Ends this process. The first one, where the coordinator lives, lets the others go before it.
+
+    Without the coordinator, JAX would abort those that have not ended yet.
+
+    Args:
+      status: the exit status.
+      lost: how many processes are known to be gone already.
+    """
 
     def leave() -> None:
         client, me, everyone = coordinator(), jax.process_index(), jax.process_count()
         client.key_value_set(f"{_HEARD}{me}", "", allow_overwrite=True)
-        while me == 0 and len(client.key_value_dir_get(_HEARD)) < everyone:
+        while me == 0 and len(client.key_value_dir_get(_HEARD)) < everyone - lost:
             time.sleep(0.1)
         if me == 0:
             time.sleep(0.5)  # they have heard; now they end

@@ -27,7 +27,7 @@ from crn_jax.data.sources import DataConfig, Split, open_source
 from crn_jax.errors import UnrepeatableStep, UserError
 from crn_jax.files import expanded
 from crn_jax.vgg_weights import cache_folder
-from launch.common.ending import end_all, let_news_come_first
+from launch.common.ending import end_all, let_news_come_first, part
 from launch.common.exit_status import FAILED, INTERRUPTED, LOST, UNREPEATABLE, USER_ERROR
 from launch.common.interruption import WORD, leave, tidying_up
 from launch.common.names import as_typed
@@ -94,7 +94,9 @@ def command() -> Iterator[None]:
                 f"why. This process ends, too. The same command goes on from the last checkpoint, on any number of devices and "
                 f"processes. ({error})"
             )
-            _leave(LOST)
+            sys.stdout.flush()
+            sys.stderr.flush()
+            part(LOST, lost=1)
         if isinstance(error, UserError) or is_of_the_system(error):
             show_error(str(error))
             _leave(UNREPEATABLE if isinstance(error, UnrepeatableStep) else USER_ERROR, str(error))
