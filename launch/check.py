@@ -31,7 +31,7 @@ from crn_jax.storage import UNFINISHED
 from crn_jax.train import abstract_state
 from launch.common.exit_status import FAILED
 from launch.common.names import as_typed
-from launch.common.options import read_options
+from launch.common.options import BucketPath, read_options
 from launch.common.output import read_json
 from launch.common.terminal import command, console, progress_bar
 from launch.training.ledger import FILE, Account, account_of, read_ledger
@@ -77,7 +77,7 @@ class Folder(NamedTuple):
 class Arguments:
     """Verifies what runs have stored, by checksums."""
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    runs: Annotated[tuple[BucketPath, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """The folders to check."""
     repair: bool = False
     """Moves what is damaged into a folder `damaged` beside it, so that nothing stumbles over it. Nothing is deleted. Damaged
