@@ -67,14 +67,16 @@ class Checkpoints:
         return sorted(self._steps)
 
     def _read_distance(self, step: int) -> float | None:
-        """Returns the held-out distance of a checkpoint; None if it is not known."""
+        """Returns the held-out distance of a checkpoint; None if it was not validated, or is damaged.
+
+        Raises:
+          UserError: if the network fails. A best checkpoint whose distance is not known would be deleted.
+        """
         try:
-            manifest = self.manifest(step)
-            if manifest is not None:
-                return manifest.distance
-            metrics = json.loads((self.folder / str(step) / "metrics" / "metrics").read_bytes())
-            return float(metrics["distance"])
-        except (UserError, OSError, ValueError, LookupError, TypeError, RecursionError):
+            with self._but_unreachable(step):
+                manifest = self.manifest(step)
+                return _distance_beside(self.folder / str(step)) if manifest is None else manifest.distance
+        except DamagedCheckpoint:
             return None
 
     def save(self, step: int, state: TrainState, distance: float | None, description: dict[str, Any]) -> None:
@@ -192,8 +194,13 @@ class Checkpoints:
         return self._copy(step) if self._keep_last is None else self.folder / str(step)
 
     def _copy(self, step: int) -> Path:
-        try:
+        with self._fetching(step):
             return self._storage.copy_to_read(step)
+
+    @contextlib.contextmanager
+    def _fetching(self, step: int) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise UserError(f"{self.folder / str(step)}: the checkpoint cannot be fetched ({error}).") from error
 
@@ -203,7 +210,9 @@ class Checkpoints:
         try:
             yield
         except DamagedCheckpoint:
-            self._copy(step)
+            with self._fetching(step):
+                if step in self._storage.steps():  # else its training is deleting it
+                    self._storage.copy_to_read(step)
             raise
 
     def load_newest(self, abstract: TrainState, description: dict[str, Any]) -> tuple[int, TrainState, dict[int, str]]:
@@ -226,7 +235,7 @@ class Checkpoints:
             f"with another --run.folder."
         )
 
-    def set_aside(self, step: int) -> Path:
+    def set_aside(self, step: int) -> Path | str:
         """Moves a checkpoint out of the way, into the folder `damaged` beside the checkpoints, and returns its new place."""
         place = self._storage.set_aside(step)
         self.forget(step)
@@ -294,6 +303,14 @@ class Checkpoints:
             f"{self.folder.parent} could not be written: {_cause(error)}\nMake room there or make it writable, then give "
             f"the same command again; the run goes on from {good}."
         )
+
+
+def _distance_beside(checkpoint: Path) -> float:
+    """Returns the held-out distance that older versions of crn_jax saved beside the state, in place of a manifest."""
+    try:
+        return float(json.loads((checkpoint / "metrics" / "metrics").read_bytes())["distance"])
+    except Exception as error:  # the clients of buckets raise errors of many classes
+        raise _damaged(checkpoint, f"its distance cannot be read ({error})") from error
 
 
 def _items(checkpoint: Path) -> list[str]:
