@@ -27,6 +27,10 @@ class DamagedCheckpoint(UserError):
     """The error that a checkpoint is not what was saved: it is incomplete, changed, or that of another step."""
 
 
+class UnreachableCheckpoint(UserError):
+    """The error that a checkpoint cannot be fetched, so that it is not known whether it is damaged."""
+
+
 class Checkpoints:
     """The checkpoints of one run, named by the number of steps done.
 
@@ -70,11 +74,11 @@ class Checkpoints:
         """Returns the held-out distance of a checkpoint; None if it was not validated, or is damaged.
 
         Raises:
-          UserError: if the network fails. A best checkpoint whose distance is not known would be deleted.
+          UnreachableCheckpoint: if the network fails. A best checkpoint whose distance is not known would be deleted.
         """
         try:
             with self._but_unreachable(step):
-                manifest = self.manifest(step)
+                manifest = self._manifest(step)
                 return _distance_beside(self.folder / str(step)) if manifest is None else manifest.distance
         except DamagedCheckpoint:
             return None
@@ -146,7 +150,12 @@ class Checkpoints:
 
         Raises:
           DamagedCheckpoint: if the checkpoint has a manifest that is incomplete or damaged, or it is that of another step.
+          UnreachableCheckpoint: if the network fails.
         """
+        with self._but_unreachable(step):
+            return self._manifest(step)
+
+    def _manifest(self, step: int) -> Manifest | None:
         checkpoint = self.folder / str(step)
         if self._storage.is_link(step):
             raise _damaged(checkpoint, "its folder is a link to another one")
@@ -171,11 +180,12 @@ class Checkpoints:
 
         Raises:
           DamagedCheckpoint: if something is missing or is not what was saved.
+          UnreachableCheckpoint: if the network fails.
           UserError: if the state has other arrays than `abstract`, or belongs to another run.
         """
         checkpoint, several = self.folder / str(step), _spans_processes(abstract)
         with _together(several), self._but_unreachable(step):
-            manifest = self.manifest(step)
+            manifest = self._manifest(step)
             if manifest is not None:
                 _require_arrays(checkpoint, manifest, abstract)
                 if description is not None and (changes := description_changes(manifest.description, description)):
@@ -202,11 +212,11 @@ class Checkpoints:
         try:
             yield
         except OSError as error:
-            raise UserError(f"{self.folder / str(step)}: the checkpoint cannot be fetched ({error}).") from error
+            raise UnreachableCheckpoint(f"{self.folder / str(step)}: the checkpoint cannot be fetched ({error}).") from error
 
     @contextlib.contextmanager
     def _but_unreachable(self, step: int) -> Iterator[None]:
-        """Raises another UserError in place of a `DamagedCheckpoint` if the network, and not the checkpoint, is at fault."""
+        """Raises `UnreachableCheckpoint` in place of `DamagedCheckpoint` if the network is at fault."""
         try:
             yield
         except DamagedCheckpoint:

@@ -20,7 +20,7 @@ import rich.text
 import tyro
 
 from crn_jax.buckets import BucketFolder, address_of, copied, copy_of, is_bucket
-from crn_jax.checkpoint import Checkpoints
+from crn_jax.checkpoint import Checkpoints, UnreachableCheckpoint
 from crn_jax.data.cache import is_intact, open_arrays, open_checksums
 from crn_jax.errors import UserError
 from crn_jax.experiment import AnyExperiment, from_json
@@ -192,6 +192,8 @@ def _checkpoint(folder: Folder, stored: Checkpoints, step: int) -> Finding:
         if experiment is None:
             return Finding(what, "unverified", "it has no checksums, and run.json cannot be read")
         stored.load(step, abstract_state(experiment.objective(steps_per_epoch=1)), folder.description)
+    except UnreachableCheckpoint:
+        raise  # --repair must not move a checkpoint that may be whole
     except UserError as error:
         return Finding(what, "damaged", str(error), lambda: f"moved to {stored.set_aside(step)}")
     if manifest is None:

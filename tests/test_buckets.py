@@ -339,6 +339,9 @@ def test_a_network_that_fails_is_not_taken_for_damage(trained, monkeypatch):
             patch.setattr(BucketFolder, "fetch", fails)
             with pytest.raises(UserError, match="cannot be fetched.*the network is down"):
                 Checkpoints(f"{trained.address}/checkpoints", keep_last=2)
+    with monkeypatch.context() as patch:
+        patch.setattr("crn_jax.storage.copied", fails)
+        assert "cannot be fetched" in refused(check.main, trained.address, "--repair") and not trained.objects("damaged")
     with monkeypatch.context() as patch:  # step 8 is being deleted by its training, while another program reads the run
         patch.setattr(
             "crn_jax.checkpoint.read_manifest", lambda place, step: fails() if step == 8 else read_manifest(place, step)
