@@ -10,7 +10,6 @@ file has the CRC-32C that the bucket tells. The copies may be deleted at any tim
 import base64
 import contextlib
 import errno
-import itertools
 import os
 import re
 import secrets
@@ -20,9 +19,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from crn_jax.checksums import crc32c_of_file
+from crn_jax.checksums import crc32c, crc32c_of_file
 from crn_jax.errors import UserError
-from crn_jax.files import replacing
+from crn_jax.files import cache_folder, free_name, replacing
 
 _ADDRESS = re.compile(r"gs:/+([^/]+)((?:/.*)?)")  # a Path has made one slash of two
 _ELSEWHERE = re.compile(r"(s3a?|az|abfss?|wasbs?|oss|r2|https?):/")
@@ -36,7 +35,10 @@ Progress = Callable[[int, int], None]
 
 
 class Object(NamedTuple):
-    """What a bucket tells about an object: its size in bytes, its CRC-32C, and when it was written, in ns since 1970."""
+    """What a bucket tells about an object: its size in bytes, its CRC-32C, and when it was written, in ns since 1970.
+
+    An object that is replaced is written anew. One whose metadata change, such as its storage class, is not.
+    """
 
     size: int
     crc32c: int
@@ -73,7 +75,9 @@ def address_of(source: str | Path) -> str:
 
 
 class BucketFolder:
-    """A folder in a bucket, whose objects are named by their paths within it. Every method raises OSError if it cannot be done.
+    """A folder in a bucket, whose objects are named by their paths within it.
+
+    Every method raises OSError if it cannot be done. The error names the place in the bucket, unless the disk is at fault.
 
     Args:
       source: gs://BUCKET/FOLDER.
@@ -140,7 +144,7 @@ class BucketFolder:
         """Moves an object, or all in a folder, into the folder `damaged` under a free name, and returns the new place."""
         last = name.rpartition("/")[2]
         taken = {other.split("/")[1] for other in self.objects("damaged")}
-        free = next(there for n in itertools.count() if (there := last + f".{n}" * (n > 0)) not in taken)
+        free = free_name(last, taken.__contains__)
         moved = {old: f"damaged/{free}{old.removeprefix(name)}" for old in self.objects(name)}
         self.copy(moved)
         self.remove(moved)
@@ -164,7 +168,8 @@ class BucketFolder:
           wanted: some of `objects()`.
           into: the folder; others may be fetching into it at the same time.
           progress: called with the number of objects that are there, and the number of all objects.
-          verify: computes the checksums of the files that are there already, too. Else their size and time have to be right.
+          verify: computes the checksums of the files that are there already, too. Otherwise, only their size and time are
+            compared.
 
         Raises:
           UserError: if an object does not have the checksum that the bucket tells, or has a name that is no path.
@@ -186,18 +191,42 @@ class BucketFolder:
     def _fetch_one(self, name: str, about: Object, file: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         temporary = file.with_name(f".{secrets.token_hex(8)}.tmp")
+
+        def get() -> tuple[int, int]:
+            with _told(self._place(name)):
+                self._files.get_file(self._place(name), str(temporary))
+            return temporary.stat().st_size, crc32c_of_file(temporary)
+
         try:
-            for _ in range(_TRIES):
-                with _told(self._place(name)):
-                    self._files.get_file(self._place(name), str(temporary))
-                if temporary.stat().st_size == about.size and crc32c_of_file(temporary) == about.crc32c:
-                    os.utime(temporary, ns=(about.written, about.written))
-                    os.replace(temporary, file)
-                    return
-                with _told(self._place(name)):
-                    about = _object(self._files.info(self._place(name)))
+            written = self._until_verified(name, about, get).written
+            os.utime(temporary, ns=(written, written))
+            os.replace(temporary, file)
         finally:
             temporary.unlink(missing_ok=True)
+
+    def read_verified(self, name: str, about: Object) -> bytes:
+        """Returns the content of an object.
+
+        Raises:
+          UserError: if it does not have the checksum that the bucket tells.
+        """
+        content = b""
+
+        def get() -> tuple[int, int]:
+            nonlocal content
+            content = self.read(name) or b""
+            return len(content), crc32c(content)
+
+        self._until_verified(name, about, get)
+        return content
+
+    def _until_verified(self, name: str, about: Object, get: Callable[[], tuple[int, int]]) -> Object:
+        """Gets an object until `get` returns the size and the CRC-32C that the bucket tells. Returns what the bucket tells."""
+        for _ in range(_TRIES):
+            if get() == (about.size, about.crc32c):
+                return about
+            with _told(self._place(name)):
+                about = _object(self._files.info(self._place(name)))
         raise UserError(f"{self._place(name)}: what is fetched does not have the checksum that the bucket tells. Try again.")
 
     def _place(self, name: str) -> str:
@@ -209,8 +238,8 @@ def copied(source: str | Path, wanted: Callable[[str], bool], progress: Progress
 
     Args:
       source: gs://BUCKET/FOLDER.
-      wanted: tells of a name whether the object is to be in the copy. Of a copy that is there, what is wanted is brought up to
-        date, and the rest stays.
+      wanted: tells of a name whether the object is to be in the copy. If there is a copy already, what is wanted is brought up
+        to date, and the rest stays.
       progress: as in `BucketFolder.fetch`.
       whole: verifies the checksums of files that are there already, too.
 
@@ -293,16 +322,14 @@ def copy_of(source: str | Path) -> Path:
 
 def origin_of(path: Path) -> str | None:
     """Returns the address of the object of which a file is the copy, or the outline; None if the file is neither."""
-    if "outlines" in path.parts or "buckets" in path.parts:
-        for root in (_own_folder(str(path)) / "buckets", _own_folder(str(path)) / "outlines"):
-            if path.is_relative_to(root):
-                return f"gs://{path.relative_to(root).as_posix()}"
+    root = cache_folder() if "outlines" in path.parts or "buckets" in path.parts else None
+    for own in (root / "buckets", root / "outlines") if root else ():
+        if path.is_relative_to(own):
+            return f"gs://{path.relative_to(own).as_posix()}"
     return None
 
 
 def _own_folder(source: str) -> Path:
-    from crn_jax.vgg_weights import cache_folder  # it needs h5py
-
     root = cache_folder()
     if root is None:
         raise UserError(f"{source} is copied to ~/.cache/crn_jax, but this user has no home directory. Set XDG_CACHE_HOME.")
@@ -310,7 +337,7 @@ def _own_folder(source: str) -> Path:
 
 
 def _object(info: Mapping[str, Any]) -> Object:
-    written = datetime.fromisoformat(info["updated"].replace("Z", "+00:00"))
+    written = datetime.fromisoformat(info["timeCreated"].replace("Z", "+00:00"))
     microseconds = (written - datetime.fromisoformat("1970-01-01T00:00:00+00:00")) // _MICROSECOND
     return Object(int(info["size"]), int.from_bytes(base64.b64decode(info["crc32c"]), "big"), 1000 * microseconds)
 
@@ -346,13 +373,24 @@ def at_once(act: Callable[[str], None], names: Iterable[str]) -> None:
 
 @contextlib.contextmanager
 def _told(place: str) -> Iterator[None]:
-    """Turns what the clients raise, of many classes, into OSError."""
+    """Turns what the clients raise, of many classes, into an OSError that has a number, a text and the place.
+
+    Their own OSErrors may lack all of these. Errors of a file on the disk, and of a disk that is full, pass as they are.
+    """
     try:
         yield
-    except OSError:
-        raise
     except Exception as error:
-        raise OSError(errno.EIO, f"{type(error).__name__}: {error}".rstrip(": "), place) from error
+        if isinstance(error, OSError) and (error.filename is not None or error.errno in _FULL):
+            raise
+        number = next((number for kind, number in _NUMBERS.items() if isinstance(error, kind)), None)
+        if number:
+            raise OSError(number, os.strerror(number), place) from error
+        text = " ".join(f"{type(error).__name__}: {error}".removeprefix("OSError: ").rstrip(": ").split())
+        raise OSError(getattr(error, "errno", None) or errno.EIO, text, place) from error
+
+
+_NUMBERS = {FileNotFoundError: errno.ENOENT, FileExistsError: errno.EEXIST}
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def _file_system(address: str) -> Any:

@@ -27,6 +27,10 @@ class DamagedCheckpoint(UserError):
     """The error that a checkpoint is not what was saved: it is incomplete, changed, or that of another step."""
 
 
+class UnreachableCheckpoint(UserError):
+    """The error that a checkpoint cannot be fetched, so that it is not known whether it is damaged."""
+
+
 class Checkpoints:
     """The checkpoints of one run, named by the number of steps done.
 
@@ -67,14 +71,16 @@ class Checkpoints:
         return sorted(self._steps)
 
     def _read_distance(self, step: int) -> float | None:
-        """Returns the held-out distance of a checkpoint; None if it is not known."""
+        """Returns the held-out distance of a checkpoint; None if it was not validated, or is damaged.
+
+        Raises:
+          UnreachableCheckpoint: if the network fails. A best checkpoint whose distance is not known would be deleted.
+        """
         try:
-            manifest = self.manifest(step)
-            if manifest is not None:
-                return manifest.distance
-            metrics = json.loads((self.folder / str(step) / "metrics" / "metrics").read_bytes())
-            return float(metrics["distance"])
-        except (UserError, OSError, ValueError, LookupError, TypeError, RecursionError):
+            with self._but_unreachable(step):
+                manifest = self._manifest(step)
+                return _distance_beside(self.folder / str(step)) if manifest is None else manifest.distance
+        except DamagedCheckpoint:
             return None
 
     def save(self, step: int, state: TrainState, distance: float | None, description: dict[str, Any]) -> None:
@@ -144,7 +150,12 @@ class Checkpoints:
 
         Raises:
           DamagedCheckpoint: if the checkpoint has a manifest that is incomplete or damaged, or it is that of another step.
+          UnreachableCheckpoint: if the network fails.
         """
+        with self._but_unreachable(step):
+            return self._manifest(step)
+
+    def _manifest(self, step: int) -> Manifest | None:
         checkpoint = self.folder / str(step)
         if self._storage.is_link(step):
             raise _damaged(checkpoint, "its folder is a link to another one")
@@ -169,11 +180,12 @@ class Checkpoints:
 
         Raises:
           DamagedCheckpoint: if something is missing or is not what was saved.
+          UnreachableCheckpoint: if the network fails.
           UserError: if the state has other arrays than `abstract`, or belongs to another run.
         """
         checkpoint, several = self.folder / str(step), _spans_processes(abstract)
         with _together(several), self._but_unreachable(step):
-            manifest = self.manifest(step)
+            manifest = self._manifest(step)
             if manifest is not None:
                 _require_arrays(checkpoint, manifest, abstract)
                 if description is not None and (changes := description_changes(manifest.description, description)):
@@ -192,18 +204,25 @@ class Checkpoints:
         return self._copy(step) if self._keep_last is None else self.folder / str(step)
 
     def _copy(self, step: int) -> Path:
-        try:
+        with self._fetching(step):
             return self._storage.copy_to_read(step)
+
+    @contextlib.contextmanager
+    def _fetching(self, step: int) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
-            raise UserError(f"{self.folder / str(step)}: the checkpoint cannot be fetched ({error}).") from error
+            raise UnreachableCheckpoint(f"{self.folder / str(step)}: the checkpoint cannot be fetched ({error}).") from error
 
     @contextlib.contextmanager
     def _but_unreachable(self, step: int) -> Iterator[None]:
-        """Raises another UserError in place of a `DamagedCheckpoint` if the network, and not the checkpoint, is at fault."""
+        """Raises `UnreachableCheckpoint` in place of `DamagedCheckpoint` if the network is at fault."""
         try:
             yield
         except DamagedCheckpoint:
-            self._copy(step)
+            with self._fetching(step):
+                if step in self._storage.steps():  # else its training is deleting it
+                    self._storage.copy_to_read(step)
             raise
 
     def load_newest(self, abstract: TrainState, description: dict[str, Any]) -> tuple[int, TrainState, dict[int, str]]:
@@ -226,7 +245,7 @@ class Checkpoints:
             f"with another --run.folder."
         )
 
-    def set_aside(self, step: int) -> Path:
+    def set_aside(self, step: int) -> Path | str:
         """Moves a checkpoint out of the way, into the folder `damaged` beside the checkpoints, and returns its new place."""
         place = self._storage.set_aside(step)
         self.forget(step)
@@ -294,6 +313,14 @@ class Checkpoints:
             f"{self.folder.parent} could not be written: {_cause(error)}\nMake room there or make it writable, then give "
             f"the same command again; the run goes on from {good}."
         )
+
+
+def _distance_beside(checkpoint: Path) -> float:
+    """Returns the held-out distance that older versions of crn_jax saved beside the state, in place of a manifest."""
+    try:
+        return float(json.loads((checkpoint / "metrics" / "metrics").read_bytes())["distance"])
+    except Exception as error:  # the clients of buckets raise errors of many classes
+        raise _damaged(checkpoint, f"its distance cannot be read ({error})") from error
 
 
 def _items(checkpoint: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""Files: named as a shell names them, replaced as a whole, set aside when they are damaged, and identified by their SHA-256."""
+"""Files: named as a shell names them, replaced as a whole, set aside when damaged, known by SHA-256; and where copies are."""
 
 import contextlib
 import hashlib
@@ -7,7 +7,7 @@ import os
 import re
 import secrets
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -82,10 +82,24 @@ def set_aside(path: Path, folder: Path) -> Path:
     """Moves a damaged file or folder into `folder`/damaged, under a name that is free there, and returns its new place."""
     aside = folder / "damaged"
     aside.mkdir(exist_ok=True)
-    names = (path.name + f".{n}" * (n > 0) for n in itertools.count())
-    place = next(aside / name for name in names if not os.path.lexists(aside / name))
+    place = aside / free_name(path.name, lambda name: os.path.lexists(aside / name))
     os.rename(path, place)
     return place
+
+
+def free_name(name: str, is_taken: Callable[[str], bool]) -> str:
+    """Returns the name, or the first of `name.1`, `name.2` and so on that is not taken."""
+    return next(free for n in itertools.count() if not is_taken(free := name + f".{n}" * (n > 0)))
+
+
+def cache_folder() -> Path | None:
+    """Returns the folder that keeps downloads, copies and compiled programs; None if this user has no home directory."""
+    import pooch  # whoever only replaces a file need not wait for it
+
+    try:
+        return Path(pooch.os_cache("crn_jax"))
+    except RuntimeError:
+        return None
 
 
 def sha256_of(path: Path) -> str:

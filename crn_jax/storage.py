@@ -37,7 +37,7 @@ class Storage(Protocol):
         """Returns the steps of all complete checkpoints, in ascending order."""
 
     def copy_to_read(self, step: int) -> Any:
-        """Returns where a program reads the checkpoint that reads it as a whole, perhaps several times."""
+        """Returns where to read the checkpoint, for a program that reads all of it, perhaps several times."""
 
     def is_link(self, step: int) -> bool:
         """Returns whether the checkpoint's folder is a link."""
@@ -106,7 +106,7 @@ class InBucket:
         return sorted(self._steps(committed=True))
 
     def _steps(self, committed: bool) -> set[int]:
-        """Returns the steps of complete checkpoints, or of those of which there is a part only."""
+        """Returns the steps of the checkpoints that are complete, or of those that are not."""
         names = self._objects.objects()
         there = {int(name.split("/")[0]) for name in names if re.match(f"({_STEP})/", name)}
         complete = {step for step in there if f"{step}/{COMMITTED}" in names}
@@ -115,8 +115,9 @@ class InBucket:
     def copy_to_read(self, step: int) -> Path:
         try:
             copy = copied(f"{self._objects.address}/{step}", lambda name: True)
+            kept = [step, *self.steps()]
             for other in copy.parent.iterdir():
-                if re.fullmatch(_STEP, other.name) and int(other.name) not in [step, *self.steps()]:
+                if re.fullmatch(_STEP, other.name) and int(other.name) not in kept:
                     shutil.rmtree(other, ignore_errors=True)
         except UserError as error:
             raise OSError(str(error)) from error

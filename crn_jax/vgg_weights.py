@@ -17,7 +17,7 @@ import numpy as np
 import pooch
 
 from crn_jax.errors import UserError
-from crn_jax.files import expanded, sha256_of
+from crn_jax.files import cache_folder, expanded, sha256_of
 from crn_jax.vgg import LAYERS, Pooling
 
 MEAN_COLOR = np.array([123.68, 116.779, 103.939], np.float32)
@@ -144,14 +144,6 @@ def random_vgg19(seed: int) -> dict:
         kernel = rng.standard_normal((3, 3, channels_in, channels_out), np.float32) * np.float32(scale)
         params[name] = {"kernel": kernel, "bias": np.zeros(channels_out, np.float32)}
     return params
-
-
-def cache_folder() -> Path | None:
-    """Returns the folder that keeps downloads and compiled programs; None if this user has no home directory."""
-    try:
-        return Path(pooch.os_cache("crn_jax"))
-    except RuntimeError:
-        return None
 
 
 def find_vgg19(path: str | Path | None = None) -> Path | None:

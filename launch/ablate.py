@@ -29,7 +29,7 @@ from launch.ablation.workers import Workers, check_jobs
 from launch.common.catalogue import ablations, take_configs
 from launch.common.exit_status import FAILED, TRY_AGAIN
 from launch.common.names import command_line
-from launch.common.options import read_options
+from launch.common.options import BucketPath, read_options
 from launch.common.output import staged, write_json
 from launch.common.page import write_page
 from launch.common.terminal import command, console
@@ -55,7 +55,7 @@ class Arguments:
     SLURM array does its part of the trainings."""
     out: Path | None = None
     """The folder for runs and results. Default: runs/ablations/SUITE."""
-    segmenter: Path | None = None
+    segmenter: BucketPath | None = None
     """A run of launch.train segmenter_*, to train with and to judge by. Default: the suite's own segmenter is trained first."""
     judge: str | None = None
     """Another judge than --segmenter: a run of launch.train segmenter_*, the file of DRN-D-105's weights, or

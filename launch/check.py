@@ -20,7 +20,7 @@ import rich.text
 import tyro
 
 from crn_jax.buckets import BucketFolder, address_of, copied, copy_of, is_bucket
-from crn_jax.checkpoint import Checkpoints
+from crn_jax.checkpoint import Checkpoints, UnreachableCheckpoint
 from crn_jax.data.cache import is_intact, open_arrays, open_checksums
 from crn_jax.errors import UserError
 from crn_jax.experiment import AnyExperiment, from_json
@@ -31,7 +31,7 @@ from crn_jax.storage import UNFINISHED
 from crn_jax.train import abstract_state
 from launch.common.exit_status import FAILED
 from launch.common.names import as_typed
-from launch.common.options import read_options
+from launch.common.options import BucketPath, read_options
 from launch.common.output import read_json
 from launch.common.terminal import command, console, progress_bar
 from launch.training.ledger import FILE, Account, account_of, read_ledger
@@ -77,7 +77,7 @@ class Folder(NamedTuple):
 class Arguments:
     """Verifies what runs have stored, by checksums."""
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    runs: Annotated[tuple[BucketPath, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """The folders to check."""
     repair: bool = False
     """Moves what is damaged into a folder `damaged` beside it, so that nothing stumbles over it. Nothing is deleted. Damaged
@@ -192,6 +192,8 @@ def _checkpoint(folder: Folder, stored: Checkpoints, step: int) -> Finding:
         if experiment is None:
             return Finding(what, "unverified", "it has no checksums, and run.json cannot be read")
         stored.load(step, abstract_state(experiment.objective(steps_per_epoch=1)), folder.description)
+    except UnreachableCheckpoint:
+        raise  # --repair must not move a checkpoint that may be whole
     except UserError as error:
         return Finding(what, "damaged", str(error), lambda: f"moved to {stored.set_aside(step)}")
     if manifest is None:

@@ -27,7 +27,7 @@ from crn_jax.losses import RELEASED_WEIGHTS, LossConfig
 from crn_jax.run import describe_run, load_run, parse_description, read_description
 from crn_jax.train import abstract_state, init_state
 from launch.common.names import as_typed, command_line
-from launch.common.options import read_options
+from launch.common.options import BucketPath, read_options
 from launch.common.output import staged, write_json
 from launch.common.terminal import command, console
 from launch.conversion.model_card import licences, model_card, use_of_artifact, use_of_onnx
@@ -51,7 +51,7 @@ class Authors:
 class Safetensors:
     """Converts a run to one .safetensors file with its parameters and its description."""
 
-    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    run: Annotated[BucketPath, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """A run folder."""
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """The file to write."""
@@ -75,7 +75,7 @@ class FromSafetensors:
 class Export:
     """Exports `synthesize` of a run for CPUs, NVIDIA GPUs and TPUs. The artifact needs jax and numpy alone."""
 
-    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    run: Annotated[BucketPath, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """A run folder."""
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """The folder to make."""
@@ -89,7 +89,7 @@ class Export:
 class Onnx:
     """Exports `synthesize` of a run as an ONNX model, for programs in other languages, phones and browsers."""
 
-    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    run: Annotated[BucketPath, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """A run folder."""
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """The .onnx file to write."""

@@ -25,6 +25,7 @@ import tyro
 
 from crn_jax.cascade import CascadeConfig
 from crn_jax.errors import UserError
+from crn_jax.files import cache_folder
 from crn_jax.lambdas import LambdaConfig
 from crn_jax.objective import Objective
 from crn_jax.train import OptimizerConfig, init_state, make_train_step
@@ -32,7 +33,6 @@ from crn_jax.vgg_weights import (
     ENVIRONMENT_VARIABLE,
     PUBLISHED_HASH,
     PUBLISHED_NAME,
-    cache_folder,
     find_vgg19,
     load_vgg19,
     random_vgg19,

@@ -32,7 +32,7 @@ from crn_jax.synthesize import synthesize
 from crn_jax.vgg_weights import obtain_vgg19
 from launch.common.catalogue import take_configs
 from launch.common.names import command_line
-from launch.common.options import read_options
+from launch.common.options import BucketPath, read_options
 from launch.common.output import staged, write_json
 from launch.common.processes import Processes, agree, first_says, gather, is_first, join_apart, several_processes, wait_for_all
 from launch.common.terminal import command, console, progress_bar
@@ -52,7 +52,7 @@ from launch.evaluation.study_answers import analyse, study_table, to_json
 class Arguments:
     """Scores trained runs and folders of images on held-out layouts and photographs."""
 
-    methods: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
+    methods: Annotated[tuple[BucketPath, ...], tyro.conf.Positional] = ()
     """Run folders of launch.train, and folders of images that have the data's size and the held-out photographs' names."""
     data: Annotated[str | None, tyro.conf.arg(aliases=["--data.root"])] = None
     """The folder of the data set. Default: the folder that the first run was trained on."""

@@ -20,7 +20,7 @@ from crn_jax.data.streets import CAR_COLORS, CLASS, LIGHT, TIMES, Street, Time, 
 from crn_jax.errors import UserError
 from crn_jax.run import Run, load_run
 from crn_jax.synthesize import synthesize
-from launch.common.options import read_options
+from launch.common.options import BucketPath, read_options
 from launch.common.terminal import command, console, track
 from launch.training.metrics_log import read_metrics
 
@@ -29,7 +29,7 @@ from launch.training.metrics_log import read_metrics
 class Arguments:
     """Counts which hidden choices the images of each run show, for held-out layouts of streets."""
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    runs: Annotated[tuple[BucketPath, ...], tyro.conf.Positional]
     """The run folders that launch.train made."""
     checkpoint: str = "latest"
     """The checkpoint: latest, best (smallest held-out distance), or a number of steps."""

@@ -36,6 +36,7 @@ from launch.common.terminal import command, console, track
 from launch.datasets.instance_survey import drawn as draw_instances
 from launch.datasets.instance_survey import first_instance
 from launch.datasets.instance_survey import summary as instance_summary
+from launch.datasets.problems import counted, problems_of, shown
 from launch.datasets.survey import (
     Look,
     Pair,
@@ -43,15 +44,12 @@ from launch.datasets.survey import (
     Value,
     class_layouts,
     class_pixels,
-    counted,
     drafted_labels,
     duplicates,
     fitting_labels,
     parts_of,
-    problems_of,
     representative,
     scan,
-    shown,
     unknown_values,
     unpaired,
     values_in,
@@ -86,7 +84,7 @@ class Arguments:
     """What layouts that are palette PNGs hold: ids, or colours. Default: as the label file says, or each palette tells."""
     boundaries: Annotated[bool, tyro.conf.arg(aliases=["--cascade.boundaries"])] = False
     """Also check the data set's instance maps, and propose a training with instance boundaries."""
-    instances: Annotated[str | None, tyro.conf.arg(aliases=["--data.instances"])] = None
+    instances: Annotated[Path | None, tyro.conf.arg(aliases=["--data.instances"])] = None
     """The folder of instance maps, PNGs of the layouts' names, for --boundaries. Default: the data set's own."""
     size: tuple[int, int] | None = None
     """The height and width to train at. Default: a size that two CPU cores can train on, in the photographs' median shape."""
@@ -123,7 +121,7 @@ def inspect(asked: Arguments, root: Path, line: str) -> bool:
     """Inspects a data set, and prints and writes the results. Returns whether it can be trained on."""
     data, notes = data_of(asked, root)
     if asked.boundaries:
-        data = dataclasses.replace(data, instances=asked.instances)
+        data = dataclasses.replace(data, instances=str(asked.instances) if asked.instances else None)
         refuse_without_instances(data)
     label_space, parts = label_space_of(data), parts_of(data, asked.boundaries)
     pairs = [pair for part in parts.values() for pair in part.pairs]

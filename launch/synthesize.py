@@ -17,6 +17,7 @@ import numpy as np
 import tyro
 from PIL import Image
 
+from crn_jax.buckets import address_of, is_bucket
 from crn_jax.data.instances import check_instances, instance_files
 from crn_jax.data.labels.indexed import Reading
 from crn_jax.data.labels.label_space import LabelSpace
@@ -24,7 +25,7 @@ from crn_jax.diversity import assemble
 from crn_jax.errors import UserError, did_you_mean
 from crn_jax.run import Run, load_run, output_folder
 from launch.common.contact_sheet import Row, contact_sheet, grid
-from launch.common.options import read_options
+from launch.common.options import BucketPath, read_options
 from launch.common.output import write_png
 from launch.common.processes import Processes, agree, is_first, join_apart, several_processes, sum_over_processes
 from launch.common.profiler import Profiler
@@ -44,11 +45,11 @@ class Arguments:
     Images that exist already, made by the same parameters from the same layouts, are not made again.
     """
 
-    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    run: Annotated[BucketPath, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """A run folder of launch.train, an artifact, or a .safetensors file of a run."""
-    layouts: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="LAYOUT [LAYOUT ...]")]
+    layouts: Annotated[tuple[BucketPath, ...], tyro.conf.Positional, tyro.conf.arg(metavar="LAYOUT [LAYOUT ...]")]
     """Layout PNGs, or folders of layout PNGs, with ids or colours of the run's label space."""
-    instances: Path | None = None
+    instances: BucketPath | None = None
     """For a run with instance boundaries: the folder of instance maps, PNGs of the layouts' names, or the one file of a single
     layout."""
     out: Path | None = None
@@ -179,18 +180,19 @@ def instance_maps(arguments: Arguments, run: Run, layouts: list[Path]) -> dict[P
             f"The run {arguments.run} was trained with instance boundaries, so it needs the instance map of each layout: "
             f"--instances FOLDER.{_own_maps(run)}"
         )
-    asked = on_disk(asked)
-    if asked.is_dir() or len(layouts) > 1:
-        found = instance_files([path.stem for path in layouts], asked, f"--instances {asked}")
+    place = on_disk(asked)
+    if place.is_dir() or len(layouts) > 1:
+        given = address_of(asked) if is_bucket(asked) else asked
+        found = instance_files([path.stem for path in layouts], place, f"--instances {given}")
         return {path: found[path.stem] for path in layouts}
-    return {layouts[0]: asked}
+    return {layouts[0]: place}
 
 
 def _own_maps(run: Run) -> str:
     """Says where the maps of the layouts are that a run folder has."""
     if not run.instances:
         return ""
-    return f" Those of {run.layouts[0].parent} are in {run.instances[0].parent}."
+    return f" The maps of {run.layouts[0].parent} are in {run.instances[0].parent}."
 
 
 def share(tasks: list[Task], sheet: bool) -> list[Task]:

@@ -225,7 +225,7 @@ def test_instance_maps_that_do_not_belong_to_the_layouts_are_named(folder, tmp_p
     shutil.copytree(folder / "instances", tmp_path / "maps")
     (tmp_path / "maps" / "1.png").unlink()
     said = refused(launch_synthesize.main, folder, layouts, "--instances", tmp_path / "maps").replace("\n", " ")
-    assert "1 layouts have no instance map there: 1." in said
+    assert "1 layout has no instance map there: 1." in said
     Image.fromarray(np.zeros((24, 32), np.uint16)).save(tmp_path / "maps" / "1.png")
     said = refused(launch_synthesize.main, folder, layouts, "--instances", tmp_path / "maps").replace("\n", " ")
     assert "1.png is 24x32, but its layout" in said and "is 48x64" in said

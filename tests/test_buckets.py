@@ -3,14 +3,19 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import numpy as np
+import pooch
 import pytest
 from PIL import Image
 
@@ -23,14 +28,17 @@ from crn_jax.data.cache_in_bucket import fetch_cache, upload_cache
 from crn_jax.data.sources import DataConfig
 from crn_jax.errors import UserError
 from crn_jax.files import sha256_of
+from crn_jax.manifest import read_manifest
 from crn_jax.run import load_run
-from crn_jax.storage import COMMITTED
+from crn_jax.storage import COMMITTED, InBucket
 from crn_jax.train import TrainState, abstract_state
-from launch import ablate, check, convert, synthesize, train
-from launch.common.terminal import console
+from launch import ablate, check, convert, inspect, segment, synthesize, train
+from launch.common.terminal import console, is_of_the_system
 from launch.training.lock import OWNER, BucketRecords, Owner, Ownership
+from launch.training.run_files import run_files
 from tests.support import savers
 from tests.support.commands import PATIENCE, ROOT, final_state, free_port, refused, refused_run
+from tests.support.emulator import variables
 
 
 @pytest.fixture
@@ -63,6 +71,72 @@ def test_without_the_packages_one_sentence_says_how_to_get_them(monkeypatch, pac
     with pytest.raises(UserError) as error:
         load_run("gs://b/runs/x")
     assert str(error.value) == "gs://b/runs/x needs the packages etils and gcsfs: pip install 'crn_jax[gcs]'"
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("raised", "told"),
+    [
+        (OSError("Forbidden: b/x\nno rights"), "[Errno 5] Forbidden: b/x no rights: 'gs://b/x'"),
+        (FileNotFoundError("b/x"), "[Errno 2] No such file or directory: 'gs://b/x'"),
+        (FileExistsError("b/x"), "[Errno 17] File exists: 'gs://b/x'"),
+        (ConnectionRefusedError(111, "refused"), "[Errno 111] ConnectionRefusedError: [Errno 111] refused: 'gs://b/x'"),
+        (TimeoutError(), "[Errno 5] TimeoutError: 'gs://b/x'"),
+        (ValueError("Bad Request"), "[Errno 5] ValueError: Bad Request: 'gs://b/x'"),
+        (PermissionError(13, "Permission denied", "/disk"), "[Errno 13] Permission denied: '/disk'"),
+        (OSError(28, "No space left on device"), "[Errno 28] No space left on device"),
+    ],
+)
+def test_what_the_clients_raise_is_told_with_number_text_and_place(raised, told):
+    kind = type(raised) if isinstance(raised, FileNotFoundError | FileExistsError) else OSError
+    with pytest.raises(kind) as error, buckets._told("gs://b/x"):
+        raise raised
+    assert str(error.value) == told and is_of_the_system(error.value)
+
+
+def test_an_account_without_rights_is_told_so(tmp_path, monkeypatch):
+    class Forbids(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(403)
+            self.end_headers()
+            self.wfile.write(b'{"error": {"code": 403, "message": "no storage.objects.list access"}}')
+
+        def log_message(self, *_) -> None:
+            pass
+
+    pytest.importorskip("gcsfs")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with HTTPServer(("127.0.0.1", 0), Forbids) as server:
+        for name, value in variables(f"http://127.0.0.1:{server.server_port}").items():
+            monkeypatch.setenv(name, value)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        data = DataConfig("streets", num_scenes=1, cache="gs://bucket/cache")
+        address = r"gs://bucket/cache/16x32-\w+"
+        with pytest.raises(UserError, match=f"^The cache cannot be fetched from {address} .*no storage.objects.list access"):
+            sources.open_source(data, "train", (16, 32))
+        server.shutdown()
+
+
+@pytest.mark.quick
+def test_a_folder_called_buckets_needs_no_home_directory(monkeypatch, tmp_path):
+    copy = buckets.copy_of("gs://b/x") / "a.png"
+    assert buckets.origin_of(copy) == "gs://b/x/a.png" and buckets.origin_of(Path("/mnt/buckets/CamVid/a.png")) is None
+
+    def homeless(_):
+        raise RuntimeError("there is no home directory")
+
+    monkeypatch.setattr(pooch, "os_cache", homeless)
+    assert buckets.origin_of(Path("/mnt/buckets/CamVid/a.png")) is None
+    with pytest.raises(UserError, match="Set XDG_CACHE_HOME"):
+        buckets.copy_of("gs://b/x")
+
+
+def test_the_time_of_an_object_is_that_of_its_content(folder):
+    """It is in the fingerprint of a cache. A bucket's `updated` is renewed when metadata change, such as the storage class."""
+    before, info = folder.objects()["a"], folder._files.info(f"{folder.address}/a")
+    assert buckets._object(info | {"updated": "2100-01-01T00:00:00Z"}) == before
+    folder.write("a", b"one")
+    assert folder.objects()["a"].written > before.written
 
 
 def test_objects_are_made_once_replaced_copied_set_aside_and_removed(folder):
@@ -141,6 +215,31 @@ def test_one_training_a_folder(folder):
     first.release()
     Ownership(records, me, folder.address).acquire()
     assert records.numbers() == [1, 2]
+
+
+@pytest.mark.parametrize("error", [None, ValueError("a bad file")])
+def test_a_training_that_was_followed_uploads_nothing_more(folder, error):
+    """Its heartbeat was held up, so it has not noticed before its end."""
+    records, me = BucketRecords(folder), Owner.here(folder.address, {})
+    first = Ownership(records, me, folder.address)
+    first.acquire()
+    with pytest.raises(type(error) if error else UserError, match="a bad file" if error else "writes nothing more"):
+        with run_files(folder.address, first) as files:
+            (files.path / "metrics.jsonl").write_text("first")
+            files.upload()
+            assert records.add(2, me.text())
+            folder.write("metrics.jsonl", b"second")
+            (files.path / "metrics.jsonl").write_text("first, again")
+            if error:
+                raise error
+    assert folder.read("metrics.jsonl") == b"second"
+
+
+def test_instance_maps_are_told_by_their_address(folder):
+    asked = synthesize.Arguments(Path("run"), (), instances=Path(f"{folder.address}/maps"))
+    run: Any = SimpleNamespace(generator=SimpleNamespace(boundaries=True))
+    with pytest.raises(UserError, match=f"^--instances {folder.address}/maps: there is no folder"):
+        synthesize.instance_maps(asked, run, [Path("0.png"), Path("1.png")])
 
 
 @pytest.fixture(scope="module")
@@ -223,18 +322,35 @@ def test_a_network_that_fails_is_not_taken_for_damage(trained, monkeypatch):
         run = load_run(trained.address)
         abstract = abstract_state(run.experiment.objective(steps_per_epoch=6))
 
-        def fails(*_):
+        def fails(*_, **__):
             raise OSError(5, "the network is down")
 
-        for broken in ("read_manifest", "_read"):
+        for broken in ("read_manifest", "ocp.load"):
             with monkeypatch.context() as patch:
-                patch.setattr(f"crn_jax.checkpoint.{broken}", fails) if broken == "read_manifest" else None
+                patch.setattr(f"crn_jax.checkpoint.{broken}", fails)
                 patch.setattr(BucketFolder, "objects", fails)
-                if broken == "_read":
-                    patch.setattr("crn_jax.checkpoint.ocp.load", fails)
                 with pytest.raises(UserError, match="cannot be fetched.*the network is down"):
                     checkpoints.load_newest(abstract, description)
         assert checkpoints.load_newest(abstract, description)[0] == 12
+    for broken in ("read_manifest", "_items"):  # a best checkpoint of unknown distance would be deleted
+        with monkeypatch.context() as patch:
+            patch.setattr(f"crn_jax.checkpoint.{broken}", fails)
+            patch.setattr("crn_jax.checkpoint.FOLDER", "none") if broken == "_items" else None
+            patch.setattr(BucketFolder, "fetch", fails)
+            with pytest.raises(UserError, match="cannot be fetched.*the network is down"):
+                Checkpoints(f"{trained.address}/checkpoints", keep_last=2)
+    with monkeypatch.context() as patch:
+        patch.setattr("crn_jax.storage.copied", fails)
+        assert "cannot be fetched" in refused(check.main, trained.address, "--repair") and not trained.objects("damaged")
+    with monkeypatch.context() as patch:  # step 8 is being deleted by its training, while another program reads the run
+        patch.setattr(
+            "crn_jax.checkpoint.read_manifest", lambda place, step: fails() if step == 8 else read_manifest(place, step)
+        )
+        found = iter([[8, 12]])
+        patch.setattr(InBucket, "steps", lambda self: next(found, [12]))
+        patch.setattr(BucketFolder, "fetch", fails)
+        assert Checkpoints(f"{trained.address}/checkpoints").best_step() == 12
+    assert Checkpoints(f"{trained.address}/checkpoints").best_step() is not None
 
 
 def test_what_cannot_be_in_a_bucket_is_refused_with_a_way_out(trained, arguments, tmp_path):
@@ -243,6 +359,8 @@ def test_what_cannot_be_in_a_bucket_is_refused_with_a_way_out(trained, arguments
         (synthesize.main, run, f"{run}/layouts", "--out", "gs://bucket/images"),
         (convert.main, "safetensors", run, "gs://bucket/x.safetensors"),
         (ablate.main, "paper", "--out", "gs://bucket/suite"),
+        (segment.main, run, "photograph.png", "--out", "out", "--layouts", "gs://bucket/layouts"),
+        (inspect.main, "data", "--boundaries", "--instances", "gs://bucket/maps"),
     ):
         said = refused(main, *words)
         assert "gs://bucket/" in said and "mounted" in said and "gcloud storage cp -r" in said
@@ -298,7 +416,10 @@ def examples_of(root: str, cache: str | None = None) -> list[dict[str, np.ndarra
 
 def test_data_and_their_cache_are_copied_to_the_disk(pictures, bucket, tmp_path, monkeypatch):
     local, cache = examples_of(str(tmp_path / "data")), f"{bucket}/cache"
-    assert len(local) == 5 and same(examples_of(pictures), local)
+    with monkeypatch.context() as patch:
+        patch.setattr(sources, "_outlined", lambda *_: pytest.fail("an outline is of use only for a cache in a bucket"))
+        assert len(local) == 5 and same(examples_of(pictures), local)
+        assert same(examples_of(pictures, str(tmp_path / "cache")), local)
     assert not (buckets.copy_of(pictures) / "all.zip").exists()
     assert same(examples_of(pictures, cache), local)
     (name,) = {name.split("/")[0] for name in BucketFolder(cache).objects()}
@@ -313,14 +434,14 @@ def test_data_and_their_cache_are_copied_to_the_disk(pictures, bucket, tmp_path,
     def read(self, name, read=BucketFolder.read):
         got.append(name)
         if len(got) == 3:
-            raise OSError(5, "the network is down")
+            raise OSError(5, "the network is down", f"{self.address}/{name}")
         return read(self, name)
 
     monkeypatch.setattr(sources, "_copied", lambda *_: pytest.fail("all files were copied"))
     with monkeypatch.context() as patch:
         patch.setattr(BucketFolder, "read", read)
         patch.setattr(buckets, "_TRANSFERS", 1)
-        with pytest.raises(UserError, match="the network is down"):
+        with pytest.raises(UserError, match=f"The cache cannot be fetched from {there.address} .*the network is down"):
             examples_of(pictures, cache)
         place = buckets.copy_of(there.address)
         assert not (place / "cache.json").exists()
@@ -330,6 +451,21 @@ def test_data_and_their_cache_are_copied_to_the_disk(pictures, bucket, tmp_path,
     assert same(examples_of(pictures, cache), local)  # it is fetched anew
     for file in ("layout.npy", "photograph.npy", "checksums", "done"):
         assert b"".join(there.read(piece) or b"" for piece in sorted(there.objects(file))) == (place / file).read_bytes()
+
+
+def test_a_cache_with_instances(bucket, tmp_path, monkeypatch):
+    data = DataConfig("streets", num_scenes=2, cache=f"{bucket}/with instances")
+    drawn = [sources.open_source(data, "train", (16, 32), instances=True)[i] for i in range(2)]
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another host"))
+    monkeypatch.setattr(cache_module._Writer, "write", lambda *_: pytest.fail("it was drawn"))
+    source = sources.open_source(data, "train", (16, 32), instances=True)
+    assert drawn[0].keys() == {"layout", "photograph", "instances"} and same([source[i] for i in range(2)], drawn)
+    assert {"instances.npy", "layout.npy"} <= {file.name for file in source.folder.iterdir()}
+    (piece,) = BucketFolder(source.bucket.address).objects("instances.npy")
+    source.bucket.write(piece, b"damaged before it was sent")
+    shutil.rmtree(source.folder)
+    with pytest.raises(UserError, match=f"the cache is damaged .*delete {source.bucket.address}, too"):
+        sources.open_source(data, "train", (16, 32), instances=True)
 
 
 def test_a_cache_of_many_pieces(bucket, tmp_path, monkeypatch):

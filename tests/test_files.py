@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from crn_jax.files import replace_text, replacing, sha256_of
+from crn_jax.files import free_name, replace_text, replacing, sha256_of
 
 
 @pytest.mark.parametrize("before", [None, "old"])
@@ -29,6 +29,11 @@ def test_an_error_leaves_the_file_of_before_and_nothing_else(tmp_path, error):
         file.write(b"new")
         raise error
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["run.json"]
+
+
+@pytest.mark.quick
+def test_the_first_free_name():
+    assert free_name("12", {"1"}.__contains__) == "12" and free_name("12", {"12", "12.1", "12.3"}.__contains__) == "12.2"
 
 
 KILLED = """

@@ -51,6 +51,10 @@ def test_files_that_are_read(tmp_path):
         assert read_json(tmp_path / "x.json", "") == value
     (tmp_path / "x.json").write_text(json.dumps(sealed({"a": 1})))
     assert read_json(tmp_path / "x.json", "", {"a": int}) == {"a": 1}
+    (tmp_path / "x.json").write_text('{"a": 1, "b": "20250101"}')
+    assert read_json(tmp_path / "x.json", "", sealed=False) == {"a": 1, "b": "20250101"}
+    with pytest.raises(UserError, match="the key of its checksum is 'b'"):
+        read_json(tmp_path / "x.json", "")
     with pytest.raises(UserError, match=r"none\.json: the file cannot be read \(No such file or directory\)\. Buy it\."):
         read_json(tmp_path / "none.json", "Buy it.")
     assert math.isnan(parse_json("NaN", "x", "", object, nan=True))

@@ -240,6 +240,7 @@ def label_file(tmp_path, content, encoding="utf-8"):
 def test_a_file_needs_no_more_than_classes(tmp_path):
     space = find_label_space(str(label_file(tmp_path, {"classes": ["lawn", "Teich"]}, "utf-8-sig")))
     assert space == LabelSpace("garden", ("lawn", "Teich", "void"), (*palette(2), (0, 0, 0)), {0: 0, 1: 1})
+    assert find_label_space(str(label_file(tmp_path, {"classes": ["lawn"], "name": "20250101"}))).name == "20250101"
 
 
 def test_all_fields_of_a_file(tmp_path):

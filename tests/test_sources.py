@@ -185,8 +185,8 @@ def test_gta5_leaves_out_what_lacks_its_partner_and_says_so(gta5):
     train, val = (open_source(DataConfig("gta5", str(gta5)), split, (8, 16)) for split in ("train", "val"))
     assert train.names == [f"{i:05d}" for i in (1, 3, *range(5, 19))] and val.names == ["00019"]
     assert train.notes[0].endswith("no split.mat, so the last tenth, 2 names, is held out.")
-    assert train.notes[1].startswith("Left out: 1 photographs without a layout: ") and "00002.png" in train.notes[1]
-    assert train.notes[2].startswith("Left out: 1 layouts without a photograph: ") and "00004.png" in train.notes[2]
+    assert train.notes[1].startswith("Left out: 1 photograph without a layout: ") and "00002.png" in train.notes[1]
+    assert train.notes[2].startswith("Left out: 1 layout without a photograph: ") and "00004.png" in train.notes[2]
     assert [train.label_space.classes[i] for i in train[0]["layout"][0, :4]] == ["road", "car", "void", "sky"]
     photographs, layouts = pairs_of(DataConfig("gta5", str(gta5)), "train")
     assert "00002" in photographs and "00002" not in layouts and "00004" in layouts
@@ -298,8 +298,8 @@ def test_missing_partners_are_named(camvid):
     (camvid / "trainannot" / "2.png").unlink()
     with pytest.raises(UserError) as error:
         opened(camvid)
-    assert "1 photographs without a layout: " in str(error.value) and "train/2.png" in str(error.value)
-    assert "1 layouts without a photograph: " in str(error.value) and "trainannot/1.png" in str(error.value)
+    assert "1 photograph without a layout: " in str(error.value) and "train/2.png" in str(error.value)
+    assert "1 layout without a photograph: " in str(error.value) and "trainannot/1.png" in str(error.value)
 
 
 def test_missing_folders_are_named(tmp_path):

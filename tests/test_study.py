@@ -435,6 +435,14 @@ def test_files_that_do_not_fit_are_refused(tmp_path, fields, message):
         analyse([good, saved(tmp_path, "b", GOOD, **fields)])
 
 
+def test_a_title_may_look_like_a_checksum(tmp_path):
+    path = saved(tmp_path, "good", GOOD)
+    fields = json.loads(path.read_text())
+    del fields["title"]
+    path.write_text(json.dumps(fields | {"title": "20250101"}))
+    assert analyse([path]).title == "20250101"
+
+
 @pytest.mark.parametrize(
     ("content", "message"), [("{", "this is not JSON"), ("[]", "is not a study's"), (None, "No such file")]
 )

@@ -21,8 +21,8 @@ from crn_jax.checkpoint import Checkpoints
 from crn_jax.data.labels.published import find_label_space
 from crn_jax.data.sources import DataConfig, open_source
 from crn_jax.errors import UserError
-from crn_jax.files import expanded
-from crn_jax.vgg_weights import ENVIRONMENT_VARIABLE, cache_folder, find_vgg19
+from crn_jax.files import cache_folder, expanded
+from crn_jax.vgg_weights import ENVIRONMENT_VARIABLE, find_vgg19
 from launch import synthesize, train
 from launch.common import interruption, standard_streams, terminal
 from launch.common.exit_status import INTERRUPTED

@@ -80,7 +80,7 @@ class Cached(Source):
 
     def _fetched_anew(self, bucket: BucketFolder, index: int) -> dict[str, np.ndarray]:
         logging.getLogger(__name__).warning("%s: example %s is damaged; fetched anew", self.folder, self.names[index])
-        with _writing(self.folder, self.source), alone(self.folder, lambda: None):
+        with _writing(self.folder, self.source), _reaching(bucket, "fetched from"), alone(self.folder, lambda: None):
             fetch_cache(bucket, self.folder, again=True)  # only the pieces that are damaged
         example = {key: array[index] for key, array in self.arrays.items()}
         if not is_intact(example, index, self.checksums, self.label_space.num_classes):
@@ -134,7 +134,7 @@ def cached(source: Source, folder: str | Path, threads: int = 2, progress: Progr
                     _allocate(place, source, _fingerprint(source))
             _build(place, source, threads, report)
     if bucket:
-        with _writing(place, source), alone(place, lambda: None):
+        with _writing(place, source), _reaching(bucket, "uploaded to"), alone(place, lambda: None):
             upload_cache(bucket, place)
     return _opened(place, source, bucket)
 
@@ -150,10 +150,15 @@ def fetched(source: Source, folder: str | Path) -> Source | None:
     place, bucket = _place(source, folder)
     if bucket is None:
         return None
-    with _writing(place, source):
+    with _writing(place, source), _reaching(bucket, "fetched from"):
         place.mkdir(parents=True, exist_ok=True)
         with alone(place, lambda: None):
-            return _opened(place, source, bucket) if fetch_cache(bucket, place) else None
+            if not fetch_cache(bucket, place):
+                return None
+    try:
+        return _opened(place, source, bucket)
+    except UserError as error:
+        raise UserError(f"{error} If it is damaged again, delete {bucket.address}, too.") from error
 
 
 def _place(source: Source, folder: str | Path) -> tuple[Path, BucketFolder | None]:
@@ -297,6 +302,20 @@ def _writing(place: Path, source: Source) -> Iterator[None]:
     except OSError as error:
         size = f"{len(source) * _bytes_each(source):,} bytes in all"
         raise UserError(f"{place}: the cache, {size}, cannot be written ({error.strerror}). {_remedy(place)}") from error
+
+
+@contextlib.contextmanager
+def _reaching(bucket: BucketFolder, how: str) -> Iterator[None]:
+    """Raises UserError in place of an OSError that names a place in the bucket. An error of the disk passes."""
+    try:
+        yield
+    except OSError as error:
+        if not str(error.filename).startswith(bucket.address):
+            raise
+        raise UserError(
+            f"The cache cannot be {how} {bucket.address} ({error}). Mend the connection, or the account's rights. "
+            f"The same command then goes on where it stopped."
+        ) from error
 
 
 def _remedy(place: Path) -> str:

@@ -9,17 +9,16 @@ fill a file in parallel, and an interruption costs a piece. docs/buckets.md has 
 
 from pathlib import Path
 
-from crn_jax.buckets import BucketFolder, Object, at_once
+from crn_jax.buckets import BucketFolder, at_once
 from crn_jax.checksums import crc32c
-from crn_jax.errors import UserError
 from crn_jax.files import replacing
 
 PIECE = 1 << 24
 """Bytes of a piece; the last one of a file has fewer."""
 
 _WHOLE = "cache.json"
-_FILES = ("layout.npy", "photograph.npy", "checksums", "done")
-_TRIES = 3
+_FILES = ("layout.npy", "photograph.npy", "instances.npy", "checksums", "done")
+"""The files of a cache besides `cache.json`. Only a cache of examples with instances has all of them."""
 
 
 def fetch_cache(bucket: BucketFolder, place: Path, again: bool = False) -> bool:
@@ -40,8 +39,9 @@ def fetch_cache(bucket: BucketFolder, place: Path, again: bool = False) -> bool:
         return False
     if (place / _WHOLE).exists() and not again:
         return True
-    for name in _FILES:
-        size = sum(about.size for piece, about in objects.items() if piece.startswith(f"{name}/"))
+    pieces = [piece for piece in objects if piece.split("/")[0] in _FILES]
+    for name in {piece.split("/")[0] for piece in pieces}:
+        size = sum(objects[piece].size for piece in pieces if piece.startswith(f"{name}/"))
         with open(place / name, "ab") as file:  # it takes no space yet
             file.truncate(size)
 
@@ -51,20 +51,12 @@ def fetch_cache(bucket: BucketFolder, place: Path, again: bool = False) -> bool:
             file.seek(int(number) * PIECE)
             if crc32c(file.read(objects[piece].size)) != objects[piece].crc32c:
                 file.seek(int(number) * PIECE)
-                file.write(_piece(bucket, piece, objects[piece]))
+                file.write(bucket.read_verified(piece, objects[piece]))
 
-    at_once(fetch, [piece for piece in objects if piece.split("/")[0] in _FILES])
+    at_once(fetch, pieces)
     with replacing(place / _WHOLE) as whole:
         whole.write(content)
     return True
-
-
-def _piece(bucket: BucketFolder, name: str, about: Object) -> bytes:
-    for _ in range(_TRIES):
-        content = bucket.read(name)
-        if content is not None and crc32c(content) == about.crc32c:
-            return content
-    raise UserError(f"{bucket.address}/{name}: what is fetched does not have the checksum that the bucket tells. Try again.")
 
 
 def upload_cache(bucket: BucketFolder, place: Path) -> None:
@@ -76,7 +68,8 @@ def upload_cache(bucket: BucketFolder, place: Path) -> None:
     objects = bucket.objects()
     if _WHOLE in objects:
         return
-    pieces = [(name, number) for name in _FILES for number in range(max(1, -(-(place / name).stat().st_size // PIECE)))]
+    sizes = {name: (place / name).stat().st_size for name in _FILES if (place / name).exists()}
+    pieces = [f"{name}/{number:06d}" for name, size in sizes.items() for number in range(max(1, -(-size // PIECE)))]
 
     def upload(piece: str) -> None:
         name, number = piece.split("/")
@@ -87,5 +80,5 @@ def upload_cache(bucket: BucketFolder, place: Path) -> None:
         if there is None or (there.size, there.crc32c) != (len(content), crc32c(content)):
             bucket.write(piece, content)
 
-    at_once(upload, [f"{name}/{number:06d}" for name, number in pieces])
+    at_once(upload, pieces)
     bucket.create(_WHOLE, (place / _WHOLE).read_bytes())

@@ -84,8 +84,8 @@ def numbered(ids: Integer[np.ndarray, "H W"], path: str | Path) -> UInt16[np.nda
 def instance_files(names: list[str], folder: Path, option: str) -> dict[str, Path]:
     """Finds the instance map of each layout in a folder, by name. Further files in the folder are ignored.
 
-    A file belongs to a layout of the same name. Of Cityscapes' files, NAME_gtFine_instanceIds.png belongs to the layout NAME,
-    or NAME_gtFine_labelIds.
+    A file belongs to a layout of the same name. In Cityscapes, NAME_gtFine_instanceIds.png belongs to the layout NAME, or
+    NAME_gtFine_labelIds.
 
     Args:
       names: the names of the layouts, without suffixes.
@@ -114,7 +114,8 @@ def instance_files(names: list[str], folder: Path, option: str) -> dict[str, Pat
 def refuse_missing(names: list[str], folder: Path) -> None:
     """Raises UserError if there are layouts without an instance map."""
     if names:
+        have = "layout has" if len(names) == 1 else "layouts have"
         raise UserError(
-            f"{folder}: {len(names)} layouts have no instance map there: {some(names)}. Add files of these names, or train and "
+            f"{folder}: {len(names):,} {have} no instance map there: {some(names)}. Add files of these names, or train and "
             f"synthesize without boundaries."
         )

@@ -11,7 +11,7 @@ from PIL import Image
 from crn_jax.buckets import address_of, copied, copy_of, is_bucket, outlined
 from crn_jax.data import folders, nyu
 from crn_jax.data.cache import Progress, alone, cached, fetched
-from crn_jax.data.detailed_streets import render_detailed_street
+from crn_jax.data.detailed_streets import DetailedStreet, render_detailed_street
 from crn_jax.data.examples import Example, Source
 from crn_jax.data.geometry import MIDDLE, Fit, Place, view
 from crn_jax.data.instances import MARGIN, instance_files, numbered, read_instances, refuse_missing
@@ -19,7 +19,7 @@ from crn_jax.data.labels.indexed import Reading
 from crn_jax.data.labels.label_space import LabelSpace
 from crn_jax.data.labels.published import find_label_space
 from crn_jax.data.photographs import open_photograph
-from crn_jax.data.streets import render_street
+from crn_jax.data.streets import Street, render_street
 from crn_jax.data.vivid import vivid_of
 from crn_jax.errors import UserError
 from crn_jax.files import expanded
@@ -164,9 +164,7 @@ class Streets(Source):
     """Whether all scenes show a clear day."""
 
     def __getitem__(self, index: int) -> Example:
-        street = render_street(self.first + range(len(self))[index], self.size, self.clear_days)
-        example = {"layout": street.layout, "photograph": street.photograph}
-        return example | ({"instances": street.instances} if self.has_instances else {})
+        return _drawn(render_street(self.first + range(len(self))[index], self.size, self.clear_days), self.has_instances)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,9 +175,12 @@ class DetailedStreets(Source):
     """The index of the first scene, for `render_detailed_street`."""
 
     def __getitem__(self, index: int) -> Example:
-        street = render_detailed_street(self.first + range(len(self))[index], self.size)
-        example = {"layout": street.layout, "photograph": street.photograph}
-        return example | ({"instances": street.instances} if self.has_instances else {})
+        return _drawn(render_detailed_street(self.first + range(len(self))[index], self.size), self.has_instances)
+
+
+def _drawn(street: Street | DetailedStreet, with_instances: bool) -> Example:
+    example = {"layout": street.layout, "photograph": street.photograph}
+    return example | ({"instances": street.instances} if with_instances else {})
 
 
 def label_space_of(data: DataConfig) -> LabelSpace:
@@ -211,7 +212,8 @@ def open_source(
       data: the data set.
       split: the part of it.
       size: height and width of the examples, in pixels.
-      progress: called while a cache is built.
+      progress: called while a data set is copied from a bucket, with the number of files that are there and that of all files;
+        and while a cache is built, with the number of examples.
       label_space: is used in place of `data.labels`, such as that of a run.
       instances: whether examples have instances, too.
 
@@ -221,9 +223,9 @@ def open_source(
         tell how many.
     """
     label_space = label_space or label_space_of(data)
-    outline = _on_disk(data, _outlined)
-    if outline != data and data.cache is not None and is_bucket(data.cache):
-        if found := fetched(_toned(outline, split, size, label_space, instances), data.cache):
+    in_bucket = any(folder is not None and is_bucket(folder) for folder in (data.root, data.instances))
+    if in_bucket and data.cache is not None and is_bucket(data.cache):
+        if found := fetched(_toned(_on_disk(data, _outlined), split, size, label_space, instances), data.cache):
             return found  # nothing was decoded here
     data = _on_disk(data, lambda address: _copied(address, progress))
     source = _toned(data, split, size, label_space, instances)
@@ -335,7 +337,7 @@ def _found(data: DataConfig, split: Split, label_space: LabelSpace | None = None
 def _root(data: DataConfig) -> Path:
     if data.root is None:
         raise UserError(f"The data set {data.source} needs its folder: --data.root DIR.")
-    return _copied(address_of(data.root)) if is_bucket(data.root) else Path(expanded(data.root))
+    return Path(expanded(data.root))
 
 
 _COPIES: dict[str, Path] = {}
@@ -372,11 +374,11 @@ def _without_partners(found: folders.Found, refuse: bool) -> list[str]:
     """Describes files without a partner in sentences, or raises these as a UserError if such files are refused."""
     problems = []
     for what, partner, files, others in (
-        ("photographs", "layout", found.photographs, found.layouts),
-        ("layouts", "photograph", found.layouts, found.photographs),
+        ("photograph", "layout", found.photographs, found.layouts),
+        ("layout", "photograph", found.layouts, found.photographs),
     ):
         if lonely := sorted(str(files[name]) for name in files.keys() - others.keys()):
-            problems.append(f"{len(lonely)} {what} without a {partner}: {folders.some(lonely)}.")
+            problems.append(f"{len(lonely)} {what}{'s' * (len(lonely) > 1)} without a {partner}: {folders.some(lonely)}.")
     if problems and refuse:
         parents = sorted({path.parent for files in (found.photographs, found.layouts) for path in files.values()})
         unread = [note for folder in parents if (note := folders.unread(folder))]

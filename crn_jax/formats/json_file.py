@@ -20,7 +20,7 @@ _LINE_BYTES = 1 << 20
 _DEPTH = 50
 
 
-def read_json(path: str | Path, remedy: str, form: Any = dict, *, nan: bool = False) -> Any:
+def read_json(path: str | Path, remedy: str, form: Any = dict, *, nan: bool = False, sealed: bool = True) -> Any:
     """Reads a JSON file, and checks the form of its value, as `check` does, and its own checksum, if it has one.
 
     Args:
@@ -28,6 +28,7 @@ def read_json(path: str | Path, remedy: str, form: Any = dict, *, nan: bool = Fa
       remedy: a sentence that tells what to do with a damaged file.
       form: what the value must be; an object unless another form is given.
       nan: allows NaN and infinities.
+      sealed: whether crn_jax writes such files, with their checksum. A person's file may end as a damaged checksum looks.
 
     Raises:
       UserError: if the file cannot be read, or holds something else. The message names file, place and remedy.
@@ -40,7 +41,7 @@ def read_json(path: str | Path, remedy: str, form: Any = dict, *, nan: bool = Fa
     with _in_words(path, remedy):
         value = _parse(data, nan)
         try:
-            value = unsealed(value) if isinstance(value, dict) else value
+            value = unsealed(value) if sealed and isinstance(value, dict) else value
         except ValueError as error:
             raise ValueError(f"the file is damaged: {error}.") from error
         check(value, form)

@@ -34,9 +34,11 @@ def command_line(name: str, *arguments: str | Path) -> str:
     return " ".join([as_typed(f"python -m launch.{name}"), *map(quoted, words)])
 
 
-def named(folder: str) -> str | Path:
+def as_argument(folder: str) -> str | Path:
     """Returns a folder as `command_line` takes it, which leaves the address of a bucket as it is."""
-    return folder if "://" in folder else Path(folder)
+    from crn_jax.buckets import address_of, is_bucket  # it imports NumPy, for which a list of the commands need not wait
+
+    return address_of(folder) if is_bucket(folder) else Path(folder)
 
 
 def quoted(word: str) -> str:

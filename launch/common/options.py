@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 import tyro
 
@@ -13,8 +13,10 @@ from launch.common.names import as_typed
 
 Options = TypeVar("Options")
 
-_IN_BUCKETS = ("run", "runs", "methods", "layouts", "instances", "segmenter")
-"""The options that may name a folder in a bucket, from which the commands read."""
+_IN_BUCKETS = object()
+
+BucketPath = Annotated[Path, _IN_BUCKETS]
+"""The type of an option that may name a place in a bucket, from which the command reads. Every other `Path` is on a disk."""
 
 
 def read_options(kind: type[Options] | Any, name: str, arguments: list[str] | None, **settings: Any) -> Options:
@@ -33,20 +35,25 @@ def read_options(kind: type[Options] | Any, name: str, arguments: list[str] | No
     return _expanded(read)
 
 
-def _expanded(value: Any, name: str = "") -> Any:
+def _expanded(value: Any, name: str = "", kind: Any = None) -> Any:
     if isinstance(value, Path):
-        return _path(value, name)
+        return _path(value, name, kind)
     if isinstance(value, tuple):
-        return tuple(_expanded(item, name) for item in value)
+        return tuple(_expanded(item, name, kind) for item in value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return dataclasses.replace(
-            value, **{field.name: _expanded(getattr(value, field.name), field.name) for field in dataclasses.fields(value)}
-        )
+        kinds = get_type_hints(type(value), include_extras=True)
+        names = [field.name for field in dataclasses.fields(value)]
+        return dataclasses.replace(value, **{name: _expanded(getattr(value, name), name, kinds[name]) for name in names})
     return value
 
 
-def _path(path: Path, name: str) -> Path:
-    if is_bucket(path) and name not in _IN_BUCKETS:
+def _may_be_in_bucket(kind: Any) -> bool:
+    """Returns whether a type is `BucketPath`, or made of it."""
+    return kind is _IN_BUCKETS or any(map(_may_be_in_bucket, (*get_args(kind), *getattr(kind, "__metadata__", ()))))
+
+
+def _path(path: Path, name: str, kind: Any) -> Path:
+    if is_bucket(path) and not _may_be_in_bucket(kind):
         raise UserError(
             f"--{name} {address_of(path)}: this cannot be in a bucket. Name a place on a disk, or in a bucket that is mounted "
             f"as a folder (docs/buckets.md). `gcloud storage cp -r` copies between disks and buckets."

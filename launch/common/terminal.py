@@ -25,8 +25,7 @@ from crn_jax.data.examples import Source
 from crn_jax.data.labels.label_space import LabelSpace
 from crn_jax.data.sources import DataConfig, Split, open_source
 from crn_jax.errors import UnrepeatableStep, UserError
-from crn_jax.files import expanded
-from crn_jax.vgg_weights import cache_folder
+from crn_jax.files import cache_folder, expanded
 from launch.common.ending import end_all, let_news_come_first, part
 from launch.common.exit_status import FAILED, INTERRUPTED, LOST, UNREPEATABLE, USER_ERROR
 from launch.common.interruption import WORD, leave, tidying_up
@@ -196,9 +195,9 @@ def opened(
     label_space: LabelSpace | None = None,
     instances: bool = False,
 ) -> Source:
-    """Opens a split of the data by `open_source`, with a progress bar if its cache has to be built."""
+    """Opens a split of the data by `open_source`, with a progress bar while they are copied, or their cache is built."""
     with progress_bar() as progress:
-        task = progress.add_task(f"caching {split}", visible=False)
+        task = progress.add_task(f"preparing {split}", visible=False)
 
         def show(done: int, total: int) -> None:
             progress.update(task, completed=done, total=total, visible=True)

@@ -1,7 +1,6 @@
-"""Surveys instance maps: how many instances there are, how they look, and what speaks against their being instance maps."""
+"""Surveys instance maps: how many instances there are, and how they look."""
 
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,16 +11,13 @@ from crn_jax.data.instances import read_instances
 from crn_jax.data.labels.label_space import LabelSpace
 from crn_jax.data.sources import DataConfig
 
-_MUCH = 0.5
-_EXAMPLES = 5
-
 
 class InstanceLook(NamedTuple):
     """What decoding an instance map has shown."""
 
     path: Path
     instances: int
-    """The number of instances: of different ids from the first on that stands for one."""
+    """The number of different ids that stand for an instance."""
     boundaries: float
     """The share of pixels at boundaries."""
     within: int
@@ -54,20 +50,6 @@ def drawn(ids: np.ndarray, layout: np.ndarray, label_space: LabelSpace, first: i
 
 
 def summary(looks: Sequence[InstanceLook]) -> dict[str, Any]:
-    """Returns the number of instances in all, in the map that has most, and on average, with that of the maps."""
+    """Returns the number of maps, and the number of instances: in all, in the map that has most, and on average."""
     counts = [look.instances for look in looks]
     return {"maps": len(counts), "instances": sum(counts), "most": max(counts), "mean": sum(counts) / len(counts)}
-
-
-def doubts(looks: Sequence[InstanceLook], root: Path) -> Iterator[tuple[str, str, list[str]]]:
-    """Yields what is strange about instance maps, each with a remedy and a few of the files."""
-    dense = [f"{look.path}".removeprefix(f"{root}{os.sep}") for look in looks if look.boundaries > _MUCH]
-    if dense:
-        what = f"{len(dense):,} instance maps have boundaries in more than half of their pixels"
-        yield what, "Look at them: photographs and antialiased pictures are no instance maps.", dense[:_EXAMPLES]
-    if not any(look.within for look in looks):
-        yield (
-            "Instance maps separate nothing that the layouts do not separate",
-            "Either no two objects of a class touch, or these are layouts. Boundaries will bring little.",
-            [],
-        )

@@ -1,6 +1,6 @@
-"""Surveys a data set and finds what is wrong with it. It decodes every photograph and layout once, on several threads.
+"""Surveys what a data set holds. It decodes every photograph and layout once, on several threads.
 
-It writes nothing, and does not stop at the first problem: it collects all files that `crn_jax.data` refuses.
+It writes nothing, and does not stop at the first file that `crn_jax.data` refuses. `problems.py` says what is wrong.
 """
 
 import contextlib
@@ -16,22 +16,21 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 from PIL import Image
 
-from crn_jax.data import folders, nyu
+from crn_jax.data import nyu
 from crn_jax.data.labels.generated_colors import palette
 from crn_jax.data.labels.indexed import AmbiguousPalette, Reading
 from crn_jax.data.labels.label_space import Color, Examined, LabelSpace
-from crn_jax.data.labels.published import COCOSTUFF_NEVER, LABEL_SPACES
 from crn_jax.data.photographs import Photograph, read_photograph
 from crn_jax.data.pipeline import spread
-from crn_jax.data.sources import TOO_FEW, DataConfig, Split, instance_maps_of, pairs_of
+from crn_jax.data.sources import DataConfig, Split, instance_maps_of, pairs_of
 from crn_jax.errors import UserError
 from crn_jax.files import expanded
-from launch.datasets.instance_survey import InstanceLook, doubts, look_at_instances
+from launch.datasets.instance_survey import InstanceLook, look_at_instances
 
 Value = int | Color
-_KEPT_VALUES = 64  # unknown values that are kept of a layout; an antialiased layout has thousands
-_EXAMPLES = 5  # files that a problem names
-_MUCH_VOID = 0.5
+KEPT_VALUES = 64
+"""The number of unknown values that are kept of a layout; an antialiased layout has thousands."""
+
 _MOST_CLASSES = 200
 _VOID_ID = 255
 _SEVERAL_IDS = 2
@@ -115,17 +114,6 @@ class Part:
     """Whether training refuses files that have no partner."""
     without_instances: str = ""
     """The reason why there are no instance maps, such as a missing file, if they are wanted."""
-
-
-class Problem(NamedTuple):
-    """Something to mend, or only to know, about a data set."""
-
-    blocks: bool
-    """Whether training would stop because of it."""
-    what: str
-    remedy: str
-    examples: list[str]
-    """A few of the files that have the problem."""
 
 
 class Unknown(NamedTuple):
@@ -332,7 +320,7 @@ def look_at(pair: Pair, label_space: LabelSpace, first_instance: int = 1) -> Loo
     except UserError as error:
         refused.insert(0, str(error))
     told = photograph[1:] if photograph else (None, False, ())
-    common = dict(Counter(unknown).most_common(_KEPT_VALUES))
+    common = dict(Counter(unknown).most_common(KEPT_VALUES))
     return Look(size, layout_size, digest, pixels, common, tuple(refused), *told, palette, instances, ambiguous)
 
 
@@ -377,220 +365,6 @@ def representative(looks: Sequence[Look], count: int) -> list[int]:
         wanted &= ~present[best]
     others = [i for i in whole if i not in chosen]
     return sorted(chosen + [others[i] for i in spread(others, count - len(chosen))])
-
-
-def problems_of(
-    parts: dict[Split, Part], looks: Sequence[Look], label_space: LabelSpace, fitting: Sequence[str], root: Path
-) -> list[Problem]:
-    """Returns all problems of a data set.
-
-    Args:
-      parts: The splits.
-      looks: What decoding showed of the pairs of all parts, in order.
-      label_space: The label space of the layouts.
-      fitting: The names of other label spaces that have all of the ids and colours.
-      root: The folder that files are named relative to.
-    """
-    pairs = [pair for part in parts.values() for pair in part.pairs]
-    return [
-        *_incomplete(parts, root),
-        *_unreadable(looks, root),
-        *_ambiguous(pairs, looks, label_space, root),
-        *_unmatched(pairs, looks, label_space, fitting, root),
-        *_one_off(pairs, looks, label_space),
-        *_of_two_sizes(pairs, looks, root),
-        *_changed(pairs, looks, root),
-        *_repeated(pairs, looks, root),
-        *_lopsided(pairs, looks, label_space),
-        *_instances(parts, looks, root),
-    ]
-
-
-def shown(path: Path, root: Path) -> str:
-    """Returns a path as text, relative to the data set's folder if it lies in there."""
-    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
-
-
-def counted(n: int, noun: str) -> str:
-    """Returns a number with its noun, such as "1 photograph" or "1,000 photographs"."""
-    return f"{n:,} {noun}{'' if n == 1 else 's'}"
-
-
-def by(size: tuple[int, int]) -> str:
-    """Returns a size as text, such as "256x512"."""
-    return "{}x{}".format(*size)
-
-
-def _incomplete(parts: dict[Split, Part], root: Path) -> Iterator[Problem]:
-    missing = defaultdict(list)
-    for split, part in parts.items():
-        if part.missing:
-            missing[part.missing].append(split)
-            continue
-        for noun, partner, lonely in (
-            ("photograph", "layout", part.lonely_photographs),
-            ("layout", "photograph", part.lonely_layouts),
-        ):
-            if lonely and part.all_needed:  # where partners are not needed, a note of open_source tells
-                missed = {pair.photograph.parent for pair in part.pairs} | {path.parent for path in part.lonely_photographs}
-                unread = [note for folder in sorted(missed) if (note := folders.unread(folder))]
-                remedy = " ".join(["Pairs are matched by file name. Add the partners, or remove these files.", *unread])
-                examples = [shown(path, root) for path in lonely[:_EXAMPLES]]
-                yield Problem(True, f"{split}: {counted(len(lonely), noun)} without a {partner}", remedy, examples)
-        if not part.pairs and (part.lonely_photographs or part.lonely_layouts):
-            yield Problem(True, f"{split}: no photograph has a layout", "Give photographs and layouts the same names.", [])
-        elif not part.pairs:
-            yield Problem(True, f"{split}: too few pairs, so none is left for it", TOO_FEW, [])
-    for reason, splits in missing.items():
-        yield Problem(True, f"{' and '.join(splits)} cannot be listed", reason, [])
-
-
-def _unreadable(looks: Sequence[Look], root: Path) -> Iterator[Problem]:
-    reasons = [reason.replace(f"{root}{os.sep}", "") for look in looks for reason in dict.fromkeys(look.refused)]
-    if reasons:
-        remedy = "Download or make these files again, or remove them and their partners."
-        yield Problem(True, f"{counted(len(reasons), 'file')} cannot be read", remedy, reasons[:_EXAMPLES])
-
-
-def _ambiguous(pairs: Sequence[Pair], looks: Sequence[Look], label_space: LabelSpace, root: Path) -> Iterator[Problem]:
-    """Finds palette PNGs that could be read in two ways, and those whose indices cannot be ids, as palettes differ."""
-    said = [look.ambiguous.replace(f"{root}{os.sep}", "") for look in looks if look.ambiguous]
-    if said:
-        what = f"{counted(len(said), 'palette PNG')} could hold ids or colours"
-        remedy = "Say which with --data.read ids or --data.read colors. The page inspection.html shows both readings."
-        yield Problem(True, what, remedy, said[:_EXAMPLES])
-    if label_space.read_as is None:
-        seen: dict[int, tuple[Color, Path]] = {}
-        try:
-            for pair, look in zip(pairs, looks):
-                refuse_changed(seen, look.palette, pair.layout)
-        except UserError as error:
-            what = "Indices of palette PNGs are no ids, because palettes differ"
-            yield Problem(True, what, "If they are ids all the same, say --data.read ids.", [str(error)])
-
-
-def _changed(pairs: Sequence[Pair], looks: Sequence[Look], root: Path) -> Iterator[Problem]:
-    """Tells which photographs were converted or turned, and which may be damaged."""
-    spaces = Counter(look.converted_from for look in looks if look.converted_from)
-    if spaces:
-        listed = [f"{name}: {counted(count, 'photograph')}" for name, count in spaces.most_common(_EXAMPLES)]
-        what = f"{counted(spaces.total(), 'photograph')} in other colour spaces"
-        yield Problem(False, what, "They are converted to sRGB whenever they are read.", listed)
-    for noted, what, remedy in (
-        (
-            [look.turned for look in looks],
-            "turned",
-            "Their EXIF orientation says so, and their layouts have the turned size.",
-        ),
-        (
-            [", ".join(look.doubts) for look in looks],
-            "possibly damaged",
-            "They can be decoded. Look at them, and fetch them again if a part is missing.",
-        ),
-    ):
-        found = [
-            shown(pair.photograph, root) + (f": {note}" if isinstance(note, str) else "")
-            for pair, note in zip(pairs, noted)
-            if note
-        ]
-        if found:
-            yield Problem(False, f"{counted(len(found), 'photograph')} {what}", remedy, found[:_EXAMPLES])
-
-
-def _unmatched(
-    pairs: Sequence[Pair], looks: Sequence[Look], label_space: LabelSpace, fitting: Sequence[str], root: Path
-) -> Iterator[Problem]:
-    unknown = unknown_values(pairs, looks, label_space)
-    own = "describe your own classes in a JSON file (--labels FILE.json)"
-    for kind, values in (
-        ("id", [u for u in unknown if isinstance(u.value, int)]),
-        ("colour", [u for u in unknown if not isinstance(u.value, int)]),
-    ):
-        if not values:
-            continue
-        if fitting:
-            remedy = f"These label spaces have all of them: {', '.join(f'--labels {name}' for name in fitting)}."
-        elif kind == "id":
-            remedy = f"Map them to the ids of {label_space.name}, or {own}."
-        else:
-            remedy = f"Save layouts as PNG without antialiasing and resize them by nearest neighbour only, or {own}."
-        examples = [
-            f"{u.value}: {counted(u.pixels, 'pixel')} in {counted(u.layouts, 'layout')}, such as {shown(u.example, root)}"
-            + (f"; nearest: {u.nearest}" if u.nearest else "")
-            for u in values[:_EXAMPLES]
-        ]
-        affected = sum(any(isinstance(v, int) == (kind == "id") for v in look.unknown) for look in looks)
-        are = "is" if len(values) == 1 else "are"
-        least = "At least " if any(len(look.unknown) == _KEPT_VALUES for look in looks) else ""
-        what = f"{least}{counted(len(values), kind)} in {counted(affected, 'layout')} {are} not in {label_space.name}"
-        yield Problem(True, what, remedy, examples)
-
-
-def _one_off(pairs: Sequence[Pair], looks: Sequence[Look], label_space: LabelSpace) -> Iterator[Problem]:
-    """Finds COCO-Stuff numbered from 1. All its ids but the last are known, but mean the next class."""
-    if label_space != LABEL_SPACES["cocostuff"]:
-        return
-    pixels = np.sum([class_pixels(pairs, looks, split, label_space) for split in get_args(Split)], 0)
-    if found := [f"{i}: {label_space.classes[i]}, {counted(int(pixels[i]), 'pixel')}" for i in COCOSTUFF_NEVER if pixels[i]]:
-        what = f"Ids occur that COCO-Stuff's layouts never have ({len(found)} of {len(COCOSTUFF_NEVER)})"
-        remedy = (
-            "The ids seem to be numbered from 1, as in labels.txt and COCO-Stuff 10K, but stuffthingmaps_trainval2017 numbers "
-            "from 0. Subtract 1 from each id, and turn 0 into 255."
-        )
-        yield Problem(False, what, remedy, found[:_EXAMPLES])
-
-
-def _instances(parts: dict[Split, Part], looks: Sequence[Look], root: Path) -> Iterator[Problem]:
-    """Tells which layouts have no instance map, and which maps look like something else."""
-    for split, part in parts.items():
-        if part.without_instances:
-            remedy = "Add the files, or train without --cascade.boundaries."
-            yield Problem(True, f"{split}: instance maps are missing", remedy, [part.without_instances])
-    if seen := [look.instances for look in looks if look.instances]:
-        yield from (Problem(False, *doubt) for doubt in doubts(seen, root))
-
-
-def _of_two_sizes(pairs: Sequence[Pair], looks: Sequence[Look], root: Path) -> Iterator[Problem]:
-    differing = [
-        f"{shown(pair.photograph, root)} is {by(look.size)}, its layout {by(look.layout_size)}"
-        for pair, look in zip(pairs, looks)
-        if look.size and look.layout_size and look.size != look.layout_size
-    ]
-    if differing:
-        remedy = "Resize one to the size of the other: a layout by nearest neighbour, a photograph with antialiasing."
-        what = f"{counted(len(differing), 'layout')} of a different size than the photograph"
-        yield Problem(True, what, remedy, differing[:_EXAMPLES])
-
-
-def _repeated(pairs: Sequence[Pair], looks: Sequence[Look], root: Path) -> Iterator[Problem]:
-    groups = duplicates(pairs, looks)
-    across = [group for group in groups if len({pair.split for pair in group}) > 1]
-    within = [group for group in groups if group not in across]
-    for found, what, remedy in (
-        (
-            across,
-            "in train and in val",
-            "Keep each in one split, or the cascade is judged by photographs that it was trained on.",
-        ),
-        (within, "more than once in a split", "Keep one of each, unless these examples should count more than others."),
-    ):
-        if found:
-            examples = [" = ".join(shown(pair.photograph, root) for pair in group) for group in found[:_EXAMPLES]]
-            yield Problem(False, f"{counted(len(found), 'photograph')} {what}", remedy, examples)
-
-
-def _lopsided(pairs: Sequence[Pair], looks: Sequence[Look], label_space: LabelSpace) -> Iterator[Problem]:
-    pixels = {split: class_pixels(pairs, looks, split, label_space) for split in get_args(Split)}
-    unlearned = [name for n, name in enumerate(label_space.classes) if pixels["val"][n] and not pixels["train"][n]]
-    if unlearned and pixels["train"].any():
-        what = f"In val but never in train: {', '.join(unlearned)}"
-        yield Problem(False, what, "The cascade cannot learn these classes. Move layouts that show them to train.", [])
-    whole = np.sum(list(pixels.values()), 0)
-    if whole.sum() and whole[-1] > _MUCH_VOID * whole.sum():
-        what = f"{whole[-1] / whole.sum():.0%} of all pixels are void"
-        yield Problem(
-            False, what, f"Check that the layouts are in {label_space.name}, or name another label space with --labels.", []
-        )
 
 
 def class_pixels(pairs: Sequence[Pair], looks: Sequence[Look], split: Split, label_space: LabelSpace) -> np.ndarray:

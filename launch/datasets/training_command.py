@@ -15,7 +15,8 @@ from crn_jax.data.sources import DataConfig, Split, label_space_of, open_source
 from crn_jax.errors import UserError
 from launch.common.catalogue import experiments
 from launch.common.command_line import parse
-from launch.datasets.survey import Look, Pair, Problem
+from launch.datasets.problems import Problem
+from launch.datasets.survey import Look, Pair
 
 _START = "camvid_96x128"  # the experiment whose schedule other data take over
 _START_EXAMPLES = 367

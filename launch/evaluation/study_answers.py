@@ -150,7 +150,7 @@ def analyse(files: Sequence[Path], sentinel_errors: int = 0) -> Analysis:
 
 
 def _read(file: Path) -> _Result:
-    content = read_json(file, "Give the files that the study's page saved.", object)
+    content = read_json(file, "Give the files that the study's page saved.", object, sealed=False)
     if not isinstance(content, dict) or content.get("format") != RESULT_FORMAT:
         raise UserError(
             f"{file} is not a study's result: its format is not '{RESULT_FORMAT}'. Give the files that the page saved."

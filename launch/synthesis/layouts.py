@@ -99,7 +99,7 @@ _OTHERS = "--fit pad enlarges the layout at its borders and cuts the image back;
 def find_layouts(paths: tuple[Path, ...]) -> Iterator[Path]:
     """Finds the PNG files that the paths name, those of a folder in order. Hidden files, which macOS adds, are left out.
 
-    Of a folder in a bucket, the files of its copy on this machine's disk are found.
+    If a folder is in a bucket, the files of its copy on this machine's disk are found.
 
     Raises:
       UserError: if a path does not exist or a folder has no PNG.
@@ -118,7 +118,7 @@ def find_layouts(paths: tuple[Path, ...]) -> Iterator[Path]:
 
 
 def on_disk(given: Path) -> Path:
-    """Returns a path, or if it is a PNG file, or a folder of such, in a bucket, that of a copy on this machine's disk."""
+    """Returns a path on this machine's disk. A PNG file in a bucket, or a folder of PNG files, is copied there."""
     if not is_bucket(given):
         return given
     if given.suffix.lower() == ".png":

@@ -29,9 +29,10 @@ class RunFiles:
         """Where the files are written."""
         self._bucket = BucketFolder(folder) if staging else None
         self._uploaded: dict[str, tuple[int, int]] = {}
-        for name in ("metrics.jsonl", ledger.FILE) if self._bucket and is_first() else ():
-            if self._bucket and (lines := self._bucket.read(name)) is not None:
-                (self.path / name).write_bytes(lines)
+        if self._bucket and is_first():
+            for name in ("metrics.jsonl", ledger.FILE):
+                if (lines := self._bucket.read(name)) is not None:
+                    (self.path / name).write_bytes(lines)
 
     def upload(self) -> None:
         """Brings the bucket up to date. Without a bucket, there is nothing to do.
@@ -53,7 +54,7 @@ def run_files(folder: str, ownership: Ownership | None) -> Iterator[RunFiles]:
     """Yields the files of a run, and uploads at the end of the block those that this process has written.
 
     Raises:
-      UserError: if a bucket cannot be read or written.
+      UserError: if a bucket cannot be read or written, or another training has followed this one.
     """
     if not is_bucket(folder):
         yield RunFiles(folder)
@@ -61,13 +62,18 @@ def run_files(folder: str, ownership: Ownership | None) -> Iterator[RunFiles]:
     with tempfile.TemporaryDirectory(prefix="crn_jax_run_") as staging:
         with writable(folder):
             files = RunFiles(folder, Path(staging))
+
+        def upload() -> None:
+            if ownership:
+                ownership.beat()  # another training may have followed this one since the last time
+                ownership.check()
+            files.upload()
+
         try:
             yield files
         except BaseException:
             with contextlib.suppress(Exception):  # the error itself is what has to be told
-                if ownership:
-                    ownership.check()
-                files.upload()
+                upload()
             raise
         with writable(folder):
-            files.upload()
+            upload()

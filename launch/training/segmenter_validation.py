@@ -15,7 +15,7 @@ from crn_jax.scores.segmenter import segment
 from crn_jax.sharding import all_gathered, local_rows, put_batch
 from crn_jax.train import TrainState
 from launch.common.contact_sheet import Row, contact_sheet
-from launch.common.names import command_line, named
+from launch.common.names import as_argument, command_line
 from launch.common.processes import sum_over_processes
 
 
@@ -99,4 +99,4 @@ class SegmenterValidator:
     @staticmethod
     def advice(folder: str) -> str:
         """Returns a sentence that says what to do with a trained run."""
-        return f"Next: {command_line('evaluate', 'RUN', '--segmenter', named(folder))}"
+        return f"Next: {command_line('evaluate', 'RUN', '--segmenter', as_argument(folder))}"

@@ -17,7 +17,7 @@ from crn_jax.sharding import local_rows, put, put_batch
 from crn_jax.train import TrainState
 from crn_jax.vgg import by_layer
 from launch.common.contact_sheet import Row, contact_sheet, win_map
-from launch.common.names import command_line, named
+from launch.common.names import as_argument, command_line
 from launch.common.processes import sum_over_processes
 
 
@@ -151,7 +151,8 @@ class Validator:
     def advice(self, folder: str) -> str:
         """Returns a sentence that says what to do with a trained run."""
         instances = ["--instances", f"{folder}/instances"] if self._experiment.boundaries else []
-        return f"Next: {command_line('synthesize', named(folder), named(f'{folder}/layouts'), *instances, '--sheet')}"
+        run, layouts = as_argument(folder), as_argument(f"{folder}/layouts")
+        return f"Next: {command_line('synthesize', run, layouts, *instances, '--sheet')}"
 
 
 def _validation(

@@ -3,7 +3,7 @@
     python -m tests.support.savers FOLDER PORT PROCESSES PROCESS LAST_STEP [KILLED_AT]
 
 The state is the same float32 numbers on any number of processes (`expected`). The last process kills itself while it saves step
-KILLED_AT.
+KILLED_AT, in place of writing its manifest: without that, no process can commit the checkpoint.
 """
 
 import os
@@ -14,7 +14,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from crn_jax import checkpoint
 from crn_jax.checkpoint import Checkpoints
+from crn_jax.manifest import ManifestWriter
 from crn_jax.train import TrainState
 
 SHAPE = (8, 1000)
@@ -26,6 +28,16 @@ def expected(step: int) -> np.ndarray:
     for _ in range(step):
         numbers = numbers * np.float32(0.75)  # no rounding depends on the order of operations
     return numbers
+
+
+class Killed(ManifestWriter):
+    """Kills this process when the manifest is to be written."""
+
+    async def save(self, directory):
+        async def kill() -> None:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        return kill()
 
 
 def main(folder: str, port: str, processes: str, process: str, last: str, killed_at: str = "0") -> None:
@@ -48,9 +60,9 @@ def main(folder: str, port: str, processes: str, process: str, last: str, killed
         w = checkpoints.load(first, state_of(abstract)).params["w"] if first else placed("w", expected(0))
         for step in range(first + 1, int(last) + 1):
             w = following(w)
-            checkpoints.save(step, state_of({"step": placed("step", np.array(step, np.int32)), "w": w}), None, {"step": step})
             if step == int(killed_at) and process == str(int(processes) - 1):
-                os.kill(os.getpid(), signal.SIGKILL)
+                checkpoint.ManifestWriter = Killed
+            checkpoints.save(step, state_of({"step": placed("step", np.array(step, np.int32)), "w": w}), None, {"step": step})
             checkpoints.wait()
 
 

@@ -43,7 +43,7 @@ def read_label_file(path: Path) -> LabelSpace:
         what the field holds and what would be right.
     """
     try:
-        return _from_fields(read_json(path, "", object, nan=True), path.stem)
+        return _from_fields(read_json(path, "", object, nan=True, sealed=False), path.stem)
     except UserError:
         raise
     except ValueError as error:
