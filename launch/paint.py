@@ -24,9 +24,6 @@ from launch.segmentation.labeller import open_labeller
 if TYPE_CHECKING:
     import uvicorn
 
-PACKAGED_RUN: str | None = None
-"""The run that is painted with if none is named."""
-
 PORT = 8265
 """The first port that is tried."""
 _TRIED = 20
@@ -86,10 +83,9 @@ def prepare(asked: Arguments) -> "tuple[uvicorn.Server, socket.socket, str]":
     from launch.painting.server import Studio, application
     from launch.painting.uploads import check_labeller
 
-    sources = asked.runs or ((PACKAGED_RUN,) if PACKAGED_RUN else ())
-    if not sources:
+    if not asked.runs:
         raise UserError("Give at least one run to paint with, such as runs/demo, which launch.train demo makes.")
-    runs = open_runs(sources, asked.checkpoint)
+    runs = open_runs(asked.runs, asked.checkpoint)
     labeller = open_labeller(asked.segmenter, None, "best") if asked.segmenter else None
     if labeller:
         check_labeller(labeller, runs[0].run.label_space)

@@ -48,6 +48,8 @@ FOREIGN = {
     "random": np.random.default_rng(3).integers(0, 256, (256, 3)).astype(np.uint8),
     "padded": np.concatenate([voc(21), np.zeros((235, 3), np.uint8)]),
     "camvid": np.array(CAMVID.colors, np.uint8),
+    "nyu40": np.array(LABEL_SPACES["nyu40"].colors, np.uint8),
+    "cocostuff": np.array(LABEL_SPACES["cocostuff"].colors, np.uint8),
     "cityscapes, one level off": np.array(CITYSCAPES.colors, np.uint8) + 1,
 }
 OWN = LabelSpace("own", ("road", "car", "void"), ((128, 0, 0), (0, 128, 0), (0, 0, 0)), {3: 0, 5: 1, 0: 2})

@@ -18,6 +18,8 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from PIL import Image
@@ -32,6 +34,7 @@ from crn_jax.run import load_run
 from crn_jax.synthesize import synthesize
 from launch import paint
 from launch import synthesize as synthesize_command
+from launch.painting.painted_run import PaintedRun
 from launch.segmentation.labeller import open_labeller
 from tests.support.commands import PATIENCE, ROOT, refused
 from tests.support.painter import VIEW, Painter, Server, until, write_run
@@ -130,20 +133,48 @@ def test_images_follow_while_the_stroke_goes_on(painter):
     assert (page.image() != before).any()
 
 
-def test_the_newest_layout_wins_and_nothing_queues_up(painter, server):
+def test_the_newest_layout_wins_and_nothing_queues_up(painter):
     page = painter()
     page.choose("Brush", "vegetation", 8)
-    requests = []
-
-    def listener(request) -> None:
-        requests.extend([request] * ("/render/" in request.url))
-
-    page.page.on("request", listener)
+    sent, held = [], []
+    page.page.on("request", note := lambda request: sent.extend([request.url] * ("/render/" in request.url)))
+    page.page.route("**/render/**", lambda route: route.continue_() if held else held.append(route))  # the first one is slow
     page.drag((4, 4), (60, 8), (4, 20), (60, 40), steps=15)
+    until(lambda: page.page.wait_for_timeout(20) or held)
+    assert len(sent) == 1  # one request is under way, however much was painted since
+    held[0].continue_()
     page.settle()
+    page.page.unroute("**/render/**")
     np.testing.assert_array_equal(page.image(), page.images()[0])
-    page.page.remove_listener("request", listener)
-    assert 1 <= len(requests) <= 2 * 45
+    page.page.remove_listener("request", note)
+    assert len(sent) <= 2 * 2  # each run renders what was held, and then the newest layout
+
+
+def test_a_step_that_is_undone_while_the_pointer_is_down_is_over(painter):
+    page = painter()
+    blank = page.layout()
+    for tool in ("Brush", "Eraser", "Line", "Rectangle", "Stamp an object"):
+        page.choose(tool, "car")
+        with page.dragging((10, 10), (30, 20)):
+            page.keys("Control+z")
+            page.page.mouse.move(*page.place(50, 40), steps=3)
+        np.testing.assert_array_equal(page.layout(), blank)
+    page.choose("Brush")
+    with page.dragging((10, 10), (30, 20)):
+        page.keys("l")  # another tool
+        page.page.mouse.move(*page.place(50, 40), steps=3)
+    np.testing.assert_array_equal(page.layout(), blank)
+    page.choose("Rectangle", "car")
+    page.drag((10.5, 30.5), (19.5, 35.5))
+    painted = page.layout()
+    page.choose("Select and move")
+    page.click(15, 33)
+    with page.dragging((15, 33), (35, 38)):
+        page.keys("Control+z")
+        page.page.mouse.move(*page.place(50, 40), steps=3)
+    np.testing.assert_array_equal(page.layout(), painted)
+    page.keys("Control+z")
+    np.testing.assert_array_equal(page.layout(), blank)
 
 
 def test_undo_and_redo_restore_exactly(painter):
@@ -291,6 +322,21 @@ def test_a_region_is_copied_with_what_it_holds(painter):
     np.testing.assert_array_equal(page.layout(), before)
 
 
+def test_a_region_is_cut_and_mirrored(painter):
+    page = painter()
+    blank = page.layout()
+    page.choose("Rectangle", "car")
+    page.drag((10.5, 30.5), (19.5, 35.5))
+    page.choose("Brush", "bus", 1)
+    page.click(10.5, 30.5)
+    page.choose("Select and move")
+    page.drag((10.2, 30.2), (19.8, 35.8))
+    page.keys("x")
+    assert page.layout()[30, 19] == CLASS["bus"] and page.layout()[30, 10] == CLASS["car"]
+    page.keys("Control+x")
+    np.testing.assert_array_equal(page.layout(), blank)
+
+
 def test_an_object_of_a_held_out_layout_is_stamped(painter):
     page = painter()
     before = page.layout()
@@ -338,8 +384,12 @@ def test_zoom_shows_the_same_place_in_layout_and_image(painter):
     until(lambda: page.page.locator("#zoom").inner_text() != "100%")
     scale = float(page.page.locator("#zoom").inner_text().rstrip("%")) / 100
     assert scale > 2
-    transforms = page.page.locator(".plane").evaluate_all("(planes) => planes.map((plane) => plane.style.transform)")
-    assert len(set(transforms)) == 1 and "scale" in transforms[0]
+
+    def transforms() -> list[str]:
+        return page.page.locator(".plane").evaluate_all("(planes) => planes.map((plane) => plane.style.transform)")
+
+    until(lambda: all("scale(1)" not in transform for transform in transforms()))
+    assert len(set(transforms())) == 1
     page.choose("Brush", "car", 3)
     page.click(48.5, 36.5)  # the place around which the view was enlarged
     np.testing.assert_array_equal(page.layout() == CLASS["car"], disc(48.5, 36.5, 3))
@@ -498,6 +548,7 @@ def test_a_photograph_is_labelled(painter, tiny_segmenter, tmp_path):
     page.page.get_by_role("button", name="It is a photograph: label it").click()
     until(lambda: (page.layout() == expected).all())
     page.keys("Control+z")
+    until(lambda: (page.layout() != expected).any())
     open_file(page, photograph.read_bytes(), "street.jpg", "photograph")
     until(lambda: (page.layout() == expected).all())
 
@@ -610,7 +661,9 @@ def test_two_tabs_paint_apart(painter, server, runs):
     tab = first.page.context.new_page()
     tab.goto(server.address)
     second = Painter(tab, runs[1])
-    np.testing.assert_array_equal(second.layout(), first.layout())  # a new tab begins with the last work
+    theirs = second.layout()
+    first.page.bring_to_front()
+    np.testing.assert_array_equal(theirs, first.layout())  # a new tab begins with the last work
     for page, name in ((first, "car"), (second, "bus")):
         page.page.bring_to_front()
         page.choose("Brush", name, 16)
@@ -691,12 +744,20 @@ def test_this_machine_is_known_by_its_names(server, host):
 
 @pytest.mark.parametrize(
     "headers",
-    [{"origin": "http://evil.example"}, {"origin": "null"}, {"origin": "http://127.0.0.1:1"}, {"sec_fetch_site": "cross-site"}],
+    [
+        {"origin": "http://evil.example"},
+        {"origin": "null"},
+        {"origin": "http://127.0.0.1:1"},
+        {"origin": "http://[::1"},
+        {"sec_fetch_site": "cross-site"},
+    ],
 )
 def test_a_request_of_another_site_is_refused(server, headers):
     layout = bytes(H * W)
     assert ask(server, "POST", "/render/0", layout, **headers)[0] == 403
-    assert ask(server, "GET", "/layouts/0", **headers)[0] == 403
+    for path in ("/layouts/0", "/about", "/scenes", "/page/main.js"):
+        status, answered, _ = ask(server, "GET", path, **headers)
+        assert status == 403 and "content-security-policy" in answered
     assert (
         ask(server, "POST", "/render/0", layout, origin=f"http://127.0.0.1:{server.port}", sec_fetch_site="same-origin")[0]
         == 200
@@ -719,7 +780,8 @@ def test_every_answer_confines_the_page(server):
         ("/render/0", bytes([20]) * (H * W), 400),
         ("/render/2", bytes(H * W), 404),
         ("/render/99999999999999999999", bytes(H * W), 404),
-        ("/save", b"", 400),
+        ("/save/0", b"", 400),
+        ("/save/2", bytes(H * W), 404),
         ("/open/layout", b"no picture", 422),
         ("/open/layout?read=both", b"", 400),
         ("/open/photograph", b"", 422),
@@ -730,6 +792,9 @@ def test_every_answer_confines_the_page(server):
         ("/command", json.dumps({"run": True, "index": 0, "picks": {}}).encode(), 404),
         ("/command", json.dumps({"run": 0, "index": 0, "picks": {"1": -1}}).encode(), 400),
         ("/command", json.dumps({"run": 0, "index": 0, "picks": [1]}).encode(), 400),
+        ("/command", json.dumps({"run": 0, "index": 0, "picks": {"20": 0}}).encode(), 400),
+        ("/command", json.dumps({"run": 0, "index": 0, "picks": {"index": 1}}).encode(), 400),
+        ("/command", json.dumps({"run": 0, "index": 0, "picks": {"9" * 5000: 0}}).encode(), 400),
         ("/command", bytes(70_000), 413),
     ],
 )
@@ -760,16 +825,22 @@ def test_stuck_clients_harm_nobody(server):
             connection.close()
 
 
-def test_a_hurried_page_has_one_turn_at_a_time(server):
-    """Of many layouts that a page sends at once, the first and the newest are rendered, and others are superseded."""
-    with contextlib.ExitStack() as stack:
-        connections = []
-        for i in range(12):
-            connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
-            connections.append(stack.enter_context(contextlib.closing(connection)))
-            connection.request("POST", "/render/0?page=hurried", bytes([i]) * (H * W))
-        statuses = [connection.getresponse().status for connection in connections]
-    assert set(statuses) <= {200, 204} and 200 in statuses
+def test_a_hurried_page_has_one_turn_at_a_time(server, monkeypatch):
+    """While a layout of the page is rendered, only the newest one waits. The others are superseded."""
+    turn, images = threading.Event(), PaintedRun.images
+    monkeypatch.setattr(PaintedRun, "images", lambda *given: turn.wait(PATIENCE) and images(*given))
+    with ThreadPoolExecutor(12) as pool:
+        asked = [pool.submit(ask, server, "POST", "/render/0?page=hurried", bytes([i]) * (H * W)) for i in range(12)]
+        until(lambda: sum(each.done() for each in asked) == 10)
+        assert {each.result()[0] for each in asked if each.done()} == {204}
+        turn.set()
+        assert sorted(each.result()[0] for each in asked) == [200] * 2 + [204] * 10
+
+
+def test_a_page_of_another_session_learns_that_the_server_was_started_again(server):
+    session = json.loads(ask(server, "GET", "/about")[2])["session"]
+    assert ask(server, "POST", f"/render/0?session={session}", bytes(H * W))[0] == 200
+    assert ask(server, "POST", "/render/0?session=another", bytes(H * W))[0] == 503
 
 
 def test_other_machines_need_the_token(runs, monkeypatch):

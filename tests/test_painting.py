@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from launch.painting import renders
 from launch.painting.guard import needs_token, new_token
 from launch.painting.painted_run import parted
 from launch.painting.renders import Busy, Renders, Superseded
-from launch.painting.results import file_name, layout_png
+from launch.painting.results import file_name, layout_png, synthesize_command
 from launch.painting.scenes import horizon, stamps
 from launch.painting.server import Studio
 from launch.painting.uploads import opened_layout
@@ -114,6 +115,15 @@ def test_a_layout_that_is_taken_away_comes_back_as_it_was():
     assert file_name(layout) == file_name(layout.copy()) != file_name(layout[::-1])
 
 
+@pytest.mark.parametrize(
+    "source, told", [("gs://b/run", "gs://b/run"), ("hf://a/b", "hf://a/b"), ("a run", f"'{Path.cwd()}/a run'")]
+)
+def test_the_command_names_the_run_as_it_was_given(source, told):
+    run = types.SimpleNamespace(generator=demo.generator, label_space=CITYSCAPES, step=5)
+    command = synthesize_command(types.SimpleNamespace(source=source, run=run), 0, {}, "x.png")
+    assert command.endswith(f"synthesize {told} x.png --checkpoint 5")
+
+
 @pytest.mark.quick
 def test_other_machines_need_a_token_that_nobody_guesses():
     assert [needs_token(host) for host in ("127.0.0.1", "::1", "localhost", "0.0.0.0", "10.0.0.3", "a.example")] == [
@@ -139,6 +149,9 @@ def test_stamps_are_whole_objects_the_largest_first():
 
 def test_the_horizon_is_learnt_from_layouts_and_else_from_names():
     assert horizon([scene(), scene()], NAMES, (40, 80)) == (SKY, ROAD, 20)
+    with_hood = scene()
+    with_hood[-7:] = VOID
+    assert horizon([with_hood], NAMES, (40, 80)).below == ROAD
     assert horizon([], NAMES, (40, 80)) == (SKY, ROAD, 20)
     assert horizon([], ("a", "b", "void"), (40, 80)) == (0, 1, 20)
     assert horizon([], ("a", "void"), (40, 80)) == (0, 1, 20)

@@ -6,13 +6,13 @@ from another site. Requests from other machines have to know a token, the first 
 """
 
 import ipaddress
-import json
 import secrets
 import socket
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -51,8 +51,6 @@ class Guard:
         self._names = {*LOOPBACK, host.lower()} if token is None else {*LOOPBACK, host.lower(), *_own_names()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            return await self._app(scope, receive, send)
         if scope["type"] != "http":
             return  # there are no web sockets here
 
@@ -61,32 +59,31 @@ class Guard:
                 MutableHeaders(scope=message).update(HEADERS)
             await send(message)
 
-        if problem := self._refusal(scope):
-            return await _refuse(problem, send_confined)
-        if self._token is not None:
-            scope = {**scope, "path": "/" + scope["path"].split("/", 2)[2]}
-        await self._app(scope, receive, send_confined)
+        path = self._without_token(scope["path"])
+        if path is None:
+            problem: str | None = "The token is missing or wrong. Use the whole address that launch.paint has printed."
+        else:
+            problem = self._refusal(Headers(scope=scope), path)
+        app = JSONResponse({"error": problem}, 403) if problem else self._app
+        await app({**scope, "path": path or "/"}, receive, send_confined)
 
-    def _refusal(self, scope: Scope) -> str | None:
+    def _without_token(self, path: str) -> str | None:
+        """Returns a path without the token that it has to begin with, or None if it does not."""
+        if self._token is None:
+            return path
+        _, given, *rest = path.split("/", 2)
+        return f"/{rest[0]}" if rest and secrets.compare_digest(given.encode(), self._token.encode()) else None
+
+    def _refusal(self, headers: Headers, path: str) -> str | None:
         """Returns why a request is refused, or None."""
-        headers = Headers(scope=scope)
         if len(headers.getlist("host")) != 1 or not self._is_own(_name(headers["host"])):
             return "This server answers only to its own name. Use the address that launch.paint has printed."
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != headers["host"].lower():
+        if origin is not None and origin.lower().partition("://")[2] != headers["host"].lower():
             return "This request comes from the page of another site."
-        if headers.get("sec-fetch-site", "none") not in ("none", "same-origin") and scope["path"].count("/") > self._depth:
+        if headers.get("sec-fetch-site", "none") not in ("none", "same-origin") and path != "/":  # any site may have a link
             return "This request comes from the page of another site."
-        if self._token is not None:
-            given = scope["path"].split("/", 2)
-            if len(given) < 3 or not secrets.compare_digest(given[1].encode(), self._token.encode()):
-                return "The token is missing or wrong. Use the whole address that launch.paint has printed."
         return None
-
-    @property
-    def _depth(self) -> int:
-        """The number of slashes in the path of the page itself, which a link of any site may open."""
-        return 1 if self._token is None else 2
 
     def _is_own(self, name: str) -> bool:
         if name in self._names:
@@ -108,9 +105,3 @@ def _name(host: str) -> str:
 def _own_names() -> set[str]:
     name = socket.gethostname().lower()
     return {name, f"{name}.local"}
-
-
-async def _refuse(problem: str, send: Send) -> None:
-    headers = [(b"content-type", b"application/json")]
-    await send({"type": "http.response.start", "status": 403, "headers": headers})
-    await send({"type": "http.response.body", "body": json.dumps({"error": problem}).encode()})

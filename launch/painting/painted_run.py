@@ -67,7 +67,6 @@ class PaintedRun:
         height, width = self.fitted.size
         return {
             "name": self.name,
-            "experiment": self.run.experiment.name,
             "images": self.run.generator.num_images,
             "height": height,
             "width": width,

@@ -106,7 +106,7 @@ def application(studio: Studio, host: str, token: str | None = None) -> Guard:
       token: what the path of each request begins with, if other machines can reach the server.
     """
     space, dtype = studio.runs[0].run.label_space, np.dtype(studio.runs[0].run.label_space.dtype).newbyteorder("<")
-    pages = _files()
+    pages, decoding = _files(), asyncio.Semaphore(1)  # a large picture takes a gigabyte while it is decoded
 
     async def page(request: Request) -> Response:
         name = request.path_params.get("name", "index.html")
@@ -129,6 +129,8 @@ def application(studio: Studio, host: str, token: str | None = None) -> Guard:
     async def render(request: Request) -> Response:
         painted = _painted(request.path_params["run"])
         layout = await _layout(request)
+        if request.query_params.get("session", studio.session) != studio.session:
+            return JSONResponse({"error": "The server was started again, perhaps with other runs."}, 503)
         if painted.state != "ready":
             return JSONResponse({"error": painted.problem or "The run is being compiled."}, 503)
         try:
@@ -149,28 +151,33 @@ def application(studio: Studio, host: str, token: str | None = None) -> Guard:
         if kind == "photograph":
             if studio.labeller is None:
                 raise HTTPException(400, "Photographs need a segmenter: start launch.paint with --segmenter RUN.")
-            layout, notes = await run_in_threadpool(labelled_photograph, run, studio.labeller, content, name)
+            decode = functools.partial(labelled_photograph, run, studio.labeller, content, name)
         else:
-            layout, notes = await run_in_threadpool(opened_layout, run, content, name, reading)
+            decode = functools.partial(opened_layout, run, content, name, reading)
+        async with decoding:
+            layout, notes = await run_in_threadpool(decode)
         return JSONResponse({"layout": _base64(layout.astype(dtype)), "notes": notes})
 
     async def save_layout(request: Request) -> Response:
+        painted = _painted(request.path_params["run"])
         layout = await _layout(request)
-        png = await run_in_threadpool(layout_png, layout, space)
+        png = await run_in_threadpool(layout_png, layout, painted.run.label_space)
         headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(file_name(layout))}"}
         return Response(png, media_type="image/png", headers=headers)
 
     async def command(request: Request) -> Response:
         fields = _fields(await _body(request, _SMALL))
         painted = _painted(fields.get("run"))
-        count = painted.run.generator.num_images
+        count, class_ids = painted.run.generator.num_images, {str(n): n for n in range(space.num_classes)}
+        index: Any = fields.get("index")
         picks = fields.get("picks")
-        given = {"index": fields.get("index"), **(picks if isinstance(picks, dict) else {"picks": None})}
-        if any(type(image) is not int or not 0 <= image < count for image in given.values()):
+        if not isinstance(picks, dict) or not picks.keys() <= class_ids.keys():
+            raise HTTPException(400, f"Picks are numbers of classes, 0 to {space.num_classes - 1}, with the images for them.")
+        if any(type(image) is not int or not 0 <= image < count for image in (index, *picks.values())):
             raise HTTPException(400, f"This run makes {count} images, 0 to {count - 1}.")
-        chosen = {int(name): image for name, image in given.items() if name.isdecimal() and int(name) < space.num_classes}
+        chosen = {class_ids[name]: image for name, image in picks.items()}
         file = Path(str(fields.get("file", ""))[:200]).name or "LAYOUT.png"
-        return JSONResponse({"command": synthesize_command(painted, given["index"], chosen, file)})
+        return JSONResponse({"command": synthesize_command(painted, index, chosen, file)})
 
     def _painted(number: Any) -> PaintedRun:
         if type(number) is not int or not 0 <= number < len(studio.runs):
@@ -196,7 +203,7 @@ def application(studio: Studio, host: str, token: str | None = None) -> Guard:
             Route("/layouts/{number:int}", held_out),
             Route("/render/{run:int}", render, methods=["POST"]),
             Route("/open/{kind:str}", open_file, methods=["POST"]),
-            Route("/save", save_layout, methods=["POST"]),
+            Route("/save/{run:int}", save_layout, methods=["POST"]),
             Route("/command", command, methods=["POST"]),
         ],
         exception_handlers={HTTPException: _refused, UserError: _refused, ClientDisconnect: _refused, Exception: _failed},

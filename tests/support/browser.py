@@ -77,6 +77,6 @@ def open_page(browser) -> Iterator[Callable[..., Page]]:
 
 @pytest.fixture(scope="module")
 def open_shared_page(browser) -> Iterator[Callable[..., Page]]:
-    """The same for pages that stay open until the module's last test."""
+    """The function of `silent_pages` for pages that stay open until the module's last test."""
     with silent_pages(browser) as open_path:
         yield open_path

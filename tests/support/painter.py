@@ -39,6 +39,7 @@ class Server:
         self.start()
 
     def start(self) -> None:
+        """Starts the server, and waits until it answers."""
         self._server, listening, self.address = paint.prepare(self.arguments)
         self.port = listening.getsockname()[1]
         self.arguments = dataclasses.replace(self.arguments, port=self.port)
@@ -47,6 +48,7 @@ class Server:
         until(lambda: self._server.started)
 
     def stop(self) -> None:
+        """Stops the server, and waits until it has ended."""
         self._server.should_exit = True
         self._thread.join(PATIENCE)
         assert not self._thread.is_alive()
@@ -60,7 +62,8 @@ def until(condition: Callable[[], object], pause: float = 0.02) -> None:
         time.sleep(pause)
 
 
-_READ = """(canvas) => {
+_READ = """async (canvas) => {
+  await new Promise((done) => requestAnimationFrame(done));  // the page paints in the same frame, before this
   const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
   let text = "";
   for (let i = 0; i < data.length; i += 4096) text += String.fromCharCode(...data.subarray(i, i + 4096));
@@ -181,6 +184,8 @@ class Painter:
 
 
 class Drag:
+    """A drag over points of the canvas. The pointer is down within the block."""
+
     def __init__(self, painter: Painter, points: tuple[tuple[float, float], ...], steps: int):
         self.painter, self.points, self.steps = painter, points, steps
 

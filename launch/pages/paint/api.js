@@ -1,5 +1,7 @@
 // The server's answers. Layouts travel as the bytes of their class ids, and images as RGB bytes.
 
+import { idsOf } from "./raster.js";
+
 /** What the server refuses, in its own words. */
 export class Refused extends Error {
   constructor(answer, status) {
@@ -42,19 +44,16 @@ async function whole(answer, read) {
 export const about = async () => whole(await ask("about"), "json");
 export const scenes = async () => whole(await ask("scenes"), "json");
 
-export function idsOf(buffer, bytes) {
-  return bytes === 2 ? new Uint16Array(buffer) : new Uint8Array(buffer);
-}
-
 const decoded = (text) => Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
 
 export async function heldOut(number, bytes) {
   return idsOf(await whole(await ask(`layouts/${number}`), "arrayBuffer"), bytes);
 }
 
-/** The images of a layout, and the layout as the network got it; null if a newer layout has taken its place. */
-export async function render(number, ids, run) {
-  const answer = await post(`render/${number}?page=${page}`, ids);
+/** The images of a layout, and the layout as the network got it; null if a newer layout has taken its place. The server of
+ * another session refuses, because its runs may be others. */
+export async function render(number, ids, run, session) {
+  const answer = await post(`render/${number}?page=${page}&session=${session}`, ids);
   if (answer.status === 204) return null;
   const content = await whole(answer, "arrayBuffer");
   const pixels = run.height * run.width;
@@ -72,9 +71,9 @@ export async function open(kind, file, bytes, reading) {
   return { ids: idsOf(decoded(layout).buffer, bytes), notes };
 }
 
-/** The layout as a PNG file, and its name. */
-export async function layoutFile(ids) {
-  const answer = await post("save", ids);
+/** The layout as a PNG file of a run's ids, and its name. */
+export async function layoutFile(run, ids) {
+  const answer = await post(`save/${run}`, ids);
   const name = decodeURIComponent(answer.headers.get("content-disposition").split("''")[1]);
   return { content: await whole(answer, "blob"), name };
 }

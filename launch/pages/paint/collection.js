@@ -2,6 +2,7 @@
 
 import { $, element, once } from "./dom.js";
 import { COMPOSED, choiceColor } from "./panels.js";
+import { pixelOf, put } from "./view.js";
 
 export function showCollection(panels, info, state) {
   let panel = panels.find((each) => each.run.images > 1) ?? null;
@@ -39,7 +40,7 @@ export function showCollection(panels, info, state) {
   }
 
   const redraw = once(() => {
-    if (panel.images) for (const { u, canvas } of tiles) draw(canvas, u === COMPOSED ? panel.composed() : panel.images[u]);
+    if (panel.images) for (const { u, canvas } of tiles) put(canvas, pixelOf(u === COMPOSED ? panel.composed() : panel.images[u]));
     for (const { u, button } of tiles) {
       button.setAttribute("aria-pressed", u === panel.looked || (panel.looked === COMPOSED && !panel.isComposed && u === panel.base));
       if (u === COMPOSED) button.hidden = !panel.isComposed;
@@ -52,12 +53,6 @@ export function showCollection(panels, info, state) {
     map.disabled = !panel.isComposed;
     if (!panel.isComposed && map.getAttribute("aria-pressed") === "true") toggleMap();
   });
-
-  function draw(canvas, rgb) {
-    const image = new ImageData(canvas.width, canvas.height), words = new Uint32Array(image.data.buffer);
-    for (let i = 0; i < words.length; i++) words[i] = 0xff000000 | (rgb[3 * i + 2] << 16) | (rgb[3 * i + 1] << 8) | rgb[3 * i];
-    canvas.getContext("2d").putImageData(image, 0, 0);
-  }
 
   function chips() {
     if (!panel.isComposed) return [];

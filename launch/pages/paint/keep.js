@@ -3,6 +3,7 @@
 import * as api from "./api.js";
 import { element } from "./dom.js";
 import { complain, tell } from "./messages.js";
+import { pixelOf, put } from "./view.js";
 
 function download(content, name) {
   const address = URL.createObjectURL(content);
@@ -10,9 +11,10 @@ function download(content, name) {
   setTimeout(() => URL.revokeObjectURL(address), 60_000);
 }
 
-export async function saveLayout(work) {
+/** Saves the layout with the ids and colours that the run of a panel reads. */
+export async function saveLayout(work, panel) {
   try {
-    const { content, name } = await api.layoutFile(work.layout.ids);
+    const { content, name } = await api.layoutFile(panel.number, work.layout.ids);
     download(content, name);
     return name;
   } catch (error) {
@@ -25,10 +27,8 @@ export async function saveLayout(work) {
 export async function saveImage(panel, times, layoutName) {
   const rgb = panel.shown();
   if (!rgb) return complain(new Error("There is no image yet."));
-  const { width, height } = panel.run, image = new ImageData(width, height);
-  for (let i = 0; i < width * height; i++) image.data.set([rgb[3 * i], rgb[3 * i + 1], rgb[3 * i + 2], 255], 4 * i);
-  const own = element("canvas", { width, height });
-  own.getContext("2d").putImageData(image, 0, 0);
+  const { width, height } = panel.run, own = element("canvas", { width, height });
+  put(own, pixelOf(rgb));
   let canvas = own;
   if (times > 1) {
     canvas = element("canvas", { width: times * width, height: times * height });
@@ -42,7 +42,7 @@ export async function saveImage(panel, times, layoutName) {
 
 /** Copies the command that makes the image on the page, and saves the layout that it reads. */
 export async function copyCommand(work, panel) {
-  const name = await saveLayout(work);
+  const name = await saveLayout(work, panel);
   if (!name) return;
   try {
     const index = panel.looked >= 0 ? panel.looked : panel.base;
@@ -61,7 +61,7 @@ export async function copyCommand(work, panel) {
 }
 
 /** Class ids as a text of runs: "class" or "class*length", numbers in base 36. */
-export function packed(ids) {
+function packed(ids) {
   const runs = [];
   for (let i = 0; i < ids.length;) {
     let end = i + 1;
@@ -73,7 +73,7 @@ export function packed(ids) {
 }
 
 /** Fills `ids` from a text; false if it is not one of `packed`, with as many ids and no unknown class. */
-export function unpack(text, ids, classes) {
+function unpack(text, ids, classes) {
   let place = 0;
   for (const run of text.split(" ")) {
     const [id, length = 1] = run.split("*").map((number) => Number.parseInt(number, 36));

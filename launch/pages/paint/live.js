@@ -23,7 +23,6 @@ export class Live extends EventTarget {
   }
 
   get isWaiting() { return this.panels.some(({ run }) => run.state === "compiling" || run.state === "waiting"); }
-  get isRendering() { return this.#busy; }
   /** Whether the images on the page are those of the layout on the page. */
   get isSettled() { return this.#done === this.#wanted && !this.#busy && !this.isWaiting && !this.isLost; }
 
@@ -43,7 +42,7 @@ export class Live extends EventTarget {
         this.#since = null;
         for (const panel of this.panels) {
           if (panel.run.state !== "ready") continue;
-          const rendered = await api.render(panel.number, ids, panel.run);
+          const rendered = await api.render(panel.number, ids, panel.run, this.info.session);
           if (!rendered) continue;
           panel.show(rendered);
           if (since !== null) requestAnimationFrame(() => {
@@ -117,7 +116,7 @@ export class Live extends EventTarget {
 
   /** Whether another server offers the same canvas and as many runs of the same sizes. */
   #isAlike(news) {
-    const canvas = (info) => JSON.stringify([info.classes, info.width, info.height, info.runs.map((run) => [run.images, run.width, run.height])]);
+    const canvas = (info) => JSON.stringify([info.classes, info.colors, info.width, info.height, info.runs.map((run) => [run.images, run.width, run.height])]);
     return canvas(news) === canvas(this.info);
   }
 

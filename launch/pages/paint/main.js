@@ -8,13 +8,14 @@ import { copyCommand, keep, saveImage, saveLayout } from "./keep.js";
 import { listenToKeys } from "./keys.js";
 import { Live } from "./live.js";
 import { complain, tell } from "./messages.js";
-import { resize, showTools } from "./options.js";
+import { SIZES, resize, showTools } from "./options.js";
 import { Panel } from "./panels.js";
 import { listen, navigate } from "./pointer.js";
+import { union } from "./raster.js";
 import { offerObjects, offerStarts } from "./start.js";
 import { State } from "./state.js";
 import { makeTools } from "./tools.js";
-import { Camera, View } from "./view.js";
+import { Camera, View, rgba } from "./view.js";
 import { Work } from "./work.js";
 
 /** The parts of the page, once it is there. */
@@ -22,7 +23,7 @@ export let parts = null;
 
 async function start() {
   const [info, scenes] = await Promise.all([api.about(), api.scenes()]);
-  const colors = Uint32Array.from(info.colors, ([red, green, blue]) => (0xff000000 | (blue << 16) | (green << 8) | red) >>> 0);
+  const colors = Uint32Array.from(info.colors, (color) => rgba(color));
   const stamps = scenes.stamps.map((stamp) => ({ class: stamp.class, ...api.mask(stamp) }));
   const work = new Work(info.width, info.height, info.bytes), state = new State(), camera = new Camera();
 
@@ -37,12 +38,12 @@ async function start() {
 
   let dirty = null;
   const repaint = once(() => {
-    view.paint(dirty, (i) => colors[work.layout.ids[i]]);
+    view.paint((i) => colors[work.layout.ids[i]], dirty);
     dirty = null;
     shade();
   });
   work.addEventListener("change", ({ rect }) => {
-    dirty = dirty ? [Math.min(dirty[0], rect[0]), Math.min(dirty[1], rect[1]), Math.max(dirty[2], rect[2]), Math.max(dirty[3], rect[3])] : rect;
+    dirty = union(dirty, rect);
     repaint();
   });
   const shade = () => view.cover(state.hovered === null ? null : (i) => (work.layout.ids[i] === state.hovered ? 0 : 0xb0181614));
@@ -51,7 +52,7 @@ async function start() {
     for (const panel of panels) panel.shade();
   });
 
-  const pointer = listen(view, camera, state, tools, work, (place) => {
+  const cancel = listen(view, camera, state, tools, work, (place) => {
     $("place").textContent = place ? `${info.classes[work.at(place.x, place.y)]} · ${place.x}, ${place.y}` : "";
   });
   for (const each of [view, ...panels.map((panel) => panel.view)]) navigate(each, camera);
@@ -81,8 +82,8 @@ async function start() {
     map: () => collection.toggleMap?.(),
     pickChosen: () => collection.pickChosen?.(),
     look: (u) => collection.look?.(u),
-    saveLayout: () => { saveLayout(work); },
-    cancel: () => pointer.cancel(),
+    saveLayout: () => { saveLayout(work, shownPanel()); },
+    cancel,
     selectAll: () => {
       state.set({ tool: "select" });
       select.selectAll();
@@ -110,11 +111,8 @@ async function start() {
     "save-image": () => save(1), "save-large": () => save(4), "copy-command": () => copyCommand(work, shownPanel()),
   })) $(id).addEventListener("click", act);
   async function save(times) {
-    try {
-      await saveImage(shownPanel(), times, (await api.layoutFile(work.layout.ids)).name);
-    } catch {
-      await saveImage(shownPanel(), times, "layout.png"); // the server is gone, and the image is here
-    }
+    const panel = shownPanel(), file = api.layoutFile(panel.number, work.layout.ids);
+    await saveImage(panel, times, await file.then(({ name }) => name, () => "layout.png")); // the image is here without the server
   }
   camera.addEventListener("change", () => { $("zoom").textContent = `${Math.round(100 * camera.scale)}%`; });
   const history = () => {
@@ -127,7 +125,7 @@ async function start() {
   work.load(before?.ids ?? starts.first);
   if (before) {
     const { tool, classId, size, stamp } = before;
-    const known = { tool: tools.has(tool) && tool, classId: classId in info.classes && classId, size: size >= 1 && size <= 100 && size, stamp: stamp in stamps && stamp };
+    const known = { tool: tools.has(tool) && tool, classId: classId in info.classes && classId, size: size >= SIZES[0] && size <= SIZES[1] && size, stamp: stamp in stamps && stamp };
     state.set(Object.fromEntries(Object.entries(known).filter(([, value]) => value !== false)));
     before.panels?.forEach((each, i) => panels[i]?.restore(each));
   } else {

@@ -2,15 +2,13 @@
 // class is taken from, as --index and --pick of launch.synthesize say.
 
 import { $, element } from "./dom.js";
-import { View } from "./view.js";
+import { View, pixelOf, rgba } from "./view.js";
 
 export const COMPOSED = -1;
 
 /** The colours of the map of choices, by the number of the image. */
 const CHOICES = [[66, 133, 244], [240, 140, 40], [52, 168, 83], [214, 64, 120], [140, 100, 220], [20, 175, 190], [225, 190, 40], [150, 110, 80], [130, 135, 145]];
 export const choiceColor = (u) => CHOICES[u % CHOICES.length];
-
-const rgba = ([red, green, blue], alpha) => ((alpha << 24) | (blue << 16) | (green << 8) | red) >>> 0;
 
 /** A run's images. Tells "change" when another image is looked at, or a class is taken from another one. */
 export class Panel extends EventTarget {
@@ -41,7 +39,8 @@ export class Panel extends EventTarget {
 
   /** Says what the run's images wait for. */
   wait() {
-    const { state, problem, seconds, height, width } = this.run;
+    const { name, state, problem, seconds, height, width } = this.run;
+    this.name.textContent = name; // a server that is started again may paint with another checkpoint
     const words = { waiting: "Waiting for the other run…", compiling: `Compiling for ${height}×${width}… ${Math.round(seconds)} s` }[state];
     this.veil.hidden = state === "ready";
     this.veil.textContent = problem || words || "";
@@ -76,8 +75,7 @@ export class Panel extends EventTarget {
   redraw() {
     const rgb = this.shown();
     if (!rgb) return;
-    const { width, height } = this.run;
-    this.view.paint([0, 0, width, height], (i) => (0xff000000 | (rgb[3 * i + 2] << 16) | (rgb[3 * i + 1] << 8) | rgb[3 * i]) >>> 0);
+    this.view.paint(pixelOf(rgb));
     this.shade();
   }
 

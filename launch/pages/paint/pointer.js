@@ -1,10 +1,11 @@
 // Mouse, pen, fingers and keyboard on the layout, as the points that tools take.
 
-/** Hands what happens on the layout's view on to the chosen tool. Returns what keys.js needs. */
+/** Hands what happens on the layout's view on to the chosen tool. Returns a function that cancels what is being drawn. */
 export function listen(view, camera, state, tools, work, onPlace) {
   const { frame } = view;
   const fingers = new Map();
-  let pressed = false, panning = null, pinch = null;
+  let pressed = null; // the tool that was pressed; another one may be chosen meanwhile
+  let panning = null, pinch = null;
   let cursor = null; // the last point, for the tool's marks and for the keyboard
 
   const tool = () => tools.get(state.tool);
@@ -26,8 +27,8 @@ export function listen(view, camera, state, tools, work, onPlace) {
   }
 
   function stop() {
-    if (pressed) tool().cancel?.();
-    pressed = false;
+    pressed?.cancel?.();
+    pressed = null;
   }
 
   frame.addEventListener("pointerdown", (event) => {
@@ -48,8 +49,8 @@ export function listen(view, camera, state, tools, work, onPlace) {
     } else if (event.button === 1 || tool().pans) {
       panning = view.placeOf(event);
     } else if (event.button === 0) {
-      pressed = true;
-      tool().down(pointOf(event));
+      pressed = tool();
+      pressed.down(pointOf(event));
     }
     show(pointOf(event));
   });
@@ -69,7 +70,7 @@ export function listen(view, camera, state, tools, work, onPlace) {
       panning = place;
     } else if (pressed) {
       const each = event.getCoalescedEvents?.() ?? [];
-      for (const part of each.length ? each : [event]) tool().move?.(pointOf(part));
+      for (const part of each.length ? each : [event]) pressed.move?.(pointOf(part));
     }
     show(pointOf(event));
   });
@@ -79,9 +80,10 @@ export function listen(view, camera, state, tools, work, onPlace) {
     if (fingers.size < 2) pinch = null;
     panning = null;
     if (!pressed) return;
-    pressed = false;
-    if (event.type === "pointercancel") tool().cancel?.();
-    else tool().up?.(pointOf(event));
+    const released = pressed;
+    pressed = null;
+    if (event.type === "pointercancel") released.cancel?.();
+    else released.up?.(pointOf(event));
     show(event.pointerType === "touch" ? null : pointOf(event));
   };
   frame.addEventListener("pointerup", release);
@@ -97,49 +99,52 @@ export function listen(view, camera, state, tools, work, onPlace) {
   // The keyboard moves a point: arrow keys, the space bar presses.
   frame.addEventListener("keydown", (event) => {
     const steps = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
-    if (tool().key?.(event.key, { shift: event.shiftKey })) {
+    const held = event.ctrlKey || event.metaKey || event.altKey;
+    if (!held && tool().key?.(event.key, { shift: event.shiftKey })) {
       event.preventDefault();
       view.redraw();
     } else if (event.key in steps && !event.ctrlKey && !event.metaKey) {
       event.preventDefault();
       const far = event.shiftKey ? 10 : 1, [dx, dy] = steps[event.key];
+      if (tool().pans) return camera.pan((-dx * far) / 50, (-dy * far) / 50);
       const { x, y } = cursor ?? { x: view.width / 2, y: view.height / 2 };
       const limit = (value, whole) => Math.min(Math.max(Math.floor(value) + 0.5, 0.5), whole - 0.5);
       cursor = { x: limit(x + far * dx, view.width), y: limit(y + far * dy, view.height) };
-      if (pressed) tool().move?.(keyPoint(event));
+      camera.reveal({ x: cursor.x / view.width, y: cursor.y / view.height });
+      pressed?.move?.(keyPoint(event));
       show(cursor);
     } else if (event.key === " " && !event.repeat && !pressed && !tool().pans) {
       event.preventDefault();
       cursor ??= { x: Math.floor(view.width / 2) + 0.5, y: Math.floor(view.height / 2) + 0.5 };
-      pressed = true;
-      tool().down(keyPoint(event));
+      pressed = tool();
+      pressed.down(keyPoint(event));
       show(cursor);
     } else if (event.key === " ") event.preventDefault();
   });
   frame.addEventListener("keyup", (event) => {
     if (event.key !== " " || !pressed) return;
-    pressed = false;
-    tool().up?.(keyPoint(event));
+    const released = pressed;
+    pressed = null;
+    released.up?.(keyPoint(event));
     show(cursor);
   });
   frame.addEventListener("blur", stop);
 
   view.draw = (context, size) => tool().draw?.(context, size, cursor);
-  state.addEventListener("change", view.redraw);
+  state.addEventListener("change", () => {
+    if (pressed && pressed !== tool()) stop();
+    view.redraw();
+  });
   work.addEventListener("change", view.redraw);
 
-  return {
-    cancel() {
-      pressed = false;
-      tool().cancel?.();
-      view.redraw();
-    },
-    isPressed: () => pressed,
-    cursor: () => cursor,
+  return () => {
+    pressed = null;
+    tool().cancel?.();
+    view.redraw();
   };
 }
 
-/** Lets wheel and drag move the camera over a view. */
+/** Lets the wheel move the camera over a view. */
 export function navigate(view, camera) {
   view.frame.addEventListener("wheel", (event) => {
     event.preventDefault();

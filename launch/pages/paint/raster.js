@@ -1,8 +1,11 @@
 // Shapes on a layout: pure functions of class ids, without the page. A layout is {ids, width, height}; a pixel (x, y) covers
-// the square from (x, y) to (x + 1, y + 1). Each function returns the rectangle that it may have changed: [left, top, right,
-// bottom], the last two exclusive.
+// the square from (x, y) to (x + 1, y + 1). Functions that paint return the rectangle that they may have changed: [left, top,
+// right, bottom], the last two exclusive.
 
 const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
+
+/** Class ids of so many bytes each, as an array of numbers. */
+export const idsOf = (buffer, bytes) => (bytes === 2 ? new Uint16Array(buffer) : new Uint8Array(buffer));
 
 export function union(one, other) {
   if (!one) return other;
@@ -155,7 +158,7 @@ export function heal(layout, area) {
     }
     front = next;
   }
-  return [area.x, area.y, area.x + area.width, area.y + area.height];
+  return clipped(layout, area.x, area.y, area.x + area.width, area.y + area.height);
 }
 
 function neighbours(i, width, height) {

@@ -3,6 +3,7 @@
 import * as api from "./api.js";
 import { $, element } from "./dom.js";
 import { complain, tell } from "./messages.js";
+import { put } from "./view.js";
 
 /** Fills the shelf. Returns how files are opened, and the layout to begin with. */
 export async function offerStarts(info, scenes, work, colors) {
@@ -10,9 +11,7 @@ export async function offerStarts(info, scenes, work, colors) {
 
   const thumbnail = (ids) => {
     const canvas = element("canvas", { width, height });
-    const image = new ImageData(width, height), words = new Uint32Array(image.data.buffer);
-    for (let i = 0; i < words.length; i++) words[i] = colors[ids[i]];
-    canvas.getContext("2d").putImageData(image, 0, 0);
+    put(canvas, (i) => colors[ids[i]]);
     return canvas;
   };
   const offer = (label, ids, caption) => {
@@ -102,9 +101,7 @@ const showCanvas = () => document.querySelector("main").scrollTo({ top: 0 });
 export function offerObjects(stamps, info, state, colors) {
   const buttons = stamps.map((mask, number) => {
     const canvas = element("canvas", { width: mask.width, height: mask.height });
-    const image = new ImageData(mask.width, mask.height), words = new Uint32Array(image.data.buffer);
-    for (let i = 0; i < words.length; i++) words[i] = mask.bits[i] ? colors[mask.class] : 0;
-    canvas.getContext("2d").putImageData(image, 0, 0);
+    put(canvas, (i) => (mask.bits[i] ? colors[mask.class] : 0));
     const name = info.classes[mask.class], place = stamps.slice(0, number).filter((other) => other.class === mask.class).length + 1;
     return element("button", { className: "tile object", "aria-label": `Stamp ${name} ${place}`, title: `${name}, ${mask.height}×${mask.width}`,
       onclick: () => { state.set({ tool: "stamp", stamp: number, stampScale: 1 }); showCanvas(); } }, canvas, element("span", { className: "caption" }, name));

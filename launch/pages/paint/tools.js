@@ -1,12 +1,14 @@
-// The tools. Each one takes points in pixels of the layout: `down`, `move` while pressed, `up`; `hover` while not. `key` takes
-// what the keyboard says to this tool. `draw` paints its marks. `paints` is the class that it paints, if not the chosen one.
+// The tools. Each one takes points in pixels of the layout: `down`, `move` while pressed, `up`. `cancel` takes back what is not
+// done, and `leave` is called when another tool is chosen. `key` takes what the keyboard says to this tool. `draw` paints its
+// marks. `paints` is the class that it paints, if not the chosen one. A step may end while the pointer is still down, by an undo
+// or by a file that is opened: `move` then does nothing.
 
 import * as raster from "./raster.js";
 import { edgeOf, outline } from "./view.js";
 
 const at = ({ x, y }) => [Math.floor(x), Math.floor(y)];
 
-/** Makes all tools for a work and a state. `stamps` are masks with their `class`; `show` tells in words what is wrong. */
+/** Makes all tools for a work and a state. `stamps` are masks with their `class`. */
 export function makeTools(work, state, stamps, voidId) {
   const { width, height } = work.layout;
   const inside = ({ x, y }) => x >= 0 && y >= 0 && x < width && y < height;
@@ -22,6 +24,7 @@ export function makeTools(work, state, stamps, voidId) {
         last = p;
       },
       move(p) {
+        if (!work.isBusy) return;
         work.changed(raster.stroke(work.layout, last, p, size(p), value()));
         last = p;
       },
@@ -47,6 +50,7 @@ export function makeTools(work, state, stamps, voidId) {
         this.move(p);
       },
       move(p) {
+        if (!work.isBusy) return;
         work.restore();
         work.changed(shape(from, p.straight ? kept(from, p) : p));
       },
@@ -202,11 +206,12 @@ export function makeTools(work, state, stamps, voidId) {
       },
       move(p) {
         const [dx, dy] = [Math.round(p.x - from.x), Math.round(p.y - from.y)];
-        if (dragsArea) put(start.x + dx, start.y + dy);
-        else select(raster.box(work.layout, from, p));
+        if (!dragsArea) select(raster.box(work.layout, from, p));
+        else if (work.isBusy) put(start.x + dx, start.y + dy);
       },
       up(p) {
-        if (dragsArea) {
+        if (dragsArea && !work.isBusy) select(null);
+        else if (dragsArea) {
           own = true;
           work.commit();
           own = false;
@@ -216,13 +221,16 @@ export function makeTools(work, state, stamps, voidId) {
         dragsArea = false;
       },
       cancel() {
-        if (dragsArea) {
+        if (dragsArea && work.isBusy) {
           work.cancel();
           [area.x, area.y] = [start.x, start.y];
-          dragsArea = false;
         } else select(null);
+        dragsArea = false;
       },
-      leave() { select(null); },
+      leave() {
+        this.cancel();
+        select(null);
+      },
       selectAll() { select(raster.box(work.layout, { x: 0, y: 0 }, { x: width, y: height })); },
       copy() {
         if (area) copied = { ...area, bits: area.bits, held };
@@ -286,6 +294,7 @@ export function makeTools(work, state, stamps, voidId) {
         put(p);
       },
       move(p) {
+        if (!work.isBusy) return;
         work.restore();
         put(p);
       },

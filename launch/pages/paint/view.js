@@ -5,6 +5,21 @@ import { element, once } from "./dom.js";
 
 const MOST = 32;
 
+/** A colour as a pixel: RGBA in a little-endian number. */
+export const rgba = ([red, green, blue], alpha = 255) => ((alpha << 24) | (blue << 16) | (green << 8) | red) >>> 0;
+
+/** The pixel i of an image of RGB bytes. */
+export const pixelOf = (rgb) => (i) => (0xff000000 | (rgb[3 * i + 2] << 16) | (rgb[3 * i + 1] << 8) | rgb[3 * i]) >>> 0;
+
+/** Paints a canvas, or a rectangle of it: `pixel(i)` is pixel i of the whole canvas. */
+export function put(canvas, pixel, [left, top, right, bottom] = [0, 0, canvas.width, canvas.height]) {
+  if (right <= left || bottom <= top) return;
+  const image = new ImageData(right - left, bottom - top), words = new Uint32Array(image.data.buffer);
+  let place = 0;
+  for (let y = top; y < bottom; y++) for (let x = left; x < right; x++) words[place++] = pixel(y * canvas.width + x);
+  canvas.getContext("2d").putImageData(image, left, top);
+}
+
 /** What is seen: the scale, and where the picture's top left corner lies, in parts of the frame. */
 export class Camera extends EventTarget {
   scale = 1;
@@ -20,6 +35,15 @@ export class Camera extends EventTarget {
   pan(dx, dy) { this.set(this.scale, this.x + dx, this.y + dy); }
 
   fit() { this.set(1, 0, 0); }
+
+  /** Moves as far as a place, given in parts of the picture, needs to be seen. */
+  reveal(place) {
+    const missing = (part, start) => {
+      const seen = part * this.scale + start;
+      return Math.min(1, Math.max(0, seen)) - seen;
+    };
+    this.pan(missing(place.x, this.x), missing(place.y, this.y));
+  }
 
   set(scale, x, y) {
     const inside = (value) => Math.min(0, Math.max(1 - scale, value));
@@ -64,22 +88,13 @@ export class View {
 
   contains({ x, y }) { return x >= 0 && y >= 0 && x < this.width && y < this.height; }
 
-  /** Paints a rectangle of the picture: `color(i)` is the colour of pixel i as RGBA in a little-endian number. */
-  paint([left, top, right, bottom], color) {
-    if (right <= left || bottom <= top) return;
-    const image = new ImageData(right - left, bottom - top), words = new Uint32Array(image.data.buffer);
-    let place = 0;
-    for (let y = top; y < bottom; y++) for (let x = left; x < right; x++) words[place++] = color(y * this.width + x);
-    this.pixels.getContext("2d").putImageData(image, left, top);
-  }
+  /** Paints the picture, or a rectangle of it, as `put` does. */
+  paint(pixel, rect) { put(this.pixels, pixel, rect); }
 
   /** Covers the picture with colours, or uncovers it (null). */
-  cover(color) {
-    const context = this.shade.getContext("2d");
-    if (!color) return context.clearRect(0, 0, this.width, this.height);
-    const image = new ImageData(this.width, this.height), words = new Uint32Array(image.data.buffer);
-    for (let i = 0; i < words.length; i++) words[i] = color(i);
-    context.putImageData(image, 0, 0);
+  cover(pixel) {
+    if (pixel) put(this.shade, pixel);
+    else this.shade.getContext("2d").clearRect(0, 0, this.width, this.height);
   }
 
   #redraw() {

@@ -1,6 +1,6 @@
 // The layout under the brush, and its history.
 
-import { union } from "./raster.js";
+import { idsOf, union } from "./raster.js";
 
 const STEPS = 200;
 
@@ -13,8 +13,7 @@ export class Work extends EventTarget {
 
   constructor(width, height, bytes) {
     super();
-    const ids = bytes === 2 ? new Uint16Array(width * height) : new Uint8Array(width * height);
-    this.layout = { ids, width, height };
+    this.layout = { ids: idsOf(new ArrayBuffer(width * height * bytes), bytes), width, height };
   }
 
   get canUndo() { return this.#done.length > 0; }
