@@ -17,8 +17,8 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from crn_jax.errors import UserError
-from crn_jax.experiment import description_changes
 from crn_jax.manifest import FOLDER, Manifest, ManifestWriter, differing, named_leaves, read_manifest
+from crn_jax.resuming import description_changes
 from crn_jax.storage import storage_of
 from crn_jax.train import TrainState
 

@@ -1,4 +1,4 @@
-"""The errors that a person can act on, and a suggestion for misspelt names in its messages."""
+"""The errors that a person can act on, and what their messages say of names: a suggestion, or the first of many."""
 
 import difflib
 from collections.abc import Iterable
@@ -16,3 +16,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Returns ` Did you mean 'X'?` if `name` resembles a known name, else an empty string."""
     close = difflib.get_close_matches(name, known, n=1)
     return f" Did you mean '{close[0]}'?" if close else ""
+
+
+def some(names: list[str]) -> str:
+    """Lists the first five names, and says how many more there are."""
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -103,7 +103,7 @@ def _described(path):
         about = json.loads(path.read_text("utf-8"))
         known = about.pop("crc32c", None)  # before, artifacts had none
         whole = known in (None, f"{_crc32c(json.dumps(about, sort_keys=True).encode()):08x}")
-        last = about[next(reversed(about))]  # where the checksum stood, if its key is damaged
+        last = about[list(about)[-1]]  # where the checksum stood, if its key is damaged
         whole = whole and not (isinstance(last, str) and re.fullmatch("[0-9a-f]{8}", last))
         (height, width), classes = about["size"], about["classes"]
         whole = whole and isinstance(classes, list) and isinstance(about["dtype"], str)
@@ -112,7 +112,15 @@ def _described(path):
         if not (whole and named and height > 0 and width > 0 and classes and np.dtype(about["dtype"]).kind in "iu"):
             raise ValueError("it has other contents")
         [int(n) for n in about["jax"].split(".")[:2]]
-    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError, SyntaxError) as error:
+        if not all(isinstance(digest, str) for digest in about["sha256"].values()):
+            raise ValueError("a SHA-256 is no text")
+        if not isinstance(about.get("boundaries", False), bool):  # artifacts of crn_jax 0.2 have none
+            raise ValueError("boundaries is neither true nor false")
+        if "exported" in about or "calling_convention" in about:  # artifacts of crn_jax 0.1 have neither
+            _supported_until(about["exported"])
+            if type(about["calling_convention"]) is not int:
+                raise ValueError("calling_convention is no whole number")
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError, SyntaxError) as error:
         raise ValueError(f"{path} is not the file that was exported ({error}); fetch it again.") from error
     return about
 
@@ -133,14 +141,24 @@ def window(about):
         jax.export.minimum_supported_calling_convention_version,
         jax.export.maximum_supported_calling_convention_version,
     )
-    day = datetime.date.fromisoformat(about["exported"])
-    until = day + datetime.timedelta(days=182)  # jax promises six months
+    if "exported" not in about:  # artifacts of crn_jax 0.1
+        return f"Exported by jax {about['jax']}, and artifact.json does not say when; the installed jax is {jax.__version__}."
+    until = _supported_until(about["exported"])
     return (
-        f"Exported on {day} by jax {about['jax']} with calling convention {about['calling_convention']}; the installed jax "
-        f"{jax.__version__} reads {oldest} to {newest}. Releases of jax until {until} are promised to read the artifact."
+        f"Exported on {about['exported']} by jax {about['jax']} with calling convention {about['calling_convention']}; the "
+        f"installed jax {jax.__version__} reads {oldest} to {newest}. Releases of jax until {until} are promised to read the "
+        f"artifact."
     )
+
+
+def _supported_until(exported):
+    """Returns the day until which jax promises to read a function that was exported on a day, which is text: six months."""
+    return datetime.date.fromisoformat(exported) + datetime.timedelta(days=182)
 
 
 if __name__ == "__main__":
     here = Path(__file__).parent
-    print(window(read(here)[0]), RENEWAL.format(here), sep="\n")
+    try:
+        print(window(read(here)[0]), RENEWAL.format(here), sep="\n")
+    except ValueError as error:
+        sys.exit(str(error))

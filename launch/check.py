@@ -139,7 +139,8 @@ def check(path: Path) -> list[Finding]:
         table.add_row(finding.what, rich.text.Text(finding.verdict, style), finding.note)
     if findings:
         console.print(table)
-        show_ledger(folder)
+        if not any(finding.what == FILE and finding.verdict == "damaged" for finding in findings):
+            show_ledger(folder)
     else:
         console.print(f"{place}: there is nothing to check in this folder.")
     return findings
@@ -265,12 +266,13 @@ def exports(folder: Folder) -> Iterator[Finding]:
     """Checks exported artifacts and .safetensors files by the SHA-256 that they have."""
 
     def artifact(file: Path) -> None:
-        for name, digest in read_json(file)["sha256"].items():
+        for name, digest in read_json(file, {"sha256": {"*": str}})["sha256"].items():
             if sha256_of(file.parent / name) != digest:
                 raise UserError(f"{file.parent / name} is not the file that was exported, by its SHA-256.")
 
     for file in sorted({*folder.path.glob("artifact.json"), *folder.path.glob("*/artifact.json")}):
-        yield _looked_at(folder, file, lambda file=file: artifact(file))  # type: ignore[misc]
+        if file.parent.name != "damaged":
+            yield _looked_at(folder, file, lambda file=file: artifact(file))  # type: ignore[misc]
     for file in sorted(folder.path.glob("*.safetensors")):
         yield _looked_at(folder, file, lambda file=file: f"step {load_run_file(file)[1].get('step')}")  # type: ignore[misc]
 
@@ -288,12 +290,12 @@ def caches(folder: Folder) -> Iterator[Finding]:
 
 
 def _cache(place: Path, size: tuple[int, int], classes: int) -> Finding:
-    done = np.fromfile(place / "done", np.uint8)
     try:
+        done = np.fromfile(place / "done", np.uint8)
         instances = (place / "instances.npy").exists()
         arrays = open_arrays(place, len(done), size, np.uint8 if classes <= 256 else np.uint16, instances)
         checksums = open_checksums(place, len(done))
-    except UserError as error:
+    except (OSError, UserError) as error:
         return Finding(str(place), "damaged", str(error), lambda: f"moved to {set_aside(place, place.parent)}")
     present = np.flatnonzero(done == 1).tolist()
     bad = [i for i in present if not is_intact({key: array[i] for key, array in arrays.items()}, i, checksums, classes)]

@@ -226,9 +226,12 @@ def judges_of(
         opened = open_segmenter(asked.segmenter, source.label_space, source.size, names, examples)
         segmenter = opened.segmenter
         notes.append(f"Segmenter: {opened.described}.")
-        if source.label_space.name == "cityscapes" and "DRN-D-105" not in opened.described:
+        if source.label_space.name == "cityscapes" and opened.network != "DRN-D-105":
             notes[-1] += " Published mIoU on Cityscapes was measured with a DRN-D-105."
     if asked.protocol:
+        if opened is None:
+            drn = "--segmenter drn-d-105_ms_cityscapes.pth"
+            raise UserError(f"--protocol {asked.protocol[0]} needs a judge: {drn}, or a plug-in.")
         conventions = conventions_of(asked, comparison, opened)
         notes += protocol_notes(conventions, opened)
     if asked.inception:
@@ -255,15 +258,13 @@ def judges_of(
     return judges, notes
 
 
-def conventions_of(asked: Arguments, comparison: Comparison, opened: Opened | None) -> Conventions:
+def conventions_of(asked: Arguments, comparison: Comparison, opened: Opened) -> Conventions:
     """Opens the protocols that are asked for.
 
     Raises:
-      UserError: if there is no segmenter, or one that does not take images of their sizes.
+      UserError: if the segmenter does not take images of their sizes.
     """
     examples = comparison.examples
-    if opened is None:
-        raise UserError(f"--protocol {asked.protocol[0]} needs a judge: --segmenter drn-d-105_ms_cityscapes.pth, or a plug-in.")
     for protocol in (PROTOCOLS[name] for name in asked.protocol):
         if protocol.size not in (None, examples.source.size) and not opened.any_size:
             there, here = ("x".join(map(str, size)) for size in (protocol.size, examples.source.size))
@@ -274,10 +275,10 @@ def conventions_of(asked: Arguments, comparison: Comparison, opened: Opened | No
     return open_conventions(asked.protocol, comparison.data, asked.split, examples.source, examples.indices)
 
 
-def protocol_notes(conventions: Conventions, opened: Opened | None) -> list[str]:
+def protocol_notes(conventions: Conventions, opened: Opened) -> list[str]:
     """Returns a note on the protocols whose published judge is another than the one that is used."""
-    judge = opened.described if opened else ""
-    others = [p for p in conventions.protocols if p.judge not in judge and p.name != "paper"]  # which published no such figures
+    # The paper published no such figures.
+    others = [protocol for protocol in conventions.protocols if protocol.judge != opened.network and protocol.name != "paper"]
     if not others:
         return []
     published = ", ".join(f"{protocol.name} ({protocol.judge})" for protocol in others)

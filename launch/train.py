@@ -37,7 +37,7 @@ from launch.training.metrics_log import MetricsLog, NoLog
 from launch.training.origins import origins_of, with_start_of_folder
 from launch.training.progress import announce
 from launch.training.run_files import run_files
-from launch.training.run_folder import describe_data, prepared_folder, refuse_going_back
+from launch.training.run_folder import describe_data, prepared_folder, refuse_going_back, writable
 from launch.training.start import first_state
 from launch.training.watchdog import Watchdog
 
@@ -121,7 +121,8 @@ def train(experiment: AnyExperiment, began: float, profile: str | None = None) -
         ownership = stack.enter_context(prepared_folder(experiment, description))
         files = stack.enter_context(run_files(folder, ownership))
         profiler = Profiler(profile, files.path / "tensorboard", shown=f"{folder}/tensorboard")
-        ledger = stack.enter_context(Ledger(files.path if is_first() else None, began))
+        with writable(folder):
+            ledger = stack.enter_context(Ledger(files.path if is_first() else None, began))
         checkpoints = stack.enter_context(Checkpoints(f"{folder}/checkpoints", experiment.run.keep_last))
         newest = checkpoints.latest_step() or 0
         agree({"checkpoints": checkpoints.steps()})

@@ -361,6 +361,25 @@ def _read_metrics(folder: Path) -> Any:
     return read_metrics(folder / "metrics.jsonl"), last_step(folder / "metrics.jsonl")
 
 
+def _make_ledger(folder: Path) -> None:
+    from launch.training.ledger import FILE, PHASES, Snapshot
+
+    seconds = {phase: 1.5 * i for i, phase in enumerate(PHASES)}
+    lines = [Snapshot(1 + i // 2, 1.7e9, 1.7e9 + 60 * i, 5 * (i // 2), 5 * i, "running", seconds) for i in range(5)]
+    (folder / FILE).write_text("".join(map(Snapshot.line, lines)))
+
+
+def _read_ledger(folder: Path) -> Any:
+    """Reads a ledger, and adds it up and shows it as launch.check does."""
+    from launch.check import ledger_table
+    from launch.training.ledger import FILE, account_of, read_ledger
+
+    snapshots = read_ledger(folder / FILE)
+    for goes_on_from in (None, 0, 10):
+        ledger_table(account_of(snapshots, goes_on_from), in_use=False)
+    return snapshots
+
+
 def _read_run(folder: Path) -> Any:
     from crn_jax.run import read_description
 
@@ -548,6 +567,7 @@ def readers() -> dict[str, Reader]:
         "label_file": Reader(_make_labels, _read_labels, checksums=False, forge=forged_value),
         "run_json": Reader(run, _read_run, forge=sealed_value),
         "metrics_jsonl": Reader(_stored(metrics), _read_metrics, checksums=False, forge=forged_line),
+        "ledger_jsonl": Reader(_make_ledger, _read_ledger, checksums=False, forge=forged_line),
         "evaluation_json": Reader(_stored(evaluation), _read_evaluation, forge=sealed_value),
         "task_json": Reader(_stored(task), _read_task, forge=sealed_value),
         "study_answers": Reader(_make_answers, _read_answers, checksums=False, forge=forged_value),

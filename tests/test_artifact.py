@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import flax.traverse_util
@@ -117,12 +118,59 @@ def test_a_changed_file_is_refused_before_it_is_read(artifact, jax_alone, tmp_pa
     assert f"ValueError: {name} is not the file that was exported; fetch it again." in result.stderr
 
 
-def test_an_older_jax_is_refused(artifact, jax_alone, tmp_path):
-    copy = shutil.copytree(artifact, tmp_path / "copy")
+def changed(artifact: Path, copy: Path, change: Callable[[dict], object]) -> Path:
+    """A copy of an artifact whose artifact.json says something else, with the right checksum."""
+    shutil.copytree(artifact, copy)
     about = json.loads((copy / "artifact.json").read_text())
-    assert about["jax"] == jax.__version__
-    changed = {key: value for key, value in about.items() if key != KEY} | {"jax": "99.1.0"}
-    (copy / "artifact.json").write_text(json.dumps(sealed(changed)))
+    del about[KEY]
+    change(about)
+    (copy / "artifact.json").write_text(json.dumps(sealed(about)))
+    return copy
+
+
+WRONG = {
+    "no date": lambda about: about.update(exported="yesterday"),
+    "no text": lambda about: about.update(exported=20261128),
+    "the last day": lambda about: about.update(exported="9999-12-31"),
+    "a convention in words": lambda about: about.update(calling_convention="ten"),
+    "a truth as a convention": lambda about: about.update(calling_convention=True),
+    "a convention without a day": lambda about: about.pop("calling_convention"),
+    "boundaries in words": lambda about: about.update(boundaries="no"),
+    "boundaries as a number": lambda about: about.update(boundaries=0),
+    "a digest that is a number": lambda about: about["sha256"].update({"synthesize.bin": 5}),
+    "digests in a list": lambda about: about.update(sha256=list(about["sha256"])),
+    "sizes in words": lambda about: about.update(size=["48", "64"]),
+    "nothing": lambda about: about.clear(),
+}
+
+
+@pytest.mark.parametrize("change", WRONG.values(), ids=WRONG)
+def test_a_forged_description_is_refused_in_words(artifact, tmp_path, change):
+    copy = changed(artifact, tmp_path / "copy", change)
+    for read in (load_artifact.load, load_artifact.read):
+        with pytest.raises(ValueError, match=r"artifact\.json is not the file that was exported \(.+\); fetch it again\.$"):
+            read(copy)
+
+
+def test_the_loader_as_a_program_ends_without_a_traceback(artifact, jax_alone, tmp_path):
+    program = "import runpy; runpy.run_path('load.py', run_name='__main__')"
+    result = run_alone(jax_alone, changed(artifact, tmp_path / "copy", WRONG["no date"]), program)
+    assert result.returncode == 1 and result.stderr.startswith("artifact.json is not the file that was exported")
+    assert result.stderr.count("\n") == 1
+
+
+def test_an_artifact_of_the_first_version_has_no_date(artifact, tmp_path):
+    def older(about: dict) -> None:
+        for key in ("exported", "calling_convention", "boundaries"):
+            del about[key]
+
+    about, _ = load_artifact.read(changed(artifact, tmp_path / "copy", older))
+    assert load_artifact.window(about).startswith(f"Exported by jax {jax.__version__}, and artifact.json does not say when")
+
+
+def test_an_older_jax_is_refused(artifact, jax_alone, tmp_path):
+    assert json.loads((artifact / "artifact.json").read_text())["jax"] == jax.__version__
+    copy = changed(artifact, tmp_path / "copy", lambda about: about.update(jax="99.1.0"))
     result = run_alone(jax_alone, copy, "from load import load; load('.')")
     assert f"needs jax 99.1.0 or later, not {jax.__version__}: pip install -U jax" in result.stderr
 

@@ -7,6 +7,7 @@ import pytest
 
 from launch.training import async_steps, metrics_log
 from launch.training.async_steps import AsyncSteps
+from tests.support.clock import Clock
 
 pytestmark = pytest.mark.quick
 
@@ -26,14 +27,6 @@ class Computed:
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Seconds that pass only where a test says so."""
-
-    class Clock:
-        now = 0.0
-
-        def perf_counter(self) -> float:
-            return self.now
-
     clock = Clock()
     monkeypatch.setattr(async_steps, "time", clock)
     monkeypatch.setattr(metrics_log, "time", clock)

@@ -22,7 +22,7 @@ from launch import check, synthesize
 from launch.common.terminal import console
 from launch.training.metrics_log import read_metrics
 from tests.damage import KINDS, STEP, Target, campaign
-from tests.support.commands import final_state, refused, refused_run, run
+from tests.support.commands import final_state, redescribe, refused, refused_run, run
 from tests.test_checkpoint import objective
 
 
@@ -222,6 +222,21 @@ def test_a_run_is_checked_and_repaired(trained_streets, tmp_path):
     assert checked(folder, "--repair") == (1, broken)
     assert sorted(path.name for path in (folder / "damaged").iterdir()) == ["12", "metrics.jsonl", "run.json"]
     assert checked(folder) == (0, [])
+
+
+def test_a_check_goes_on_past_what_cannot_be_read(trained_streets, tmp_path):
+    folder, cache = tmp_path / "run", tmp_path / "cache" / "48x64-0123456789abcdef"
+    for made in (folder / "exported", cache):
+        made.mkdir(parents=True)
+    shutil.copy(trained_streets / "run.json", folder)
+    data = {"source": "cityscapes", "root": "photographs", "cache": str(cache.parent)}
+    description = redescribe(folder, lambda about: about["experiment"].update(data=data, vgg={}))
+    (cache / "cache.json").write_text(json.dumps({"label_space": description["label_space"]["name"]}))
+    (folder / "exported" / "artifact.json").write_text('{"sha256": ["synthesize.bin"]}')
+    damaged = [finding for finding in check.check(folder) if finding.verdict == "damaged"]
+    assert [finding.what for finding in damaged] == ["exported/artifact.json", str(cache)]
+    check.repair(folder, damaged)
+    assert all(finding.verdict == "whole" for finding in check.check(folder)) and not cache.exists()
 
 
 def checked(folder: Path, *flags: str) -> tuple[int, list[str]]:

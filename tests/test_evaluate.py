@@ -31,7 +31,7 @@ from launch.common.terminal import console
 from launch.evaluation import open_segmenter as open_segmenter_module
 from launch.evaluation import protocols, scoring
 from launch.evaluation.comparison import names_of
-from launch.evaluation.methods import PHOTOGRAPHS, Batch, compared, files_of
+from launch.evaluation.methods import PHOTOGRAPHS, Batch, compared, files_of, resized
 from launch.evaluation.open_segmenter import open_segmenter
 from launch.evaluation.ranking import FEWEST, differences, ranking
 from launch.evaluation.score_tables import cell_text
@@ -416,7 +416,7 @@ def test_an_fid_of_a_protocol_is_of_the_images_at_its_size():
 
     class Enlarged(Source):
         def __getitem__(self, index):
-            return {"layout": layouts[index], "photograph": protocols.resized(photographs[index], (16, 32))}
+            return {"layout": layouts[index], "photograph": resized(photographs[index], (16, 32))}
 
     names = list("abcdefg")
     sources = {protocols.View((16, 32), True): Enlarged(CITYSCAPES, names, (16, 32))}
@@ -429,7 +429,7 @@ def test_an_fid_of_a_protocol_is_of_the_images_at_its_size():
     real, made = (
         conventions.measure(name, batch, given, {}, see) for name, given in ((PHOTOGRAPHS, photographs), ("x", images))
     )
-    by_hand = [see(np.stack([protocols.resized(x, (16, 32)) for x in given])).features for given in (images, photographs)]
+    by_hand = [see(np.stack([resized(x, (16, 32)) for x in given])).features for given in (images, photographs)]
     found = scoring.by_protocol(conventions, made, real)
     assert found["oasis"]["fid"]["value"] == pytest.approx(frechet_distance(*by_hand)) and "fid" not in found["pix2pixhd"]
     assert scoring.by_protocol(conventions, real, real)["oasis"]["fid"]["value"] == pytest.approx(0, abs=1e-9)
@@ -458,10 +458,24 @@ def test_a_file_of_weights_is_taken_for_drn(monkeypatch, tmp_path):
     monkeypatch.setattr(open_segmenter_module, "drn_segment", lambda params, images: images[..., 0] // 20)
     (tmp_path / "drn.pth").touch()
     opened = open_segmenter(str(tmp_path / "drn.pth"), CITYSCAPES, (48, 64), [], [])
-    assert opened.any_size and opened.described == f"DRN-D-105, {tmp_path / 'drn.pth'}"
+    assert opened.any_size and opened.described == f"DRN-D-105, {tmp_path / 'drn.pth'}" and opened.network == "DRN-D-105"
     for size in (48, 64), (31, 17):
         images = np.full((1, *size, 3), 100, np.uint8)
         np.testing.assert_array_equal(opened.segmenter("x", ["a"], images), np.full((1, *size), 5))
+
+
+def test_a_path_that_names_a_network_is_none(tmp_path):
+    """Labels that some DRN-D-105 has made may have been made in any way."""
+    (tmp_path / "DRN-D-105" / "x").mkdir(parents=True)
+    labels = open_segmenter(str(tmp_path / "DRN-D-105"), CITYSCAPES, (48, 64), ["x"], [])
+    plug_in = open_segmenter("tests.test_evaluate:bright_road", CITYSCAPES, (48, 64), [], [])
+    chosen = [protocols.PROTOCOLS[name] for name in ("spade", "pix2pixhd", "paper")]
+    conventions = protocols.Conventions(tuple(chosen), (48, 64), {}, [])
+    for opened in (labels, plug_in):
+        (note,) = evaluate.protocol_notes(conventions, opened)
+        assert "spade (DRN-D-105), pix2pixhd (PSPNet)" in note
+    (note,) = evaluate.protocol_notes(conventions, labels._replace(network="DRN-D-105"))
+    assert "spade" not in note and "pix2pixhd (PSPNet)" in note
 
 
 def test_a_ranking_says_which_pairs_are_decided(by_protocols, runs, scored):
@@ -481,6 +495,12 @@ def test_a_ranking_says_which_pairs_are_decided(by_protocols, runs, scored):
     assert list(ranking(psnr)) == ["By PSNR: oasis, one (not decided: one and oasis)."]
     clear = psnr | {"differences": [pairs["psnr"] | {"decided": True}]}
     assert list(ranking(clear)) == ["By PSNR: oasis, one (all pairs are decided)."]
+    for count, chance in ((6, "0.3"), (20, "1"), (216, "10.8"), (2160, "108")):
+        *_, last = ranking(psnr | {"differences": [pairs["psnr"]] * count})
+        assert last == f"About {chance} of {count} differences would look decided by chance, at 95%."
+    accuracies = [np.array(candidates[name]["per_image"]["accuracy"]) for name in ("one", "oasis")]
+    assert pairs["accuracy"]["better"] == np.mean(accuracies[0] > accuracies[1]) + np.mean(np.equal(*accuracies)) / 2
+    assert pairs["miou"]["better"] is None
     rivals = {name for pair in scored[0]["differences"] for name in (pair["first"], pair["second"])}
     assert rivals == {"one", "two", "same"}  # neither the photographs nor what was chosen by them
     endless = next(p for p in scored[0]["differences"] if (p["second"], p["score"]) == ("same", "psnr"))

@@ -12,7 +12,8 @@ from sklearn.metrics import accuracy_score, confusion_matrix, jaccard_score
 from crn_jax.scores import statistics
 from crn_jax.scores.metrics import class_iou, confusion, psnr, segmentation_scores, ssim
 from crn_jax.scores.statistics import bootstrap
-from launch.evaluation.protocols import PROTOCOLS, resized
+from launch.evaluation.methods import resized
+from launch.evaluation.protocols import PROTOCOLS
 
 pytestmark = pytest.mark.quick
 

@@ -121,6 +121,7 @@ def test_a_message_is_read_by_the_numbers_of_its_fields():
     message = b"\x08\x96\x01" + b"\x11" + bytes(range(8)) + b"\x1d\x07\x00\x00\x00" + b"\x22\x02hi\x22\x03you\x2a\x00"
     numbers = {1: 150, 2: int.from_bytes(bytes(range(8)), "little"), 3: 7}
     assert fields(message) == (numbers, {4: [b"hi", b"you"], 5: [b""]})
-    for wrong in (b"\x22\x05hi", b"\x0b", b"\x08" + b"\xff" * 10):  # it ends early, a group, a number without an end
+    early = (b"\x22\x05hi", b"\x08\x96", b"\x80", b"\x08", b"\x22", b"\x11" + bytes(7))  # within a text, and within numbers
+    for wrong in (*early, b"\x0b", b"\x08" + b"\xff" * 10):  # a group, and a number without an end
         with pytest.raises(ValueError):
             fields(wrong)

@@ -83,7 +83,7 @@ def test_what_an_encoding_lacks_is_replaced(encoding, text, expected):
 
 
 def test_a_training_of_any_name_runs_on_a_terminal_that_knows_ascii_alone(tiny, tmp_path):
-    """λ is rescaled after step 3; brackets, colons and quotes in names are shown as they are. The terminal is dumb and narrow."""
+    """λ is rescaled after step 3; brackets, colons and quotes are shown. The terminal is dumb and narrow."""
     name, folder = "lr1e-4[/ema] :car:", tmp_path / "moved [v2] 'ue'\u00e9"
     arguments = [*tiny, "--data.num_scenes", "3", "--steps", "4", "--lambdas.rescale_epoch", "1", "--name", name]
     told, _ = start(arguments, folder, "export PYTHONIOENCODING=ascii TERM=dumb COLUMNS=20 NO_COLOR=1").communicate(

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from crn_jax.errors import UserError
+from crn_jax.errors import UserError, some
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp")
 """The endings of the files that are read as photographs or layouts, in lower case."""
@@ -223,11 +223,6 @@ def numbers_in(file: Path, key: str) -> set[int]:
     if not numbers:
         raise UserError(f"{file}: {key} is empty. Fetch the file again, or remove it.")
     return numbers
-
-
-def some(names: list[str]) -> str:
-    """Lists the first five names, and says how many more there are."""
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _original_camvid(root: Path, split: str) -> Found:

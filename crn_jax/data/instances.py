@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int32, Integer, UInt16
 
-from crn_jax.data.folders import by_name, some
+from crn_jax.data.folders import by_name
 from crn_jax.data.labels.indexed import Indexed
 from crn_jax.data.labels.stored_pixels import stored_pixels
 from crn_jax.data.pictures import size_of
-from crn_jax.errors import UserError
+from crn_jax.errors import UserError, some
 
 MARGIN = -1
 """The id of the pixels that surround a padded instance map. No file has it."""

@@ -21,7 +21,7 @@ from crn_jax.data.labels.published import find_label_space
 from crn_jax.data.photographs import open_photograph
 from crn_jax.data.streets import Street, render_street
 from crn_jax.data.vivid import vivid_of
-from crn_jax.errors import UserError
+from crn_jax.errors import UserError, some
 from crn_jax.files import expanded
 
 Split = Literal["train", "val"]
@@ -378,7 +378,7 @@ def _without_partners(found: folders.Found, refuse: bool) -> list[str]:
         ("layout", "photograph", found.layouts, found.photographs),
     ):
         if lonely := sorted(str(files[name]) for name in files.keys() - others.keys()):
-            problems.append(f"{len(lonely)} {what}{'s' * (len(lonely) > 1)} without a {partner}: {folders.some(lonely)}.")
+            problems.append(f"{len(lonely)} {what}{'s' * (len(lonely) > 1)} without a {partner}: {some(lonely)}.")
     if problems and refuse:
         parents = sorted({path.parent for files in (found.photographs, found.layouts) for path in files.values()})
         unread = [note for folder in parents if (note := folders.unread(folder))]

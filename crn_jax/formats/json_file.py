@@ -8,12 +8,12 @@ import collections
 import contextlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from crn_jax.checksums import unsealed
-from crn_jax.errors import UserError
+from crn_jax.errors import UserError, some
 
 _BYTES = 1 << 26
 _LINE_BYTES = 1 << 20
@@ -75,6 +75,39 @@ def _in_words(where: str | Path, remedy: str) -> Iterator[None]:
         raise UserError(f"{where}: the JSON is nested too deeply. {remedy}".rstrip()) from error
     except ValueError as error:
         raise UserError(f"{where}: {error} {remedy}".rstrip()) from error
+
+
+def read_sound_lines(
+    path: Path,
+    form: Any,
+    note: Callable[[str], None] = lambda text: None,
+    possible: Callable[[Any], bool] = lambda line: True,
+) -> list[Any]:
+    """Returns the lines of a log that a program writes as JSON lines; none if there is no file.
+
+    A last line that was cut short by a kill is left out. Lines that are damaged are left out as well, such as those that a loss
+    of power filled with zeros. `note` is then called with a sentence that says which.
+
+    Args:
+      path: the file.
+      form: what every line must be, as `check` takes it.
+      note: a function that is called if lines are damaged.
+      possible: a function that says whether a line of this form makes sense. It is damaged if not.
+
+    Raises:
+      UserError: if the file cannot be read.
+    """
+    try:
+        lines = list(read_json_lines(path, form))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UserError(f"{path}: the file cannot be read ({error.strerror}).") from error
+    sound = {number: line for number, line in lines if line is not None and possible(line)}
+    if damaged := [str(number) for number, _ in lines if number not in sound]:
+        several = f"{len(damaged)} lines are" if len(damaged) > 1 else "1 line is"
+        note(f"{path}: {several} damaged and left out: {some(damaged)}.")
+    return list(sound.values())
 
 
 def read_json_lines(path: str | Path, form: Any = dict) -> Iterator[tuple[int, Any]]:

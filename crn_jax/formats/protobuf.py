@@ -28,10 +28,14 @@ def fields(message: bytes) -> tuple[dict[int, int], dict[int, list[bytes]]]:
 
 
 def varint(data: bytes, position: int) -> tuple[int, int]:
-    """Reads a number of seven bits a byte, the lowest first, and returns it with the position behind it."""
+    """Reads a number of seven bits a byte, the lowest first, and returns it with the position behind it.
+
+    Raises:
+      ValueError: if the bytes end within it, or if it has over ten bytes.
+    """
     value = 0
     for shift in range(0, 70, 7):
-        byte = data[position]
+        (byte,) = part(data, position, 1)
         value |= (byte & 127) << shift
         position += 1
         if byte < 128:
@@ -40,7 +44,11 @@ def varint(data: bytes, position: int) -> tuple[int, int]:
 
 
 def part(data: bytes, position: int, size: int) -> bytes:
-    """Returns this part of the bytes, all of which must be there."""
+    """Returns this part of the bytes.
+
+    Raises:
+      ValueError: if they end before it does.
+    """
     if size < 0 or position + size > len(data):
         raise ValueError("it ends early")
     return data[position : position + size]

@@ -18,7 +18,8 @@ from crn_jax.ablation import Variant
 from crn_jax.data.photographs import open_photograph
 from crn_jax.data.pipeline import spread
 from crn_jax.data.sources import open_source
-from crn_jax.experiment import SegmenterExperiment, Synthesis, differences, require_kind
+from crn_jax.experiment import SegmenterExperiment, Synthesis, require_kind
+from crn_jax.resuming import differences
 from crn_jax.run import read_description
 from crn_jax.scores.statistics import difference as compared
 from launch.ablation.tasks import Task, shown

@@ -77,7 +77,7 @@ def limits(variants: Sequence[dict[str, Any]]) -> Iterator[str]:
     else:
         yield f"Intervals are over images and seeds. {seeds} seeds agree in sign by chance in one of {2 ** (seeds - 1)} cases."
     if len(others) > 5:
-        yield f"About {0.05 * len(others):.1g} of {len(others)} differences would look clear by chance, at 95%."
+        yield f"About {round(0.05 * len(others), 1):g} of {len(others)} differences would look clear by chance, at 95%."
     falls = {variant["name"]: still_falling(variant["runs"][0]["curve"]) for variant in variants}
     if falling := [f"{name} ({change})" for name, change in falls.items() if change]:
         yield f"These distances still fell by more than 1% in the last eighth of the steps: {', '.join(falling)}."

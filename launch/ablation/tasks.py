@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from crn_jax.errors import UserError
-from crn_jax.experiment import AnyExperiment, Synthesis, differences, require_kind
+from crn_jax.experiment import AnyExperiment, Synthesis, require_kind
+from crn_jax.resuming import differences
 from crn_jax.run import read_description
 from launch.common.catalogue import configs_arguments
 from launch.common.command_line import parse

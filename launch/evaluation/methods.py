@@ -143,7 +143,7 @@ def images_of_folder(name: str, folder: Path, examples: Examples) -> Method:
         )
 
     def make(batch: Batch) -> dict[str, Made]:
-        own, images = [], []
+        images = []
         for example in batch.names:
             image = open_photograph(files[example])
             if image.size != (w, h):
@@ -151,14 +151,19 @@ def images_of_folder(name: str, folder: Path, examples: Examples) -> Method:
                     f"{files[example]} is {image.height}x{image.width}, but {first.name} beside it is {h}x{w}. Give images "
                     f"of one size."
                 )
-            own.append(np.asarray(image))
-            images.append(np.asarray(image.resize((width, height), Image.Resampling.BICUBIC)))
-        if (h, w) == (height, width):
-            return {name: Made(np.stack(own)[:, None])}
-        return {name: Made(np.stack(images)[:, None], own=np.stack(own)[:, None])}
+            images.append(np.asarray(image))
+        fitting = np.stack([resized(image, (height, width)) for image in images])
+        return {name: Made(fitting[:, None], own=np.stack(images)[:, None])}
 
     note = f"{name}: its images are {h}x{w}. They are resized to {height}x{width}, except where a protocol names another size."
     return Method({name: "images"}, f"{folder}, {h}x{w}", make, note=note if (h, w) != (height, width) else "")
+
+
+def resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resizes an image, uint8 `[h, w, 3]`, by Pillow's bicubic filter, which widens where it shrinks."""
+    if image.shape[:2] == size:
+        return image
+    return np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BICUBIC))
 
 
 def results_of_program(folder: Path) -> Path:

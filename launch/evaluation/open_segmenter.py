@@ -35,6 +35,8 @@ class Opened(NamedTuple):
     segmenter: Segmenter
     described: str
     any_size: bool
+    network: str = ""
+    """The name of a published network, as `Protocol.judge` has it; empty for any other segmenter."""
 
 
 def open_segmenter(
@@ -71,7 +73,7 @@ def open_segmenter(
 
         return Opened(answers, f"{asked}, step {run.step:,}", False)
     if Path(asked).is_file():
-        return Opened(drn(asked, label_space), f"DRN-D-105, {asked}", True)
+        return Opened(drn(asked, label_space), f"DRN-D-105, {asked}", True, "DRN-D-105")
     if ":" in asked and not Path(asked).exists():
         return Opened(checked(plug_in(asked), asked, label_space), f"plug-in {asked}", True)
     return Opened(predictions(Path(asked), label_space, size, methods, examples), f"labels in {asked}", False)

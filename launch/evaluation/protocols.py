@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from crn_jax.data.examples import Source
 from crn_jax.data.geometry import alike
@@ -17,7 +16,7 @@ from crn_jax.data.labels.published import CITYSCAPES, find_label_space
 from crn_jax.data.sources import DataConfig, Split, open_source
 from crn_jax.errors import UserError
 from crn_jax.scores.metrics import confusion
-from launch.evaluation.methods import PHOTOGRAPHS, Batch
+from launch.evaluation.methods import PHOTOGRAPHS, Batch, resized
 
 Size = tuple[int, int]
 
@@ -157,13 +156,6 @@ class Conventions:
     def described(self) -> list[dict[str, Any]]:
         """Returns what evaluation.json and the page say about the protocols."""
         return [protocol._asdict() | {"size": self.view(protocol).size} for protocol in self.protocols]
-
-
-def resized(image: np.ndarray, size: Size) -> np.ndarray:
-    """Resizes an image, uint8 `[h, w, 3]`, by Pillow's bicubic filter, which widens where it shrinks."""
-    if image.shape[:2] == size:
-        return image
-    return np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BICUBIC))
 
 
 def open_conventions(

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from crn_jax.scores.metrics import segmentation_scores
-from crn_jax.scores.statistics import bootstrap, difference
+from crn_jax.scores.statistics import Difference, bootstrap, difference
 from launch.evaluation.scoring import SCORES, Tally
 
 RANKED = tuple(score for score in SCORES if score.key in ("miou", "accuracy", "distance", "lpips", "psnr", "ssim"))
@@ -28,39 +28,42 @@ def differences(tallies: dict[str, Tally], results: list[dict[str, Any]]) -> lis
       interval leaves out 0 and there are `FEWEST` images or more.
     """
     rivals = [result for result in results if result["kind"] in ("run", "images")]
+    arrays = {result["name"]: tallies[result["name"]].arrays() for result in rivals}
     found = []
     for score in RANKED:
         for pair in itertools.combinations(rivals, 2):
             if not all(score.key in result["scores"] for result in pair):
                 continue
-            value, low, high = _interval(score.key, [tallies[result["name"]].arrays() for result in pair])
-            better, count = None, len(tallies[pair[0]["name"]].arrays()["distance"])
-            if score.key != "miou":
-                one, other = (np.array([result["per_image"][score.key]], np.float64) for result in pair)
-                smaller = difference(one, other).smaller
-                better = 1 - smaller if score.better == "higher" else smaller
+            first, second = (result["name"] for result in pair)
+            apart = _apart(score.key, arrays[first], arrays[second])
+            smaller = None if score.key == "miou" else apart.smaller
             found.append(
                 {
-                    "first": pair[0]["name"], "second": pair[1]["name"], "score": score.key,
-                    "value": value, "low": low, "high": high, "better": better,
-                    "decided": count >= FEWEST and bool(low > 0 or high < 0),
+                    "first": first, "second": second, "score": score.key,
+                    "value": apart.value, "low": apart.low, "high": apart.high,
+                    "better": 1 - smaller if smaller is not None and score.better == "higher" else smaller,
+                    "decided": len(arrays[first]["distance"]) >= FEWEST and apart.decided,
                 }
             )  # fmt: skip
     return found
 
 
-def _interval(key: str, arrays: list[dict[str, np.ndarray]]) -> tuple[float, float, float]:
-    """Returns the difference of two methods' score over all images, and the ends of its interval."""
+def _apart(key: str, first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> Difference:
+    """Returns the difference of two methods' score over all images. mIoU has no `smaller` (NaN), because no image has one."""
     if key not in ("miou", "accuracy"):
-        apart = difference(arrays[0][key][None], arrays[1][key][None])
-        return apart.value, apart.low, apart.high
+        return difference(first[key][None], second[key][None])
+
+    def percent(means: np.ndarray) -> np.ndarray:
+        return 100 * getattr(segmentation_scores(means), key)
 
     def less(means: np.ndarray) -> np.ndarray:
-        first, second = (getattr(segmentation_scores(means[:, i]), key) for i in (0, 1))
-        return 100 * (first - second)
+        return percent(means[:, 0]) - percent(means[:, 1])
 
-    confusions = np.stack([one["confusion"] for one in arrays], 1)  # [images, 2, c, c]
-    return float(less(confusions.mean(0, keepdims=True))[0]), *bootstrap(less, confusions)
+    confusions = np.stack([first["confusion"], second["confusion"]], 1)  # [images, 2, c, c]
+    value, (low, high) = float(less(confusions.mean(0, keepdims=True))[0]), bootstrap(less, confusions)
+    each = [percent(one["confusion"])[None] for one in (first, second)]
+    smaller = np.nan if key == "miou" else difference(each[0], each[1]).smaller
+    return Difference(value, low, high, smaller)
 
 
 def ranking(evaluation: dict[str, Any]) -> Iterator[str]:
@@ -79,5 +82,5 @@ def ranking(evaluation: dict[str, Any]) -> Iterator[str]:
         decided = f"not decided: {', '.join(unclear)}" if unclear else "all pairs are decided"
         yield f"By {score.title}: {', '.join(order)} ({decided})."
     if len(evaluation["differences"]) > 5:
-        chance = 0.05 * len(evaluation["differences"])
-        yield f"About {chance:.1g} of {len(evaluation['differences'])} differences would look decided by chance, at 95%."
+        count = len(evaluation["differences"])
+        yield f"About {round(0.05 * count, 1):g} of {count} differences would look decided by chance, at 95%."

@@ -189,7 +189,10 @@ def _lpips(params: dict, images: jax.Array, photograph: jax.Array) -> jax.Array:
 
 
 class Tally:
-    """The measurements of one method, image by image. It keeps about 10 kB for each image, and not the image."""
+    """The measurements of one method, image by image.
+
+    It keeps 10 to 50 kB for each image, by the scores that are asked for, and not the image.
+    """
 
     def __init__(self, parts: Sequence[dict[str, np.ndarray]] = ()):
         self._parts = list(parts)

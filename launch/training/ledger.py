@@ -14,14 +14,14 @@ import os
 import queue
 import threading
 import time
+import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from crn_jax.data.folders import some
-from crn_jax.errors import UserError
 from crn_jax.files import replace_text
-from crn_jax.formats.json_file import read_json_lines
+from crn_jax.formats.json_file import read_sound_lines
+from launch.common.terminal import console
 from launch.training.compiling import compiling
 
 Phase = Literal["starting", "compiling", "waiting", "steps", "validation", "saving"]
@@ -40,6 +40,8 @@ LEAST_SECONDS, MOST_SECONDS = 0.01, 60.0
 
 FILE = "ledger.jsonl"
 
+Kind = Literal["running", "saved", "ended"]
+
 
 @dataclasses.dataclass(frozen=True)
 class Snapshot:
@@ -55,7 +57,7 @@ class Snapshot:
     """The step from which it went on; None if it had not got so far."""
     step: int
     """The step that it had come to."""
-    kind: Literal["running", "saved", "ended"]
+    kind: Kind
     """Why it was written: as time went by, because a save of this step had begun, or because the training ended."""
     seconds: dict[str, float]
     """The seconds of each phase since the start began."""
@@ -65,29 +67,22 @@ class Snapshot:
         return json.dumps(vars(self)) + "\n"
 
 
-_LINE = {
-    "start": int, "began": float, "at": float, "first_step": (int, None), "step": int, "kind": str, "seconds": {"*": float}
-}  # fmt: skip
+_FORMS: dict[Any, Any] = {int: int, float: float, int | None: (int, None), Kind: str, dict[str, float]: {"*": float}}
+_LINE = {name: _FORMS[kind] for name, kind in typing.get_type_hints(Snapshot).items()}
+_LARGEST = 1e10
+"""No sound line has a larger number: neither a count nor seconds, which since 1970 end in the year 2286."""
 
 
 def read_ledger(path: Path, note: Callable[[str], None] = lambda text: None) -> list[Snapshot]:
-    """Returns the snapshots of a ledger; none if there is no file. What a kill has cut short is left out.
+    """Returns the snapshots of a ledger, as `read_sound_lines` does."""
+    return [Snapshot(**{name: line[name] for name in _LINE}) for line in read_sound_lines(path, _LINE, note, _possible)]
 
-    Lines that are damaged are left out as well. `note` is then called with a sentence that says which.
 
-    Raises:
-      UserError: if the file cannot be read.
-    """
-    try:
-        lines = list(read_json_lines(path, _LINE))
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise UserError(f"{path}: the file cannot be read ({error.strerror}).") from error
-    if damaged := [str(number) for number, line in lines if line is None]:
-        note(f"{path}: damaged lines are left out: {some(damaged)}.")
-    fields = [field.name for field in dataclasses.fields(Snapshot)]
-    return [Snapshot(**{field: line[field] for field in fields}) for _, line in lines if line is not None]
+def _possible(line: dict[str, Any]) -> bool:
+    """Returns whether a line of the ledger can be one that was written: its times are in order, and no number is too large."""
+    numbers = (line["start"], line["first_step"] or 0, line["step"], line["began"], line["at"], *line["seconds"].values())
+    in_order = 0 <= line["began"] <= line["at"]
+    return in_order and all(abs(number) <= _LARGEST for number in numbers) and line["kind"] in typing.get_args(Kind)
 
 
 def starts_of(snapshots: Sequence[Snapshot]) -> list[list[Snapshot]]:
@@ -179,7 +174,7 @@ class Ledger:
 
     def __enter__(self):
         if self._path:
-            earlier = read_ledger(self._path)
+            earlier = read_ledger(self._path, console.print)
             self._number = 1 + max((snapshot.start for snapshot in earlier), default=0)
             kept = [each for own in starts_of(earlier) for each in own if each.kind != "running" or each is own[-1]]
             replace_text(self._path, "".join(map(Snapshot.line, kept)))
@@ -232,13 +227,12 @@ class Ledger:
         self._seconds[self._phase] += passed - of_it
         self._since, self._compiled = now, compiled
 
-    def _snapshot(self, kind: Literal["running", "saved", "ended"]) -> Snapshot:
+    def _snapshot(self, kind: Kind) -> Snapshot:
         with self._mutex:
             self._settle()
             seconds = {phase: round(value, 3) for phase, value in self._seconds.items()}
-            return Snapshot(
-                self._number, round(self._began_at, 3), round(time.time(), 3), self._first_step, self.step, kind, seconds
-            )
+            at = max(self._began_at, time.time())  # a clock may have been set back
+            return Snapshot(self._number, round(self._began_at, 3), round(at, 3), self._first_step, self.step, kind, seconds)
 
     def _write_all(self) -> None:
         """Writes snapshots until the training ends. A disk that takes none does not end it, which lock.py notices."""

@@ -282,6 +282,7 @@ class Ownership:
     def __init__(self, records: Records, me: Owner, name: str, sleep: Callable[[float], object] = time.sleep):
         self._records, self._me, self._name, self._sleep = records, me, name, sleep
         self.number = 0
+        """The number of this owner's record; 0 before `acquire`."""
         self._ending, self._writing = threading.Event(), threading.Lock()
         self._successor: Owner | str | None = None
         self._trouble: OSError | None = None

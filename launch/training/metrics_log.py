@@ -12,10 +12,9 @@ from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from crn_jax.data.folders import some
 from crn_jax.errors import UserError
 from crn_jax.files import replace_text
-from crn_jax.formats.json_file import parse_json, read_json_lines
+from crn_jax.formats.json_file import parse_json, read_sound_lines
 from crn_jax.vgg import by_layer
 from launch.common.terminal import console
 
@@ -25,7 +24,7 @@ class MetricsLog:
 
     def __init__(self, folder: Path, first_step: int):
         self.path = folder / "metrics.jsonl"
-        kept = [line for line in read_metrics(self.path, _tell) if first_step and line["step"] <= first_step]
+        kept = [line for line in read_metrics(self.path, console.print) if first_step and line["step"] <= first_step]
         replace_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = open(self.path, "a", encoding="utf-8")
         # SummaryWriter would not do: its thread dies of a full disk, and a later call then blocks for ever.
@@ -54,10 +53,6 @@ class MetricsLog:
         self._board.close()
 
 
-def _tell(text: str) -> None:
-    console.print(text, markup=False)
-
-
 class NoLog:
     """Takes the place of a `MetricsLog` in processes that do not write."""
 
@@ -75,21 +70,8 @@ _LINE = {"step": int, "seconds_per_step?": float, "validation?": {"distance?": f
 
 
 def read_metrics(path: Path, note: Callable[[str], None] = lambda text: None) -> list[dict[str, Any]]:
-    """Returns the lines of a metrics.jsonl. A last line that was cut short by a kill is left out.
-
-    Lines that are damaged are left out as well, such as those that a loss of power filled with zeros. `note` is then called
-    with a sentence that says which.
-    """
-    try:
-        lines = list(read_json_lines(path, _LINE))
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise UserError(f"{path}: the file cannot be read ({error.strerror}).") from error
-    if damaged := [str(number) for number, line in lines if line is None]:
-        several = f"{len(damaged)} lines are" if len(damaged) > 1 else "1 line is"
-        note(f"{path}: {several} damaged and left out: {some(damaged)}.")
-    return [line for _, line in lines if line is not None]
+    """Returns the lines of a metrics.jsonl, as `read_sound_lines` does."""
+    return read_sound_lines(path, _LINE, note)
 
 
 def last_step(path: Path) -> int:

@@ -14,8 +14,9 @@ from crn_jax.buckets import BucketFolder, is_bucket
 from crn_jax.checksums import sealed
 from crn_jax.data.examples import Source
 from crn_jax.errors import UserError
-from crn_jax.experiment import AnyExperiment, description_changes, flat
+from crn_jax.experiment import AnyExperiment
 from crn_jax.files import replace_text
+from crn_jax.resuming import description_changes, flat
 from crn_jax.run import holds_run, read_description
 from crn_jax.train import TrainState
 from launch.common.processes import agree, is_first, wait_for_all

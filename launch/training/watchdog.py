@@ -113,10 +113,14 @@ class Watchdog:
         self._smallest, self._say, self._writing, self._folder = seconds, say, writing, folder
         self._tick = min(1.0, seconds / 60)
         self.ticks = 0
+        """How often the watchdog has looked."""
         self.took: dict[Phase, deque[float]] = defaultdict(lambda: deque(maxlen=101))
+        """The seconds that the last phases of each kind took, at most 101 of a kind."""
         self._main, self._closed = threading.get_ident(), threading.Event()
         self.current = Current("start", 0)
+        """The phase that the main thread is in."""
         self.compiling = compiling()
+        """What tells when JAX compiles, which is no time of a phase."""
         self._held = (0, 0.0)
         client = ending.coordinator()
         self._peers = Peers(client, jax.process_index()) if client is not None else None
