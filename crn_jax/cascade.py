@@ -13,8 +13,8 @@ from jaxtyping import Array, Float
 
 from crn_jax.images import to_images
 from crn_jax.kernels.remat import keeps_all, rematerialized
-from crn_jax.kernels.resize import halve_area, upsampled
-from crn_jax.layers import Bias, Conv3x3, LayerNorm, Projection
+from crn_jax.kernels.resize import halve_area
+from crn_jax.layers import Bias, Conv3x3, LayerNorm, Projection, Upsampled
 from crn_jax.settings import CascadeConfig, Remat, Upsampling
 from crn_jax.sharding import MIN_ROWS, constrain
 
@@ -36,7 +36,7 @@ class RefinementModule(nn.Module):
         self, features: Float[Array, "B half_h half_w d"] | None, layout: Float[Array, "B h w c"] | None
     ) -> Float[Array, "B h w {self.width}"]:
         with jax.named_scope("upsampling"):
-            parts = [] if features is None else [upsampled(features, self.upsampling)]
+            parts = [] if features is None else [Upsampled(self.upsampling, name="upsampled")(features)]
         parts += [] if layout is None else [constrain(layout, MIN_ROWS)]
         for i in (1, 2):
             # The convolution needs no bias: the norm has one, and the colour projection has one for a linear output.

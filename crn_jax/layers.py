@@ -1,6 +1,9 @@
 """The layers of the cascade and its baselines: 3x3 convolution, layer norm, bias, projection to colour.
 
 `exact_convolution` is the layer of the networks that judge images (scores/inception.py and scores/lpips.py).
+
+Flax runs a network to make its parameters. Only the shapes of its features matter then, so layers that take long to trace
+return zeros, or their input, while they are initialized.
 """
 
 import functools
@@ -15,6 +18,8 @@ from jaxtyping import Array, Float
 from crn_jax.kernels.convolution import DIMENSIONS, trained_conv3x3
 from crn_jax.kernels.halo import Haloed
 from crn_jax.kernels.remat import convolved
+from crn_jax.kernels.resize import upsampled
+from crn_jax.settings import Upsampling
 
 
 class Conv3x3(nn.Module):
@@ -28,7 +33,20 @@ class Conv3x3(nn.Module):
         parts = jax.tree.map(lambda part: part.astype(self.dtype), parts)
         channels = sum(part.shape[-1] for part in jax.tree.leaves(parts))
         kernel = self.param("kernel", nn.initializers.xavier_uniform(), (3, 3, channels, self.width))
+        if self.is_initializing():
+            return jnp.zeros((*jax.tree.leaves(parts)[0].shape[:3], self.width), self.dtype)
         return convolved(trained_conv3x3(parts, kernel.astype(self.dtype)))
+
+
+class Upsampled(nn.Module):
+    """Doubles height and width. While it is initialized, it needs no halos, and returns zeros."""
+
+    upsampling: Upsampling
+
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B 2*H 2*W C"] | Haloed:
+        if self.is_initializing():
+            return jnp.zeros((x.shape[0], 2 * x.shape[1], 2 * x.shape[2], x.shape[3]), x.dtype)
+        return upsampled(x, self.upsampling)
 
 
 class LayerNorm(nn.Module):
@@ -43,7 +61,7 @@ class LayerNorm(nn.Module):
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
         scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
         bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
-        return _layer_norm(x, scale, bias, self.epsilon)
+        return x if self.is_initializing() else _layer_norm(x, scale, bias, self.epsilon)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))

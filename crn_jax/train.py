@@ -5,7 +5,6 @@ has the ids of instances as well, `"instances": uint16 [B, H, W]`. A `Trainable`
 which loss: see objective.py for the cascade, scores/segmenter.py for a segmenter.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -97,9 +96,12 @@ def _initial(objective: Trainable, seed: int | Int[Array, ""]) -> TrainState:
     )
 
 
+_traced_initial = jax.jit(_initial, static_argnums=0)  # which remembers the shapes of every objective
+
+
 def abstract_state(objective: Trainable, mesh: Mesh | None = None, shard_state: bool = True) -> TrainState:
     """Returns the state's shapes and dtypes without allocating it, and with a mesh also its shardings (`ShardingConfig`)."""
-    state = jax.eval_shape(functools.partial(_initial, objective), 0)
+    state = _traced_initial.eval_shape(objective, 0)
     if mesh is None:
         return state
     placed = replicated(mesh, state)
@@ -119,7 +121,10 @@ def init_state(objective: Trainable, seed: int | Int[Array, ""], abstract: Train
         every other mesh.
     """
     formats = None if abstract is None else formats_of(abstract)
-    return jax.jit(_initial, static_argnums=0, out_shardings=formats)(objective, seed)
+    # On CPUs, random numbers for each of the many arrays take long to compile; so it is done in a third of the time, and they
+    # are the same, and drawn as fast.
+    options = {"xla_backend_optimization_level": 1} if _devices_of(abstract)[0] == "cpu" else None
+    return jax.jit(_initial, static_argnums=0, out_shardings=formats, compiler_options=options)(objective, seed)
 
 
 def make_train_step(
@@ -171,14 +176,18 @@ def _compiler_options(abstract: TrainState | None) -> dict[str, Any] | None:
     GPUs delays the reduce-scatter of gradients until each shard has 30 MB, which is the end of the backward pass. With 30 MB
     for all shards together, the exchange overlaps with the computation.
     """
-    if abstract is None:
-        platform, size = jax.devices()[0].platform, 1
-    else:
-        sharding = abstract.step.sharding
-        assert isinstance(sharding, NamedSharding)
-        platform, size = sharding.mesh.devices.flat[0].platform, sharding.mesh.size
+    platform, size = _devices_of(abstract)
     options: dict[str, dict[str, Any]] = {
         "cpu": {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"},
         "gpu": {"xla_gpu_reduce_scatter_combine_threshold_bytes": 30 * 2**20 // size},
     }
     return options.get(platform)
+
+
+def _devices_of(abstract: TrainState | None) -> tuple[str, int]:
+    """Returns the platform of the devices that a state lies on, and their number; those of JAX's first device by default."""
+    if abstract is None:
+        return jax.devices()[0].platform, 1
+    sharding = abstract.step.sharding
+    assert isinstance(sharding, NamedSharding)
+    return sharding.mesh.devices.flat[0].platform, sharding.mesh.size

@@ -7,8 +7,8 @@ from jaxtyping import Array, Float
 
 from crn_jax.images import FromLayout
 from crn_jax.kernels.halo import Haloed
-from crn_jax.kernels.resize import halve_area, upsampled
-from crn_jax.layers import Conv3x3, LayerNorm, Projection
+from crn_jax.kernels.resize import halve_area
+from crn_jax.layers import Conv3x3, LayerNorm, Projection, Upsampled
 from crn_jax.settings import EncoderDecoderConfig
 from crn_jax.sharding import MIN_ROWS, constrain
 
@@ -37,7 +37,8 @@ class EncoderDecoder(nn.Module):
             x = self._block(constrain(halve_area(x), MIN_ROWS) if i else x, width=width, name=f"encoder_{i}")
             skips.append(x)
         for i in reversed(range(last)):
-            x = self._block(upsampled(x, "align_corners"), skips[i], width=self.widths[i], name=f"decoder_{i}")
+            x = Upsampled("align_corners", name=f"upsampled_{i}")(x)
+            x = self._block(x, skips[i], width=self.widths[i], name=f"decoder_{i}")
         return Projection(self.channels, name="to_output")(x)
 
     def _block(self, *parts: Array | Haloed, width: int, name: str) -> Array:

@@ -1,7 +1,9 @@
 import dataclasses
 import functools
 import json
+from unittest import mock
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +14,7 @@ from crn_jax.authors import variable_names
 from crn_jax.cascade import Cascade, CascadeConfig
 from crn_jax.generator import count_parameters, init_params
 from crn_jax.layers import LayerNorm
-from crn_jax.settings import PAPER_WIDTHS
+from crn_jax.settings import PAPER_WIDTHS, EncoderDecoderConfig, FullResolutionConfig
 from tests.support import reference
 
 TINY = CascadeConfig(num_classes=4, widths=(6, 5, 3), base=(2, 3), num_images=2)
@@ -147,3 +149,17 @@ def test_a_layout_with_other_classes_is_refused():
 def test_impossible_configs_are_refused(fields):
     with pytest.raises(ValueError, match="positive"):
         dataclasses.replace(TINY, **fields)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    "config",
+    [CascadeConfig(2, (4, 3, 2)), EncoderDecoderConfig(2, (8, 8), (2, 3)), FullResolutionConfig(2, (8, 8), 3, layers=3)],
+    ids=lambda config: type(config).__name__,
+)
+def test_initial_parameters_are_those_of_a_network_that_computes_its_features(config):
+    """Layers return zeros, or their input, while parameters are made. Here they compute then, as they do later."""
+    key, layout = jax.random.key(3), jnp.zeros((1, *config.min_size, 2))
+    with mock.patch.object(nn.Module, "is_initializing", lambda module: False):
+        expected = jax.jit(config.network().init)(key, layout)["params"]
+    jax.tree.map(np.testing.assert_array_equal, init_params(config, key), expected)

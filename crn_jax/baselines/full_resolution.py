@@ -79,6 +79,8 @@ class DilatedConv3x3(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W {self.width}"]:
         kernel = self.param("kernel", nn.initializers.xavier_uniform(), (3, 3, x.shape[-1], self.width))
+        if self.is_initializing():
+            return jnp.zeros((*x.shape[:3], self.width), self.dtype)
         return dilated_conv3x3(x.astype(self.dtype), kernel.astype(self.dtype), self.dilation)
 
 

@@ -17,7 +17,7 @@ def palette(count: int) -> tuple[Color, ...]:
     A longer palette begins with a shorter one. Distances are "redmean" (compuphase.com/cmetric.htm), a cheap approximation of
     what eyes see. They are computed in integers, so every machine finds the same colours.
     """
-    levels = np.arange(0, 256, 17, np.int32)
+    levels = np.arange(0, 256, 17, dtype=np.int32)
     candidates = [axis.ravel() for axis in np.meshgrid(levels, levels, levels, indexing="ij")]
     colors = list[Color]()
     nearest = np.minimum(_redmean(candidates, _BLACK), _redmean(candidates, _WHITE))
