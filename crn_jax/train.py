@@ -121,8 +121,8 @@ def init_state(objective: Trainable, seed: int | Int[Array, ""], abstract: Train
         every other mesh.
     """
     formats = None if abstract is None else formats_of(abstract)
-    # On CPUs, random numbers for each of the many arrays take long to compile; so it is done in a third of the time, and they
-    # are the same, and drawn as fast.
+    # On CPUs, the program that draws the numbers of every array compiles slowly. At this level it compiles in a third of the
+    # time. It draws the same numbers, and as fast.
     options = {"xla_backend_optimization_level": 1} if _devices_of(abstract)[0] == "cpu" else None
     return jax.jit(_initial, static_argnums=0, out_shardings=formats, compiler_options=options)(objective, seed)
 

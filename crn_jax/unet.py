@@ -37,8 +37,8 @@ class EncoderDecoder(nn.Module):
             x = self._block(constrain(halve_area(x), MIN_ROWS) if i else x, width=width, name=f"encoder_{i}")
             skips.append(x)
         for i in reversed(range(last)):
-            x = Upsampled("align_corners", name=f"upsampled_{i}")(x)
-            x = self._block(x, skips[i], width=self.widths[i], name=f"decoder_{i}")
+            larger = Upsampled("align_corners", name=f"upsampled_{i}")(x)
+            x = self._block(larger, skips[i], width=self.widths[i], name=f"decoder_{i}")
         return Projection(self.channels, name="to_output")(x)
 
     def _block(self, *parts: Array | Haloed, width: int, name: str) -> Array:
