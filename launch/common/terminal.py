@@ -184,8 +184,8 @@ def show_error(message: str) -> None:
     """Prints an error. If there are several processes, the number of this one comes first."""
     console.quiet = False
     who = f" in process {jax.process_index()}" if several_processes() else ""
-    console.print(rich.text.Text(f"error{who}: ", "bold red"), end="")
-    console.print(message)
+    # One print: another thread may end its progress bar meanwhile, whose line must not come between.
+    console.print(rich.text.Text.assemble((f"error{who}: ", "bold red"), as_typed(message)))
 
 
 def opened(
