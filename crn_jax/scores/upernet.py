@@ -60,7 +60,7 @@ OF_2018 = Preparation(
     "baseline-resnet101-upernet", (450,), True, np.array([102.9801, 115.9465, 122.7717], np.float32), np.ones(3, np.float32),
     antialias=False,
 )  # fmt: skip
-"""Until August 2019. SPADE's authors judged by these weights (https://github.com/NVlabs/SPADE/issues/39)."""
+"""Until August 2019. These are the weights that SPADE's users name (https://github.com/NVlabs/SPADE/issues/39)."""
 OF_2019 = Preparation(
     "ade20k-resnet101-upernet", (300, 375, 450, 525, 600), False, 255 * np.array([0.485, 0.456, 0.406], np.float32),
     255 * np.array([0.229, 0.224, 0.225], np.float32), antialias=True,
