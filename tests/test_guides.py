@@ -125,7 +125,7 @@ def flags() -> frozenset[str]:
     """Every flag of every command of `launch`, as their help shows them, and those of the cluster files."""
     kinds = {type(entry[-1] if isinstance(entry, tuple) else entry): name for name, entry in EXPERIMENTS.items()}
     asked = [("train", [name]) for name in kinds.values()]
-    asked += [("convert", [kind]) for kind in ("authors", "safetensors", "run", "export", "onnx")]
+    asked += [("convert", [kind]) for kind in ("authors", "safetensors", "run", "export", "onnx", "web")]
     asked += [(name, []) for name in COMMANDS if name not in ("train", "convert")]
     found = set()
     for name, arguments in asked:

@@ -39,12 +39,13 @@ export class Panel extends EventTarget {
 
   /** Says what the run's images wait for. */
   wait() {
-    const { name, state, problem, seconds, height, width } = this.run;
+    const { name, state, problem, seconds, progress, height, width } = this.run;
     this.name.textContent = name; // a server that is started again may paint with another checkpoint
-    const words = { waiting: "Waiting for the other run…", compiling: `Compiling for ${height}×${width}… ${Math.round(seconds)} s` }[state];
+    const compiling = `Compiling for ${height}×${width}… ${Math.round(seconds)} s`;
+    const words = { loading: `Loading… ${progress}`, waiting: "Waiting for the other run…", compiling }[state];
     this.veil.hidden = state === "ready";
     this.veil.textContent = problem || words || "";
-    this.veil.classList.toggle("busy", state === "compiling" || state === "waiting");
+    this.veil.classList.toggle("busy", words !== undefined);
     this.veil.classList.toggle("failed", state === "failed");
   }
 
