@@ -151,8 +151,9 @@ def test_the_flags_that_a_page_names_exist(page):
         "--bind-to",
         "--data-binary",
         "--logdir",
+        "--pack-destination",
         "--vfs-cache-mode",
-    }  # mpirun, curl, tensorboard, rclone
+    }  # mpirun, curl, tensorboard, npm, rclone
     groups = {flag for flag in named if flag.endswith(".") and any(other.startswith(flag) for other in flags())}
     assert sorted(named - of_others - groups - flags()) == []
 

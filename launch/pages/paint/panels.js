@@ -42,8 +42,9 @@ export class Panel extends EventTarget {
     const { name, state, problem, seconds, progress, height, width } = this.run;
     this.name.textContent = name; // a server that is started again may paint with another checkpoint
     const compiling = `Compiling for ${height}×${width}… ${Math.round(seconds)} s`;
-    const words = { loading: `Loading… ${progress}`, waiting: "Waiting for the other run…", compiling }[state];
-    this.veil.hidden = state === "ready";
+    const ready = this.images ? undefined : "Making the first image…";
+    const words = { loading: `Loading… ${progress}`, waiting: "Waiting for the other run…", compiling, ready }[state];
+    this.veil.hidden = state === "ready" && !ready;
     this.veil.textContent = problem || words || "";
     this.veil.classList.toggle("busy", words !== undefined);
     this.veil.classList.toggle("failed", state === "failed");
@@ -51,6 +52,7 @@ export class Panel extends EventTarget {
 
   show({ images, ids }) {
     [this.images, this.ids] = [images, ids];
+    this.wait();
     this.redraw();
     this.dispatchEvent(new Event("rendered"));
   }
