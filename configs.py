@@ -8,19 +8,24 @@ import dataclasses
 from typing import Any
 
 from crn_jax.ablation import Ablation, Variant
-from crn_jax.baselines.full_resolution import FullResolutionConfig
-from crn_jax.baselines.gan import GANConfig, GANLossConfig
-from crn_jax.cascade import PAPER_WIDTHS, CascadeConfig
 from crn_jax.data.labels.published import CAMVID, CITYSCAPES, LABEL_SPACES
 from crn_jax.data.sources import DataConfig
 from crn_jax.experiment import BaselineExperiment, Experiment, GANExperiment, RunConfig, SegmenterExperiment, Training
 from crn_jax.growth import Recipe
-from crn_jax.lambdas import LambdaConfig
-from crn_jax.losses import RELEASED_WEIGHTS, LossConfig
-from crn_jax.scores.segmenter import SegmenterConfig
-from crn_jax.train import OptimizerConfig
-from crn_jax.unet import EncoderDecoderConfig
-from crn_jax.vgg import TAPS
+from crn_jax.settings import (
+    PAPER_WIDTHS,
+    RELEASED_WEIGHTS,
+    CascadeConfig,
+    EncoderDecoderConfig,
+    FullResolutionConfig,
+    GANConfig,
+    GANLossConfig,
+    LambdaConfig,
+    LossConfig,
+    OptimizerConfig,
+    SegmenterConfig,
+)
+from crn_jax.vgg_layers import TAPS
 from crn_jax.vgg_weights import VGGConfig
 
 

@@ -28,6 +28,7 @@ from launch.ablation.tasks import Budget, Task, shown, slug, trains_with_segment
 from launch.ablation.workers import Workers, check_jobs
 from launch.common.catalogue import ablations, take_configs
 from launch.common.exit_status import FAILED, TRY_AGAIN
+from launch.common.jax_setup import set_up_jax
 from launch.common.names import command_line
 from launch.common.options import BucketPath, read_options
 from launch.common.output import staged, write_json
@@ -85,6 +86,7 @@ def main(arguments: list[str] | None = None) -> None:
         if not rest or rest[0] in ("-h", "--help"):
             list_suites()
         asked: Arguments = read_options(Arguments, "ablate", rest)
+        set_up_jax()
         jax.config.update("jax_platforms", "cpu")  # the accelerators are for the trainings; this process only looks at shapes
         status = ablate(asked, command_line("ablate", *given))
         sys.exit(status)

@@ -31,6 +31,7 @@ from crn_jax.scores.lpips import load_lpips, network_name
 from crn_jax.synthesize import synthesize
 from crn_jax.vgg_weights import obtain_vgg19
 from launch.common.catalogue import take_configs
+from launch.common.jax_setup import set_up_jax
 from launch.common.names import command_line
 from launch.common.options import BucketPath, read_options
 from launch.common.output import staged, write_json
@@ -111,6 +112,7 @@ def main(arguments: list[str] | None = None) -> None:
     with command():
         given = sys.argv[1:] if arguments is None else arguments
         asked: Arguments = read_options(Arguments, "evaluate", take_configs(given))
+        set_up_jax()
         if asked.batch_size < 1 or (asked.examples is not None and asked.examples < 1):
             raise UserError(f"--batch_size and --examples must be at least 1, got {asked.batch_size} and {asked.examples}.")
         if asked.study is not None:

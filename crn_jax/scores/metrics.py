@@ -8,7 +8,6 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float64, Int64, Integer, Num, UInt8
-from scipy import ndimage
 
 _RADIUS, _SIGMA = 5, 1.5  # the window of SSIM: 11x11
 
@@ -33,12 +32,14 @@ def ssim(a: UInt8[np.ndarray, "H W 3"], b: UInt8[np.ndarray, "H W 3"]) -> float:
     Raises:
       ValueError: if the images are not two uint8 images of one size, or if they are smaller than a window.
     """
+    import scipy.ndimage  # only this score needs it
+
     a, b = _pair(a, b)
     if min(a.shape[:2]) <= 2 * _RADIUS:
         raise ValueError(f"SSIM needs images of at least 11x11 pixels, got {a.shape[0]}x{a.shape[1]}.")
 
     def mean(x: np.ndarray) -> np.ndarray:
-        blurred = ndimage.gaussian_filter(x, _SIGMA, radius=_RADIUS, axes=(0, 1))
+        blurred = scipy.ndimage.gaussian_filter(x, _SIGMA, radius=_RADIUS, axes=(0, 1))
         return blurred[_RADIUS:-_RADIUS, _RADIUS:-_RADIUS]
 
     mean_a, mean_b = mean(a), mean(b)

@@ -18,7 +18,8 @@ from crn_jax.scores.lpips import lpips
 from crn_jax.scores.metrics import MeanOver, class_iou, confusion, pixels_by_class, psnr, scores_of_pixels, ssim
 from crn_jax.scores.statistics import bootstrap
 from crn_jax.sharding import over_local_devices
-from crn_jax.vgg import TAPS, vgg19_features
+from crn_jax.vgg import vgg19_features
+from crn_jax.vgg_layers import TAPS
 from launch.evaluation.methods import Batch
 from launch.evaluation.protocols import Conventions, Seen, features_key
 
