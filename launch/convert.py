@@ -14,7 +14,6 @@ import tyro
 from configs import COLLECTION
 from crn_jax.artifact import write_artifact
 from crn_jax.authors import load_released
-from crn_jax.cascade import CascadeConfig
 from crn_jax.checkpoint import Checkpoints
 from crn_jax.data.sources import DataConfig, label_space_of
 from crn_jax.errors import UserError
@@ -22,10 +21,10 @@ from crn_jax.experiment import Experiment, Regression, require_kind
 from crn_jax.files import expanded, replace_text
 from crn_jax.formats.safetensors_file import load_run_file, save_run
 from crn_jax.generator import count_parameters
-from crn_jax.lambdas import LambdaConfig
-from crn_jax.losses import RELEASED_WEIGHTS, LossConfig
 from crn_jax.run import Run, describe_run, load_run, parse_description, read_description
+from crn_jax.settings import RELEASED_WEIGHTS, CascadeConfig, LambdaConfig, LossConfig
 from crn_jax.train import abstract_state, init_state
+from launch.common.jax_setup import set_up_jax
 from launch.common.names import as_typed, command_line, quoted
 from launch.common.options import BucketPath, read_options
 from launch.common.output import staged, write_json
@@ -135,6 +134,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Reads the command line and converts."""
     with command():
         asked: Asked = read_options(Asked, "convert", arguments, description=as_typed(__doc__ or ""))
+        set_up_jax()
         if asked.out.exists() and (asked.out.is_file() or any(asked.out.iterdir())):
             raise UserError(f"{asked.out} exists already. Give another name.")
         match asked:

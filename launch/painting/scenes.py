@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.ndimage
 
 from crn_jax.data.sources import open_source
 from crn_jax.run import Run
@@ -85,6 +84,8 @@ def stamps(layouts: Sequence[np.ndarray], void: int) -> list[Stamp]:
 
 
 def _whole_objects(is_class: np.ndarray) -> list[np.ndarray]:
+    import scipy.ndimage
+
     height, width = is_class.shape
     labels, _ = scipy.ndimage.label(is_class)
     objects = []
