@@ -302,7 +302,8 @@ def test_layout_files_are_read_as_everywhere(read, tmp_path):
         found, _ = read(content)
         assert found == CITYSCAPES.read(tmp_path / "it.png").ravel().tolist(), name
     drawn = with_palette(few, own[[10, 13, 9]], bits=2)  # numbered anew: sky, car, terrain
-    assert read(drawn)[1] == ["ids", "colors"]  # the painter is asked
+    words, choices = read(drawn)  # the painter is asked
+    assert choices == ["ids", "colors"] and "By its indices, it shows void; by its colours, sky, car, terrain." in words
     assert read(drawn, reading="colors")[0] == np.array([10, 13, 9])[few].ravel().tolist()
     assert read(drawn, read_as="colors")[0] == np.array([10, 13, 9])[few].ravel().tolist()
     assert read(drawn, reading="ids")[0] == [19] * few.size  # 0, 1, 2 are void in Cityscapes' files
