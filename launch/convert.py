@@ -115,7 +115,7 @@ class Web:
     checkpoint: str = "latest"
     """The checkpoint: latest, best (smallest held-out distance), or a number of steps."""
     half: bool = False
-    """Store convolutions in float16. The model is half as large to load, and an image differs by a level here and there."""
+    """Store convolutions in float16. The model is half as large to load, and images differ by a few levels of 255."""
     onnxruntime: Path | None = None
     """The folder of the npm package onnxruntime-web. Without it, the package is downloaded once (33 MB)."""
 

@@ -172,6 +172,19 @@ def test_a_picked_class_comes_from_that_image(painter):
     assert len(np.unique(shade[page.layout() == CLASS["sky"]], axis=0)) == 1
 
 
+def test_an_image_that_fails_is_told_in_words_and_harms_no_other_one(painter, expected):
+    page = painter()
+    ask = """async () => {
+      const { render } = await import(new URL("page/engine.js", document.baseURI));
+      return render(0, new Uint8Array(10), { images: 3, height: 48, width: 64 }).then(() => "", (error) => error.message);
+    }"""
+    assert page.page.evaluate(ask).startswith("The image cannot be made: ")
+    page.choose("Brush", "car", 9)
+    page.click(20, 30)
+    page.settle()
+    assert_alike(page.image(), expected(page.layout())[0])
+
+
 def test_undo_restores_exactly_and_a_reload_keeps_the_work(painter):
     page = painter()
     states = [(page.layout(), page.image())]
@@ -289,7 +302,8 @@ def test_layout_files_are_read_as_everywhere(read, tmp_path):
         found, _ = read(content)
         assert found == CITYSCAPES.read(tmp_path / "it.png").ravel().tolist(), name
     drawn = with_palette(few, own[[10, 13, 9]], bits=2)  # numbered anew: sky, car, terrain
-    assert read(drawn)[1] == ["ids", "colors"]  # the painter is asked
+    words, choices = read(drawn)  # the painter is asked
+    assert choices == ["ids", "colors"] and "By its indices, it shows void; by its colours, sky, car, terrain." in words
     assert read(drawn, reading="colors")[0] == np.array([10, 13, 9])[few].ravel().tolist()
     assert read(drawn, read_as="colors")[0] == np.array([10, 13, 9])[few].ravel().tolist()
     assert read(drawn, reading="ids")[0] == [19] * few.size  # 0, 1, 2 are void in Cityscapes' files
@@ -365,11 +379,11 @@ def test_layouts_of_every_label_space_are_written(read, painter, tmp_path):
 # The folder
 
 
-def test_the_page_is_that_of_launch_paint(folder, page_names=("index.html",)):
+def test_the_page_is_that_of_launch_paint(folder):
     """All modules are the server's page's but the engine, which offers the same."""
-    theirs, ours = ({path.name for path in place.iterdir()} for place in (PAINT, ENGINE))
-    assert {path.name for path in (folder / "page").iterdir()} == (theirs | ours | {"style.css"}) - {*page_names}
-    for name in theirs - ours - {*page_names}:
+    theirs, ours = ({path.name for path in place.iterdir()} - {"index.html"} for place in (PAINT, ENGINE))
+    assert {path.name for path in (folder / "page").iterdir()} == theirs | ours | {"style.css"}
+    for name in theirs - ours:
         assert (folder / "page" / name).read_bytes() == (PAINT / name).read_bytes()
     exported = [
         set(re.findall(r"export (?:async function|const) (\w+)", (place / "engine.js").read_text()))

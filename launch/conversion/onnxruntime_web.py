@@ -6,8 +6,6 @@ import json
 import tarfile
 from pathlib import Path, PurePosixPath
 
-import pooch
-
 from crn_jax.errors import UserError
 from crn_jax.files import cache_folder
 
@@ -58,6 +56,8 @@ def download(folder: Path | None = None, url: str = ADDRESS, integrity: str = IN
     Raises:
       UserError: if the package cannot be fetched or written, or if what was fetched fails the checksum.
     """
+    import pooch  # only a download needs it
+
     remedy = (
         f"Install it elsewhere by `npm install onnxruntime-web@{VERSION}`, and give its folder, "
         "node_modules/onnxruntime-web, with --onnxruntime."

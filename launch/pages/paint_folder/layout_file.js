@@ -34,7 +34,7 @@ export async function readLayout(content, name, info, reading = info.read_as) {
     return asIds(samples);
   }
   if (kind === "palette") {
-    const entries = Math.floor(palette.length / 3), used = [...new Set(samples)];
+    const entries = Math.floor(palette.length / 3), used = [...new Set(samples)].sort((one, other) => one - other);
     if (Math.max(...used) >= entries) throw refuse(`index ${Math.max(...used)} has no colour in the palette of ${entries}. Save the layout again.`);
     const colors = Int32Array.from({ length: entries }, (_, i) => code(...palette.subarray(3 * i, 3 * i + 3)));
     const chosen = reading ?? meaning(used, colors, info, refuse);
@@ -61,7 +61,9 @@ function meaning(used, colors, info, refuse) {
   if (areIds && areColors && used.every((i) => byId.get(i) === byColor.get(colors[i]))) return "ids";
   if (used.every((i) => colors[i] === code(i, i, i)) && used.some((i) => i > 0)) return "ids";
   if (!areIds && !areColors) return "colors"; // unknown ones are told by whoever looks them up
-  throw refuse("a palette PNG of which indices and colours mean different things here. Which of them are right?", [...(areIds ? ["ids"] : []), ...(areColors ? ["colors"] : [])]);
+  const shown = (indices) => [...new Set(indices.map((index) => info.classes[index] ?? "unknown classes"))].slice(0, TOLD).join(", ");
+  const words = `By its indices, it shows ${shown(used.map((i) => byId.get(i)))}; by its colours, ${shown(used.map((i) => byColor.get(colors[i])))}.`;
+  throw refuse(`a palette PNG of which indices and colours mean different things. ${words}`, [...(areIds ? ["ids"] : []), ...(areColors ? ["colors"] : [])]);
 }
 
 function lookUp(values, table, info, refusal) {
