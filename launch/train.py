@@ -67,7 +67,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def estimate(stages: list[Command]) -> None:
-    """Prints the memory, exchanges and operations of a training step of each stage, without running it."""
+    """Prints the memory, exchanges, operations and time of a training step of each stage, without running it."""
     for stage in stages:
         experiment = require_kind(stage.experiment, Experiment, f"--dry_run: '{stage.experiment.name}'")
         dry_run(experiment, stage.topology)
