@@ -246,7 +246,7 @@ def test_the_dry_run_tells_the_time(monkeypatch):
     printed = capture.get()
     rows = [line.split() for line in printed.splitlines() if line.strip().startswith(("1 x 1,", "2 x 1", "1 x 2"))]
     assert len(rows) == 3, printed
-    assert "Hours are those of 10 steps of 2." in printed
+    assert "The hours are those of 20 images, in 10 steps where a step has 2." in printed
     for left_out in ("reading the data", "compiling", "validations", "checkpoints", "lag behind", "power"):
         assert left_out in printed
     assert "fitted to one step on one H200" in printed and "No exchange was measured" in printed

@@ -89,12 +89,12 @@ def print_times(
         with console.status(f"compiling the step for {shape} (mesh {number + 1} of {len(others)})"):
             costs.append(of(its_mesh, other.batch_size, lower_step(other, its_mesh).compile()))
     costs.sort(key=lambda each: (each.devices, each.spatial))
-    console.print(time_table(costs, rates, steps * experiment.batch_size if steps else None))
-    console.print(
-        f"Hours are those of {steps:,} steps of {experiment.batch_size}."
-        if steps
-        else "For hours, add --data.root DIR or --steps N."
-    )
+    images = steps * experiment.batch_size if steps else None
+    console.print(time_table(costs, rates, images))
+    if images:
+        console.print(f"The hours are those of {images:,} images, in {steps:,} steps where a step has {experiment.batch_size}.")
+    else:
+        console.print("For hours, add --data.root DIR or --steps N.")
     console.print(
         f"Times are predicted from operations, bytes, exchanges and published rates ({rates.source}). What kernels reach "
         f"of these rates was fitted to one step on one H200. No exchange was measured. Left out: {LEFT_OUT}."
