@@ -10,18 +10,18 @@ import types
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from crn_jax.cascade import PAPER_WIDTHS, Cascade, CascadeConfig
+    from crn_jax.cascade import Cascade
     from crn_jax.diversity import assemble
     from crn_jax.errors import UserError
     from crn_jax.experiment import Experiment
     from crn_jax.generator import init_params
-    from crn_jax.lambdas import LambdaConfig
-    from crn_jax.losses import LossConfig, Perception, layer_terms, perceptual_loss
+    from crn_jax.losses import Perception, layer_terms, perceptual_loss
     from crn_jax.objective import Objective
     from crn_jax.run import Run, load_run
+    from crn_jax.settings import PAPER_WIDTHS, CascadeConfig, LambdaConfig, LossConfig, OptimizerConfig
     from crn_jax.sharding import make_mesh
     from crn_jax.synthesize import synthesize
-    from crn_jax.train import OptimizerConfig, TrainState, init_state, make_train_step
+    from crn_jax.train import TrainState, init_state, make_train_step
     from crn_jax.vgg import vgg19_features
     from crn_jax.vgg_weights import load_vgg19
 
@@ -56,18 +56,18 @@ __all__ = [
 ]
 
 _MODULES = {
-    "cascade": ("PAPER_WIDTHS", "Cascade", "CascadeConfig"),
+    "cascade": ("Cascade",),
     "diversity": ("assemble",),
     "errors": ("UserError",),
     "experiment": ("Experiment",),
     "generator": ("init_params",),
-    "lambdas": ("LambdaConfig",),
-    "losses": ("LossConfig", "Perception", "layer_terms", "perceptual_loss"),
+    "losses": ("Perception", "layer_terms", "perceptual_loss"),
     "objective": ("Objective",),
     "run": ("Run", "load_run"),
+    "settings": ("PAPER_WIDTHS", "CascadeConfig", "LambdaConfig", "LossConfig", "OptimizerConfig"),
     "sharding": ("make_mesh",),
     "synthesize": ("synthesize",),
-    "train": ("OptimizerConfig", "TrainState", "init_state", "make_train_step"),
+    "train": ("TrainState", "init_state", "make_train_step"),
     "vgg": ("vgg19_features",),
     "vgg_weights": ("load_vgg19",),
 }

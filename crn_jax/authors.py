@@ -23,10 +23,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from crn_jax.cascade import CascadeConfig
 from crn_jax.errors import UserError
 from crn_jax.formats.tensorflow_checkpoint import read_index, read_variables
 from crn_jax.generator import init_params
+from crn_jax.settings import CascadeConfig
 
 _LARGEST = 1 << 16  # height or number of feature maps; a released cascade has at most 1024
 _NAME = re.compile(r"g_(\d{1,6})_conv(1|2|100)/(weights|biases|LayerNorm/gamma|LayerNorm/beta)")

@@ -4,8 +4,7 @@ A layout is a float array `[B, H, W, c]`, one-hot over the c classes, void last.
 channel. The cascade synthesizes k images from each layout, `[B, k, H, W, 3]`: float32, RGB on the 0..255 scale, not clipped.
 """
 
-import dataclasses
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -13,67 +12,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from crn_jax.images import to_images
-from crn_jax.kernels.remat import Remat, keeps_all, rematerialized
-from crn_jax.kernels.resize import Upsampling, halve_area, upsampled
+from crn_jax.kernels.remat import keeps_all, rematerialized
+from crn_jax.kernels.resize import halve_area, upsampled
 from crn_jax.layers import Bias, Conv3x3, LayerNorm, Projection
+from crn_jax.settings import CascadeConfig, Remat, Upsampling
 from crn_jax.sharding import MIN_ROWS, constrain
-
-PAPER_WIDTHS = (1024, 1024, 1024, 1024, 1024, 512, 512, 128, 32)
-"""The feature maps d_0 ... d_8 of the paper. Seven modules give 256x512 pixels, eight 512x1024, nine 1024x2048."""
-
-
-@dataclasses.dataclass(frozen=True)
-class CascadeConfig:
-    """The architecture of a cascade. Module i has `widths[i]` feature maps and works at `base * 2**i` pixels."""
-
-    num_classes: int
-    """The number of classes c of a layout, void included."""
-    widths: tuple[int, ...] = PAPER_WIDTHS[:7]
-    """The feature maps d_i of each refinement module. Each module more doubles height and width."""
-    base: tuple[int, int] = (4, 8)
-    """Height and width of the first module, in pixels: 4 8 for images of 1:2 (the paper), 3 4 for 3:4, 4 4 for squares."""
-    num_images: int = 1
-    """The number k of images synthesized from one layout."""
-    variant: Literal["paper", "authors"] = "authors"
-    """The last feature layer: with authors, it has norm and LReLU as all others (the released program); with paper, it is
-    linear."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """The dtype of the convolutions, in the cascade and in the loss's VGG-19, and of the sums of gradients over devices.
-    Parameters, norms, colours and the loss stay float32."""
-    norm: bool = True
-    """Whether layer norm follows each convolution. Without it, a bias does (an ablation)."""
-    upsampling: Upsampling = "align_corners"
-    """The bilinear interpolation that doubles the features: align_corners as the released program, or half_pixel as today's
-    libraries."""
-    layout_at: Literal["every", "first"] = "every"
-    """The modules that see the layout: every one (the paper), or only the first (an ablation)."""
-    boundaries: bool = False
-    """Whether the layout has one more channel, 1 at the boundaries of instances, which separates cars that touch. The paper has
-    none. The instances come from --data.instances, or from the data set's own files."""
-
-    def __post_init__(self):
-        if not self.widths or min(self.widths) < 1:
-            raise ValueError(f"widths must hold at least one positive number, got {self.widths}.")
-        if min(self.num_classes, self.num_images, *self.base) < 1:
-            raise ValueError(f"num_classes, num_images and base must be positive, got {self}.")
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width of the synthesized image, in pixels."""
-        scale = 2 ** (len(self.widths) - 1)
-        return self.base[0] * scale, self.base[1] * scale
-
-    @property
-    def min_size(self) -> tuple[int, int]:
-        """The smallest layout that fits, in pixels. Other heights and widths must be multiples of it."""
-        scale = 2 ** (len(self.widths) - 1)
-        return scale, scale
-
-    fixed_size: ClassVar[bool] = False
-
-    def network(self, remat: Remat = "none") -> "Cascade":
-        """Returns the network g(L; θ)."""
-        return Cascade(self, remat)
 
 
 class RefinementModule(nn.Module):

@@ -6,7 +6,8 @@ import numpy as np
 from jaxtyping import Array, Float, Integer, Num
 
 from crn_jax.losses import Perception
-from crn_jax.vgg import TAPS, less_mean, vgg19_stage
+from crn_jax.vgg import less_mean, vgg19_stage
+from crn_jax.vgg_layers import TAPS
 
 
 def assemble(

@@ -11,7 +11,8 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 from crn_jax.diversity import assemble, pairwise_terms
 from crn_jax.generator import Generator, generate, layout_of, one_hot
 from crn_jax.images import to_uint8
-from crn_jax.losses import RELEASED_WEIGHTS, Perception, best_images, layer_terms
+from crn_jax.losses import Perception, best_images, layer_terms
+from crn_jax.settings import RELEASED_WEIGHTS
 from crn_jax.sharding import all_gathered
 from crn_jax.train import TrainState
 

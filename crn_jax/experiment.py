@@ -1,34 +1,44 @@
 """An experiment: everything that defines a run, as one frozen dataclass that can be stored as JSON.
 
 `configs.py` names experiments. Each run folder stores its experiment, so that no flag has to be repeated to resume or use the
-run.
+run. Like settings.py, this file imports no JAX: an experiment imports what trains it when it is asked for its objective.
 """
 
 import dataclasses
-from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
+import functools
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import cattrs
 from cattrs.strategies import configure_tagged_union
 
-from crn_jax.baselines.full_resolution import FullResolutionConfig
-from crn_jax.baselines.gan import GANConfig, GANLossConfig, GANObjective
-from crn_jax.cascade import CascadeConfig
 from crn_jax.data.labels.label_space import LabelSpace
 from crn_jax.data.labels.published import LABEL_SPACES
 from crn_jax.data.sources import DRAWN, DataConfig, label_space_of, refuse_without_instances
 from crn_jax.errors import UserError
 from crn_jax.files import expanded
 from crn_jax.formats.strict_types import strict_converter
-from crn_jax.generator import Generator
-from crn_jax.kernels.remat import Remat
-from crn_jax.lambdas import LambdaConfig
-from crn_jax.losses import LossConfig, Perception
-from crn_jax.objective import Objective
-from crn_jax.scores.segmenter import SegmenterConfig, SegmenterObjective
-from crn_jax.sharding import ShardingConfig
-from crn_jax.train import OptimizerConfig, Trainable
-from crn_jax.unet import EncoderDecoderConfig
+from crn_jax.settings import (
+    CascadeConfig,
+    EncoderDecoderConfig,
+    FullResolutionConfig,
+    GANConfig,
+    GANLossConfig,
+    LambdaConfig,
+    LossConfig,
+    OptimizerConfig,
+    Remat,
+    SegmenterConfig,
+    ShardingConfig,
+)
 from crn_jax.vgg_weights import VGGConfig, random_vgg19
+
+if TYPE_CHECKING:
+    from crn_jax.baselines.gan import GANObjective
+    from crn_jax.generator import Generator
+    from crn_jax.losses import Perception
+    from crn_jax.objective import Objective
+    from crn_jax.scores.segmenter import SegmenterObjective
+    from crn_jax.train import Trainable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,7 +162,7 @@ class Training:
         """The run from which the training starts; None if it starts from fresh parameters."""
         return None
 
-    def objective(self, steps_per_epoch: int, segmenter: SegmenterConfig | None = None) -> Trainable:
+    def objective(self, steps_per_epoch: int, segmenter: SegmenterConfig | None = None) -> "Trainable":
         """Returns the static part of the training step; `segmenter` is the config of `segmenter_run`, if there is one."""
         raise NotImplementedError
 
@@ -204,7 +214,7 @@ class Synthesis(Training):
             raise UserError(f"VGG-19 needs images of at least 16x16; the {self.trains} makes {height}x{width}.")
 
     @property
-    def generator(self) -> Generator:
+    def generator(self) -> "Generator":
         """The generator that is trained."""
         raise NotImplementedError
 
@@ -224,8 +234,10 @@ class Synthesis(Training):
         return self.generator.boundaries
 
     @property
-    def perception(self) -> Perception:
+    def perception(self) -> "Perception":
         """The comparison with held-out photographs, in which VGG-19 pools by averages, whatever pooling the loss uses."""
+        from crn_jax.losses import Perception
+
         return Perception("average", self.generator.dtype, self.remat)
 
 
@@ -241,8 +253,10 @@ class Regression(Synthesis):
         """The epoch at whose end λ is rescaled; 0 if λ is never rescaled."""
         return self.lambdas.rescale_epoch or 0
 
-    def objective(self, steps_per_epoch: int, segmenter: SegmenterConfig | None = None) -> Objective:
+    def objective(self, steps_per_epoch: int, segmenter: SegmenterConfig | None = None) -> "Objective":
         """Returns the static part of the training step."""
+        from crn_jax.objective import Objective
+
         return Objective(self.generator, self.lambdas, self.optimizer, self.vgg.pooling, steps_per_epoch, self.remat, self.loss)
 
     def frozen(self, vgg_params: dict, segmenter_params: dict | None = None) -> dict:
@@ -316,8 +330,10 @@ class GANExperiment(Synthesis):
         """The run folder of the segmenter that the loss needs; None if it needs no segmenter."""
         return expanded(self.segmenter) if self.segmenter else None
 
-    def objective(self, steps_per_epoch: int, segmenter: SegmenterConfig | None = None) -> GANObjective:
+    def objective(self, steps_per_epoch: int, segmenter: SegmenterConfig | None = None) -> "GANObjective":
         """Returns the static part of the training step; `segmenter` is the config of `segmenter_run`, if there is one."""
+        from crn_jax.baselines.gan import GANObjective
+
         return GANObjective(self.gan, self.loss, self.optimizer, steps_per_epoch, segmenter)
 
     def frozen(self, vgg_params: dict, segmenter_params: dict | None = None) -> dict:
@@ -350,8 +366,10 @@ class SegmenterExperiment(Training):
         """The height and the width of the photographs, in pixels."""
         return self.segmenter.size
 
-    def objective(self, steps_per_epoch: int, segmenter: SegmenterConfig | None = None) -> SegmenterObjective:
+    def objective(self, steps_per_epoch: int, segmenter: SegmenterConfig | None = None) -> "SegmenterObjective":
         """Returns the static part of the training step."""
+        from crn_jax.scores.segmenter import SegmenterObjective
+
         return SegmenterObjective(self.segmenter, self.optimizer, steps_per_epoch)
 
 
@@ -380,13 +398,16 @@ def _tag(kind: Any) -> str:
     return kind.trains
 
 
-_converter = strict_converter(forbid_extra_keys=True)
-configure_tagged_union(AnyExperiment, _converter, tag_generator=_tag, tag_name="kind")
+@functools.cache
+def _converter() -> cattrs.Converter:
+    converter = strict_converter(forbid_extra_keys=True)
+    configure_tagged_union(AnyExperiment, converter, tag_generator=_tag, tag_name="kind")
+    return converter
 
 
 def to_json(experiment: Training) -> dict[str, Any]:
     """Returns an experiment as plain dicts, lists, numbers and strings; the key `kind` names its class."""
-    fields = _converter.unstructure(experiment, unstructure_as=AnyExperiment)
+    fields = _converter().unstructure(experiment, unstructure_as=AnyExperiment)
     return {"kind": fields.pop("kind"), **fields}  # a person reads the kind first
 
 
@@ -399,7 +420,7 @@ def from_json(fields: dict[str, Any]) -> AnyExperiment:
     if "kind" not in fields:  # older versions did not store it; a GAN may have a segmenter, but no segmenter has a GAN
         fields = {**fields, "kind": next((kind for kind in ("baseline", "gan", "segmenter") if kind in fields), "cascade")}
     try:
-        return _converter.structure(fields, AnyExperiment)  # type: ignore[arg-type]  # cattrs accepts unions, its types do not
+        return _converter().structure(fields, AnyExperiment)  # type: ignore[arg-type]  # cattrs accepts unions, its types do not
     except KeyError as error:
         raise UserError(f"the stored experiment is of a kind that this version of crn_jax does not know: {error}.") from error
     except cattrs.BaseValidationError as error:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Integer
 
 from crn_jax.boundaries import boundaries_of
-from crn_jax.kernels.remat import Remat
+from crn_jax.settings import Remat
 
 
 @runtime_checkable  # so that the tests can check annotations

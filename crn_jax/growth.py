@@ -1,10 +1,10 @@
 """Growth: a cascade starts from a trained one that has fewer modules, or synthesizes another number of images."""
 
 import dataclasses
+from typing import TYPE_CHECKING
 
-import flax.traverse_util
-
-from crn_jax.train import TrainState
+if TYPE_CHECKING:
+    from crn_jax.train import TrainState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +33,8 @@ def grow(fresh: dict, trained: dict) -> tuple[dict, list[str]]:
     Raises:
       ValueError: if parameters do not fit; the message names them.
     """
+    import flax.traverse_util  # recipes are read without it
+
     target, source = (flax.traverse_util.flatten_dict(params, sep="/") for params in (fresh, trained))
     head = {name for name in target if name.startswith("to_rgb/")}
     grows = not fresh.keys() <= trained.keys() or any(target[name].shape != source[name].shape for name in head)
@@ -49,7 +51,7 @@ def grow(fresh: dict, trained: dict) -> tuple[dict, list[str]]:
     return flax.traverse_util.unflatten_dict({**target, **used}, sep="/"), parts
 
 
-def grow_state(fresh: TrainState, trained: TrainState) -> tuple[TrainState, list[str], list[str]]:
+def grow_state(fresh: "TrainState", trained: "TrainState") -> "tuple[TrainState, list[str], list[str]]":
     """Puts a trained cascade's modules, and Adam's moments of them, into a fresh training state.
 
     Step, λ and its sums stay fresh, and the moving average starts from the new parameters. If `trained` has no `opt_state`,

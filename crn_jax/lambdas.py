@@ -4,45 +4,13 @@ The state holds the weights w_l = λ_l · (number of elements of layer l), see `
 shapes, so rescaling recompiles nothing.
 """
 
-import dataclasses
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from crn_jax.vgg import TAPS
-
-
-@dataclasses.dataclass(frozen=True)
-class LambdaConfig:
-    """How λ starts, and when and how it is rescaled."""
-
-    initial: tuple[float, ...] = (1.0,) * len(TAPS)
-    """The initial weights of the six terms: input, conv1_2, ... conv5_2. A weight of 1 is the paper's λ = 1/elements. A layer
-    of weight 0 stays out of the loss for good."""
-    rescale_epoch: int | None = 100
-    """The epoch (counted from 1) at whose end λ is rescaled, once, by the means of the terms over this epoch. With None, it is
-    never rescaled."""
-    keep: Literal["total", "image"] = "total"
-    """What rescaling leaves unchanged, before conv5_2_factor: total keeps the expected loss, image the image's term (the
-    authors' "relative to l0")."""
-    conv5_2_factor: float = 1.0
-    """The factor of conv5_2's weight after rescaling. The released programs use 10."""
-
-    def __post_init__(self):
-        if len(self.initial) != len(TAPS):
-            raise ValueError(f"initial needs {len(TAPS)} weights ({', '.join(TAPS)}), got {self.initial}.")
-        if min(self.initial) < 0 or max(self.initial) == 0:
-            raise ValueError(f"initial weights must not be negative, nor all 0, got {self.initial}.")
-        if self.keep == "image" and self.initial[0] == 0:
-            raise ValueError("keep image needs an image term, but the first of the initial weights is 0.")
-        if self.rescale_epoch is not None and self.rescale_epoch < 1:
-            raise ValueError(f"rescale_epoch counts from 1, got {self.rescale_epoch}.")
-
-    @property
-    def depth(self) -> int:
-        """The number of layers up to the last one whose weight is not 0. Deeper ones need not be computed."""
-        return max(i for i, weight in enumerate(self.initial) if weight > 0) + 1
+from crn_jax.settings import LambdaConfig
+from crn_jax.vgg_layers import TAPS
 
 
 class LambdaState(NamedTuple):

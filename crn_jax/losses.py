@@ -13,36 +13,15 @@ of the regions sum to the image's.
 import dataclasses
 import functools
 import math
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num
 
-from crn_jax.kernels.remat import Remat, rematerialized
-from crn_jax.vgg import STAGES, TAPS, Pooling, less_mean, pool, vgg19_stage
-
-RELEASED_WEIGHTS = {
-    "cityscapes_256p": (1, 1 / 1.6, 1 / 2.3, 1 / 1.8, 1 / 2.8, 10 / 0.8),
-    "cityscapes_512p": (1, 1 / 2.6, 1 / 4.8, 1 / 3.7, 1 / 5.6, 10 / 1.5),
-    "gta_256p": (1, 1 / 1.4, 1 / 1.8, 1 / 1.3, 1 / 2.2, 10 / 0.62),
-}
-"""The weights w_l that the released programs contain as fixed divisors. The program for 1024p uses those for 512p."""
-
-
-@dataclasses.dataclass(frozen=True)
-class LossConfig:
-    """The part of a collection of k images that counts in the loss. For k = 1, every choice is Eq. 1."""
-
-    best_per: Literal["image", "class"] = "image"
-    """The images that count: the best whole image (Eq. 2), or for each class the image that shows it best (Eq. 3)."""
-    mean_share: float = 0.0
-    """The weight of the mean over all k images; the best image has the rest. The released program's 0.001 keeps training
-    images that are never the best."""
-
-    def __post_init__(self):
-        if not 0 <= self.mean_share <= 1:
-            raise ValueError(f"mean_share must lie between 0 and 1, got {self.mean_share}.")
+from crn_jax.kernels.remat import rematerialized
+from crn_jax.settings import Remat
+from crn_jax.vgg import less_mean, pool, vgg19_stage
+from crn_jax.vgg_layers import STAGES, TAPS, Pooling
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,11 +10,12 @@ import jax
 from jaxtyping import Array, Float, Int
 
 from crn_jax.generator import Generator, generate, init_params, layout_of, one_hot
-from crn_jax.kernels.remat import Remat
-from crn_jax.lambdas import LambdaConfig, LambdaState, init_lambdas, update_lambdas
-from crn_jax.losses import LossConfig, Perception, layer_terms, perceptual_loss
-from crn_jax.train import OptimizerConfig, Trainable
-from crn_jax.vgg import Pooling, abstract_vgg19
+from crn_jax.lambdas import LambdaState, init_lambdas, update_lambdas
+from crn_jax.losses import Perception, layer_terms, perceptual_loss
+from crn_jax.settings import LambdaConfig, LossConfig, OptimizerConfig, Remat
+from crn_jax.train import Trainable
+from crn_jax.vgg import abstract_vgg19
+from crn_jax.vgg_layers import Pooling
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,6 @@ from jaxtyping import Shaped, UInt16
 
 from crn_jax import load_artifact
 from crn_jax.buckets import address_of, copied, copied_file, is_bucket
-from crn_jax.checkpoint import Checkpoints, DamagedCheckpoint
 from crn_jax.checksums import KEY
 from crn_jax.data.geometry import view
 from crn_jax.data.instances import MARGIN, decoded, numbered
@@ -193,6 +192,8 @@ def load_run(
     here = nearby(folder)
     if stored := _stored_alone(here):
         return _of_alone(stored, checkpoint, kind, moments)
+    from crn_jax.checkpoint import Checkpoints, DamagedCheckpoint  # Orbax, for which files of a run need not wait
+
     folder = address_of(folder) if is_bucket(folder) else here
     experiment, label_space, description = _description_in(here, folder)
     require_kind(experiment, kind, f"The run {folder}")

@@ -5,7 +5,6 @@ The other files are written for one device. `constrain` says how their activatio
 the communication: sums for norms and gradients, and rows of images where halo.py does not exchange them.
 """
 
-import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,6 +17,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 from jaxtyping import Array, Int, Shaped
 
 from crn_jax.errors import UserError
+from crn_jax.settings import ShardingConfig
 
 DATA, SPATIAL = "data", "spatial"
 DEVICE = "device"  # the only axis where every device computes alone
@@ -25,19 +25,6 @@ DEVICE = "device"  # the only axis where every device computes alone
 MIN_ROWS = 8
 """The fewest rows per device for which a level of the cascade is split. Every device computes the smaller levels whole. This
 saves the sum over `spatial` of the gradients of their wide kernels, which are larger than all activations there."""
-
-
-@dataclasses.dataclass(frozen=True)
-class ShardingConfig:
-    """How a training is split over devices. All of these settings may change when a run is resumed."""
-
-    mesh: tuple[int, int] = (-1, -1)
-    """The number of devices along data, which splits the batch, and along spatial, which splits the height of each image. -1
-    stands for all devices that remain. With -1 -1, as many devices as can share the batch equally go along data, the others
-    along spatial."""
-    shard_state: bool = True
-    """Splits the parameters, Adam's moments and the moving average into one shard for each device, instead of keeping a copy
-    on each. A step then gathers the parameters (all-gather), and each device updates its own shard."""
 
 
 def make_mesh(config: ShardingConfig, batch_size: int, height: int, devices: Sequence[jax.Device] | None = None) -> Mesh:

@@ -5,11 +5,9 @@ has the ids of instances as well, `"instances": uint16 [B, H, W]`. A `Trainable`
 which loss: see objective.py for the cascade, scores/segmenter.py for a segmenter.
 """
 
-import dataclasses
-import fnmatch
 import functools
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -17,65 +15,9 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float, Int, Key
 
-from crn_jax.errors import UserError
 from crn_jax.lambdas import LambdaState
+from crn_jax.settings import OptimizerConfig
 from crn_jax.sharding import all_gathered, formats_of, laid_out, replicated, sharded
-
-
-@dataclasses.dataclass(frozen=True)
-class OptimizerConfig:
-    """The optimizer, which is Adam, as in the paper."""
-
-    learning_rate: float = 1e-4
-    """The learning rate of Adam. The paper uses 1e-4 throughout."""
-    schedule: Literal["constant", "authors_fallback"] = "constant"
-    """How the learning rate changes. constant: never. authors_fallback: the rate is min(1e-6 * 1.1^(epoch-1), 1e-4 if epoch >
-    100 else 1e-3), which the authors' program offers for a training that diverges."""
-    b1: float = 0.9
-    """Adam's decay rate for the mean of the gradient. GANs use 0.5."""
-    ema_decay: float | None = None
-    """The decay, such as 0.999, of an exponential moving average of the parameters. Validation and synthesis use the average
-    instead of the parameters. None: no average is kept."""
-    freeze: tuple[str, ...] = ()
-    """Parts of the network whose parameters stay as they are: module_0, to_rgb, or patterns such as 'module_[0-6]'."""
-
-    def __post_init__(self):
-        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
-            raise ValueError(f"ema_decay must lie between 0 and 1, got {self.ema_decay}.")
-
-    def rate(self, step: Int[Array, ""], steps_per_epoch: int) -> float | Float[Array, ""]:
-        """Returns the learning rate of a step, counted from 0."""
-        if self.schedule == "constant":
-            return self.learning_rate
-        epoch = step // steps_per_epoch + 1
-        return jnp.minimum(1e-6 * 1.1 ** (epoch - 1), jnp.where(epoch > 100, 1e-4, 1e-3))
-
-    def init(self, params: dict) -> dict[str, optax.ScaleByAdamState]:
-        """Returns Adam's moments before the first step, for each part of the parameters that is trained.
-
-        Each part (a refinement module, the head) counts its own steps. A new part beside parts that keep their moments
-        (growth.py) therefore gets the bias correction of its own age.
-
-        Raises:
-          UserError: if `freeze` names a part that does not exist, or leaves nothing to train.
-        """
-        for pattern in self.freeze:
-            if not fnmatch.filter(params, pattern):
-                raise UserError(f"--optimizer.freeze {pattern}: there is no such part. Parts: {', '.join(params)}.")
-        trained = [part for part in params if not any(fnmatch.fnmatchcase(part, pattern) for pattern in self.freeze)]
-        if not trained:
-            raise UserError(f"--optimizer.freeze {' '.join(self.freeze)} leaves nothing to train of {', '.join(params)}.")
-        return {part: self._adam().init(params[part]) for part in trained}
-
-    def update(self, params: dict, gradient: dict, opt_state: dict, rate: float | Float[Array, ""]) -> tuple[dict, dict]:
-        """Returns the trained parts `params` after one step of Adam at this rate, and Adam's new moments."""
-        directions, moments = {}, {}
-        for part in params:
-            directions[part], moments[part] = self._adam().update(gradient[part], opt_state[part])
-        return jax.tree.map(lambda p, direction: p - rate * direction, params, directions), moments
-
-    def _adam(self) -> optax.GradientTransformation:
-        return optax.scale_by_adam(b1=self.b1)
 
 
 class TrainState(NamedTuple):

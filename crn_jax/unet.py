@@ -1,8 +1,5 @@
 """A U-Net of the cascade's blocks. The paper compares the cascade with this encoder-decoder, and the segmenter uses it, too."""
 
-import dataclasses
-from typing import ClassVar, Literal
-
 import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import DTypeLike
@@ -10,9 +7,9 @@ from jaxtyping import Array, Float
 
 from crn_jax.images import FromLayout
 from crn_jax.kernels.halo import Haloed
-from crn_jax.kernels.remat import Remat
 from crn_jax.kernels.resize import halve_area, upsampled
 from crn_jax.layers import Conv3x3, LayerNorm, Projection
+from crn_jax.settings import EncoderDecoderConfig
 from crn_jax.sharding import MIN_ROWS, constrain
 
 
@@ -51,30 +48,6 @@ class EncoderDecoder(nn.Module):
         return x
 
 
-@dataclasses.dataclass(frozen=True)
-class EncoderDecoderConfig:
-    """The encoder-decoder baseline. The paper gives no widths; these are our reconstruction."""
-
-    num_classes: int
-    """The number of classes of a layout, void included."""
-    size: tuple[int, int]
-    """Height and width of the images, in pixels."""
-    widths: tuple[int, ...]
-    """The feature maps of each level. Each level has half the resolution of the one before it."""
-    num_images: int = 1
-    """The number k of images synthesized from one layout."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """The dtype of the convolutions."""
-
-    @property
-    def min_size(self) -> tuple[int, int]:
-        """The smallest layout that fits, in pixels. Other heights and widths must be multiples of it."""
-        scale = 2 ** (len(self.widths) - 1)
-        return scale, scale
-
-    fixed_size: ClassVar[bool] = False
-    boundaries: ClassVar[bool] = False
-
-    def network(self, remat: Remat = "none") -> nn.Module:
-        """Returns the network from layouts to images, which keeps all of its features whatever `remat` says."""
-        return FromLayout(EncoderDecoder(self.widths, 3 * self.num_images, jnp.dtype(self.dtype)))
+def encoder_decoder(config: EncoderDecoderConfig) -> FromLayout:
+    """Returns the encoder-decoder of the baselines, from layouts to images."""
+    return FromLayout(EncoderDecoder(config.widths, 3 * config.num_images, jnp.dtype(config.dtype)))

@@ -5,7 +5,6 @@ Images are RGB on the 0..255 scale. Parameters are a plain dict,
 """
 
 from collections.abc import Callable
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,30 +17,7 @@ from crn_jax.kernels.halo import with_halo, without_outside
 from crn_jax.kernels.remat import convolved
 from crn_jax.kernels.resize import halve_area
 from crn_jax.sharding import by_device, constrain, rows_are_split
-
-LAYERS = {
-    "conv1_1": (3, 64), "conv1_2": (64, 64),
-    "conv2_1": (64, 128), "conv2_2": (128, 128),
-    "conv3_1": (128, 256), "conv3_2": (256, 256), "conv3_3": (256, 256), "conv3_4": (256, 256),
-    "conv4_1": (256, 512), "conv4_2": (512, 512), "conv4_3": (512, 512), "conv4_4": (512, 512),
-    "conv5_1": (512, 512), "conv5_2": (512, 512),
-}  # fmt: skip
-"""The input and output channels of every convolution up to the deepest tap."""
-
-STAGES = {
-    "input": (),
-    "conv1_2": ("conv1_1", "conv1_2"),
-    "conv2_2": ("conv2_1", "conv2_2"),
-    "conv3_2": ("conv3_1", "conv3_2"),
-    "conv4_2": ("conv3_3", "conv3_4", "conv4_1", "conv4_2"),
-    "conv5_2": ("conv4_3", "conv4_4", "conv5_1", "conv5_2"),
-}
-"""The convolutions between each tap and the one before it."""
-
-TAPS = tuple(STAGES)
-"""The layers Φ_0 ... Φ_5 of the paper, in the order of λ."""
-
-Pooling = Literal["average", "max"]
+from crn_jax.vgg_layers import LAYERS, STAGES, TAPS, Pooling
 
 
 def abstract_vgg19() -> dict:

@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pooch
 
 from crn_jax.errors import UserError
 from crn_jax.files import cache_folder, expanded, sha256_of
-from crn_jax.vgg import LAYERS, Pooling
+from crn_jax.vgg_layers import LAYERS, Pooling
 
 MEAN_COLOR = np.array([123.68, 116.779, 103.939], np.float32)
 ENVIRONMENT_VARIABLE = "CRN_JAX_VGG19"
@@ -165,6 +164,8 @@ def download_vgg19(
     folder = folder or cache_folder()
     if folder is None:
         raise UserError(f"There is no home directory to keep the VGG-19 weights in. {_instructions()}")
+    import pooch  # only a download needs it
+
     downloader = pooch.HTTPDownloader(progressbar=progressbar, timeout=15)
     try:
         return Path(pooch.retrieve(url, known_hash, fname=PUBLISHED_NAME, path=folder, downloader=downloader))

@@ -28,11 +28,13 @@ from launch.ablation.tasks import Budget, Task, shown, slug, trains_with_segment
 from launch.ablation.workers import Workers, check_jobs
 from launch.common.catalogue import ablations, take_configs
 from launch.common.exit_status import FAILED, TRY_AGAIN
+from launch.common.jax_setup import set_up_jax
 from launch.common.names import command_line
 from launch.common.options import BucketPath, read_options
 from launch.common.output import staged, write_json
 from launch.common.page import write_page
 from launch.common.terminal import command, console
+from launch.evaluation.open_segmenter import is_weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Arguments:
     segmenter: BucketPath | None = None
     """A run of launch.train segmenter_*, to train with and to judge by. Default: the suite's own segmenter is trained first."""
     judge: str | None = None
-    """Another judge than --segmenter: a run of launch.train segmenter_*, the file of DRN-D-105's weights, or
+    """Another judge than --segmenter: a run of launch.train segmenter_*, the weights of a published judge, or
     package.module:factory (see launch.evaluate)."""
     train: str = ""
     """More arguments of launch.train, for all trainings and the segmenter's: --train="--data.cache DIR --batch_size 4"."""
@@ -84,6 +86,7 @@ def main(arguments: list[str] | None = None) -> None:
         if not rest or rest[0] in ("-h", "--help"):
             list_suites()
         asked: Arguments = read_options(Arguments, "ablate", rest)
+        set_up_jax()
         jax.config.update("jax_platforms", "cpu")  # the accelerators are for the trainings; this process only looks at shapes
         status = ablate(asked, command_line("ablate", *given))
         sys.exit(status)
@@ -170,7 +173,7 @@ def check_files(asked: Arguments) -> None:
             raise UserError(f"{path}: there is no such file or folder.")
     judge = expanded(asked.judge or "")
     named = judge and (is_bucket(judge) or ":" not in judge)
-    if named and not Path(judge).is_file() and not holds_run(judge):
+    if named and not is_weights(judge) and not holds_run(judge):
         raise UserError(
             f"--judge {asked.judge}: this is neither a run folder nor a file of weights nor package.module:factory. To judge "
             "by label files of another tool, score each run by launch.evaluate."

@@ -39,14 +39,15 @@ from crn_jax.data.streets import render_street
 from crn_jax.errors import UserError
 from crn_jax.experiment import Experiment
 from crn_jax.files import replace_text
-from crn_jax.kernels.remat import Remat
 from crn_jax.objective import Objective
-from crn_jax.sharding import ShardingConfig, make_mesh, put, put_batch
+from crn_jax.settings import Remat, ShardingConfig
+from crn_jax.sharding import make_mesh, put, put_batch
 from crn_jax.synthesize import synthesize
 from crn_jax.train import abstract_state, init_state, make_train_step
 from crn_jax.vgg_weights import random_vgg19
 from launch.common.catalogue import experiments, take_configs
 from launch.common.command_line import experiment_of_kind
+from launch.common.jax_setup import set_up_jax
 from launch.common.names import command_line
 from launch.common.options import read_options
 from launch.common.profiler import Profiler
@@ -95,6 +96,7 @@ def main(arguments: list[str] | None = None) -> None:
     with command():
         given = sys.argv[1:] if arguments is None else arguments
         asked: Arguments = read_options(Arguments, "benchmark", take_configs(given))
+        set_up_jax()
         report: dict[str, Any] = {"command": command_line("benchmark", *given)}
         report |= {"machine": describe_machine(), "cases": [], "input": []}
         for case in cases_of(asked):

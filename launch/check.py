@@ -30,6 +30,7 @@ from crn_jax.run import read_description
 from crn_jax.storage import UNFINISHED
 from crn_jax.train import abstract_state
 from launch.common.exit_status import FAILED
+from launch.common.jax_setup import set_up_jax
 from launch.common.names import as_typed
 from launch.common.options import BucketPath, read_options
 from launch.common.output import read_json
@@ -88,6 +89,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Prints a table for each folder. Ends with status 1 if something is damaged, also if it was repaired."""
     with command():
         asked: Arguments = read_options(Arguments, "check", arguments, description=as_typed(__doc__ or ""))
+        set_up_jax()
         if not asked.runs:
             raise UserError("Name at least one run folder.")
         damaged = {run: [finding for finding in check(run) if finding.verdict == "damaged"] for run in asked.runs}

@@ -23,12 +23,11 @@ import jax.extend
 import numpy as np
 import tyro
 
-from crn_jax.cascade import CascadeConfig
 from crn_jax.errors import UserError
 from crn_jax.files import cache_folder
-from crn_jax.lambdas import LambdaConfig
 from crn_jax.objective import Objective
-from crn_jax.train import OptimizerConfig, init_state, make_train_step
+from crn_jax.settings import CascadeConfig, LambdaConfig, OptimizerConfig
+from crn_jax.train import init_state, make_train_step
 from crn_jax.vgg_weights import (
     ENVIRONMENT_VARIABLE,
     PUBLISHED_HASH,
@@ -38,6 +37,7 @@ from crn_jax.vgg_weights import (
     random_vgg19,
 )
 from launch.common.exit_status import FAILED
+from launch.common.jax_setup import set_up_jax
 from launch.common.names import version
 from launch.common.options import read_options
 from launch.common.terminal import command, console, missing_platform
@@ -63,6 +63,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Prints one line for each fact. Ends with status 1 if JAX has no devices, or the training step fails."""
     with command():
         asked: Arguments = read_options(Arguments, "doctor", arguments)
+        set_up_jax()
         for lines in (software(), environment(), cache_line(), [f"VGG-19: {vgg19_state(asked.vgg)}"]):
             for line in lines:
                 console.print(line, markup=False)

@@ -12,7 +12,6 @@ from typing import Annotated, NamedTuple
 
 import numpy as np
 import rich.table
-import scipy.ndimage
 import tyro
 
 from crn_jax.data.sources import Streets, open_source
@@ -20,6 +19,7 @@ from crn_jax.data.streets import CAR_COLORS, CLASS, LIGHT, TIMES, Street, Time, 
 from crn_jax.errors import UserError
 from crn_jax.run import Run, load_run
 from crn_jax.synthesize import synthesize
+from launch.common.jax_setup import set_up_jax
 from launch.common.options import BucketPath, read_options
 from launch.common.terminal import command, console, track
 from launch.training.metrics_log import read_metrics
@@ -47,6 +47,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Reads the command line, and prints a table."""
     with command():
         asked: Arguments = read_options(Arguments, "hidden_choices", arguments)
+        set_up_jax()
         run_name = rich.table.Column("run", no_wrap=True)
         headers = "k", "distance", "assembled", "hours shown", "right one", "car colours", "right one"
         table = rich.table.Table(run_name, *headers, box=None)
@@ -103,6 +104,8 @@ def coverage(run: Run, folder: Path) -> list[str]:
 
 def shown(image: np.ndarray, street: Street, references: Mapping[Time, np.ndarray]) -> Shown:
     """Tells which hidden choices an image uint8 `[H, W, 3]` of a street shows; `references` has the street at each hour."""
+    import scipy.ndimage
+
     time = min(TIMES, key=lambda time: np.abs(_coarse(image) - _coarse(references[time])).mean())
     regions, count = scipy.ndimage.label(street.layout == CLASS["car"])
     sizes = scipy.ndimage.sum_labels(regions > 0, regions, range(1, count + 1))

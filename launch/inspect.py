@@ -28,6 +28,7 @@ from crn_jax.data.sources import DataConfig, Split, label_space_of, refuse_witho
 from crn_jax.errors import UserError
 from crn_jax.files import replace_text
 from launch.common.exit_status import FAILED
+from launch.common.jax_setup import set_up_jax
 from launch.common.names import command_line
 from launch.common.options import read_options
 from launch.common.output import staged, write_json
@@ -96,6 +97,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Reads the command line, and inspects the data sets."""
     with command():
         asked: Arguments = read_options(Arguments, "inspect", arguments)
+        set_up_jax()
         check(asked)
         line = command_line("inspect", *(arguments or sys.argv[1:]))
         if not all([inspect(asked, root, line) for root in asked.roots]):

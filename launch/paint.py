@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from crn_jax.errors import UserError
+from launch.common.jax_setup import set_up_jax
 from launch.common.options import read_options
 from launch.common.terminal import command, console
 from launch.painting.painted_run import compile_in_background, open_runs
@@ -55,6 +56,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Reads the command line and serves the page until Ctrl-C."""
     with command():
         asked: Arguments = read_options(Arguments, "paint", arguments)
+        set_up_jax()
         server, listening, address = prepare(asked)
         console.print(f"Paint at {address} (Ctrl-C ends it)")
         if asked.browser and can_show_pages():

@@ -23,6 +23,7 @@ from crn_jax.data.pipeline import spread
 from crn_jax.errors import UserError
 from crn_jax.scores.metrics import class_iou, confusion, segmentation_scores
 from launch.common.contact_sheet import Row, contact_sheet
+from launch.common.jax_setup import set_up_jax
 from launch.common.names import command_line
 from launch.common.options import read_options
 from launch.common.output import made_by, staged, write_json
@@ -77,7 +78,9 @@ class Job(NamedTuple):
 def main(arguments: list[str] | None = None) -> None:
     """Reads the command line and labels."""
     with command():
-        segment(read_options(Arguments, "segment", arguments))
+        asked: Arguments = read_options(Arguments, "segment", arguments)
+        set_up_jax()
+        segment(asked)
 
 
 def segment(asked: Arguments) -> None:

@@ -25,6 +25,7 @@ from crn_jax.diversity import assemble
 from crn_jax.errors import UserError, did_you_mean
 from crn_jax.run import Run, load_run, output_folder
 from launch.common.contact_sheet import Row, contact_sheet, grid
+from launch.common.jax_setup import set_up_jax
 from launch.common.options import BucketPath, read_options
 from launch.common.output import write_png
 from launch.common.processes import Processes, agree, is_first, join_apart, several_processes, sum_over_processes
@@ -87,6 +88,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Reads the command line and synthesizes."""
     with command():
         asked: Arguments = read_options(Arguments, "synthesize", arguments)
+        set_up_jax()
         if not asked.layouts:
             raise UserError("Give at least one layout PNG, or a folder of layout PNGs, after the run folder.")
         if asked.batch_size is not None and asked.batch_size < 1:

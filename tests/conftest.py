@@ -51,13 +51,16 @@ _CHECKED = [
     "crn_jax.losses",
     "crn_jax.objective",
     "crn_jax.run",
+    "crn_jax.scores.deeplab",
     "crn_jax.scores.drn",
     "crn_jax.scores.frechet",
     "crn_jax.scores.inception",
     "crn_jax.scores.lpips",
     "crn_jax.scores.metrics",
+    "crn_jax.scores.residual",
     "crn_jax.scores.segmenter",
     "crn_jax.scores.statistics",
+    "crn_jax.scores.upernet",
     "crn_jax.train",
     "crn_jax.unet",
     "crn_jax.vgg",
@@ -80,7 +83,7 @@ from crn_jax.data.streets import Street, render_street  # noqa: E402
 from crn_jax.evaluation import make_eval_step  # noqa: E402
 from crn_jax.kernels import convolution  # noqa: E402
 from crn_jax.train import make_train_step  # noqa: E402
-from crn_jax.vgg import LAYERS  # noqa: E402
+from crn_jax.vgg_layers import LAYERS  # noqa: E402
 from launch import train  # noqa: E402
 from tests.support import narrow  # noqa: E402
 from tests.support.emulator import BUCKET, emulator, variables  # noqa: E402
@@ -101,7 +104,7 @@ SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 def alone():
     """JAX is running here already, so commands called in this process join no others (test_processes.py does that)."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("launch.train.join", lambda processes: None)
+        patch.setattr("launch.common.processes.join", lambda processes: None)
         yield
 
 
@@ -109,7 +112,7 @@ def alone():
 def traced_once():
     """Trainings in this process that are of one objective on one mesh share its jitted functions, and trace them once."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("launch.train.make_train_step", shared(make_train_step))
+        patch.setattr("launch.training.session.make_train_step", shared(make_train_step))
         patch.setattr("launch.training.validation.make_eval_step", shared(make_eval_step))
         yield
 

@@ -10,12 +10,12 @@ import pytest
 
 from crn_jax import authors
 from crn_jax.authors import cascade_from_variables, config_from_shapes, load_released
-from crn_jax.cascade import PAPER_WIDTHS, Cascade
+from crn_jax.cascade import Cascade
 from crn_jax.errors import UserError
 from crn_jax.generator import count_parameters, init_params, one_hot
 from crn_jax.lambdas import LambdaConfig, init_lambdas
-from crn_jax.losses import RELEASED_WEIGHTS, LossConfig
 from crn_jax.objective import Objective
+from crn_jax.settings import PAPER_WIDTHS, RELEASED_WEIGHTS, LossConfig
 from crn_jax.train import OptimizerConfig, TrainState, make_train_step
 
 

@@ -19,11 +19,11 @@ from crn_jax.cascade import CascadeConfig
 from crn_jax.data.labels.published import CITYSCAPES
 from crn_jax.data.sources import open_source
 from crn_jax.evaluation import DISTANCE_WEIGHTS
-from crn_jax.experiment import ShardingConfig
 from crn_jax.generator import generate, init_params, layout_of, num_channels
 from crn_jax.growth import grow
 from crn_jax.load_artifact import load
 from crn_jax.losses import layer_terms
+from crn_jax.settings import ShardingConfig
 from crn_jax.sharding import make_mesh, put_batch
 from crn_jax.synthesize import synthesize
 from crn_jax.train import abstract_batch_of

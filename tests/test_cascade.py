@@ -9,9 +9,10 @@ import pytest
 from jax.test_util import check_grads
 
 from crn_jax.authors import variable_names
-from crn_jax.cascade import PAPER_WIDTHS, Cascade, CascadeConfig
+from crn_jax.cascade import Cascade, CascadeConfig
 from crn_jax.generator import count_parameters, init_params
 from crn_jax.layers import LayerNorm
+from crn_jax.settings import PAPER_WIDTHS
 from tests.support import reference
 
 TINY = CascadeConfig(num_classes=4, widths=(6, 5, 3), base=(2, 3), num_images=2)

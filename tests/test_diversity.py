@@ -16,7 +16,7 @@ from crn_jax.lambdas import LambdaConfig
 from crn_jax.losses import Perception
 from crn_jax.objective import Objective
 from crn_jax.train import OptimizerConfig, init_state
-from crn_jax.vgg import TAPS
+from crn_jax.vgg_layers import TAPS
 from launch.common.contact_sheet import grid, win_map
 from launch.synthesize import Arguments, choice_of
 from launch.training.validation import diversity_of

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from configs import EXPERIMENTS, camvid_96x128, cityscapes_256p, cityscapes_1024p, demo
-from crn_jax.cascade import PAPER_WIDTHS
 from crn_jax.data.sources import label_space_of
 from crn_jax.errors import UserError
 from crn_jax.experiment import RunConfig, Start, from_json, to_json
 from crn_jax.losses import Perception
 from crn_jax.resuming import differences
+from crn_jax.settings import PAPER_WIDTHS
 from crn_jax.vgg_weights import VGGConfig, random_vgg19
 from launch.training.frozen import objective_and_frozen
 from launch.training.loop import VALIDATORS

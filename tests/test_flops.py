@@ -17,12 +17,12 @@ from crn_jax.baselines.gan import GANConfig, GANLossConfig, GANObjective
 from crn_jax.cascade import CascadeConfig
 from crn_jax.kernels.convolution import conv3x3, input_gradient, kernel_gradient
 from crn_jax.lambdas import LambdaConfig
-from crn_jax.losses import LossConfig
 from crn_jax.objective import Objective
 from crn_jax.scores.segmenter import SegmenterConfig, SegmenterObjective
+from crn_jax.settings import LossConfig
 from crn_jax.train import OptimizerConfig, abstract_state, make_train_step
 from crn_jax.unet import EncoderDecoderConfig
-from crn_jax.vgg import LAYERS
+from crn_jax.vgg_layers import LAYERS
 from launch.cost.flops import forward_flops, operations, step_flops
 
 C, BATCH = 5, 3  # classes, examples

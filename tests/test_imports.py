@@ -9,7 +9,9 @@ import pytest
 import crn_jax
 from tests.support.commands import PATIENCE, ROOT
 
-HEAVY = {"orbax", "h5py", "scipy", "pooch", "grain", "cattrs", "optax", "safetensors", "tensorboardX", "tyro"}
+SELDOM = {"orbax", "h5py", "scipy", "pooch", "grain", "tensorboardX"}
+HEAVY = {*SELDOM, "cattrs", "optax", "safetensors", "tyro"}
+JAX = {"jax", "jaxlib", "flax", "optax", "absl"}
 UNIX = {"fcntl", "resource", "pwd", "grp", "termios"}
 
 
@@ -40,6 +42,55 @@ def test_a_model_alone_imports_no_more_than_it_needs(statement):
     assert "crn_jax.cascade" in ours or "crn_jax.synthesize" in ours
     assert not HEAVY & {name.split(".")[0] for name in loaded}
     assert not {name: UNIX & set(imported) for name, imported in ours.items() if UNIX & set(imported)}
+
+
+def said(program: str) -> tuple[list[str], list[str]]:
+    """What a fresh process prints, before the modules that it has at its end; and the packages of these."""
+    program += "\nimport sys\nprint('modules', *sys.modules)"
+    ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
+    assert ended.returncode == 0, ended.stderr
+    *lines, modules = ended.stdout.splitlines()
+    return lines, sorted({name.split(".")[0] for name in modules.split()[1:]})
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (["--help"], 0, "cityscapes_1024p"),
+        (["demo", "--help"], 0, "--cascade.widths"),
+        (["camvid_pix2pix", "--help"], 0, "--gan.networks"),
+        (["streets_grow", "--help"], 0, "--cascade.widths"),
+        (["demo", "--cascade.num_image", "2"], 2, "--cascade.num_images"),
+        (["demo", "--epochs", "many"], 2, "--epochs"),
+    ],
+)
+def test_help_and_wrong_options_come_without_jax(arguments, status, words):
+    program = f"""
+import contextlib, io
+from launch import train
+with contextlib.redirect_stderr(io.StringIO()) as errors:
+    try:
+        train.main({arguments})
+    except SystemExit as ended:
+        assert ended.code == {status}, ended.code
+print(errors.getvalue())
+"""
+    lines, packages = said(program)
+    assert words in "\n".join(lines)
+    assert not (JAX | SELDOM) & {*packages}
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("statement", ["import configs", "import crn_jax.settings", "import crn_jax.experiment"])
+def test_naming_an_experiment_needs_no_jax(statement):
+    assert not (JAX | SELDOM) & {*said(statement)[1]}
+
+
+@pytest.mark.parametrize("command", ["ablate", "check", "doctor", "inspect", "paint", "segment", "synthesize"])
+def test_a_command_waits_for_no_library_that_it_may_not_need(command):
+    found = {*said(f"import launch.{command}")[1]}
+    assert not {"h5py", "scipy", "grain", "pooch", "tensorboardX"} & found
 
 
 @pytest.mark.quick

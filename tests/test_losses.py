@@ -10,8 +10,9 @@ from hypothesis.extra.numpy import arrays
 
 from crn_jax import vgg_weights
 from crn_jax.lambdas import LambdaConfig
-from crn_jax.losses import RELEASED_WEIGHTS, LossConfig, Perception, layer_terms, perceptual_loss
-from crn_jax.vgg import TAPS
+from crn_jax.losses import Perception, layer_terms, perceptual_loss
+from crn_jax.settings import RELEASED_WEIGHTS, LossConfig
+from crn_jax.vgg_layers import TAPS
 from tests.support import reference
 
 pytestmark = pytest.mark.usefixtures("narrow_vgg19")

@@ -18,7 +18,7 @@ import pytest
 from crn_jax.checksums import sealed, unsealed
 from crn_jax.errors import UserError
 from launch import train
-from launch.common import processes, stop_signals, terminal
+from launch.common import jax_setup, processes, stop_signals
 from launch.common.exit_status import FAILED, LOST, TRY_AGAIN, USER_ERROR
 from launch.common.processes import Processes
 from launch.common.stop_signals import Stop
@@ -240,13 +240,13 @@ with Stop() as stop:
 
 @pytest.mark.parametrize(("given", "several", "kept"), [(None, True, True), ("elsewhere", True, False), (None, False, False)])
 def test_several_processes_keep_what_they_compile_with_the_run(tmp_path, monkeypatch, given, several, kept):
-    monkeypatch.setattr(terminal, "several_processes", lambda: several)
+    monkeypatch.setattr(jax_setup, "several_processes", lambda: several)
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
     if given:
         monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", given)
     before = jax.config.jax_compilation_cache_dir
     try:
-        terminal.keep_compiled_in(tmp_path)
+        jax_setup.keep_compiled_in(tmp_path)
         assert jax.config.jax_compilation_cache_dir == (str(tmp_path / "compiled") if kept else before)
     finally:
         jax.config.update("jax_compilation_cache_dir", before)

@@ -12,13 +12,14 @@ from crn_jax.data.pipeline import training_batches
 from crn_jax.errors import UserError
 from crn_jax.growth import Recipe
 from crn_jax.lambdas import LambdaConfig
-from crn_jax.losses import RELEASED_WEIGHTS
 from crn_jax.run import load_run
+from crn_jax.settings import RELEASED_WEIGHTS
 from launch import train
 from launch.common import command_line
 from launch.common.command_line import parse_stages
 from launch.common.exit_status import TRY_AGAIN
 from launch.common.terminal import console
+from launch.training import session
 from tests.support.commands import final_state, refused_run, run
 from tests.support.rounding import assert_identical
 
@@ -80,7 +81,7 @@ def test_it_goes_on_in_whichever_stage_it_was(recipe, uninterrupted, tmp_path, m
 
     for at, steps in ((small, 2), (large, 0), (large, 1)):  # in the first stage, between the two, in the second
         with monkeypatch.context() as patch:
-            patch.setattr(train, "training_batches", cut_off(at, steps))
+            patch.setattr(session, "training_batches", cut_off(at, steps))
             assert "cut off" in refused_run(["grown"], tmp_path)
     run(["grown"], tmp_path)
     for stage in STAGES:
@@ -91,7 +92,7 @@ def test_it_goes_on_in_whichever_stage_it_was(recipe, uninterrupted, tmp_path, m
 
 def test_a_stage_that_was_asked_to_stop_is_the_last(recipe, tmp_path, monkeypatch):
     trained = []
-    monkeypatch.setattr(train, "train", lambda experiment, *_: trained.append(experiment.name))  # None: not done
+    monkeypatch.setattr(session, "train", lambda experiment, *_: trained.append(experiment.name))  # None: not done
     with pytest.raises(SystemExit) as exit_:
         run(["grown"], tmp_path)
     assert exit_.value.code == TRY_AGAIN and trained == ["grown_small"]
@@ -124,7 +125,7 @@ def test_what_is_set_is_set_for_each_stage_and_the_first_may_start_elsewhere(rec
 
 def test_all_stages_are_estimated(recipe, monkeypatch):
     estimated = []
-    monkeypatch.setattr(train, "dry_run", lambda experiment, topology: estimated.append(experiment.size))
+    monkeypatch.setattr("launch.cost.dry_run.dry_run", lambda experiment, topology: estimated.append(experiment.size))
     train.main(["grown", "--dry_run"])
     assert estimated == [(24, 32), (48, 64)]
 

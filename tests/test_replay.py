@@ -7,10 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from launch import train
 from launch.common.exit_status import UNREPEATABLE
 from launch.common.terminal import console
-from launch.training import replay
+from launch.training import replay, session
 from tests.support.commands import final_state, run
 
 
@@ -36,7 +35,7 @@ def test_a_bit_that_differs_stops_the_run_before_it_is_saved(tiny, tmp_path, mon
 
         return compute
 
-    monkeypatch.setattr(train, "make_train_step", functools.partial(once_wrong, train.make_train_step))
+    monkeypatch.setattr(session, "make_train_step", functools.partial(once_wrong, session.make_train_step))
     flags = ["--run.replay_every", "2", "--run.checkpoint_every", "2", "--steps", "6"]
     with console.capture() as capture, pytest.raises(SystemExit) as exit_:
         run([*tiny, *flags], tmp_path)

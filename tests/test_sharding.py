@@ -11,16 +11,17 @@ from jax.sharding import PartitionSpec
 
 from configs import EXPERIMENTS
 from crn_jax import sharding
-from crn_jax.cascade import PAPER_WIDTHS, CascadeConfig
+from crn_jax.cascade import CascadeConfig
 from crn_jax.errors import UserError
 from crn_jax.evaluation import make_eval_step
 from crn_jax.lambdas import LambdaConfig
-from crn_jax.losses import LossConfig, perceptual_loss
+from crn_jax.losses import perceptual_loss
 from crn_jax.objective import Objective, synthesis_terms
+from crn_jax.settings import PAPER_WIDTHS, LossConfig
 from crn_jax.sharding import ShardingConfig, activation_spec, local_rows, make_mesh, put, put_batch
 from crn_jax.synthesize import synthesize
 from crn_jax.train import OptimizerConfig, abstract_state, init_state, make_train_step
-from crn_jax.vgg import LAYERS
+from crn_jax.vgg_layers import LAYERS
 from launch.cost.dry_run import lower_step, total_bytes
 from launch.cost.hlo import collectives
 

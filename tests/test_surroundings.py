@@ -24,11 +24,12 @@ from crn_jax.errors import UserError
 from crn_jax.files import cache_folder, expanded
 from crn_jax.vgg_weights import ENVIRONMENT_VARIABLE, find_vgg19
 from launch import synthesize, train
-from launch.common import interruption, standard_streams, terminal
+from launch.common import interruption, jax_setup, standard_streams
 from launch.common.exit_status import INTERRUPTED
+from launch.common.jax_setup import keep_compiled, unwritable
 from launch.common.names import COMMANDS, command_line, quoted
 from launch.common.options import read_options
-from launch.common.terminal import command, console, keep_compiled, progress_bar, unwritable
+from launch.common.terminal import command, console, progress_bar
 from tests.support.commands import PATIENCE, ROOT, start
 
 
@@ -202,7 +203,7 @@ def test_a_cache_that_cannot_be_written_is_not_used_and_said_once(compile_cache,
 
 def unwritable_disk(monkeypatch, folder: Path) -> str:
     """What is said of a disk that is full."""
-    monkeypatch.setattr(terminal.tempfile, "TemporaryFile", lambda dir: open("/dev/full", "wb"))
+    monkeypatch.setattr(jax_setup.tempfile, "TemporaryFile", lambda dir: open("/dev/full", "wb"))
     return unwritable(folder)
 
 

@@ -34,6 +34,7 @@ from launch.common.command_line import parse, parse_stages
 from launch.common.contact_sheet import grid
 from launch.common.exit_status import TRY_AGAIN
 from launch.common.terminal import console
+from launch.training import session
 from launch.training.metrics_log import read_metrics
 from tests.support.commands import PATIENCE, ROOT, final_state, redescribe, refused_run, run, start, trained_lines, wait_for
 from tests.support.rounding import assert_identical
@@ -104,7 +105,7 @@ def test_kernels_in_the_order_of_gpus_change_nothing(tiny, uninterrupted, tmp_pa
 
         return looking
 
-    monkeypatch.setattr(train, "make_train_step", step_that_looks)
+    monkeypatch.setattr(session, "make_train_step", step_that_looks)
     run([*tiny, *LONG, "--steps", "3"], tmp_path / "run")
     run([*tiny, *LONG, "--steps", "6"], tmp_path / "run")
     assert orders == {(3, 0, 1, 2)}
@@ -222,7 +223,7 @@ def test_too_little_memory_is_said_with_what_needs_less(tiny, tmp_path, monkeypa
     def full(*_):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nA dump of the allocator")
 
-    monkeypatch.setattr(train.TrainingLoop, "run", full)
+    monkeypatch.setattr(session.TrainingLoop, "run", full)
     said = refused_run(tiny, tmp_path)
     assert "allocating 9 bytes" in said and "--cascade.dtype bfloat16, --remat full" in said and "dump" not in said
 
@@ -279,7 +280,7 @@ def test_a_bad_file_in_the_middle_loses_nothing(tiny, uninterrupted, tmp_path, m
         raise UserError("b.png: the image is truncated")
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "training_batches", batches)
+        patch.setattr(session, "training_batches", batches)
         assert "b.png: the image is truncated" in refused_run([*tiny, *LONG], tmp_path)
     assert Checkpoints(tmp_path / "checkpoints").latest_step() == 5
     run([*tiny, *LONG], tmp_path)

@@ -8,12 +8,15 @@ pix2pix does with one image at a time (where it is an instance norm). A result t
 batch, and a discriminator gets real and synthesized images in separate batches.
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from crn_jax.kernels.convolution import DIMENSIONS
+from crn_jax.settings import GANConfig
 from crn_jax.sharding import MIN_ROWS, constrain
 
 _NORMAL = nn.initializers.normal(0.02)
@@ -226,3 +229,26 @@ class DCGANDiscriminator(nn.Module):
             x = Conv4x4(maps, self.dtype, norm=i > 0, bias=i == 0, name=f"conv_{i}")(x)
         wide = jnp.promote_types(self.dtype, jnp.float32)
         return nn.Dense(1, kernel_init=_NORMAL, dtype=wide, name="to_logit")(x.reshape(x.shape[0], -1))[:, 0]
+
+
+class OneImage(nn.Module):
+    """A generator whose images form collections of one, as the k images of a cascade form a collection of k."""
+
+    inside: nn.Module
+
+    def __call__(self, layout: Float[Array, "B H W c"]) -> Float[Array, "B 1 H W 3"]:
+        return self.inside(layout)[:, None]
+
+
+def generator(config: GANConfig) -> OneImage:
+    """Returns the generator that a config describes, from layouts [B, H, W, c] to images [B, 1, H, W, 3]."""
+    kind: Any = Pix2PixGenerator if config.networks == "pix2pix" else DCGANGenerator
+    widths = {} if config.widths is None else {"widths": config.widths}
+    return OneImage(kind(**widths, dtype=jnp.dtype(config.dtype)))
+
+
+def discriminator(config: GANConfig) -> nn.Module:
+    """Returns the discriminator that a config describes, from layouts [B, H, W, c] and images [B, H, W, 3] to logits."""
+    kind: Any = PatchDiscriminator if config.networks == "pix2pix" else DCGANDiscriminator
+    widths = {} if config.discriminator_widths is None else {"widths": config.discriminator_widths}
+    return kind(**widths, dtype=jnp.dtype(config.dtype))

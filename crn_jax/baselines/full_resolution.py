@@ -1,8 +1,6 @@
 """The full-resolution network, a baseline of the paper (section 5): dilated convolutions without any resampling."""
 
-import dataclasses
 import functools
-from typing import ClassVar, Literal
 
 import flax.linen as nn
 import jax
@@ -11,8 +9,8 @@ from jaxtyping import Array, Float
 
 from crn_jax.images import FromLayout
 from crn_jax.kernels.convolution import DIMENSIONS
-from crn_jax.kernels.remat import Remat
 from crn_jax.layers import LayerNorm, Projection
+from crn_jax.settings import FullResolutionConfig
 from crn_jax.sharding import MIN_ROWS, constrain
 
 
@@ -110,27 +108,6 @@ class FullResolution(nn.Module):
         return Projection(self.channels, name="to_output")(x)
 
 
-@dataclasses.dataclass(frozen=True)
-class FullResolutionConfig:
-    """The full-resolution baseline. The paper's network has 10 layers of 256 maps, which its GPU could just hold."""
-
-    num_classes: int
-    """The number of classes, which are the channels of the layout, void included."""
-    size: tuple[int, int]
-    """The height and the width of the images, in pixels."""
-    maps: int
-    """The number of feature maps in each layer. The paper's network has 256."""
-    layers: int = 10
-    """The number of dilated convolutions."""
-    num_images: int = 1
-    """The number k of images to synthesize from each layout."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """The dtype of the convolutions."""
-
-    min_size: ClassVar[tuple[int, int]] = (2, 2)  # the layout with which parameters are made; any size fits
-    fixed_size: ClassVar[bool] = False
-    boundaries: ClassVar[bool] = False
-
-    def network(self, remat: Remat = "none") -> nn.Module:
-        """Returns the network from layouts to images; `remat` has no effect."""
-        return FromLayout(FullResolution(3 * self.num_images, self.maps, self.layers, jnp.dtype(self.dtype)))
+def full_resolution(config: FullResolutionConfig) -> FromLayout:
+    """Returns the full-resolution network, from layouts to images."""
+    return FromLayout(FullResolution(3 * config.num_images, config.maps, config.layers, jnp.dtype(config.dtype)))

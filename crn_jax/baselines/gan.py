@@ -7,84 +7,18 @@ generator against the new discriminator; here both are updated at once.)
 """
 
 import dataclasses
-from typing import Any, ClassVar, Literal
+from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Key
 
-from crn_jax.baselines.adversarial import DCGANDiscriminator, DCGANGenerator, PatchDiscriminator, Pix2PixGenerator
 from crn_jax.generator import init_params
-from crn_jax.kernels.remat import Remat
 from crn_jax.lambdas import LambdaState
-from crn_jax.scores.segmenter import SegmenterConfig, SegmenterObjective, cross_entropy, scaled
-from crn_jax.train import OptimizerConfig, Trainable
-
-
-@dataclasses.dataclass(frozen=True)
-class GANConfig:
-    """A generator and a discriminator."""
-
-    num_classes: int
-    """The number of classes, which are the channels of the layout, void included."""
-    size: tuple[int, int]
-    """The height and the width of the images, in pixels. The parameters depend on it."""
-    networks: Literal["pix2pix", "dcgan"]
-    """The kind of networks. pix2pix: U-Net-256 and the 70x70 PatchGAN. dcgan: our reconstruction of the paper's GAN."""
-    widths: tuple[int, ...] | None = None
-    """The number of feature maps in each layer of the generator, from the outermost. None: as published for pix2pix, and by our
-    choice for dcgan."""
-    discriminator_widths: tuple[int, ...] | None = None
-    """The number of feature maps in each layer of the discriminator. None: as published for pix2pix, and by our choice for
-    dcgan."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """The dtype of the convolutions."""
-
-    @property
-    def num_images(self) -> int:
-        """The number k of images that are synthesized from each layout."""
-        return 1
-
-    @property
-    def min_size(self) -> tuple[int, int]:
-        """The height and the width of the layout with which parameters are made, in pixels."""
-        return self.size
-
-    fixed_size: ClassVar[bool] = True
-    boundaries: ClassVar[bool] = False
-
-    def network(self, remat: Remat = "none") -> nn.Module:
-        """Returns the generator, from layouts [B, H, W, c] to images [B, 1, H, W, 3]; `remat` has no effect."""
-        kind: Any = Pix2PixGenerator if self.networks == "pix2pix" else DCGANGenerator
-        widths = {} if self.widths is None else {"widths": self.widths}
-        return OneImage(kind(**widths, dtype=jnp.dtype(self.dtype)))
-
-    def discriminator(self) -> nn.Module:
-        """Returns the discriminator, from layouts [B, H, W, c] and images [B, H, W, 3] to logits."""
-        kind: Any = PatchDiscriminator if self.networks == "pix2pix" else DCGANDiscriminator
-        widths = {} if self.discriminator_widths is None else {"widths": self.discriminator_widths}
-        return kind(**widths, dtype=jnp.dtype(self.dtype))
-
-
-class OneImage(nn.Module):
-    """A generator whose images form collections of one, as the k images of a cascade form a collection of k."""
-
-    inside: nn.Module
-
-    def __call__(self, layout: Float[Array, "B H W c"]) -> Float[Array, "B 1 H W 3"]:
-        return self.inside(layout)[:, None]
-
-
-@dataclasses.dataclass(frozen=True)
-class GANLossConfig:
-    """The terms of the generator's loss besides the one for deceiving the discriminator."""
-
-    l1_weight: float = 100.0
-    """The weight of the mean absolute difference from the photograph, on the scale -1..1. pix2pix uses 100."""
-    segmentation_weight: float = 0.0
-    """The weight of the segmenter's cross-entropy on synthesized images. The paper does not give one."""
+from crn_jax.scores.segmenter import SegmenterObjective, cross_entropy, scaled
+from crn_jax.settings import GANConfig, GANLossConfig, OptimizerConfig, SegmenterConfig
+from crn_jax.train import Trainable
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,19 +1,21 @@
 """The labelled frames of NYU Depth v2, read from the published MATLAB 7.3 file, which is an HDF5 file.
 
 MATLAB stores columns first, so its array `[480, 640, 3, 1449]` is `[1449, 3, 640, 480]` in HDF5. Frames are turned upright when
-they are read. Labels are ids from 0 (unlabelled) to 894.
+they are read. Labels are ids from 0 (unlabelled) to 894. h5py is imported with the first file: no other data set needs it.
 """
 
 import zlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import h5py
 import numpy as np
 from jaxtyping import UInt8, UInt16
 
 from crn_jax.data.folders import numbers_in
 from crn_jax.errors import UserError
-from crn_jax.formats.hdf5_file import member, read_array
+
+if TYPE_CHECKING:
+    import h5py
 
 _FILE, _SPLIT = "nyu_depth_v2_labeled.mat", "splits.mat"
 _TRAINING = 1200
@@ -56,6 +58,8 @@ def read_frame(path: Path, number: int) -> tuple[UInt8[np.ndarray, "H W 3"], UIn
     Raises:
       UserError: if the frame cannot be read. The message names file and frame.
     """
+    from crn_jax.formats.hdf5_file import member, read_array
+
     with _opened(path) as file:
         try:
             arrays = member(file, "images"), member(file, "labels")
@@ -65,7 +69,9 @@ def read_frame(path: Path, number: int) -> tuple[UInt8[np.ndarray, "H W 3"], UIn
     return np.ascontiguousarray(photograph.T), np.ascontiguousarray(ids.T)
 
 
-def _shape(path: Path, file: h5py.File, key: str) -> tuple[int, ...] | None:
+def _shape(path: Path, file: "h5py.File", key: str) -> tuple[int, ...] | None:
+    from crn_jax.formats.hdf5_file import member
+
     try:
         return getattr(member(file, key), "shape", None)
     except KeyError:
@@ -74,7 +80,9 @@ def _shape(path: Path, file: h5py.File, key: str) -> tuple[int, ...] | None:
         raise UserError(f"{path}: {key} cannot be read ({error}). Fetch the file again.") from error
 
 
-def _opened(path: Path) -> h5py.File:
+def _opened(path: Path) -> "h5py.File":
+    import h5py
+
     try:
         return h5py.File(path, "r")
     except OSError as error:

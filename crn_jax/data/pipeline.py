@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence, Sized
 
-import grain
 import numpy as np
 
 from crn_jax.data.examples import Source, full_batches
@@ -44,6 +43,8 @@ def training_batches(
     Yields:
       `{"layout": uint8 [rows, H, W], "photograph": uint8 [rows, H, W, 3]}`. Random crops differ from epoch to epoch.
     """
+    import grain  # only a training needs it
+
     rows = list(range(batch_size)) if rows is None else rows
 
     def draw(indices: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

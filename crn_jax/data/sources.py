@@ -20,7 +20,6 @@ from crn_jax.data.labels.label_space import LabelSpace
 from crn_jax.data.labels.published import find_label_space
 from crn_jax.data.photographs import open_photograph
 from crn_jax.data.streets import Street, render_street
-from crn_jax.data.vivid import vivid_of
 from crn_jax.errors import UserError, some
 from crn_jax.files import expanded
 
@@ -68,7 +67,8 @@ class DataConfig:
     theirs."""
     fit: Fit = "resize"
     """How files reach the size. resize stretches a picture by at most 2%; crop keeps as much of the middle as fits; random_crop
-    keeps as much, at a new place in each epoch (held-out pictures: the middle); pad adds a black margin of class void."""
+    keeps as much, at a new place in each epoch (held-out pictures: the middle); pad adds a black margin of class void; stretch
+    changes the shape, as SPADE and OASIS do with ADE20K and COCO-Stuff."""
     num_scenes: int = 2000
     """The number of training scenes of streets."""
     clear_days: bool = False
@@ -243,7 +243,11 @@ def _on_disk(data: DataConfig, place: Callable[[str], Path]) -> DataConfig:
 
 def _toned(data: DataConfig, split: Split, size: tuple[int, int], label_space: LabelSpace, instances: bool) -> Source:
     source = _listed(data, split, size, label_space, instances)
-    return vivid_of(source) if data.vivid else source
+    if not data.vivid:
+        return source
+    from crn_jax.data.vivid import vivid_of  # only this option needs SciPy
+
+    return vivid_of(source)
 
 
 def _listed(data: DataConfig, split: Split, size: tuple[int, int], label_space: LabelSpace, instances: bool) -> Source:

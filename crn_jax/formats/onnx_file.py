@@ -15,12 +15,10 @@ import jax
 import numpy as np
 
 from crn_jax.baselines.adversarial import fitting
-from crn_jax.baselines.full_resolution import FullResolutionConfig, dilations
-from crn_jax.baselines.gan import GANConfig
-from crn_jax.cascade import CascadeConfig
+from crn_jax.baselines.full_resolution import dilations
 from crn_jax.errors import UserError
 from crn_jax.generator import Generator
-from crn_jax.unet import EncoderDecoderConfig
+from crn_jax.settings import CascadeConfig, EncoderDecoderConfig, FullResolutionConfig, GANConfig
 
 try:
     import onnx

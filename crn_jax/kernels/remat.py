@@ -1,26 +1,15 @@
 """Rematerialization: which values the backward pass keeps from the forward pass, and which it computes a second time."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
+from crn_jax.settings import Remat
 from crn_jax.sharding import is_split
-
-Remat = Literal["none", "images", "conv", "full"]
-"""What the backward pass keeps.
-
-- none: everything.
-- images: the k images, of which the loss is computed a second time, for one image at a time.
-- conv: the input of each refinement module and of each stage of VGG-19, and the results of their convolutions. On CPUs this
-  saves nothing, because the compiler merges the second computation with the first.
-- full: the inputs alone, so that convolutions are computed twice.
-
-If k > 1, `conv` and `full` also do what `images` does, which computes VGG-19 once more.
-"""
 
 _CONVOLUTION = "convolution"
 

@@ -6,7 +6,6 @@ that images whose rows are split over devices exchange single rows.
 
 import functools
 import operator
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +13,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from crn_jax.kernels.halo import Haloed, with_halo
+from crn_jax.settings import Upsampling
 from crn_jax.sharding import MIN_ROWS, by_device, constrain, place_in_height, rows_are_split
-
-Upsampling = Literal["align_corners", "half_pixel"]
 
 
 def halve_area(x: Float[Array, "B H W C"]) -> Float[Array, "B H//2 W//2 C"]:

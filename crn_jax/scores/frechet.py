@@ -6,8 +6,6 @@ All is computed by NumPy and SciPy in float64.
 from typing import NamedTuple
 
 import numpy as np
-import scipy.linalg
-import scipy.spatial
 from jaxtyping import Float
 
 NEIGHBOURS = 3
@@ -29,6 +27,8 @@ def frechet_distance(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"]) -
     Raises:
       ValueError: if a set has fewer than two images, if the sets differ in d, or if a feature is not finite.
     """
+    import scipy.linalg
+
     x, y = _features(x, y)
     r_x, r_y = _root(x), _root(y)
     root_trace = scipy.linalg.svdvals(r_x @ r_y.T).sum()
@@ -119,6 +119,8 @@ def precision_recall(
     Raises:
       ValueError: if a set has no more than `neighbours` images, if the sets differ in d, or if a feature is not finite.
     """
+    import scipy.spatial
+
     x, y = _features(images, photographs)
     if min(len(x), len(y)) <= neighbours:
         raise ValueError(f"A set needs more than {neighbours} images, got {len(x)} and {len(y)}.")

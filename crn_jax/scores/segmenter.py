@@ -6,7 +6,6 @@ is trained against. It never answers void.
 
 import dataclasses
 import functools
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,33 +14,8 @@ import optax
 from jaxtyping import Array, Float, Integer, Shaped, UInt8
 
 from crn_jax.lambdas import LambdaState
-from crn_jax.train import OptimizerConfig, Trainable
-from crn_jax.unet import EncoderDecoder
-
-
-@dataclasses.dataclass(frozen=True)
-class SegmenterConfig:
-    """The shape of a segmenter."""
-
-    num_classes: int
-    """The number of classes of the layouts, void included."""
-    size: tuple[int, int]
-    """Height and width of the photographs, and of the images that the segmenter will judge, in pixels."""
-    widths: tuple[int, ...] = (32, 64, 128, 256, 256)
-    """The number of feature maps at each level. The resolution is halved from each level to the next."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """The dtype of the convolutions. Parameters, norms and the loss stay float32."""
-
-    def __post_init__(self):
-        scale = 2 ** (len(self.widths) - 1)
-        if not self.widths or min(self.widths) < 1 or self.num_classes < 2:
-            raise ValueError(f"A segmenter needs at least one level, maps on each, and a class besides void; got {self}.")
-        if self.size[0] % scale or self.size[1] % scale:
-            raise ValueError(f"size must be multiples of 2^(levels - 1) = {scale}, got {self.size[0]} {self.size[1]}.")
-
-    def network(self) -> EncoderDecoder:
-        """Returns the network, which gives a score to each class but void."""
-        return EncoderDecoder(self.widths, self.num_classes - 1, jnp.dtype(self.dtype))
+from crn_jax.settings import OptimizerConfig, SegmenterConfig
+from crn_jax.train import Trainable
 
 
 @dataclasses.dataclass(frozen=True)

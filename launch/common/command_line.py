@@ -12,12 +12,9 @@ import tyro
 from crn_jax.errors import UserError, did_you_mean
 from crn_jax.experiment import AnyExperiment, Experiment, Kind, require_kind
 from crn_jax.files import expanded
-from crn_jax.growth import grow
-from crn_jax.run import holds_run, read_description
-from crn_jax.train import abstract_state
 from launch.common.catalogue import experiments, recipes
 from launch.common.names import as_typed
-from launch.common.processes import Processes
+from launch.common.options import Processes
 from launch.common.terminal import console
 
 _PARSING = threading.Lock()  # tyro empties its caches after parsing, also under other threads that parse, as launch.ablate's do
@@ -104,6 +101,9 @@ def parse_stages(arguments: list[str]) -> list[Command]:
 
 def check_growth(before: Experiment | None, experiment: Experiment) -> None:
     """Raises UserError unless an experiment can start from the one before it. Nothing is allocated."""
+    from crn_jax.growth import grow
+    from crn_jax.train import abstract_state
+
     state = abstract_state(experiment.objective(steps_per_epoch=1))
     if before is None:
         return
@@ -136,6 +136,8 @@ def named_experiment(name: str) -> AnyExperiment:
     """
     if name in experiments():
         return experiments()[name]
+    from crn_jax.run import holds_run, read_description
+
     if holds_run(folder := expanded(name)):
         experiment, _, _ = read_description(folder)
         run = dataclasses.replace(experiment.run, folder=folder)

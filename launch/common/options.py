@@ -19,6 +19,20 @@ BucketPath = Annotated[Path, _IN_BUCKETS]
 """The type of an option that may name a place in a bucket, from which the command reads. Every other `Path` is on a disk."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Processes:
+    """Where the processes of a run meet. JAX finds out by itself under SLURM (srun) and Open MPI 4, and on TPUs (VMs, GKE)."""
+
+    coordinator: str | None = None
+    """HOST:PORT where process 0 listens, the same for all processes. Take any free port of its host."""
+    num_processes: int | None = None
+    """Number of processes of the run."""
+    process_id: int | None = None
+    """Number of this process, counted from 0."""
+    alone: bool = False
+    """Train in this process alone, whatever the environment says of others."""
+
+
 def read_options(kind: type[Options] | Any, name: str, arguments: list[str] | None, **settings: Any) -> Options:
     """Returns the options of the command `name`, in which `~` and $VARIABLE of every path are expanded.
 

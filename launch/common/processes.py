@@ -9,7 +9,6 @@ would read is there.
 """
 
 import contextlib
-import dataclasses
 import io
 import json
 import os
@@ -22,26 +21,13 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from crn_jax.errors import UserError
+from launch.common.options import Processes
 
 JOIN_SECONDS = 300
 """Seconds that the processes wait for each other at the start."""
 
 LOST_SECONDS = 60
 """Seconds of silence after which a process counts as lost, and the others end."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Processes:
-    """Where the processes of a run meet. JAX finds out by itself under SLURM (srun) and Open MPI 4, and on TPUs (VMs, GKE)."""
-
-    coordinator: str | None = None
-    """HOST:PORT where process 0 listens, the same for all processes. Take any free port of its host."""
-    num_processes: int | None = None
-    """Number of processes of the run."""
-    process_id: int | None = None
-    """Number of this process, counted from 0."""
-    alone: bool = False
-    """Train in this process alone, whatever the environment says of others."""
 
 
 _SLURM = ("SLURM_JOB_ID", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")

@@ -1,36 +1,31 @@
-"""What all commands share: the console, errors without a traceback, the compilation cache, and bars that show progress."""
+"""What all commands share: the console, errors without a traceback, and bars that show progress.
+
+This file imports no JAX, so that help and wrong options need not wait for it.
+"""
 
 import contextlib
 import errno
-import logging
 import os
 import signal
 import sys
-import tempfile
 import traceback
-import warnings
 from collections.abc import Iterable, Iterator
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import absl.logging
-import jax
 import rich.progress
 import rich.text
-from jax.sharding import Mesh
 from rich.console import Console
 
-from crn_jax.buckets import BucketFolder, is_bucket
 from crn_jax.data.examples import Source
 from crn_jax.data.labels.label_space import LabelSpace
 from crn_jax.data.sources import DataConfig, Split, open_source
 from crn_jax.errors import UnrepeatableStep, UserError
-from crn_jax.files import cache_folder, expanded
-from launch.common.ending import end_all, let_news_come_first, part
 from launch.common.exit_status import FAILED, INTERRUPTED, LOST, UNREPEATABLE, USER_ERROR
 from launch.common.interruption import WORD, leave, tidying_up
 from launch.common.names import as_typed
-from launch.common.processes import several_processes
+
+if TYPE_CHECKING:
+    from jax.sharding import Mesh
 
 Item = TypeVar("Item")
 
@@ -65,20 +60,14 @@ def track(items: Iterable[Item], description: str, total: int) -> Iterator[Item]
 
 @contextlib.contextmanager
 def command() -> Iterator[None]:
-    """Sets up a command's process, and turns errors that a person can mend into a message and an exit status.
+    """Turns errors that a person can mend into a message and an exit status.
 
     Such errors are a `UserError`, what the operating system refuses to do with a file, such as one whose name is too long, and
     a platform in JAX_PLATFORMS that is not there. exit_status.py lists the statuses. If there are several processes, ending.py
     ends all of them with the status of the first that fails.
     """
-    absl.logging.set_verbosity(absl.logging.FATAL)  # Orbax logs each failure many times before it raises it
-    logging.getLogger("jax").setLevel(logging.ERROR)
-    for name in ("xla_bridge", "distributed"):  # they also tell of a GPU that is not used
-        logging.getLogger(f"jax._src.{name}").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", module="orbax")
     try:
         with tidying_up():
-            keep_compiled()
             yield
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, leave)  # a second one does not wait for threads that are still busy
@@ -86,7 +75,9 @@ def command() -> Iterator[None]:
         console.print(WORD)
         _leave(INTERRUPTED)
     except Exception as error:
-        if several_processes() and _is_lost_contact(error):
+        if _one_of_several() and _is_lost_contact(error):
+            from launch.common.ending import let_news_come_first, part
+
             let_news_come_first()
             show_error(
                 f"Another process of this run has ended, or the connection to it has failed. The output of that process says "
@@ -102,7 +93,7 @@ def command() -> Iterator[None]:
         if isinstance(error, RuntimeError | AssertionError) and (problem := missing_platform(error)):
             show_error(problem)
             sys.exit(USER_ERROR)
-        if not several_processes():
+        if not _one_of_several():
             raise
         traceback.print_exc()
         _leave(FAILED, f"An error in the program, whose traceback that process has printed: {error!r}"[:2000])
@@ -119,6 +110,8 @@ def missing_platform(error: Exception | None = None) -> str | None:
 
     JAX tells of a platform that follows another one, as in cpu,tpu, only once. `error` is what it raised then.
     """
+    import jax
+
     asked = jax.config.values["jax_platforms"]
     if not asked:
         return None
@@ -135,55 +128,14 @@ def missing_platform(error: Exception | None = None) -> str | None:
     return None
 
 
-def keep_compiled() -> None:
-    """Makes JAX keep what it compiles, where JAX_COMPILATION_CACHE_DIR says or in the home directory.
-
-    Where nothing can be kept, it says so, and the command goes on. What others have compiled there is used in any case.
-    """
-    downloads = cache_folder()
-    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR") or (str(downloads / "xla") if downloads else None)
-    problem = "there is no home directory"
-    if folder and "://" not in folder:
-        problem = unwritable(Path(folder := expanded(folder)))
-    elif folder:
-        problem = ""
-    usable = folder if not problem or (folder and os.path.isdir(folder)) else None
-    jax.config.update("jax_compilation_cache_dir", usable)
-    if problem:
-        warnings.filterwarnings("ignore", "Error writing persistent compilation cache entry")
-        console.print(
-            f"What is compiled is not kept for the next time: {problem}. JAX_COMPILATION_CACHE_DIR can name another folder.",
-            style="dim",
-        )
-
-
-def unwritable(folder: Path) -> str:
-    """Returns the reason why no file can be written in a folder, which is made if it is missing; an empty text if one can."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(bytes(1 << 16))
-            file.flush()
-    except OSError as error:
-        return f"{folder} cannot be written ({error.strerror})"
-    return ""
-
-
-def keep_compiled_in(folder: str) -> None:
-    """Makes several processes keep what they compile in a run's folder, unless JAX_COMPILATION_CACHE_DIR says where.
-
-    Only the first process writes to the cache. If the processes had different caches, one of them could compile a program
-    alone, and on GPUs it would then wait for hours for the first to tell it the fastest kernels.
-    """
-    if several_processes() and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        place = BucketFolder(folder).address if is_bucket(folder) else folder
-        jax.config.update("jax_compilation_cache_dir", f"{place}/compiled")
-
-
 def show_error(message: str) -> None:
     """Prints an error. If there are several processes, the number of this one comes first."""
     console.quiet = False
-    who = f" in process {jax.process_index()}" if several_processes() else ""
+    who = ""
+    if _one_of_several():
+        import jax
+
+        who = f" in process {jax.process_index()}"
     # One print: another thread may end its progress bar meanwhile, whose line must not come between.
     console.print(rich.text.Text.assemble((f"error{who}: ", "bold red"), as_typed(message)))
 
@@ -205,6 +157,15 @@ def opened(
         return open_source(data, split, size, show, label_space, instances)
 
 
+def _one_of_several() -> bool:
+    """Tells whether this process has joined others. Until JAX is imported, it has not."""
+    if "jax" not in sys.modules:
+        return False
+    from launch.common.processes import several_processes
+
+    return several_processes()
+
+
 def _is_lost_contact(error: BaseException) -> bool:
     """Tells whether an error, or its cause, comes from a lost process.
 
@@ -216,7 +177,9 @@ def _is_lost_contact(error: BaseException) -> bool:
 
 def _leave(status: int, message: str | None = None) -> None:
     """Ends the process with a status. With a message, all processes of the run end with it; else JAX notices the loss."""
-    if several_processes():
+    if _one_of_several():
+        from launch.common.ending import end_all
+
         sys.stdout.flush()
         sys.stderr.flush()
         if message is not None:
@@ -225,7 +188,7 @@ def _leave(status: int, message: str | None = None) -> None:
     sys.exit(status)
 
 
-def describe_devices(mesh: Mesh) -> str:
+def describe_devices(mesh: "Mesh") -> str:
     """Describes a mesh in words, such as '8 x NVIDIA H100 80GB HBM3 (data 2 x spatial 4, 2 processes)'."""
     devices = mesh.devices.flat
     split = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())

@@ -16,7 +16,8 @@ from rich.text import Text
 from crn_jax.experiment import Experiment
 from crn_jax.sharding import MIN_ROWS, abstract_batch, activation_spec, make_mesh, replicated
 from crn_jax.train import TrainState, abstract_batch_of, abstract_state, make_train_step
-from crn_jax.vgg import LAYERS, abstract_vgg19
+from crn_jax.vgg import abstract_vgg19
+from crn_jax.vgg_layers import LAYERS
 from launch.common.terminal import console, describe_devices
 from launch.cost.flops import step_flops
 from launch.cost.hlo import Exchange, collectives, schedule, traffic

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from crn_jax.cascade import PAPER_WIDTHS
 from crn_jax.data.geometry import alike, sizes_that_fit
 from crn_jax.data.labels.label_space import LabelSpace
 from crn_jax.data.sources import DataConfig, Split, label_space_of, open_source
 from crn_jax.errors import UserError
+from crn_jax.settings import PAPER_WIDTHS
 from launch.common.catalogue import experiments
 from launch.common.command_line import parse
 from launch.datasets.problems import Problem

@@ -7,7 +7,7 @@ import numpy as np
 import rich.table
 from rich.text import Text
 
-from crn_jax.vgg import TAPS
+from crn_jax.vgg_layers import TAPS
 
 
 def scores_table(evaluation: dict[str, Any]) -> rich.table.Table:

@@ -10,7 +10,6 @@ import cattrs
 import numpy as np
 from rich.table import Table
 from rich.text import Text
-from scipy.stats import binomtest
 
 from crn_jax.errors import UserError
 from crn_jax.formats.json_file import read_json
@@ -174,6 +173,8 @@ def _share(first: str, second: str, seconds: float | None, counts: np.ndarray) -
     """Makes a share of `counts` `[participants, 2]`: how often each participant chose the first, and the number of answers."""
     counts = counts[counts[:, 1] > 0]
     chosen, answers = counts.sum(0).tolist()
+    from scipy.stats import binomtest
+
     test = binomtest(chosen, answers)
     over_participants = None
     if len(counts) > 1:

@@ -21,7 +21,8 @@ from crn_jax.data.examples import full_batches
 from crn_jax.data.instances import numbered, read_instances
 from crn_jax.errors import UserError
 from crn_jax.run import Run
-from crn_jax.sharding import ShardingConfig, make_mesh
+from crn_jax.settings import ShardingConfig
+from crn_jax.sharding import make_mesh
 from crn_jax.synthesize import abstract_ids, compile_synthesize, synthesize_on
 from launch.common.output import made_by
 from launch.common.profiler import Profiler

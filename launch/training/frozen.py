@@ -3,7 +3,7 @@
 from crn_jax.errors import UserError
 from crn_jax.experiment import AnyExperiment, SegmenterExperiment, require_kind
 from crn_jax.run import load_run
-from crn_jax.scores.segmenter import SegmenterConfig
+from crn_jax.settings import SegmenterConfig
 from crn_jax.train import Trainable
 
 

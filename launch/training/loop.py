@@ -16,7 +16,8 @@ from crn_jax.errors import UnrepeatableStep, UserError
 from crn_jax.experiment import AnyExperiment
 from crn_jax.sharding import put_batch
 from crn_jax.train import TrainState
-from crn_jax.vgg import TAPS, by_layer
+from crn_jax.vgg import by_layer
+from crn_jax.vgg_layers import TAPS
 from launch.common.contact_sheet import stacked
 from launch.common.output import write_png
 from launch.common.processes import is_first

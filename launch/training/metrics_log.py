@@ -8,9 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tensorboardX import summary
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from crn_jax.errors import UserError
 from crn_jax.files import replace_text
@@ -23,29 +20,23 @@ class MetricsLog:
     """The `metrics.jsonl` and TensorBoard files of a run that goes on from `first_step`. Lines of later steps are dropped."""
 
     def __init__(self, folder: Path, first_step: int):
+        from launch.training.tensorboard_file import TensorBoardFile  # slow to import, and whoever only reads needs it not
+
         self.path = folder / "metrics.jsonl"
         kept = [line for line in read_metrics(self.path, console.print) if first_step and line["step"] <= first_step]
         replace_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = open(self.path, "a", encoding="utf-8")
-        # SummaryWriter would not do: its thread dies of a full disk, and a later call then blocks for ever.
-        (folder / "tensorboard").mkdir(exist_ok=True)
-        self._board = EventsWriter(str(folder / "tensorboard" / "events"))
-        self._event(first_step + 1, session_log=SessionLog(status=SessionLog.START))  # hides later steps of an earlier try
+        self._board = TensorBoardFile(folder / "tensorboard", first_step)
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         """Writes one line to disk at once, and its numbers for TensorBoard, too."""
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
-        for name, value in _scalars(values):
-            self._event(step, summary=summary.scalar(name, value))
-        self._board.flush()
+        self._board.write(step, dict(_scalars(values)))
 
     def picture(self, step: int, name: str, image: np.ndarray) -> None:
         """Writes a picture, uint8 `[H, W, 3]`, for TensorBoard."""
-        self._event(step, summary=summary.image(name, image, dataformats="HWC"))
-
-    def _event(self, step: int, **content) -> None:
-        self._board.write_event(Event(wall_time=time.time(), step=step, **content))
+        self._board.picture(step, name, image)
 
     def close(self) -> None:
         """Writes out what is still buffered."""

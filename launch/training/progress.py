@@ -12,7 +12,7 @@ from rich.text import Text
 from crn_jax.experiment import AnyExperiment
 from crn_jax.generator import count_parameters
 from crn_jax.train import TrainState
-from crn_jax.vgg import TAPS
+from crn_jax.vgg_layers import TAPS
 from launch.common.terminal import console, describe_devices
 
 RANDOM_WARNING = "VGG-19 has seeded RANDOM weights, not ImageNet's: expect worse images."

@@ -21,6 +21,7 @@ import jax
 
 from crn_jax.data.pipeline import training_batches
 from launch import train
+from launch.training import session
 from launch.training.ledger import FILE, Ledger, read_ledger, starts_of
 from launch.training.metrics_log import read_metrics
 from tests.support.commands import PATIENCE
@@ -73,7 +74,7 @@ def start(folder: Path, weights: Path) -> int:
         sys.argv = ["launch.train", *ARGUMENTS, "--vgg.weights", str(weights), "--run.folder", str(folder)]
         with (
             narrow_vgg19(),
-            mock.patch.object(train, "training_batches", slow_batches),
+            mock.patch.object(session, "training_batches", slow_batches),
             mock.patch.object(Ledger, "saved", saved),
         ):
             train.main()

@@ -66,6 +66,7 @@ def main(seconds: str, *arguments: str) -> None:
             return importlib.import_module(seconds).main(list(arguments))
     from crn_jax.data.pipeline import training_batches
     from launch import train
+    from launch.training import session
 
     def slow_batches(*given):
         for i, batch in enumerate(training_batches(*given)):
@@ -74,7 +75,7 @@ def main(seconds: str, *arguments: str) -> None:
                 FAULTS[os.environ.get("CRN_JAX_TEST_FAULT", "")]()
             yield batch
 
-    with narrow_vgg19(), mock.patch.object(train, "training_batches", slow_batches):
+    with narrow_vgg19(), mock.patch.object(session, "training_batches", slow_batches):
         sys.argv[1:] = arguments
         train.main()
 

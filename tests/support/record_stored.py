@@ -176,7 +176,7 @@ def kept(info: tarfile.TarInfo) -> tarfile.TarInfo | None:
 def main() -> None:
     out = Path(sys.argv[1]).resolve()
     offline = mock.Mock(side_effect=UserError("These runs are recorded without VGG-19's weights."))
-    alone = mock.patch("launch.train.join", lambda processes: None)  # JAX runs here from the first training on
+    alone = mock.patch("launch.common.processes.join", lambda processes: None)  # JAX runs here from the first training on
     os.mkdir(HERE)
     os.chdir(HERE)
     try:

@@ -1,0 +1,70 @@
+"""How a command sets JAX up: what it and Orbax log, and where compiled programs are kept for the next start."""
+
+import logging
+import os
+import tempfile
+import warnings
+from pathlib import Path
+
+import absl.logging
+import jax
+
+from crn_jax.buckets import BucketFolder, is_bucket
+from crn_jax.files import cache_folder, expanded
+from launch.common.processes import several_processes
+from launch.common.terminal import console
+
+
+def set_up_jax() -> None:
+    """Sets up JAX and Orbax. A command calls it when it has read its options."""
+    absl.logging.set_verbosity(absl.logging.FATAL)  # Orbax logs each failure many times before it raises it
+    logging.getLogger("jax").setLevel(logging.ERROR)
+    for name in ("xla_bridge", "distributed"):  # they also tell of a GPU that is not used
+        logging.getLogger(f"jax._src.{name}").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="orbax")
+    keep_compiled()
+
+
+def keep_compiled() -> None:
+    """Makes JAX keep what it compiles, where JAX_COMPILATION_CACHE_DIR says or in the home directory.
+
+    Where nothing can be kept, it says so, and the command goes on. What others have compiled there is used in any case.
+    """
+    downloads = cache_folder()
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR") or (str(downloads / "xla") if downloads else None)
+    problem = "there is no home directory"
+    if folder and "://" not in folder:
+        problem = unwritable(Path(folder := expanded(folder)))
+    elif folder:
+        problem = ""
+    usable = folder if not problem or (folder and os.path.isdir(folder)) else None
+    jax.config.update("jax_compilation_cache_dir", usable)
+    if problem:
+        warnings.filterwarnings("ignore", "Error writing persistent compilation cache entry")
+        console.print(
+            f"What is compiled is not kept for the next time: {problem}. JAX_COMPILATION_CACHE_DIR can name another folder.",
+            style="dim",
+        )
+
+
+def unwritable(folder: Path) -> str:
+    """Returns the reason why no file can be written in a folder, which is made if it is missing; an empty text if one can."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(1 << 16))
+            file.flush()
+    except OSError as error:
+        return f"{folder} cannot be written ({error.strerror})"
+    return ""
+
+
+def keep_compiled_in(folder: str) -> None:
+    """Makes several processes keep what they compile in a run's folder, unless JAX_COMPILATION_CACHE_DIR says where.
+
+    Only the first process writes to the cache. If the processes had different caches, one of them could compile a program
+    alone, and on GPUs it would then wait for hours for the first to tell it the fastest kernels.
+    """
+    if several_processes() and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        place = BucketFolder(folder).address if is_bucket(folder) else folder
+        jax.config.update("jax_compilation_cache_dir", f"{place}/compiled")
