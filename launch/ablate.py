@@ -34,6 +34,7 @@ from launch.common.options import BucketPath, read_options
 from launch.common.output import staged, write_json
 from launch.common.page import write_page
 from launch.common.terminal import command, console
+from launch.evaluation.open_segmenter import is_weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Arguments:
     segmenter: BucketPath | None = None
     """A run of launch.train segmenter_*, to train with and to judge by. Default: the suite's own segmenter is trained first."""
     judge: str | None = None
-    """Another judge than --segmenter: a run of launch.train segmenter_*, the file of DRN-D-105's weights, or
+    """Another judge than --segmenter: a run of launch.train segmenter_*, the weights of a published judge, or
     package.module:factory (see launch.evaluate)."""
     train: str = ""
     """More arguments of launch.train, for all trainings and the segmenter's: --train="--data.cache DIR --batch_size 4"."""
@@ -172,7 +173,7 @@ def check_files(asked: Arguments) -> None:
             raise UserError(f"{path}: there is no such file or folder.")
     judge = expanded(asked.judge or "")
     named = judge and (is_bucket(judge) or ":" not in judge)
-    if named and not Path(judge).is_file() and not holds_run(judge):
+    if named and not is_weights(judge) and not holds_run(judge):
         raise UserError(
             f"--judge {asked.judge}: this is neither a run folder nor a file of weights nor package.module:factory. To judge "
             "by label files of another tool, score each run by launch.evaluate."

@@ -1,4 +1,4 @@
-"""Converts trained runs from and to other forms: `python -m launch.convert {authors,safetensors,run,export,onnx} FROM TO`."""
+"""Converts runs from and to other forms: `python -m launch.convert {authors,safetensors,run,export,onnx,web} FROM TO`."""
 
 import dataclasses
 import json
@@ -21,15 +21,18 @@ from crn_jax.experiment import Experiment, Regression, require_kind
 from crn_jax.files import expanded, replace_text
 from crn_jax.formats.safetensors_file import load_run_file, save_run
 from crn_jax.generator import count_parameters
-from crn_jax.run import describe_run, load_run, parse_description, read_description
+from crn_jax.run import Run, describe_run, load_run, parse_description, read_description
 from crn_jax.settings import RELEASED_WEIGHTS, CascadeConfig, LambdaConfig, LossConfig
 from crn_jax.train import abstract_state, init_state
 from launch.common.jax_setup import set_up_jax
-from launch.common.names import as_typed, command_line
+from launch.common.names import as_typed, command_line, quoted
 from launch.common.options import BucketPath, read_options
 from launch.common.output import staged, write_json
 from launch.common.terminal import command, console
-from launch.conversion.model_card import licences, model_card, use_of_artifact, use_of_onnx
+from launch.conversion.model_card import licences, model_card, use_of_artifact, use_of_onnx, use_of_web
+from launch.conversion.onnxruntime_web import runtime_files, version_of
+from launch.conversion.web_page import MODEL, check_size, write_web_page
+from launch.painting.painted_run import check_paintable
 
 ReleasedData = Literal["cityscapes", "gta5"]
 
@@ -101,12 +104,29 @@ class Onnx:
     """Compute convolutions in float16. The file is half as large, and an image differs by a level here and there."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Web:
+    """Makes a folder of static files: the page of launch.paint, which needs no Python and makes its images in the browser."""
+
+    run: Annotated[BucketPath, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """A run folder."""
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
+    """The folder to make. Any web server can serve it."""
+    checkpoint: str = "latest"
+    """The checkpoint: latest, best (smallest held-out distance), or a number of steps."""
+    half: bool = False
+    """Store convolutions in float16. The model is half as large to load, and images differ by a few levels of 255."""
+    onnxruntime: Path | None = None
+    """The folder of the npm package onnxruntime-web. Without it, the package is downloaded once (33 MB)."""
+
+
 Asked = (
     Annotated[Authors, tyro.conf.subcommand("authors")]
     | Annotated[Safetensors, tyro.conf.subcommand("safetensors")]
     | Annotated[FromSafetensors, tyro.conf.subcommand("run")]
     | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[Onnx, tyro.conf.subcommand("onnx")]
+    | Annotated[Web, tyro.conf.subcommand("web")]
 )
 
 
@@ -128,6 +148,8 @@ def main(arguments: list[str] | None = None) -> None:
                 export(asked)
             case Onnx():
                 to_onnx(asked)
+            case Web():
+                to_web(asked)
 
 
 def from_authors(asked: Authors) -> None:
@@ -223,25 +245,49 @@ def export(asked: Export) -> None:
 
 def to_onnx(asked: Onnx) -> None:
     """Exports a run as an ONNX model that carries its classes, colours and model card."""
+    run = load_run(asked.run, asked.checkpoint)
+    shape = write_onnx(asked.out, run, asked.run, asked.size, asked.half)
+    instances = f"; instance_ids, int32 {shape}" if run.generator.boundaries else ""
+    console.print(
+        f"{asked.out}: step {run.step}, {asked.out.stat().st_size / 1e6:.1f} MB. Input: layout_ids, "
+        f"{np.dtype(run.label_space.dtype)} {shape}{instances}. "
+        f"Output: images, uint8 [B, {run.generator.num_images}, H, W, 3].",
+        markup=False,
+    )
+
+
+def write_onnx(file: Path, run: Run, source: Path, size: tuple[int, int] | None, half: bool) -> list[str | int]:
+    """Writes a run, loaded from `source`, as an ONNX model, and returns the shape of its layouts."""
     from crn_jax.formats.onnx_file import onnx_model, save_onnx  # needs onnx, which is an optional extra
 
-    run = load_run(asked.run, asked.checkpoint)
-    generator, space = run.generator, run.label_space
     metadata = {
-        "classes": json.dumps(space.classes),
-        "colors": json.dumps(space.colors),
+        "classes": json.dumps(run.label_space.classes),
+        "colors": json.dumps(run.label_space.colors),
         "size": json.dumps(run.experiment.size),
         "step": str(run.step),
         "licences": "\n".join(licences(run)),
-        "model_card": model_card(run, asked.run, use_of_onnx(run, asked.out.name)),
+        "model_card": model_card(run, source, use_of_onnx(run, file.name)),
     }
-    model = onnx_model(generator, run.params, space.dtype, asked.size, half=asked.half, metadata=metadata)
-    save_onnx(asked.out, model)
-    shape = [dim.dim_param or dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim]
-    instances = f"; instance_ids, int32 {shape}" if generator.boundaries else ""
+    model = onnx_model(run.generator, run.params, run.label_space.dtype, size, half=half, metadata=metadata)
+    save_onnx(file, model)
+    return [dim.dim_param or dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim]
+
+
+def to_web(asked: Web) -> None:
+    """Makes the folder of a page that paints with a run, without a server of ours."""
+    runtime = runtime_files(asked.onnxruntime)
+    run = load_run(asked.run, asked.checkpoint)
+    check_paintable(run, str(asked.run))
+    with staged(asked.out) as unfinished:
+        write_onnx(unfinished / MODEL, run, asked.run, run.generator.size, asked.half)
+        check_size(unfinished)
+        write_web_page(unfinished, run, str(asked.run), runtime)
+        use = use_of_web(run.experiment.size, version_of(runtime))
+        replace_text(unfinished / "README.md", model_card(run, asked.run, use))
+    megabytes = sum(path.stat().st_size for path in asked.out.rglob("*") if path.is_file()) / 1e6
     console.print(
-        f"{asked.out}: step {run.step}, {asked.out.stat().st_size / 1e6:.1f} MB. Input: layout_ids, {np.dtype(space.dtype)} "
-        f"{shape}{instances}. Output: images, uint8 [B, {generator.num_images}, H, W, 3].",
+        f"{asked.out}: step {run.step}, {megabytes:.1f} MB. Any web server can serve it. To try it here: "
+        f"python -m http.server --directory {quoted(str(asked.out))} --bind 127.0.0.1 8000, and open http://127.0.0.1:8000/.",
         markup=False,
     )
 

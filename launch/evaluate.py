@@ -40,7 +40,7 @@ from launch.common.terminal import command, console, progress_bar
 from launch.evaluation.comparison import Comparison, open_comparison
 from launch.evaluation.methods import PHOTOGRAPHS, Method, images_of_folder, photographs, run_of
 from launch.evaluation.open_segmenter import Opened, open_segmenter
-from launch.evaluation.protocols import PROTOCOLS, Conventions, open_conventions
+from launch.evaluation.protocols import PROTOCOLS, Conventions, open_conventions, protocols_on
 from launch.evaluation.ranking import differences, ranking
 from launch.evaluation.report import Example, write_report
 from launch.evaluation.score_tables import layers_table, protocols_table, scores_table
@@ -72,13 +72,14 @@ class Arguments:
     checkpoint: str = "latest"
     """The checkpoint of each run: latest, best (smallest held-out distance), or a number of steps."""
     segmenter: str | None = None
-    """The segmenter for mIoU and pixel accuracy. It is a run of launch.train segmenter_*; or the file of DRN-D-105's weights,
-    drn-d-105_ms_cityscapes.pth, for Cityscapes' classes; or package.module:factory, where factory() returns a function from
-    images uint8 [B, H, W, 3] to class ids [B, H, W]; or a folder of label PNGs named METHOD/EXAMPLE.png, with the ids or
-    colours of the data set's own layouts (for Cityscapes labelIds, not train ids)."""
+    """The segmenter for mIoU and pixel accuracy. It is a run of launch.train segmenter_*; or a published judge's weights:
+    drn-d-105_ms_cityscapes.pth for Cityscapes' classes, deeplabv2_resnet101_msc-cocostuff164k-100000.pth for COCO-Stuff's, the
+    folder of encoder_epoch_50.pth and decoder_epoch_50.pth for ADE20K's; or package.module:factory, where factory() returns a
+    function from images uint8 [B, H, W, 3] to class ids [B, H, W]; or a folder of label PNGs named METHOD/EXAMPLE.png, with the
+    ids or colours of the data set's own layouts (for Cityscapes labelIds, not train ids)."""
     protocol: tuple[Literal["spade", "oasis", "pix2pixhd", "paper"], ...] = ()
-    """Also measure mIoU, accuracy and FID as others did, side by side: with Cityscapes' classes, and a --segmenter that takes
-    images of any size. docs/evaluation.md says what each protocol is."""
+    """Also measure mIoU, accuracy and FID as others did, side by side: with the classes of Cityscapes, ADE20K or COCO-Stuff,
+    and a --segmenter that takes images of any size. docs/evaluation.md says what each protocol is."""
     inception: Path | None = None
     """The weights for FID and KID: pt_inception-2015-12-05-6726825d.pth, which pytorch-fid publishes."""
     lpips: tuple[Path, Path] | None = None
@@ -228,14 +229,19 @@ def judges_of(
         opened = open_segmenter(asked.segmenter, source.label_space, source.size, names, examples)
         segmenter = opened.segmenter
         notes.append(f"Segmenter: {opened.described}.")
-        if source.label_space.name == "cityscapes" and opened.network != "DRN-D-105":
-            notes[-1] += " Published mIoU on Cityscapes was measured with a DRN-D-105."
+        published = PROTOCOLS.get(source.label_space.name, {}).get("spade")
+        if published and opened.network != published.judge:
+            notes[-1] += f" Published mIoU on {source.label_space.name} was measured with {published.judge}."
     if asked.protocol:
         if opened is None:
-            drn = "--segmenter drn-d-105_ms_cityscapes.pth"
-            raise UserError(f"--protocol {asked.protocol[0]} needs a judge: {drn}, or a plug-in.")
+            raise UserError(f"--protocol {asked.protocol[0]} needs a judge: --segmenter with published weights or a plug-in.")
         conventions = conventions_of(asked, comparison, opened)
         notes += protocol_notes(conventions, opened)
+        if comparison.data.fit != "stretch" and source.label_space.name in ("ade20k", "cocostuff"):
+            notes.append(
+                f"SPADE and OASIS stretch photographs to squares. The fit is {comparison.data.fit} here, so these figures "
+                "cannot stand beside theirs."
+            )
     if asked.inception:
         inception = jax.device_put(load_inception(asked.inception))
     notes += frechet_notes(asked.inception, len(comparison.examples.indices))
@@ -267,14 +273,15 @@ def conventions_of(asked: Arguments, comparison: Comparison, opened: Opened) -> 
       UserError: if the segmenter does not take images of their sizes.
     """
     examples = comparison.examples
-    for protocol in (PROTOCOLS[name] for name in asked.protocol):
+    protocols = protocols_on(examples.source.label_space, asked.protocol)
+    for protocol in protocols:
         if protocol.size not in (None, examples.source.size) and not opened.any_size:
             there, here = ("x".join(map(str, size)) for size in (protocol.size, examples.source.size))
             raise UserError(
                 f"--protocol {protocol.name} judges images of {there}, but {asked.segmenter} is for {here} only. Give "
-                f"--segmenter drn-d-105_ms_cityscapes.pth, or a plug-in."
+                f"published weights, or a plug-in."
             )
-    return open_conventions(asked.protocol, comparison.data, asked.split, examples.source, examples.indices)
+    return open_conventions(protocols, comparison.data, asked.split, examples.source, examples.indices)
 
 
 def protocol_notes(conventions: Conventions, opened: Opened) -> list[str]:
@@ -346,13 +353,17 @@ def measure(
 def together_from(tallies: dict[str, Tally], count: int) -> dict[str, Tally]:
     """Returns the measurements of all processes, of which each has measured every P-th of `count` examples."""
     own = {f"{i}.{key}": rows for i, tally in enumerate(tallies.values()) for key, rows in tally.measurements().items()}
-    parts, whole = gather(own), dict[str, np.ndarray]()
+    sums = {f"{i} confusion": tally.confusion for i, tally in enumerate(tallies.values()) if tally.confusion is not None}
+    parts, whole = gather(own | sums), dict[str, np.ndarray]()
     for key, rows in own.items():
         whole[key] = np.empty((count, *rows.shape[1:]), rows.dtype)
         for process, part in enumerate(parts):
             whole[key][process :: len(parts)] = part[key]
     return {
-        name: Tally([{key.partition(".")[2]: rows for key, rows in whole.items() if key.startswith(f"{i}.")}])
+        name: Tally(
+            [{key.partition(".")[2]: rows for key, rows in whole.items() if key.startswith(f"{i}.")}],
+            np.sum([part[f"{i} confusion"] for part in parts], 0) if sums else None,
+        )
         for i, name in enumerate(tallies)
     }
 
@@ -374,7 +385,7 @@ def results_of(
         for name, kind in method.names.items():
             arrays = tallies[name].arrays()
             result: dict[str, Any] = {"name": name, "kind": kind, "about": method.about, "resources": resources.get(name, {})}
-            result |= summary(arrays, real, judges.inception_params is not None)
+            result |= summary(arrays, real, judges.inception_params is not None, tallies[name].confusion)
             if conventions:
                 result["protocols"] = by_protocol(conventions, arrays, real)
             results.append(result)

@@ -13,15 +13,16 @@ from PIL import Image, ImageFilter
 from crn_jax.cascade import CascadeConfig
 from crn_jax.checksums import unsealed
 from crn_jax.data.examples import Source
-from crn_jax.data.labels.published import CAMVID, CITYSCAPES
+from crn_jax.data.labels.published import CAMVID, CITYSCAPES, LABEL_SPACES
 from crn_jax.data.sources import DataConfig, open_source
 from crn_jax.errors import UserError
 from crn_jax.evaluation import DISTANCE_WEIGHTS
 from crn_jax.generator import count_parameters
 from crn_jax.losses import Perception
 from crn_jax.run import load_run
+from crn_jax.scores import upernet
 from crn_jax.scores.frechet import frechet_distance, kernel_distance, precision_recall, published_kernel_distance
-from crn_jax.scores.metrics import confusion, psnr, segmentation_scores
+from crn_jax.scores.metrics import confusion, pixels_by_class, psnr, segmentation_scores
 from crn_jax.synthesize import synthesize
 from crn_jax.vgg import TAPS, abstract_vgg19
 from crn_jax.vgg_weights import load_vgg19
@@ -44,6 +45,8 @@ pytest_plugins = "tests.support.browser"
 
 COUNT = 5
 SETTING = ["--examples", str(COUNT)]
+
+ON_CITYSCAPES = protocols.PROTOCOLS["cityscapes"]
 
 
 def nearest_colour():
@@ -331,15 +334,10 @@ def bright_road():
 def by_protocols(runs, of_other_programs, tmp_path_factory):
     """Three protocols at small sizes, on a run and on images of another program."""
     out = tmp_path_factory.mktemp("protocols") / "out"
-    small = {
-        "spade": protocols.PROTOCOLS["spade"]._replace(size=(24, 32)),
-        "oasis": protocols.PROTOCOLS["oasis"]._replace(size=(24, 32)),
-        "pix2pixhd": protocols.PROTOCOLS["pix2pixhd"]._replace(size=(96, 128)),
-        "paper": protocols.PROTOCOLS["paper"],
-    }
+    sizes = {"spade": (24, 32), "oasis": (24, 32), "pix2pixhd": (96, 128), "paper": None}
+    small = {name: ON_CITYSCAPES[name]._replace(size=size) for name, size in sizes.items()}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(protocols, "PROTOCOLS", small)
-        patch.setattr(evaluate, "PROTOCOLS", small)
+        patch.setitem(protocols.PROTOCOLS, "cityscapes", small)
         given = [runs / "one", of_other_programs / "oasis", "--protocol", *small]
         return evaluated(*given, "--segmenter", "tests.test_evaluate:bright_road", "--out", out)
 
@@ -374,13 +372,18 @@ def test_protocols_need_cityscapes_and_a_judge_of_any_size(runs, tiny_segmenter,
     fixed = refused(runs / "one", "--protocol", "paper", "spade", "--segmenter", tiny_segmenter[1], *out)
     assert "judges images of 256x512, but" in fixed and "for 48x64 only" in fixed
     with pytest.raises(UserError, match="oasis is for images of the shape of 256x512, but the data's size is 48x64"):
-        protocols.open_conventions(["paper", "oasis"], DataConfig("streets"), "val", Source(CITYSCAPES, ["a"], (48, 64)), [0])
-    for check in (
-        lambda: protocols.open_conventions(["paper"], DataConfig("camvid"), "val", Source(CAMVID, ["a"], (48, 64)), [0]),
-        lambda: open_segmenter(__file__, CAMVID, (48, 64), [], []),  # any file is taken for weights
+        chosen = protocols.protocols_on(CITYSCAPES, ["paper", "oasis"])
+        protocols.open_conventions(chosen, DataConfig("streets"), "val", Source(CITYSCAPES, ["a"], (48, 64)), [0])
+    with pytest.raises(
+        UserError, match="for the classes of cityscapes, ade20k, cocostuff, but the layouts of camvid have others"
     ):
-        with pytest.raises(UserError, match="classes of Cityscapes"):
-            check()
+        protocols.protocols_on(CAMVID, ["paper"])
+    with pytest.raises(UserError, match="--protocol paper is for other data than ade20k. Here there are: spade, oasis."):
+        protocols.protocols_on(LABEL_SPACES["ade20k"], ["spade", "paper"])
+    with pytest.raises(
+        UserError, match="DRN-D-105 those of cityscapes, UPerNet101 those of ade20k, .* but the layouts have others"
+    ):
+        open_segmenter(__file__, CAMVID, (48, 64), [], [])  # any file is taken for weights
 
 
 def test_polegroup_is_void_by_train_ids(tmp_path):
@@ -391,7 +394,8 @@ def test_polegroup_is_void_by_train_ids(tmp_path):
         Image.new("RGB" if kind == "leftImg8bit" else "L", (64, 32), values).save(tmp_path / kind / "val" / "x" / name)
     data = DataConfig("cityscapes", str(tmp_path))
     source = open_source(data, "val", (32, 64))
-    conventions = protocols.open_conventions(["oasis", "paper"], data, "val", source, [0])
+    chosen = protocols.protocols_on(CITYSCAPES, ["oasis", "paper"])
+    conventions = protocols.open_conventions(chosen, data, "val", source, [0])
     seen = protocols.Seen(np.full((1, 256, 512), 5), None)
     own = protocols.Seen(np.full((1, 32, 64), 5), None)
     images, batch = np.zeros((1, 32, 64, 3), np.uint8), Batch([0], source.names, source[0]["layout"][None], None)
@@ -403,13 +407,15 @@ def test_polegroup_is_void_by_train_ids(tmp_path):
 
     measured = conventions.measure("x", batch, images, {(32, 64): own}, see)
     strict, plain = (measured[conventions.view(protocol).key][0] for protocol in conventions.protocols)
-    assert strict[19, 5] == strict.sum() == 256 * 512 and plain[5, 5] == plain.sum() == 32 * 64
+    confused = np.zeros((2, 20, 20), np.int64)
+    confused[0, 19, 5], confused[1, 5, 5] = 256 * 512, 32 * 64
+    np.testing.assert_array_equal([strict, plain], pixels_by_class(confused))
     assert shown == [(1, 256, 512, 3)]  # what was seen at the data's size is not shown again
 
 
 def test_an_fid_of_a_protocol_is_of_the_images_at_its_size():
     """Features are made up here: the mean colours. Inception-V3 itself is tested in tests/test_inception.py."""
-    small = [protocols.PROTOCOLS[name]._replace(size=(16, 32)) for name in ("oasis", "pix2pixhd")]
+    small = [ON_CITYSCAPES[name]._replace(size=(16, 32)) for name in ("oasis", "pix2pixhd")]
     rng = np.random.default_rng(0)
     photographs, images = (rng.integers(0, 256, (7, 8, 16, 3)).astype(np.uint8) for _ in range(2))
     layouts = rng.integers(0, 20, (7, 16, 32)).astype(np.uint8)
@@ -464,12 +470,75 @@ def test_a_file_of_weights_is_taken_for_drn(monkeypatch, tmp_path):
         np.testing.assert_array_equal(opened.segmenter("x", ["a"], images), np.full((1, *size), 5))
 
 
+@pytest.mark.parametrize("given", ["", "encoder_epoch_50.pth", "decoder_epoch_50.pth"])
+def test_a_folder_or_one_of_two_files_is_taken_for_upernet(monkeypatch, tmp_path, given):
+    """Its sizes are averaged, and its answers have the size of the images."""
+    asked, read = [], upernet.UPerNet({}, upernet.OF_2019._replace(shorter_sides=(32, 64)))
+    monkeypatch.setattr(open_segmenter_module, "load_upernet", lambda *paths: (asked.extend(paths), read)[1])
+
+    def probabilities(params, images, prepared):
+        assert prepared.shape[1:3] in {(32, 64), (64, 96)}
+        return np.eye(150, dtype=np.float32)[np.where(images[..., 0] > 99, 7, 149)] * prepared.shape[1]
+
+    monkeypatch.setattr(open_segmenter_module, "probabilities", probabilities)
+    for part in ("encoder", "decoder"):
+        (tmp_path / f"{part}_epoch_50.pth").touch()
+    opened = open_segmenter(str(tmp_path / given), LABEL_SPACES["ade20k"], (48, 64), [], [])
+    assert asked == [tmp_path / "encoder_epoch_50.pth", tmp_path / "decoder_epoch_50.pth"] and opened.network == "UPerNet101"
+    assert "prepared as for ade20k-resnet101-upernet" in opened.described
+    images = np.random.default_rng(0).integers(0, 256, (2, 31, 46, 3)).astype(np.uint8)
+    found = opened.segmenter("x", ["a", "b"], images)
+    np.testing.assert_array_equal(found, np.where(images[..., 0] > 99, 7, 149))
+
+
+def test_weights_that_are_no_judges_of_the_data_are_told_apart(tmp_path):
+    ade20k, (one, two) = LABEL_SPACES["ade20k"], (tmp_path / "encoder_epoch_40.pth", tmp_path / "encoder_epoch_50.pth")
+    one.touch()
+    two.touch()
+    with pytest.raises(UserError, match=r"several files: encoder_epoch_40\.pth, encoder_epoch_50\.pth\. Give one of them"):
+        open_segmenter(str(tmp_path), ade20k, (48, 64), [], [])
+    (tmp_path / "drn.pth").touch()
+    with pytest.raises(UserError, match="has the files of UPerNet101, but the judge of cocostuff is DeepLabV2-ResNet101"):
+        open_segmenter(str(tmp_path), LABEL_SPACES["cocostuff"], (48, 64), [], [])
+    with pytest.raises(UserError, match="UPerNet101, has two files, .* Give one of them, or their folder"):
+        open_segmenter(str(tmp_path / "drn.pth"), ade20k, (48, 64), [], [])
+
+
+def test_spade_on_cocostuff_is_judged_on_squares(tmp_path):
+    """Photographs of every shape are stretched. The mean is over the classes of the layouts, and void is left out."""
+    rng, shapes = np.random.default_rng(0), [(30, 50), (60, 20), (40, 40)]
+    for number, shape in enumerate(shapes):
+        for part, picture in [
+            ("img", Image.fromarray(rng.integers(0, 256, (*shape, 3)).astype(np.uint8))),
+            ("label", Image.fromarray(rng.choice([3, 17, 181, 255], shape).astype(np.uint8))),
+        ]:
+            (tmp_path / f"val_{part}").mkdir(exist_ok=True)
+            picture.save(tmp_path / f"val_{part}" / f"{number:012}.png")
+    data = DataConfig("cocostuff", str(tmp_path), fit="stretch")
+    source = open_source(data, "val", (256, 256))
+    conventions = protocols.open_conventions(
+        protocols.protocols_on(source.label_space, ["spade"]), data, "val", source, range(3)
+    )
+    examples = [source[i] for i in range(3)]
+    layouts = np.stack([example["layout"] for example in examples])
+    assert layouts.shape == (3, 256, 256) and set(np.unique(layouts)) == {3, 17, 181, 182}
+    batch = Batch(range(3), source.names, layouts, np.stack([example["photograph"] for example in examples]))
+    answers = np.where(layouts == 182, 90, layouts)  # right, but for void, where it sees a class that never occurs
+    answers[:, :64] = np.where(layouts[:, :64] == 3, 91, answers[:, :64])  # a class that no layout has
+    known = {(256, 256): protocols.Seen(answers, None)}
+    measured = conventions.measure("x", batch, batch.photograph, known, lambda images: None)
+    (found,) = scoring.by_protocol(conventions, measured, measured).values()
+    share = (layouts[:, :64] == 3).sum() / (layouts == 3).sum()
+    assert found["miou"]["value"] == pytest.approx(100 * (3 - share) / 3)
+    assert found["accuracy"]["value"] == pytest.approx(100 * (1 - (layouts[:, :64] == 3).sum() / (layouts != 182).sum()))
+
+
 def test_a_path_that_names_a_network_is_none(tmp_path):
     """Labels that some DRN-D-105 has made may have been made in any way."""
     (tmp_path / "DRN-D-105" / "x").mkdir(parents=True)
     labels = open_segmenter(str(tmp_path / "DRN-D-105"), CITYSCAPES, (48, 64), ["x"], [])
     plug_in = open_segmenter("tests.test_evaluate:bright_road", CITYSCAPES, (48, 64), [], [])
-    chosen = [protocols.PROTOCOLS[name] for name in ("spade", "pix2pixhd", "paper")]
+    chosen = [ON_CITYSCAPES[name] for name in ("spade", "pix2pixhd", "paper")]
     conventions = protocols.Conventions(tuple(chosen), (48, 64), {}, [])
     for opened in (labels, plug_in):
         (note,) = evaluate.protocol_notes(conventions, opened)

@@ -107,12 +107,18 @@ def test_padding_keeps_all_and_adds_void():
     assert (thin == 0).sum() == 8  # not nothing
 
 
-@pytest.mark.parametrize("fit", ["resize", "crop", "random_crop", "pad"])
+@pytest.mark.parametrize("fit", ["resize", "crop", "random_crop", "pad", "stretch"])
 def test_what_has_the_aspect_ratio_fits_alike(fit):
     layout = random_layout((12, 16))
     chosen = view((12, 16), (6, 8), fit, (0.3, 0.9))
     np.testing.assert_array_equal(chosen.layout(layout, VOID), view(layout.shape, (6, 8), "resize").layout(layout, VOID))
     assert chosen.box == (0, 0, 16, 12) and chosen.shown == (6, 8)
+
+
+def test_stretching_shows_the_whole_file_in_another_shape():
+    layout = random_layout((10, 30))
+    stretched = view((10, 30), (20, 20), "stretch").layout(layout, VOID)
+    np.testing.assert_array_equal(stretched, layout[np.arange(20) // 2][:, (np.arange(20) * 3 + 1) // 2])
 
 
 def test_resizing_stretches_by_two_percent_at_most():
@@ -143,8 +149,8 @@ def test_the_error_for_a_wrong_size_lists_those_that_fit():
         view((1052, 1914), (256, 512), "resize", path="00001.png")
     assert str(error.value) == (
         "00001.png: 1052x1914 has another aspect ratio than the cascade's 256x512. Crop it, or train with --data.fit crop, "
-        "random_crop or pad, or a cascade that it fits: --cascade.base 5 9 (160x288 or 320x576); --cascade.base 6 11 "
+        "random_crop, pad or stretch, or a cascade that it fits: --cascade.base 5 9 (160x288 or 320x576); --cascade.base 6 11 "
         "(192x352 or 384x704)."
     )
-    with pytest.raises(UserError, match=r"random_crop or pad\.$"):
+    with pytest.raises(UserError, match=r"random_crop, pad or stretch\.$"):
         view((10, 300), (16, 16), "resize", path="panorama.png")

@@ -125,7 +125,7 @@ def flags() -> frozenset[str]:
     """Every flag of every command of `launch`, as their help shows them, and those of the cluster files."""
     kinds = {type(entry[-1] if isinstance(entry, tuple) else entry): name for name, entry in EXPERIMENTS.items()}
     asked = [("train", [name]) for name in kinds.values()]
-    asked += [("convert", [kind]) for kind in ("authors", "safetensors", "run", "export", "onnx")]
+    asked += [("convert", [kind]) for kind in ("authors", "safetensors", "run", "export", "onnx", "web")]
     asked += [(name, []) for name in COMMANDS if name not in ("train", "convert")]
     found = set()
     for name, arguments in asked:
@@ -151,8 +151,9 @@ def test_the_flags_that_a_page_names_exist(page):
         "--bind-to",
         "--data-binary",
         "--logdir",
+        "--pack-destination",
         "--vfs-cache-mode",
-    }  # mpirun, curl, tensorboard, rclone
+    }  # mpirun, curl, tensorboard, npm, rclone
     groups = {flag for flag in named if flag.endswith(".") and any(other.startswith(flag) for other in flags())}
     assert sorted(named - of_others - groups - flags()) == []
 

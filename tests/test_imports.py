@@ -87,7 +87,7 @@ def test_naming_an_experiment_needs_no_jax(statement):
     assert not (JAX | SELDOM) & {*said(statement)[1]}
 
 
-@pytest.mark.parametrize("command", ["ablate", "check", "doctor", "inspect", "paint", "segment", "synthesize"])
+@pytest.mark.parametrize("command", ["ablate", "check", "convert", "doctor", "inspect", "paint", "segment", "synthesize"])
 def test_a_command_waits_for_no_library_that_it_may_not_need(command):
     found = {*said(f"import launch.{command}")[1]}
     assert not {"h5py", "scipy", "grain", "pooch", "tensorboardX"} & found

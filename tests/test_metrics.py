@@ -190,5 +190,5 @@ def test_infinite_and_undefined_samples():
 
 def test_protocols_see_images_at_their_size():
     image = np.full((8, 16, 3), 77, np.uint8)
-    sizes = [protocol.size or (8, 16) for protocol in PROTOCOLS.values()]
+    sizes = {protocol.size or (8, 16) for protocols in PROTOCOLS.values() for protocol in protocols.values()}
     assert all(resized(image, size).shape == (*size, 3) and (resized(image, size) == 77).all() for size in sizes)

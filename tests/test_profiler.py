@@ -5,6 +5,7 @@ import dataclasses
 import re
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from configs import EXPERIMENTS
@@ -72,7 +73,36 @@ def test_compiled_kernels_have_them_too(narrow_vgg19):
         assert {name.startswith("jit(step)/transpose(jvp(") for name in convolutions} == {False, True}, part
 
 
+def compiled_step(scope: str, size: int):
+    """A program that is called "step", whose operations are in a scope."""
+
+    def step(x):
+        with jax.named_scope(scope):
+            return jnp.sort(x @ x)
+
+    return jax.jit(step).lower(jnp.ones((size, size))).compile()
+
+
+def test_programs_of_one_name_lend_each_other_no_names(tmp_path):
+    """An event does not tell from which of them it is."""
+    jax.clear_caches()  # the steps of other tests have the same name
+    first = compiled_step("first", 5)
+
+    def kernels(session: str) -> list[str]:
+        with Profiler("1:1", tmp_path / session) as profiler, profiler.step(1):
+            jax.block_until_ready(first(jnp.ones((5, 5))))
+        return [event["name"] for event in events(tmp_path / session, "steps_1_1") if "hlo_op" in event.get("args", {})]
+
+    alone = kernels("alone")
+    second = compiled_step("second", 6)
+    beside = kernels("beside")
+    assert any("first" in name for name in alone) and len(alone) == len(beside)
+    assert not any("first" in name or "second" in name for name in beside)
+    del second
+
+
 def test_a_training_records_the_steps_that_are_asked_for(tiny, tmp_path):
+    jax.clear_caches()  # the steps of other tests have the same name
     arguments = [*tiny, "--cascade.base", "2", "4", "--run.folder", str(tmp_path / "run"), "--run.checkpoint_every", "3"]
     with console.capture() as capture:
         train.main([*arguments, "--steps", "6", "--profile", "2:4"])

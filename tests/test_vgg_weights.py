@@ -1,7 +1,4 @@
-import functools
 import hashlib
-import http.server
-import threading
 import zlib
 
 import h5py
@@ -16,6 +13,7 @@ from crn_jax.errors import UserError
 from crn_jax.vgg import LAYERS, vgg19_features
 from tests.support import narrow, reference
 from tests.support.limits import memory_for
+from tests.support.static_server import serving
 
 
 def test_keras_and_matconvnet_files_convert_to_identical_parameters(imagenet_vgg19, shared_data):
@@ -106,22 +104,13 @@ def test_weights_of_another_network_are_refused(tmp_path):
         vgg_weights.load_vgg19("vgg19.pth")
 
 
-class QuietHandler(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture
 def server(tmp_path):
     """A web server of this process for a folder; yields the folder and its address."""
     folder = tmp_path / "published"
     folder.mkdir()
-    handler = functools.partial(QuietHandler, directory=folder)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as http_server:
-        thread = threading.Thread(target=http_server.serve_forever, daemon=True)
-        thread.start()
-        yield folder, f"http://127.0.0.1:{http_server.server_port}"
-        http_server.shutdown()
+    with serving(folder) as server:
+        yield folder, server.address
 
 
 def test_download(server, tmp_path):
@@ -129,20 +118,20 @@ def test_download(server, tmp_path):
     (folder / "weights.h5").write_bytes(b"weights")
     digest = f"md5:{hashlib.md5(b'weights').hexdigest()}"
     cache = tmp_path / "cache"
-    path = vgg_weights.download_vgg19(cache, f"{address}/weights.h5", digest, progressbar=False)
+    path = vgg_weights.download_vgg19(cache, f"{address}weights.h5", digest, progressbar=False)
     assert path == cache / vgg_weights.PUBLISHED_NAME and path.read_bytes() == b"weights"
     path.write_bytes(b"wights")  # a file with another checksum is fetched again
-    assert vgg_weights.download_vgg19(cache, f"{address}/weights.h5", digest, progressbar=False) == path
+    assert vgg_weights.download_vgg19(cache, f"{address}weights.h5", digest, progressbar=False) == path
     assert path.read_bytes() == b"weights"
     (folder / "weights.h5").unlink()  # a good one is not
-    assert vgg_weights.download_vgg19(cache, f"{address}/weights.h5", digest, progressbar=False) == path
+    assert vgg_weights.download_vgg19(cache, f"{address}weights.h5", digest, progressbar=False) == path
 
 
 def test_a_download_with_a_wrong_checksum_leaves_nothing(server, tmp_path):
     folder, address = server
     (folder / "weights.h5").write_bytes(b"something else")
     with pytest.raises(UserError, match="wrong checksum"):
-        vgg_weights.download_vgg19(tmp_path / "cache", f"{address}/weights.h5", "md5:" + "0" * 32, progressbar=False)
+        vgg_weights.download_vgg19(tmp_path / "cache", f"{address}weights.h5", "md5:" + "0" * 32, progressbar=False)
     assert not list((tmp_path / "cache").iterdir())
 
 

@@ -125,8 +125,10 @@ def ade20k(root: Path, split: str) -> Found:
 def cocostuff(root: Path, split: str) -> Found:
     """Finds COCO-Stuff: `train2017` and `val2017`, with layouts in `stuffthingmaps_trainval2017`.
 
-    The folders of its README, `images` and `annotations`, are found as well.
+    The folders of its README, `images` and `annotations`, are found as well, and those of SPADE: `val_img` and `val_label`.
     """
+    if (root / f"{split}_img").is_dir():
+        return Found(by_name(root / f"{split}_img"), by_name(root / f"{split}_label"))
     part = f"{split}2017"
     photographs, layouts = (
         root / (other if (root / other / part).is_dir() else usual) / part

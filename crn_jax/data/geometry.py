@@ -14,7 +14,7 @@ from PIL import Image
 
 from crn_jax.errors import UserError
 
-Fit = Literal["resize", "crop", "random_crop", "pad"]
+Fit = Literal["resize", "crop", "random_crop", "pad", "stretch"]
 """The way in which files reach a size. `DataConfig.fit` explains each."""
 
 Place = tuple[float, float]
@@ -61,9 +61,9 @@ def view(shape: tuple[int, int], size: tuple[int, int], fit: Fit, place: Place =
       UserError: if the aspect ratios differ by more than 2% and `fit` is resize. The message lists the nearest sizes that fit.
     """
     (h, w), (height, width) = shape, size
-    if fit == "resize":
-        if not alike(shape, size):
-            raise UserError(_another_aspect_ratio(shape, size, path))
+    if fit == "resize" and not alike(shape, size):
+        raise UserError(_another_aspect_ratio(shape, size, path))
+    if fit in ("resize", "stretch"):
         return View(size, (0, 0, w, h), size)
     if fit == "pad":
         scale = min(height / h, width / w)
@@ -103,5 +103,5 @@ def _another_aspect_ratio(shape: tuple[int, int], size: tuple[int, int], path: s
     cascades = f", or a cascade that it fits: {'; '.join(bases)}" if bases else ""
     return (
         f"{path}: {h}x{w} has another aspect ratio than the cascade's {height}x{width}. Crop it, or train with --data.fit "
-        f"crop, random_crop or pad{cascades}."
+        f"crop, random_crop, pad or stretch{cascades}."
     )

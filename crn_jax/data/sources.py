@@ -67,7 +67,8 @@ class DataConfig:
     theirs."""
     fit: Fit = "resize"
     """How files reach the size. resize stretches a picture by at most 2%; crop keeps as much of the middle as fits; random_crop
-    keeps as much, at a new place in each epoch (held-out pictures: the middle); pad adds a black margin of class void."""
+    keeps as much, at a new place in each epoch (held-out pictures: the middle); pad adds a black margin of class void; stretch
+    changes the shape, as SPADE and OASIS do with ADE20K and COCO-Stuff."""
     num_scenes: int = 2000
     """The number of training scenes of streets."""
     clear_days: bool = False

@@ -4,7 +4,7 @@ All is computed by NumPy. Layouts and predictions are class ids, void last. A co
 the classes of the layout, its columns the predicted classes. Functions of a confusion matrix keep its leading axes.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float64, Int64, Integer, Num, UInt8
@@ -68,6 +68,13 @@ def confusion(
     return np.bincount(pairs.reshape(-1), minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
+def pixels_by_class(confusion: Num[np.ndarray, "*batch c c"]) -> Num[np.ndarray, "*batch 4 c"]:
+    """Returns what the scores need of confusion matrices: pixels of each class that are right, that the layouts have, that are
+    predicted, and that are predicted where the layout is void."""
+    right = np.diagonal(confusion, axis1=-2, axis2=-1)
+    return np.stack([right, confusion.sum(-1), confusion.sum(-2), confusion[..., -1, :]], -2)
+
+
 class SegmentationScores(NamedTuple):
     """Scores from 0 to 1, with the leading axes of the confusion matrices. They are NaN where no pixel counts.
 
@@ -75,9 +82,14 @@ class SegmentationScores(NamedTuple):
     """
 
     miou: np.ndarray
-    """The mean intersection over union of the classes that occur."""
+    """The mean intersection over union of the classes."""
     accuracy: np.ndarray
     """The fraction of pixels that are right."""
+
+
+MeanOver = Literal["occurring", "in layouts", "all"]
+"""The classes over which programs average: those in layouts or predictions, those in layouts, or all, where a class that occurs
+nowhere counts as 0."""
 
 
 def class_iou(confusion: Num[np.ndarray, "*batch c c"], count_void: bool = False) -> Float64[np.ndarray, "*batch c-1"]:
@@ -86,10 +98,7 @@ def class_iou(confusion: Num[np.ndarray, "*batch c c"], count_void: bool = False
     Where void is predicted, the layout's class is missed. Pixels whose *layout* is void are left out, as the program of the
     Cityscapes benchmark does. With `count_void`, a class that is predicted there is wrong.
     """
-    right = np.diagonal(confusion, axis1=-2, axis2=-1)[..., :-1]
-    in_layouts = confusion[..., :-1, :].sum(-1)
-    in_predictions = _counted(confusion, count_void)[..., :-1].sum(-2)
-    return _ratio(right, in_layouts + in_predictions - right)
+    return _iou(pixels_by_class(confusion), count_void)
 
 
 def segmentation_scores(confusion: Num[np.ndarray, "*batch c c"], count_void: bool = False) -> SegmentationScores:
@@ -99,22 +108,37 @@ def segmentation_scores(confusion: Num[np.ndarray, "*batch c c"], count_void: bo
     accuracies published for SPADE and CC-FPSE on Cityscapes count these pixels, but the published mean IoU does not. The
     accuracy of TSIT's images is 82.7% with these pixels and 94.4% without (https://github.com/EndlessSora/TSIT/issues/1).
     """
-    iou = class_iou(confusion, count_void)
-    occurs = ~np.isnan(iou)
-    counted = _counted(confusion, count_void)
-    right = np.trace(counted, axis1=-2, axis2=-1)
-    miou = _ratio(np.where(occurs, iou, 0).sum(-1), occurs.sum(-1))
-    return SegmentationScores(miou[()], _ratio(right, counted.sum((-2, -1)))[()])
+    return scores_of_pixels(pixels_by_class(confusion), count_void)
+
+
+def scores_of_pixels(
+    pixels: Num[np.ndarray, "*batch 4 c"], count_void: bool = False, mean_over: MeanOver = "occurring"
+) -> SegmentationScores:
+    """Returns the scores that `segmentation_scores` returns, of what `pixels_by_class` has kept.
+
+    Args:
+      pixels: The pixels by class. Their scale does not matter, so they may be means over images.
+      count_void: Whether pixels count whose layout is void.
+      mean_over: The classes over which the mean IoU is taken.
+    """
+    iou, layouts = _iou(pixels, count_void), pixels[..., 1, :-1]
+    counts = {"occurring": ~np.isnan(iou), "in layouts": layouts > 0, "all": np.ones_like(iou, bool)}[mean_over]
+    miou = _ratio(np.where(counts, np.nan_to_num(iou), 0).sum(-1), counts.sum(-1))
+    right, wanted = pixels[..., 0, :], pixels[..., 1, :]
+    counted = slice(None) if count_void else slice(-1)
+    return SegmentationScores(miou[()], _ratio(right[..., counted].sum(-1), wanted[..., counted].sum(-1))[()])
+
+
+def _iou(pixels: np.ndarray, count_void: bool) -> np.ndarray:
+    right, wanted, predicted, predicted_in_void = (pixels[..., i, :-1] for i in range(4))
+    predicted = predicted if count_void else predicted - predicted_in_void
+    return _ratio(right, wanted + predicted - right)
 
 
 def _pair(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if a.shape != b.shape or a.ndim != 3 or a.dtype != np.uint8 or b.dtype != np.uint8:
         raise ValueError(f"Two uint8 images [H, W, 3] are compared, got {a.dtype} {list(a.shape)}, {b.dtype} {list(b.shape)}.")
     return a.astype(np.float64), b.astype(np.float64)
-
-
-def _counted(confusion: np.ndarray, count_void: bool) -> np.ndarray:
-    return confusion if count_void else confusion[..., :-1, :]
 
 
 def _ratio(part: np.ndarray | np.number, whole: np.ndarray | np.number) -> np.ndarray:

@@ -5,6 +5,7 @@ JAX records what devices and host do. The kernels are called by the parts that t
 these names into a profile. On CPUs it puts in the compiled programs only, from which this file takes the names.
 """
 
+import collections
 import contextlib
 import gzip
 import json
@@ -100,10 +101,13 @@ class Profiler:
 def operations(xspace: bytes) -> dict[tuple[str, str], str]:
     """Returns the name, with its scopes, of each operation of the programs that a profile has, by program and operation.
 
+    Programs may share a name, and an event does not tell which of them it is from. An operation is left out if its name is not
+    the same in all of them.
+
     Args:
-      xspace: the content of an .xplane.pb file, an XSpace of `xplane.proto`.
+      xspace: the content of an .xplane.pb file, an XSpace of `xplane.proto`. It has all programs that the process holds.
     """
-    names = dict[tuple[str, str], str]()
+    names = collections.defaultdict[tuple[str, str], set[str]](set)
     for plane in map(_messages, _messages(xspace).get(1, [])):
         if plane.get(2) != [b"/host:metadata"]:
             continue
@@ -111,8 +115,9 @@ def operations(xspace: bytes) -> dict[tuple[str, str], str]:
             for event in _messages(entry).get(2, []):
                 for stat in _messages(event).get(5, []):
                     for module in _messages(_messages(stat).get(6, [b""])[0]).get(1, []):  # an HloProto of `hlo.proto`
-                        names |= _of_module(_messages(module))
-    return names
+                        for operation, name in _of_module(_messages(module)).items():
+                            names[operation].add(name)
+    return {operation: name for operation, (name, *others) in names.items() if not others}
 
 
 def _of_module(module: dict[int, list[bytes]]) -> dict[tuple[str, str], str]:

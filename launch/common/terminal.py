@@ -136,8 +136,8 @@ def show_error(message: str) -> None:
         import jax
 
         who = f" in process {jax.process_index()}"
-    console.print(rich.text.Text(f"error{who}: ", "bold red"), end="")
-    console.print(message)
+    # One print: another thread may end its progress bar meanwhile, whose line must not come between.
+    console.print(rich.text.Text.assemble((f"error{who}: ", "bold red"), as_typed(message)))
 
 
 def opened(

@@ -100,6 +100,24 @@ images = session.run(None, {{{inputs}}})[0]  # {ids} [B, H, W] -> uint8 [B, {k},
 """
 
 
+def use_of_web(size: tuple[int, int], version: str) -> str:
+    """Says how a folder with the page of launch.paint is used. `version` is that of onnxruntime-web."""
+    height, width = size
+    return f"""This folder is a page to paint layouts of {height}x{width} pixels on. Their images are made in the browser. The
+page needs a web server, because browsers do not let a page that is opened as a file load its parts:
+
+```bash
+python -m http.server --bind 127.0.0.1 8000   # in this folder; then open http://127.0.0.1:8000/
+```
+
+Any web server can serve the folder. The page loads nothing from elsewhere. With the headers
+`Cross-Origin-Opener-Policy: same-origin` and `Cross-Origin-Embedder-Policy: require-corp`, it uses several processor cores.
+
+`onnxruntime/` is onnxruntime-web {version}, under the MIT License, copyright Microsoft Corporation. `layouts/` holds layouts to
+start from.
+"""
+
+
 def licences(run: Run) -> list[str]:
     """Returns the terms that concern a run: those of its data and of VGG-19."""
     return [
@@ -142,6 +160,8 @@ def _held_out(folder: Path, step: int) -> tuple[int, float] | None:
     if (folder / "artifact.json").is_file():  # it is being renewed, and its model card has the figure
         found = re.search(r"distance at step ([\d,]+) is ([\d.]+)\.\n", (folder / "README.md").read_text(encoding="utf-8"))
         return (int(found[1].replace(",", "")), float(found[2])) if found else None
+    if folder.is_file():  # a .safetensors file says nothing of how the training went
+        return None
     lines = [
         line for line in read_metrics(folder / "metrics.jsonl", console.print) if "validation" in line and line["step"] <= step
     ]

@@ -1,5 +1,5 @@
-"""Opens the segmenter by which launch.evaluate judges images: a trained run, DRN-D-105, a plug-in, or label files of another
-tool.
+"""Opens the segmenter by which launch.evaluate judges images: a trained run, the published judge of a data set, a plug-in, or
+label files of another tool.
 
 A segmenter is a function (method, names of the examples, images uint8 `[B, H, W, 3]`) -> class ids `[B, H, W]`, where void
 is the last class.
@@ -15,13 +15,15 @@ import jax
 import numpy as np
 
 from crn_jax.data.labels.label_space import LabelSpace
-from crn_jax.data.labels.published import CITYSCAPES
+from crn_jax.data.labels.published import LABEL_SPACES
 from crn_jax.errors import UserError
 from crn_jax.experiment import SegmenterExperiment, require_kind
 from crn_jax.files import expanded
 from crn_jax.run import holds_run, load_run
+from crn_jax.scores.deeplab import deeplab_segment, load_deeplab
 from crn_jax.scores.drn import drn_segment, load_drn
 from crn_jax.scores.segmenter import segment
+from crn_jax.scores.upernet import load_upernet, most_probable, probabilities
 from crn_jax.sharding import over_local_devices
 from launch.common.names import command_line
 from launch.evaluation.methods import files_of
@@ -45,8 +47,9 @@ def open_segmenter(
     """Returns the segmenter that `asked` names.
 
     Args:
-      asked: A segmenter's run folder; the file of DRN-D-105's weights; `package.module:factory`, where factory() returns a
-        function from images uint8 `[B, H, W, 3]` to class ids `[B, H, W]`; or a folder of label PNGs (see `predictions`).
+      asked: A segmenter's run folder; the weights of the published judge of the classes (see `published`);
+        `package.module:factory`, where factory() returns a function from images uint8 `[B, H, W, 3]` to class ids `[B, H, W]`;
+        or a folder of label PNGs (see `predictions`).
       label_space: The label space of the layouts.
       size: The height and width of the images.
       methods: The names of the methods whose images will be segmented.
@@ -72,19 +75,78 @@ def open_segmenter(
             return np.asarray(segmented(run.params, images))
 
         return Opened(answers, f"{asked}, step {run.step:,}", False)
-    if Path(asked).is_file():
-        return Opened(drn(asked, label_space), f"DRN-D-105, {asked}", True, "DRN-D-105")
+    if is_weights(asked):
+        return published(Path(asked), label_space)
     if ":" in asked and not Path(asked).exists():
         return Opened(checked(plug_in(asked), asked, label_space), f"plug-in {asked}", True)
     return Opened(predictions(Path(asked), label_space, size, methods, examples), f"labels in {asked}", False)
 
 
-def drn(path: str, label_space: LabelSpace) -> Segmenter:
-    """Reads DRN-D-105, which knows the 19 classes of Cityscapes and takes images of any size."""
-    if label_space.classes != CITYSCAPES.classes:
-        raise UserError(f"--segmenter {path}: DRN-D-105 knows the classes of Cityscapes only, but the layouts have others.")
+def is_weights(path: str | Path) -> bool:
+    """Tells whether this is a file of weights, or a folder with the two files of UPerNet."""
+    return Path(path).is_file() or bool(_parts(Path(path), "encoder"))
+
+
+def published(path: Path, label_space: LabelSpace) -> Opened:
+    """Reads the weights of the network that judges published figures on the data set that has these classes.
+
+    Raises:
+      UserError: if no published network knows the classes, or if the weights are damaged or those of another network.
+    """
+    judges: dict[str, tuple[str, Callable[[Path], tuple[str, Segmenter]]]] = {
+        "cityscapes": ("DRN-D-105", _drn), "ade20k": ("UPerNet101", _upernet), "cocostuff": ("DeepLabV2-ResNet101", _deeplab),
+    }  # fmt: skip
+    for data, (network, opened) in judges.items():
+        if LABEL_SPACES[data].classes == label_space.classes:
+            if path.is_dir() and opened is not _upernet:
+                raise UserError(f"--segmenter {path} has the files of UPerNet101, but the judge of {data} is {network}.")
+            described, segmenter = opened(path)
+            return Opened(segmenter, f"{network}, {described}", True, network)
+    known = ", ".join(f"{network} those of {data}" for data, (network, _) in judges.items())
+    raise UserError(
+        f"--segmenter {path}: published weights know the classes of one data set each ({known}), but the layouts have others."
+    )
+
+
+def _drn(path: Path) -> tuple[str, Segmenter]:
     params, segmented = jax.device_put(load_drn(path)), over_local_devices(drn_segment)
-    return lambda method, names, images: np.asarray(segmented(params, images))
+    return str(path), lambda method, names, images: np.asarray(segmented(params, images))
+
+
+def _deeplab(path: Path) -> tuple[str, Segmenter]:
+    params, segmented = jax.device_put(load_deeplab(path)), over_local_devices(deeplab_segment)
+    return str(path), lambda method, names, images: np.asarray(segmented(params, images))
+
+
+def _upernet(path: Path) -> tuple[str, Segmenter]:
+    """Reads UPerNet's encoder and decoder. `path` is their folder, or one of the two."""
+    network = load_upernet(*(_part(path, part) for part in ("encoder", "decoder")))
+    params, computed = jax.device_put(network.params), over_local_devices(probabilities)
+
+    def answers(method: str, names: Sequence[str], images: np.ndarray) -> np.ndarray:
+        return most_probable(network.preparation, images, functools.partial(computed, params))
+
+    return f"{path}, prepared as for {network.preparation.generation}", answers
+
+
+def _parts(folder: Path, part: str) -> list[Path]:
+    return sorted(path for ending in ("pth", "safetensors") for path in folder.glob(f"{part}*.{ending}"))
+
+
+def _part(path: Path, part: str) -> Path:
+    """Returns the file of UPerNet's encoder or decoder, by their folder or one of the two files."""
+    if path.is_file():
+        named = next((other for other in ("encoder", "decoder") if path.name.startswith(other)), None)
+        if named is None:
+            raise UserError(
+                f"--segmenter {path}: the judge for ADE20K, UPerNet101, has two files, encoder_epoch_50.pth and "
+                f"decoder_epoch_50.pth. Give one of them, or their folder."
+            )
+        return path.with_name(part + path.name.removeprefix(named))
+    found = _parts(path, part)
+    if len(found) > 1:
+        raise UserError(f"--segmenter {path} has several files: {', '.join(file.name for file in found)}. Give one of them.")
+    return found[0] if found else path / f"{part}_epoch_50.pth"
 
 
 def plug_in(asked: str) -> Segmenter:

@@ -1,36 +1,37 @@
-"""The protocols by which others measured their published figures on Cityscapes, and the same images by several of them at once.
+"""The protocols by which others measured their published figures, and the same images by several of them at once.
 
-A protocol says at which size a judge sees the images, how layouts reach this size, what counts as void, and which FID is meant.
-docs/evaluation.md has the published figures, with their protocols.
+A protocol says at which size a judge sees the images, how layouts reach this size, what counts as void, over which classes the
+mean is taken, and which FID is meant. docs/evaluation.md has the published figures, with their protocols.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from crn_jax.data.examples import Source
 from crn_jax.data.geometry import alike
-from crn_jax.data.labels.published import CITYSCAPES, find_label_space
+from crn_jax.data.labels.label_space import LabelSpace
+from crn_jax.data.labels.published import CITYSCAPES, LABEL_SPACES, find_label_space
 from crn_jax.data.sources import DataConfig, Split, open_source
 from crn_jax.errors import UserError
-from crn_jax.scores.metrics import confusion
+from crn_jax.scores.metrics import MeanOver, confusion, pixels_by_class
 from launch.evaluation.methods import PHOTOGRAPHS, Batch, resized
 
 Size = tuple[int, int]
 
 
 class Protocol(NamedTuple):
-    """A way of measuring mIoU, pixel accuracy and FID on Cityscapes."""
+    """A way of measuring mIoU, pixel accuracy and FID on a data set."""
 
     name: str
     judge: str
     """The network that judged the published figures."""
     size: Size | None
-    """Height and width at which the judge sees images, and at which layouts are compared. None: the data's size."""
+    """Height and width at which the judge gets images, and at which layouts are compared. None: the data's size."""
     polegroup_is_void: bool
-    """Whether the classes are the 19 train ids, which leave polegroup out. The released program of the paper has it as pole."""
+    """Whether the classes are Cityscapes' 19 train ids, which leave polegroup out. The paper's program has it as pole."""
     counts_void: bool
     """Whether pixels whose layout is void count as wrong in the accuracy. No protocol counts them in mIoU."""
     fid: bool
@@ -38,43 +39,94 @@ class Protocol(NamedTuple):
     about: str
     sources: tuple[str, ...]
     """The addresses of the code or of the authors' words."""
+    mean_over: MeanOver = "occurring"
+    """The classes over which the judge's program averages."""
 
+
+_SPADE = "SPADE (Park et al. 2019). It released no code for its scores, so this is what the users who reproduced them say."
+_OASIS = "OASIS (Schönfeld et al. 2021), by its authors' words and its code for FID. It publishes no pixel accuracy."
+_OF_SPADE = (
+    "https://github.com/NVlabs/SPADE/issues/14", "https://github.com/NVlabs/SPADE/issues/39",
+    "https://github.com/xh-liu/CC-FPSE/issues/4",
+)  # fmt: skip
+_OF_OASIS = "https://github.com/boschresearch/OASIS/blob/master/utils/fid_scores.py"
+
+_ON_CITYSCAPES = (
+    Protocol(
+        "spade", "DRN-D-105", (256, 512), True, True, True, _SPADE,
+        (
+            *_OF_SPADE, "https://github.com/NVlabs/SPADE/issues/100", "https://github.com/EndlessSora/TSIT/issues/1",
+            "https://github.com/tzt101/CLADE/issues/3",
+        ),
+    ),
+    Protocol(
+        "oasis", "DRN-D-105", (256, 512), True, False, True, _OASIS,
+        ("https://github.com/boschresearch/OASIS/issues/5", "https://github.com/boschresearch/OASIS/issues/2", _OF_OASIS),
+    ),
+    Protocol(
+        "pix2pixhd", "PSPNet", (1024, 2048), True, True, False,
+        "pix2pixHD (Wang et al. 2018). Its judge is another network, and it tells neither how void counts nor the size. "
+        "This is the size of its images. That void counts is our conclusion from SPADE, its successor.",
+        ("https://github.com/NVIDIA/pix2pixHD/issues/57", "https://arxiv.org/abs/1711.11585"),
+    ),
+    Protocol(
+        "paper", "people", None, False, False, False,
+        "The paper of the cascade asked people and measured no mIoU. This is what launch.evaluate gives by itself: "
+        "the data's size, and void left out of both scores.",
+        ("https://arxiv.org/abs/1707.09405",),
+    ),
+)  # fmt: skip
+
+_VOID = " Void is left out, as in the judge's own program."
+_ON_ADE20K = (
+    Protocol(
+        "spade", "UPerNet101", (256, 256), False, False, True, _SPADE + _VOID,
+        (*_OF_SPADE, "https://github.com/CSAILVision/semantic-segmentation-pytorch/blob/7c5ea37/eval.py"), "all",
+    ),
+    Protocol(
+        "oasis", "UPerNet101", (256, 256), False, False, True, _OASIS + _VOID,
+        (
+            "https://github.com/boschresearch/OASIS/issues/17", _OF_OASIS,
+            "https://github.com/CSAILVision/semantic-segmentation-pytorch/blob/8f27c9b/eval.py",
+        ),
+        "all",
+    ),
+)  # fmt: skip
+_ON_COCOSTUFF = (
+    Protocol(
+        "spade", "DeepLabV2-ResNet101", (256, 256), False, False, True, _SPADE + _VOID,
+        (*_OF_SPADE, "https://github.com/kazuto1011/deeplab-pytorch/blob/4219467/main.py"), "in layouts",
+    ),
+    Protocol(
+        "oasis", "DeepLabV2-ResNet101", (256, 256), False, False, True, _OASIS + _VOID,
+        (_OF_OASIS, "https://github.com/kazuto1011/deeplab-pytorch/blob/4219467/main.py"), "in layouts",
+    ),
+)  # fmt: skip
 
 PROTOCOLS = {
-    protocol.name: protocol
-    for protocol in (
-        Protocol(
-            "spade", "DRN-D-105", (256, 512), True, True, True,
-            "SPADE (Park et al. 2019). It released no code for its scores, so this is what the users who reproduced them say.",
-            (
-                "https://github.com/NVlabs/SPADE/issues/14", "https://github.com/NVlabs/SPADE/issues/39",
-                "https://github.com/NVlabs/SPADE/issues/100", "https://github.com/xh-liu/CC-FPSE/issues/4",
-                "https://github.com/EndlessSora/TSIT/issues/1", "https://github.com/tzt101/CLADE/issues/3",
-            ),
-        ),
-        Protocol(
-            "oasis", "DRN-D-105", (256, 512), True, False, True,
-            "OASIS (Schönfeld et al. 2021), by its authors' words and its code for FID. It publishes no pixel accuracy.",
-            (
-                "https://github.com/boschresearch/OASIS/issues/5", "https://github.com/boschresearch/OASIS/issues/2",
-                "https://github.com/boschresearch/OASIS/blob/master/utils/fid_scores.py",
-            ),
-        ),
-        Protocol(
-            "pix2pixhd", "PSPNet", (1024, 2048), True, True, False,
-            "pix2pixHD (Wang et al. 2018). Its judge is another network, and it tells neither how void counts nor the size. "
-            "This is the size of its images. That void counts is our conclusion from SPADE, its successor.",
-            ("https://github.com/NVIDIA/pix2pixHD/issues/57", "https://arxiv.org/abs/1711.11585"),
-        ),
-        Protocol(
-            "paper", "people", None, False, False, False,
-            "The paper of the cascade asked people and measured no mIoU. This is what launch.evaluate gives by itself: "
-            "the data's size, and void left out of both scores.",
-            ("https://arxiv.org/abs/1707.09405",),
-        ),
-    )
-}  # fmt: skip
-"""The protocols by name."""
+    data: {protocol.name: protocol for protocol in protocols}
+    for data, protocols in (("cityscapes", _ON_CITYSCAPES), ("ade20k", _ON_ADE20K), ("cocostuff", _ON_COCOSTUFF))
+}
+"""The protocols by data set and name."""
+
+
+def protocols_on(label_space: LabelSpace, names: Iterable[str]) -> tuple[Protocol, ...]:
+    """Returns the protocols of these names on the data set that has these classes.
+
+    Raises:
+      UserError: if there are no protocols for the classes, or if one of the names is not among them.
+    """
+    known = next((known for data, known in PROTOCOLS.items() if LABEL_SPACES[data].classes == label_space.classes), None)
+    names = list(dict.fromkeys(names))
+    if known is None:
+        raise UserError(
+            f"--protocol {names[0]}: the protocols are for the classes of {', '.join(PROTOCOLS)}, but the layouts of "
+            f"{label_space.name} have others."
+        )
+    for name in names:
+        if name not in known:
+            raise UserError(f"--protocol {name} is for other data than {label_space.name}. Here there are: {', '.join(known)}.")
+    return tuple(known[name] for name in names)
 
 
 class View(NamedTuple):
@@ -85,8 +137,8 @@ class View(NamedTuple):
 
     @property
     def key(self) -> str:
-        """The key of its confusion matrices in a tally."""
-        return f"confusion {self.size[0]}x{self.size[1]} {'strict' if self.polegroup_is_void else ''}".strip()
+        """The key of its pixels by class in a tally."""
+        return f"pixels {self.size[0]}x{self.size[1]} {'strict' if self.polegroup_is_void else ''}".strip()
 
 
 def features_key(size: Size) -> str:
@@ -134,7 +186,7 @@ class Conventions:
           see: What shows images to the judges.
 
         Returns:
-          For each view confusion matrices `[B, 20, 20]`, and for each size with an FID the features `[B, 2048]`.
+          For each view the pixels by class `[B, 4, c]`, and for each size with an FID the features `[B, 2048]`.
         """
         measured = {}
         for size in dict.fromkeys(view.size for view in self.sources):
@@ -147,8 +199,9 @@ class Conventions:
             else:
                 seen = see(np.stack([resized(image, size) for image in images]))
             for view in views:
+                num_classes = self.sources[view].label_space.num_classes
                 pairs = zip((example["layout"] for example in examples[view]), seen.classes)
-                measured[view.key] = np.array([confusion(*pair, CITYSCAPES.num_classes) for pair in pairs])
+                measured[view.key] = np.array([pixels_by_class(confusion(*pair, num_classes)) for pair in pairs])
             if seen.features is not None and any(self.view(p).size == size for p in self.protocols if p.fid):
                 measured[features_key(size)] = seen.features
         return measured
@@ -159,26 +212,20 @@ class Conventions:
 
 
 def open_conventions(
-    names: Sequence[str], data: DataConfig, split: Split, source: Source, indices: Sequence[int]
+    protocols: Sequence[Protocol], data: DataConfig, split: Split, source: Source, indices: Sequence[int]
 ) -> Conventions:
     """Opens the examples as each protocol sees them.
 
     Args:
-      names: The names of the protocols.
+      protocols: The protocols, which are those of the source's classes (see `protocols_on`).
       data: The data set.
       split: The part of it.
       source: The examples at the data's size.
       indices: The positions of the examples that are scored.
 
     Raises:
-      UserError: if the classes are not those of Cityscapes, or if the images have another shape than a protocol's.
+      UserError: if the images have another shape than a protocol's.
     """
-    if source.label_space.classes != CITYSCAPES.classes:
-        raise UserError(
-            f"--protocol {names[0]}: the protocols are for the 19 classes of Cityscapes, but the layouts of "
-            f"{source.label_space.name} have others."
-        )
-    protocols = tuple(PROTOCOLS[name] for name in dict.fromkeys(names))
     for protocol in protocols:
         if protocol.size and not alike(protocol.size, source.size):
             there, here = ("x".join(map(str, size)) for size in (protocol.size, source.size))
@@ -194,4 +241,4 @@ def open_conventions(
             sources[view] = source
         else:
             sources[view] = open_source(plain, split, view.size, label_space=label_space)
-    return Conventions(protocols, source.size, sources, indices)
+    return Conventions(tuple(protocols), source.size, sources, indices)

@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from crn_jax.scores.metrics import segmentation_scores
 from crn_jax.scores.statistics import Difference, bootstrap, difference
-from launch.evaluation.scoring import SCORES, Tally
+from launch.evaluation.scoring import SCORES, Tally, percent_of
 
 RANKED = tuple(score for score in SCORES if score.key in ("miou", "accuracy", "distance", "lpips", "psnr", "ssim"))
 """The scores by which methods are ranked. FID and its relatives are scores of whole sets and have no interval."""
@@ -53,15 +52,14 @@ def _apart(key: str, first: dict[str, np.ndarray], second: dict[str, np.ndarray]
     if key not in ("miou", "accuracy"):
         return difference(first[key][None], second[key][None])
 
-    def percent(means: np.ndarray) -> np.ndarray:
-        return 100 * getattr(segmentation_scores(means), key)
+    percent = percent_of(key)
 
     def less(means: np.ndarray) -> np.ndarray:
         return percent(means[:, 0]) - percent(means[:, 1])
 
-    confusions = np.stack([first["confusion"], second["confusion"]], 1)  # [images, 2, c, c]
-    value, (low, high) = float(less(confusions.mean(0, keepdims=True))[0]), bootstrap(less, confusions)
-    each = [percent(one["confusion"])[None] for one in (first, second)]
+    pixels = np.stack([first["pixels"], second["pixels"]], 1)  # [images, 2, 4, c]
+    value, (low, high) = float(less(pixels.mean(0, keepdims=True))[0]), bootstrap(less, pixels)
+    each = [percent(one["pixels"])[None] for one in (first, second)]
     smaller = np.nan if key == "miou" else difference(each[0], each[1]).smaller
     return Difference(value, low, high, smaller)
 

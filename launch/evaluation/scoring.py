@@ -15,7 +15,7 @@ from crn_jax.losses import layer_terms
 from crn_jax.scores.frechet import NEIGHBOURS, frechet_distance, kernel_distance, precision_recall, published_kernel_distance
 from crn_jax.scores.inception import clean_input, inception_features, inception_trunk
 from crn_jax.scores.lpips import lpips
-from crn_jax.scores.metrics import class_iou, confusion, psnr, segmentation_scores, ssim
+from crn_jax.scores.metrics import MeanOver, class_iou, confusion, pixels_by_class, psnr, scores_of_pixels, ssim
 from crn_jax.scores.statistics import bootstrap
 from crn_jax.sharding import over_local_devices
 from crn_jax.vgg import vgg19_features
@@ -192,15 +192,23 @@ def _lpips(params: dict, images: jax.Array, photograph: jax.Array) -> jax.Array:
 class Tally:
     """The measurements of one method, image by image.
 
-    It keeps 10 to 50 kB for each image, by the scores that are asked for, and not the image.
+    It keeps 10 to 50 kB for each image, by the scores that are asked for, and not the image. Of the confusion matrices it keeps
+    the sum alone, and for each image what scores need of them, because matrices of 183 classes would fill the memory.
     """
 
-    def __init__(self, parts: Sequence[dict[str, np.ndarray]] = ()):
+    def __init__(self, parts: Sequence[dict[str, np.ndarray]] = (), confusion: np.ndarray | None = None):
         self._parts = list(parts)
+        self.confusion = confusion
+        """The sum of the confusion matrices in pixels, or None without a segmenter."""
 
     def add(self, measured: dict[str, np.ndarray], count: int) -> None:
         """Adds the first `count` rows of a batch's measurements."""
-        self._parts.append({key: rows[:count] for key, rows in measured.items()})
+        kept = {key: rows[:count] for key, rows in measured.items()}
+        if "confusion" in kept:
+            matrices = kept.pop("confusion")
+            kept["pixels"] = pixels_by_class(matrices)
+            self.confusion = matrices.sum(0) + (0 if self.confusion is None else self.confusion)
+        self._parts.append(kept)
 
     def measurements(self) -> dict[str, np.ndarray]:
         """Returns every measurement as it was added, one row for each image."""
@@ -213,7 +221,9 @@ class Tally:
         return arrays | {key: arrays[terms] @ DISTANCE_WEIGHTS for key, terms in distances.items() if terms in arrays}
 
 
-def summary(arrays: dict[str, np.ndarray], real: dict[str, np.ndarray], inception: bool) -> dict[str, Any]:
+def summary(
+    arrays: dict[str, np.ndarray], real: dict[str, np.ndarray], inception: bool, confusion: np.ndarray | None = None
+) -> dict[str, Any]:
     """Summarizes a method's measurements for evaluation.json.
 
     The Fréchet distance has no interval: it is biased by the number of images, and a resample has fewer different images.
@@ -222,6 +232,7 @@ def summary(arrays: dict[str, np.ndarray], real: dict[str, np.ndarray], inceptio
       arrays: A method's measurements, as `Tally.arrays` returns them.
       real: The measurements of the photographs.
       inception: Whether the features are Inception-V3's, so that FID and KID are defined.
+      confusion: The sum of the method's confusion matrices, if there is a segmenter.
 
     Returns:
       `scores` by key, in the unit of `SCORES`; `terms` by layer; `class_iou` from 0 to 1; `confusion` in pixels; and
@@ -244,14 +255,12 @@ def summary(arrays: dict[str, np.ndarray], real: dict[str, np.ndarray], inceptio
         "confusion": None,
     }
     per_image = {key: values.tolist() for key, values in means.items()}
-    if "confusion" in arrays:
+    if confusion is not None:
         for void, suffix in ((False, ""), (True, "_void")):
             for key in ("miou", "accuracy"):
-                statistic = functools.partial(_percent, key=key, count_void=void)
-                scores[key + suffix] = _with_interval(statistic, arrays["confusion"])
-        total = arrays["confusion"].sum(0)
-        result |= {"class_iou": class_iou(total).tolist(), "confusion": total.tolist()}
-        per_image["accuracy"] = _percent(arrays["confusion"], "accuracy", False).tolist()
+                scores[key + suffix] = _with_interval(percent_of(key, count_void=void), arrays["pixels"])
+        result |= {"class_iou": class_iou(confusion).tolist(), "confusion": confusion.tolist()}
+        per_image["accuracy"] = percent_of("accuracy")(arrays["pixels"]).tolist()
     return result | {"per_image": per_image}
 
 
@@ -276,13 +285,11 @@ def by_protocol(
     found = {}
     for protocol in conventions.protocols:
         view = conventions.view(protocol)
-        confusions, key = arrays[view.key], features_key(view.size)
-        # Void never counts in mIoU: DRN's own program leaves it out, and everyone took mIoU from there.
+        pixels, key = arrays[view.key], features_key(view.size)
+        # Void never counts in mIoU: the judges' own programs leave it out, and everyone took mIoU from there.
         scores = {
-            "miou": _with_interval(functools.partial(_percent, key="miou", count_void=False), confusions),
-            "accuracy": _with_interval(
-                functools.partial(_percent, key="accuracy", count_void=protocol.counts_void), confusions
-            ),
+            "miou": _with_interval(percent_of("miou", mean_over=protocol.mean_over), pixels),
+            "accuracy": _with_interval(percent_of("accuracy", count_void=protocol.counts_void), pixels),
         }
         if protocol.fid and key in arrays and len(real[key]) > 1:
             scores["fid"] = {"value": frechet_distance(arrays[key], real[key])}
@@ -290,8 +297,9 @@ def by_protocol(
     return found
 
 
-def _percent(confusions: np.ndarray, key: str, count_void: bool) -> np.ndarray:
-    return 100 * getattr(segmentation_scores(confusions, count_void), key)
+def percent_of(key: str, count_void: bool = False, mean_over: MeanOver = "occurring") -> Callable[[np.ndarray], np.ndarray]:
+    """Returns the function from pixels by class `[..., 4, c]` to `miou` or `accuracy` in percent."""
+    return lambda pixels: 100 * getattr(scores_of_pixels(pixels, count_void, mean_over), key)
 
 
 def _with_interval(statistic: Callable[[np.ndarray], np.ndarray], samples: np.ndarray) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """A run that is painted with: how a painted layout becomes its images, compiled once and in the background."""
 
 import dataclasses
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -35,11 +36,6 @@ class PaintedRun:
     """When the state began, by the monotonic clock."""
     function: Callable[[np.ndarray], jax.Array] | None = None
 
-    @property
-    def name(self) -> str:
-        """How the page calls the run."""
-        return f"{Path(self.source).name}, step {self.run.step:,}"
-
     def compile(self) -> None:
         """Compiles the function from layouts to images. A failure becomes the run's state, which the page shows."""
         self._enter("compiling")
@@ -48,7 +44,7 @@ class PaintedRun:
         except UserError as error:
             self._enter("failed", str(error))
         except Exception as error:  # whatever XLA refuses to compile, the other runs can be painted with
-            self._enter("failed", f"Compiling for {self.name} has failed: {error}")
+            self._enter("failed", f"Compiling for {page_name(self.source, self.run)} has failed: {error}")
         else:
             self._enter("ready")
 
@@ -63,21 +59,50 @@ class PaintedRun:
         return np.asarray(self.function(np.ascontiguousarray(given)[None]))[0], given
 
     def about(self) -> dict[str, Any]:
-        """Describes the run as JSON."""
-        height, width = self.fitted.size
-        return {
-            "name": self.name,
-            "images": self.run.generator.num_images,
-            "height": height,
-            "width": width,
-            "state": self.state,
-            "problem": self.problem,
-            "seconds": round(time.monotonic() - self.since, 1),
-            "random_vgg19": self.run.vgg19["weights"] == "random",
-        }
+        """Describes the run and its state as JSON."""
+        state = {"state": self.state, "problem": self.problem, "seconds": round(time.monotonic() - self.since, 1)}
+        return about_run(self.source, self.run, self.fitted.size) | state
 
     def _enter(self, state: State, problem: str = "") -> None:
         self.since, self.problem, self.state = time.monotonic(), problem, state
+
+
+def page_name(source: str, run: Run) -> str:
+    """Returns how the page calls a run."""
+    return f"{Path(os.path.abspath(source)).name}, step {run.step:,}"
+
+
+def about_run(source: str, run: Run, size: tuple[int, int]) -> dict[str, Any]:
+    """Describes a run as JSON. `size` is the height and the width of its images in pixels."""
+    return {
+        "name": page_name(source, run),
+        "images": run.generator.num_images,
+        "height": size[0],
+        "width": size[1],
+        "random_vgg19": run.vgg19["weights"] == "random",
+    }
+
+
+def about_canvas(run: Run) -> dict[str, Any]:
+    """Describes the canvas of a run as JSON: its size, and the classes that are painted."""
+    space, (height, width) = run.label_space, run.generator.size
+    return {
+        "labels": space.name,
+        "classes": list(space.classes),
+        "colors": [list(color) for color in space.colors],
+        "height": height,
+        "width": width,
+        "bytes": np.dtype(space.dtype).itemsize,
+    }
+
+
+def check_paintable(run: Run, source: str) -> None:
+    """Raises UserError if a run takes more than a layout."""
+    if run.generator.boundaries:
+        raise UserError(
+            f"{source} was trained with instance boundaries, which the page cannot paint. Give a run without them; "
+            f"launch.synthesize --instances makes the images of this one."
+        )
 
 
 def open_runs(asked: Sequence[str], checkpoint: str) -> list[PaintedRun]:
@@ -95,11 +120,7 @@ def open_runs(asked: Sequence[str], checkpoint: str) -> list[PaintedRun]:
     for each in asked:
         source, its_checkpoint = parted(each)
         run = load_run(source, its_checkpoint or checkpoint)
-        if run.generator.boundaries:
-            raise UserError(
-                f"{source} was trained with instance boundaries, which the page cannot paint. Give a run without them; "
-                f"launch.synthesize --instances makes the images of this one."
-            )
+        check_paintable(run, source)
         first = opened[0].run if opened else run
         if run.label_space.classes != first.label_space.classes:
             raise UserError(

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from crn_jax.data.labels.label_space import LabelSpace
-from launch.common.names import command_line, named
+from launch.common.names import as_argument, command_line
 from launch.painting.painted_run import PaintedRun
 from launch.segmentation.layout_files import layout_image
 
@@ -38,6 +38,6 @@ def synthesize_command(painted: PaintedRun, index: int, picks: Mapping[int, int]
     chosen = [f"{classes[class_id]}={image}" for class_id, image in sorted(picks.items()) if image != index]
     options = ["--index", str(index)] if painted.run.generator.num_images > 1 else []
     options += ["--pick", ",".join(chosen)] if chosen else []
-    source = painted.source if painted.source.startswith("hf:") else named(painted.source)
+    source = painted.source if painted.source.startswith("hf:") else as_argument(painted.source)
     where = source.absolute() if isinstance(source, Path) else source
     return command_line("synthesize", where, Path(file), "--checkpoint", str(painted.run.step), *options)

@@ -1,8 +1,9 @@
 """What held-out layouts give a painter: layouts to start from, objects to stamp, and a blank horizon."""
 
+import base64
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -32,6 +33,22 @@ class Horizon(NamedTuple):
     below: int
     row: int
     """The first row of the lower class."""
+
+
+def about_scenes(layouts: Sequence[np.ndarray], classes: Sequence[str], size: tuple[int, int]) -> dict[str, Any]:
+    """Describes what there is to start from, and the objects to stamp, as JSON."""
+    return {
+        "layouts": len(layouts),
+        "horizon": horizon(layouts, classes, size)._asdict(),
+        "stamps": [
+            {
+                "class": stamp.class_id,
+                "shape": stamp.mask.shape,
+                "mask": base64.b64encode(np.packbits(stamp.mask).tobytes()).decode(),
+            }
+            for stamp in stamps(layouts, len(classes) - 1)
+        ],
+    }
 
 
 def held_out_layouts(run: Run) -> list[np.ndarray]:

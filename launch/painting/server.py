@@ -1,4 +1,4 @@
-"""The server of the page: what it answers to the requests of launch/pages/paint/api.js.
+"""The server of the page: what it answers to the requests of launch/pages/paint/engine.js.
 
 Layouts travel as the bytes of their class ids, row by row, and images as their RGB bytes, so nothing is lost on the way.
 """
@@ -28,10 +28,10 @@ from starlette.routing import Route
 from crn_jax.data.labels.indexed import READINGS, AmbiguousPalette
 from crn_jax.errors import UserError
 from launch.painting.guard import Guard
-from launch.painting.painted_run import PaintedRun
+from launch.painting.painted_run import PaintedRun, about_canvas
 from launch.painting.renders import Busy, Renders, Superseded
 from launch.painting.results import file_name, layout_png, synthesize_command
-from launch.painting.scenes import held_out_layouts, horizon, stamps
+from launch.painting.scenes import about_scenes, held_out_layouts
 from launch.painting.uploads import MAX_BYTES, labelled_photograph, opened_layout
 from launch.segmentation.labeller import Labeller
 
@@ -70,31 +70,17 @@ class Studio:
 
     def about(self) -> dict[str, Any]:
         """Describes runs, classes and canvas as JSON."""
-        space, (height, width) = self.runs[0].run.label_space, self.size
-        return {
+        return about_canvas(self.runs[0].run) | {
             "session": self.session,
             "runs": [run.about() for run in self.runs],
-            "labels": space.name,
-            "classes": list(space.classes),
-            "colors": [list(color) for color in space.colors],
-            "height": height,
-            "width": width,
-            "bytes": np.dtype(space.dtype).itemsize,
             "photographs": self.labeller is not None,
+            "command": True,
             "max_upload": MAX_BYTES,
         }
 
     def scenes(self) -> dict[str, Any]:
         """Describes what there is to start from, and the objects to stamp, as JSON."""
-        layouts, space = self.layouts(), self.runs[0].run.label_space
-        return {
-            "layouts": len(layouts),
-            "horizon": horizon(layouts, space.classes, self.size)._asdict(),
-            "stamps": [
-                {"class": stamp.class_id, "shape": stamp.mask.shape, "mask": _base64(np.packbits(stamp.mask))}
-                for stamp in stamps(layouts, space.num_classes - 1)
-            ],
-        }
+        return about_scenes(self.layouts(), self.runs[0].run.label_space.classes, self.size)
 
 
 def application(studio: Studio, host: str, token: str | None = None) -> Guard:

@@ -18,7 +18,7 @@ def _drawn(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -> np.nd
         return np.zeros(shape, np.int64)
     if name.endswith("running_var"):
         return rng.uniform(0.5, 2, shape).astype(np.float32)
-    if name.endswith("bn3.weight"):  # of residual blocks, which add up
+    if name.endswith(("bn3.weight", "increase.bn.weight")):  # of residual blocks, which add up
         return rng.uniform(0.1, 0.3, shape).astype(np.float32)
     if name.endswith("weight") and len(shape) == 1:  # of norms
         return rng.uniform(0.5, 1.5, shape).astype(np.float32)

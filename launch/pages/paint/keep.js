@@ -1,7 +1,7 @@
 // What a painter takes away, and what survives a reload.
 
-import * as api from "./api.js";
 import { element } from "./dom.js";
+import * as engine from "./engine.js";
 import { complain, tell } from "./messages.js";
 import { pixelOf, put } from "./view.js";
 
@@ -14,7 +14,7 @@ function download(content, name) {
 /** Saves the layout with the ids and colours that the run of a panel reads. */
 export async function saveLayout(work, panel) {
   try {
-    const { content, name } = await api.layoutFile(panel.number, work.layout.ids);
+    const { content, name } = await engine.layoutFile(panel.number, work.layout.ids);
     download(content, name);
     return name;
   } catch (error) {
@@ -47,7 +47,7 @@ export async function copyCommand(work, panel) {
   try {
     const index = panel.looked >= 0 ? panel.looked : panel.base;
     const picks = panel.looked >= 0 ? {} : Object.fromEntries(panel.picks);
-    const line = await api.command(panel.number, index, picks, name);
+    const line = await engine.command(panel.number, index, picks, name);
     const show = (words) => tell(`${words} It reads ${name}, which was saved as well: give it in the folder of that file. ${line}`, { actions: [["OK", () => {}]] });
     try {
       await navigator.clipboard.writeText(line);

@@ -1,7 +1,8 @@
 // Images while one paints. One request is under way at a time. When its answer has come, the newest layout follows; what was
 // painted in between is skipped, so nothing queues up. If the server is gone, painting goes on, and images come when it is back.
 
-import * as api from "./api.js";
+import * as engine from "./engine.js";
+import { Refused, Unreachable } from "./errors.js";
 
 const POLL = 500; // milliseconds
 
@@ -22,7 +23,7 @@ export class Live extends EventTarget {
     this.#watch();
   }
 
-  get isWaiting() { return this.panels.some(({ run }) => run.state === "compiling" || run.state === "waiting"); }
+  get isWaiting() { return this.panels.some(({ run }) => run.state !== "ready" && run.state !== "failed"); }
   /** Whether the images on the page are those of the layout on the page. */
   get isSettled() { return this.#done === this.#wanted && !this.#busy && !this.isWaiting && !this.isLost; }
 
@@ -42,7 +43,7 @@ export class Live extends EventTarget {
         this.#since = null;
         for (const panel of this.panels) {
           if (panel.run.state !== "ready") continue;
-          const rendered = await api.render(panel.number, ids, panel.run, this.info.session);
+          const rendered = await engine.render(panel.number, ids, panel.run, this.info.session);
           if (!rendered) continue;
           panel.show(rendered);
           if (since !== null) requestAnimationFrame(() => {
@@ -54,7 +55,7 @@ export class Live extends EventTarget {
         this.problem = "";
       }
     } catch (error) {
-      if (error instanceof api.Refused && error.status !== 503 && error.status !== 403) {
+      if (error instanceof Refused && error.status !== 503 && error.status !== 403) {
         this.problem = error.message;
         this.#done = this.#wanted; // the same layout would be refused again
       } else this.#lose(error);
@@ -65,7 +66,7 @@ export class Live extends EventTarget {
   }
 
   #lose(error) {
-    if (!(error instanceof api.Refused) && !(error instanceof api.Unreachable)) throw error;
+    if (!(error instanceof Refused) && !(error instanceof Unreachable)) throw error;
     if (error.status !== 503) {
       this.isLost = true;
       this.#tell("lost");
@@ -80,7 +81,7 @@ export class Live extends EventTarget {
     let ask = true;
     while (ask) {
       try {
-        const news = await api.about();
+        const news = await engine.about();
         if (news.session !== this.info.session && !this.#isAlike(news)) {
           this.dispatchEvent(new Event("other"));
           return;
@@ -101,12 +102,12 @@ export class Live extends EventTarget {
         else if (this.#done !== this.#wanted) this.#render(); // too many pages waited
         ask = this.isWaiting || this.#done !== this.#wanted;
       } catch (error) {
-        if (!(error instanceof api.Refused) && !(error instanceof api.Unreachable)) throw error;
+        if (!(error instanceof Refused) && !(error instanceof Unreachable)) throw error;
         if (!this.isLost) {
           this.isLost = true;
           this.#tell("lost");
         }
-        this.problem = error instanceof api.Refused ? error.message : "";
+        this.problem = error instanceof Refused ? error.message : "";
         this.#tell("status");
       }
       if (ask) await new Promise((resolve) => setTimeout(resolve, POLL));

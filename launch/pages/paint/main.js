@@ -1,9 +1,10 @@
 // Puts the page together.
 
-import * as api from "./api.js";
 import { listClasses } from "./classes.js";
 import { showCollection } from "./collection.js";
 import { $, isTyping, once } from "./dom.js";
+import * as engine from "./engine.js";
+import { Refused, Unreachable } from "./errors.js";
 import { copyCommand, keep, saveImage, saveLayout } from "./keep.js";
 import { listenToKeys } from "./keys.js";
 import { Live } from "./live.js";
@@ -11,7 +12,7 @@ import { complain, tell } from "./messages.js";
 import { SIZES, resize, showTools } from "./options.js";
 import { Panel } from "./panels.js";
 import { listen, navigate } from "./pointer.js";
-import { union } from "./raster.js";
+import { maskOf, union } from "./raster.js";
 import { offerObjects, offerStarts } from "./start.js";
 import { State } from "./state.js";
 import { makeTools } from "./tools.js";
@@ -22,9 +23,9 @@ import { Work } from "./work.js";
 export let parts = null;
 
 async function start() {
-  const [info, scenes] = await Promise.all([api.about(), api.scenes()]);
+  const [info, scenes] = await Promise.all([engine.about(), engine.scenes()]);
   const colors = Uint32Array.from(info.colors, (color) => rgba(color));
-  const stamps = scenes.stamps.map((stamp) => ({ class: stamp.class, ...api.mask(stamp) }));
+  const stamps = scenes.stamps.map((stamp) => ({ class: stamp.class, ...maskOf(stamp) }));
   const work = new Work(info.width, info.height, info.bytes), state = new State(), camera = new Camera();
 
   const view = new View($("layout-view"), info.width, info.height, camera, "Layout: arrow keys move the point, the space bar presses");
@@ -111,9 +112,10 @@ async function start() {
     "save-image": () => save(1), "save-large": () => save(4), "copy-command": () => copyCommand(work, shownPanel()),
   })) $(id).addEventListener("click", act);
   async function save(times) {
-    const panel = shownPanel(), file = api.layoutFile(panel.number, work.layout.ids);
+    const panel = shownPanel(), file = engine.layoutFile(panel.number, work.layout.ids);
     await saveImage(panel, times, await file.then(({ name }) => name, () => "layout.png")); // the image is here without the server
   }
+  $("copy-command").hidden = !info.command;
   camera.addEventListener("change", () => { $("zoom").textContent = `${Math.round(100 * camera.scale)}%`; });
   const history = () => {
     $("undo").disabled = !work.canUndo;
@@ -146,7 +148,7 @@ function showStatus(live, panels) {
     const last = times.length ? `${Math.round(Math.max(...times))} ms from stroke to image` : "Ready";
     const failed = panels.find(({ run }) => run.state === "failed");
     const [light, words] = live.isLost ? ["lost", live.problem || "The server does not answer. Your work is kept."]
-      : live.isWaiting ? ["busy", "Compiling…"]
+      : live.isWaiting ? ["busy", panels.some(({ run }) => run.state === "loading") ? "Loading…" : "Compiling…"]
       : live.problem ? ["lost", live.problem]
       : failed ? ["lost", failed.run.problem]
       : ["ready", last + random];
@@ -169,5 +171,5 @@ start().catch((error) => {
   $("status").dataset.light = "lost";
   $("status-text").textContent = error.message;
   complain(error, [["Reload the page", () => location.reload()]]);
-  if (!(error instanceof api.Refused) && !(error instanceof api.Unreachable)) throw error;
+  if (!(error instanceof Refused) && !(error instanceof Unreachable)) throw error;
 });

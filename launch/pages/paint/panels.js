@@ -39,17 +39,20 @@ export class Panel extends EventTarget {
 
   /** Says what the run's images wait for. */
   wait() {
-    const { name, state, problem, seconds, height, width } = this.run;
+    const { name, state, problem, seconds, progress, height, width } = this.run;
     this.name.textContent = name; // a server that is started again may paint with another checkpoint
-    const words = { waiting: "Waiting for the other run…", compiling: `Compiling for ${height}×${width}… ${Math.round(seconds)} s` }[state];
-    this.veil.hidden = state === "ready";
+    const compiling = `Compiling for ${height}×${width}… ${Math.round(seconds)} s`;
+    const ready = this.images ? undefined : "Making the first image…";
+    const words = { loading: `Loading… ${progress}`, waiting: "Waiting for the other run…", compiling, ready }[state];
+    this.veil.hidden = state === "ready" && !ready;
     this.veil.textContent = problem || words || "";
-    this.veil.classList.toggle("busy", state === "compiling" || state === "waiting");
+    this.veil.classList.toggle("busy", words !== undefined);
     this.veil.classList.toggle("failed", state === "failed");
   }
 
   show({ images, ids }) {
     [this.images, this.ids] = [images, ids];
+    this.wait();
     this.redraw();
     this.dispatchEvent(new Event("rendered"));
   }

@@ -7,6 +7,16 @@ const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 /** Class ids of so many bytes each, as an array of numbers. */
 export const idsOf = (buffer, bytes) => (bytes === 2 ? new Uint16Array(buffer) : new Uint8Array(buffer));
 
+/** The bytes that a text in base64 stands for. */
+export const bytesOf = (text) => Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
+
+/** A mask of scenes, whose bits are packed, the first one highest. */
+export function maskOf({ shape: [height, width], mask }) {
+  const packed = bytesOf(mask), bits = new Uint8Array(height * width);
+  for (let i = 0; i < bits.length; i++) bits[i] = (packed[i >> 3] >> (7 - (i & 7))) & 1;
+  return { width, height, bits };
+}
+
 export function union(one, other) {
   if (!one) return other;
   if (!other) return one;

@@ -1,7 +1,7 @@
 // What there is to start from: a blank horizon, held-out layouts, files, the clipboard, photographs. All of it can be undone.
 
-import * as api from "./api.js";
 import { $, element } from "./dom.js";
+import * as engine from "./engine.js";
 import { complain, tell } from "./messages.js";
 import { put } from "./view.js";
 
@@ -31,7 +31,7 @@ export async function offerStarts(info, scenes, work, colors) {
 
   let first = blank;
   for (let number = 0; number < scenes.layouts; number++) {
-    const ids = await api.heldOut(number, bytes);
+    const ids = await engine.heldOut(number, bytes);
     if (number === 0) first = ids;
     offer(`held-out layout ${number}`, ids, `Held out ${number}`);
   }
@@ -51,7 +51,7 @@ export async function offerStarts(info, scenes, work, colors) {
     }
     const busy = kind === "photograph" && setTimeout(() => tell("The segmenter is labelling the photograph…"), 300);
     try {
-      const { ids, notes } = await api.open(kind, file, bytes, reading);
+      const { ids, notes } = await engine.open(kind, file, bytes, reading);
       work.replace(ids);
       for (const note of notes) tell(note);
     } catch (error) {

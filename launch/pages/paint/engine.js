@@ -1,18 +1,8 @@
-// The server's answers. Layouts travel as the bytes of their class ids, and images as RGB bytes.
+// The engine of launch.paint's page: a server makes images, and reads and writes files. Layouts travel as the bytes of their
+// class ids, and images as RGB bytes. The folder that launch.convert web makes has another engine of this name.
 
-import { idsOf } from "./raster.js";
-
-/** What the server refuses, in its own words. */
-export class Refused extends Error {
-  constructor(answer, status) {
-    super(answer.error ?? `The server answers with status ${status}.`);
-    this.status = status;
-    this.choices = answer.choices ?? [];
-  }
-}
-
-/** No answer at all: the server has ended, or cannot be reached. */
-export class Unreachable extends Error {}
+import { Refused, Unreachable } from "./errors.js";
+import { bytesOf, idsOf } from "./raster.js";
 
 const page = crypto.getRandomValues(new Uint32Array(4)).join("");
 
@@ -44,8 +34,6 @@ async function whole(answer, read) {
 export const about = async () => whole(await ask("about"), "json");
 export const scenes = async () => whole(await ask("scenes"), "json");
 
-const decoded = (text) => Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
-
 export async function heldOut(number, bytes) {
   return idsOf(await whole(await ask(`layouts/${number}`), "arrayBuffer"), bytes);
 }
@@ -68,7 +56,7 @@ export async function open(kind, file, bytes, reading) {
   const read = reading ? `&read=${reading}` : "";
   const answer = await post(`open/${kind}?name=${encodeURIComponent(file.name ?? "The picture")}${read}`, file);
   const { layout, notes } = await whole(answer, "json");
-  return { ids: idsOf(decoded(layout).buffer, bytes), notes };
+  return { ids: idsOf(bytesOf(layout).buffer, bytes), notes };
 }
 
 /** The layout as a PNG file of a run's ids, and its name. */
@@ -81,12 +69,4 @@ export async function layoutFile(run, ids) {
 export async function command(run, index, picks, file) {
   const answer = await post("command", JSON.stringify({ run, index, picks, file }));
   return (await whole(answer, "json")).command;
-}
-
-/** The bits of a mask, first bit first. */
-export function mask({ shape: [height, width], mask: text }) {
-  const bytes = decoded(text);
-  const bits = new Uint8Array(height * width);
-  for (let i = 0; i < bits.length; i++) bits[i] = (bytes[i >> 3] >> (7 - (i & 7))) & 1;
-  return { width, height, bits };
 }
