@@ -63,6 +63,7 @@ def said(program: str) -> tuple[list[str], list[str]]:
         (["streets_grow", "--help"], 0, "--cascade.widths"),
         (["demo", "--cascade.num_image", "2"], 2, "--cascade.num_images"),
         (["demo", "--epochs", "many"], 2, "--epochs"),
+        (["demoo"], 2, "Did you mean 'demo'"),
     ],
 )
 def test_help_and_wrong_options_come_without_jax(arguments, status, words):
