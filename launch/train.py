@@ -48,7 +48,7 @@ def build_caches(stages: list[Command]) -> None:
 
 
 def estimate(stages: list[Command]) -> None:
-    """Prints the memory, exchanges and operations of a training step of each stage, without running it."""
+    """Prints the memory, exchanges, operations and time of a training step of each stage, without running it."""
     from launch.common.jax_setup import set_up_jax
     from launch.cost.dry_run import dry_run
 

@@ -498,6 +498,8 @@ def test_weights_that_are_no_judges_of_the_data_are_told_apart(tmp_path):
     with pytest.raises(UserError, match=r"several files: encoder_epoch_40\.pth, encoder_epoch_50\.pth\. Give one of them"):
         open_segmenter(str(tmp_path), ade20k, (48, 64), [], [])
     (tmp_path / "drn.pth").touch()
+    with pytest.raises(UserError, match="has the files of UPerNet101, but the judge of cocostuff is DeepLabV2-ResNet101"):
+        open_segmenter(str(tmp_path), LABEL_SPACES["cocostuff"], (48, 64), [], [])
     with pytest.raises(UserError, match="UPerNet101, has two files, .* Give one of them, or their folder"):
         open_segmenter(str(tmp_path / "drn.pth"), ade20k, (48, 64), [], [])
 

@@ -22,7 +22,8 @@ from crn_jax.sharding import ShardingConfig, activation_spec, local_rows, make_m
 from crn_jax.synthesize import synthesize
 from crn_jax.train import OptimizerConfig, abstract_state, init_state, make_train_step
 from crn_jax.vgg_layers import LAYERS
-from launch.cost.dry_run import collectives, lower_step, total_bytes
+from launch.cost.dry_run import lower_step, total_bytes
+from launch.cost.hlo import collectives
 
 MESHES = [(8, 1), (4, 2), (2, 4), (1, 8)]
 BATCH = 8

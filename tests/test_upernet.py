@@ -13,8 +13,6 @@ from crn_jax.scores.residual import folded
 from tests.support.named_weights import image, named_weights
 from tests.support.recorded_logits import check_classes, check_logits, photograph
 
-pytestmark = pytest.mark.quick
-
 SIZES = (40, 56), (33, 47)
 SHORTER_SIDES = (48, 64)
 
@@ -44,6 +42,7 @@ def networks(drawn, tmp_path_factory) -> dict[str, upernet.UPerNet]:
     return {"2019": of_2019, "2018": upernet.UPerNet(of_2019.params | first, preparation)}
 
 
+@pytest.mark.quick
 def test_images_are_prepared_as_by_the_program_of_the_generation(networks, recorded):
     assert networks["2019"].preparation is upernet.OF_2019 and networks["2018"].preparation is upernet.OF_2018
     for year, (_, preparation) in networks.items():

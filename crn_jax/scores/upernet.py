@@ -194,14 +194,13 @@ def load_upernet(encoder: str | Path, decoder: str | Path) -> UPerNet:
     Raises:
       UserError: if a file is missing or damaged, or if it holds another network. The message names the file and the tensor.
     """
-    params: dict = {}
+    parts = []
     for part, path, layers in (("encoder", encoder, ENCODER), ("decoder", decoder, DECODER)):
         remedy = f"Fetch {part}_epoch_50.pth from {WEIGHTS_URL}/{OF_2019.generation}."
-        tensors = with_names_of(read_weights(path, remedy), layers)
-        params |= folded(tensors, layers, path, f"UPerNet101's {part} for ADE20K")
-        if part == "encoder":
-            preparation = preparation_of(tensors["conv1.weight"], tensors["bn1.running_var"])
-    return UPerNet(params, preparation)
+        parts.append(with_names_of(read_weights(path, remedy), layers))
+    params = folded(parts[0], ENCODER, encoder, "UPerNet101's encoder for ADE20K")
+    params |= folded(parts[1], DECODER, decoder, "UPerNet101's decoder for ADE20K")
+    return UPerNet(params, preparation_of(parts[0]["conv1.weight"], parts[0]["bn1.running_var"]))
 
 
 def preparation_of(kernel: Float[np.ndarray, "64 3 3 3"], variance: Float[np.ndarray, "64"]) -> Preparation:

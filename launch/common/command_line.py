@@ -27,12 +27,13 @@ class Command(Generic[Kind]):
     experiment: Annotated[Kind, tyro.conf.arg(name="")]
     processes: Annotated[Processes, tyro.conf.arg(name="")] = Processes()
     dry_run: bool = False
-    """Compile the training step, print its layout on the mesh, its memory per device and what devices exchange, and end."""
+    """Compile the training step, print its layout on the mesh, its memory per device, what devices exchange, and how long the
+    step and the training would take on each possible mesh, and end."""
     cache_only: bool = False
     """Build the cache of the data (--data.cache) and end, so that no accelerator has to wait for it later."""
     topology: str | None = None
-    """Devices that --dry_run compiles for, which need not be there: h100, h200:8, a100:4x8 (4 hosts), or a TPU slice such as
-    v5e:2x2, which compiles slowly."""
+    """Devices that --dry_run compiles for, which need not be there: h100, h200:8, a100:4x8 (4 hosts), b200, rtx4090, or a TPU
+    slice such as v5e:2x2, which compiles slowly."""
     profile: str | None = None
     """FIRST:LAST, such as 100:105: a profile of these steps, for xprof, TensorBoard and Perfetto, in the run's folder
     tensorboard."""

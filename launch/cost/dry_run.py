@@ -1,11 +1,11 @@
-"""What a training step would cost, without allocating or running anything: `launch.train EXPERIMENT --dry_run`.
+"""What a training would cost, without allocating or running anything: `launch.train EXPERIMENT --dry_run`.
 
-The compiler tells the memory per device and what the devices exchange.
+The compiler tells the memory per device, what kernels move and multiply, and what the devices exchange. The time is predicted.
 """
 
 import math
-import re
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,19 +20,21 @@ from crn_jax.vgg import abstract_vgg19
 from crn_jax.vgg_layers import LAYERS
 from launch.common.terminal import console, describe_devices
 from launch.cost.flops import step_flops
+from launch.cost.hlo import Exchange, collectives, schedule, traffic
+from launch.cost.meshes import LEFT_OUT, Costs, costs_of, steps_of, time_table, to_compare
+from launch.cost.rates import Rates, rates_of
 from launch.cost.topologies import bandwidth, devices_of
-from launch.cost.traffic import ITEMSIZE, traffic
 
 
 def dry_run(experiment: Experiment, topology: str | None) -> None:
-    """Compiles the training step and prints what it would cost.
+    """Compiles the training step, prints what it would cost, and compares the meshes that the training could run on.
 
     `topology` names the devices to compile for (see `topologies.devices_of`); None means the devices of this machine.
 
     Raises:
       UserError: if the mesh does not fit the devices, or there is no compiler for them.
     """
-    devices = devices_of(topology) if topology else None
+    devices = devices_of(topology) if topology else jax.devices()
     mesh = make_mesh(experiment.sharding, experiment.batch_size, experiment.cascade.size[0], devices)
     setting = f"batch {experiment.batch_size}, {experiment.cascade.dtype}, remat {experiment.remat}"
     console.print(Text.assemble((experiment.name, "bold"), f", {setting}, on {describe_devices(mesh)}"))
@@ -47,7 +49,7 @@ def dry_run(experiment: Experiment, topology: str | None) -> None:
     hlo = compiled.as_text() or ""
     console.print(collective_table(collectives(hlo)))
     if rate := bandwidth(device):
-        console.print(traffic_table(traffic(hlo), rate))
+        console.print(traffic_table(traffic(schedule(hlo)), rate))
     tera = step_flops(experiment.objective(steps_per_epoch=1000), experiment.batch_size) / 1e12
     one_by_one = experiment.cascade.num_images > 1 and experiment.remat != "none"
     if one_by_one:
@@ -61,6 +63,43 @@ def dry_run(experiment: Experiment, topology: str | None) -> None:
         console.print(
             f"{tera:.3g} TFLOP a step. The compiler counts {counted:.3g} on each device, with what is computed twice."
         )
+    if rates := rates_of(device):
+        print_times(experiment, mesh, devices, compiled, rates)
+    else:
+        console.print(f"No time is predicted for {device.device_kind}. Name other devices, for instance --topology h100:8.")
+
+
+def print_times(
+    experiment: Experiment, mesh: Mesh, devices: Sequence[jax.Device], compiled: jax.stages.Compiled, rates: Rates
+) -> None:
+    """Prints a table of the predicted times on `mesh`, for which the step is compiled, and on the meshes beside it.
+
+    Raises:
+      UserError: if the folder of the data, which tells how many steps there are, does not hold the data.
+    """
+
+    def of(mesh: Mesh, batch_size: int, compiled: jax.stages.Compiled) -> Costs:
+        return costs_of(mesh, batch_size, compiled.as_text() or "", total_bytes(compiled.memory_analysis()), rates)
+
+    steps = steps_of(experiment)
+    costs = [of(mesh, experiment.batch_size, compiled)]
+    others = to_compare(experiment, mesh, devices)
+    for number, (other, its_devices) in enumerate(others):
+        its_mesh = make_mesh(other.sharding, other.batch_size, other.cascade.size[0], its_devices)
+        shape = " x ".join(map(str, its_mesh.devices.shape))
+        with console.status(f"compiling the step for {shape} (mesh {number + 1} of {len(others)})"):
+            costs.append(of(its_mesh, other.batch_size, lower_step(other, its_mesh).compile()))
+    costs.sort(key=lambda each: (each.devices, each.spatial))
+    images = steps * experiment.batch_size if steps else None
+    console.print(time_table(costs, rates, images))
+    if images:
+        console.print(f"The hours are those of {images:,} images, in {steps:,} steps where a step has {experiment.batch_size}.")
+    else:
+        console.print("For hours, add --data.root DIR or --steps N.")
+    console.print(
+        f"Times are predicted from operations, bytes, exchanges and published rates ({rates.source}). What kernels reach "
+        f"of these rates was fitted to one step on one H200. No exchange was measured. Left out: {LEFT_OUT}."
+    )
 
 
 def lower_step(experiment: Experiment, mesh: Mesh) -> jax.stages.Lowered:
@@ -143,39 +182,7 @@ def traffic_table(found: dict[str, tuple[int, int]], rate: int) -> rich.table.Ta
     return table
 
 
-class Collective(NamedTuple):
-    """One exchange between the devices."""
-
-    kind: str
-    arrays: list[tuple[str, tuple[int, ...]]]  # (dtype, shape) of what a device receives
-    size: int  # bytes of those arrays
-
-
-_KINDS = "all-gather|all-reduce|collective-permute|all-to-all|reduce-scatter"
-
-
-def collectives(hlo: str) -> list[Collective]:
-    """Returns the exchanges in the HLO text of a compiled program, each once."""
-    found: dict[str, Collective] = {}
-    for line in hlo.splitlines():
-        if not (match := re.search(rf"%?([\w.-]+) = (.*?) ({_KINDS})(-start)?\(", line)):
-            continue
-        name, result, kind, started = match.groups()
-        arrays = [
-            (dtype, tuple(int(n) for n in shape.split(",") if n)) for dtype, shape in re.findall(r"(\w+)\[([\d,]*)\]", result)
-        ]
-        if started and kind != "all-reduce":  # the result lists operands, results, and the backend's scalars
-            arrays = [array for array in arrays if array[1]]
-            arrays = arrays[len(arrays) // 2 :]
-        size = sum(math.prod(shape) * ITEMSIZE[dtype] for dtype, shape in arrays)
-        # A program may repeat the text of one exchange, which its channel tells. Channel 1 tells nothing, because all exchanges
-        # of JAX's own functions (`jax.lax.ppermute`) have it.
-        channel = re.search(r"channel_id=(?!1\b)(\d+)", line)
-        found[f"{kind} {channel.group(1) if channel else name}"] = Collective(kind, arrays, size)
-    return list(found.values())
-
-
-def collective_table(found: list[Collective]) -> rich.table.Table:
+def collective_table(found: list[Exchange]) -> rich.table.Table:
     """Returns a table of the number and size of the exchanges of each kind."""
     table = rich.table.Table("exchanged per step", "number", "MB", "largest", box=None, header_style="dim")
     for kind in sorted({collective.kind for collective in found}):

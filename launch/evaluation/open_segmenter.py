@@ -98,6 +98,8 @@ def published(path: Path, label_space: LabelSpace) -> Opened:
     }  # fmt: skip
     for data, (network, opened) in judges.items():
         if LABEL_SPACES[data].classes == label_space.classes:
+            if path.is_dir() and opened is not _upernet:
+                raise UserError(f"--segmenter {path} has the files of UPerNet101, but the judge of {data} is {network}.")
             described, segmenter = opened(path)
             return Opened(segmenter, f"{network}, {described}", True, network)
     known = ", ".join(f"{network} those of {data}" for data, (network, _) in judges.items())
