@@ -14,6 +14,7 @@ from crn_jax.data.sources import DataConfig
 from crn_jax.errors import UserError
 from crn_jax.sharding import ShardingConfig, make_mesh
 from launch import train
+from launch.benchmark import write_streets
 from launch.common.terminal import console
 from launch.cost import dry_run, meshes
 from launch.cost.hlo import CONVOLUTIONS, OTHER, PRODUCT, Exchange, Kernel, Wait
@@ -200,13 +201,27 @@ def test_nodes_are_as_large_as_hosts_but_not_larger_than_usual():
 
 def test_the_steps_of_a_whole_run(tmp_path):
     cityscapes = EXPERIMENTS["cityscapes_1024p"]
-    assert steps_of(cityscapes) == 200 * 2975
-    assert steps_of(dataclasses.replace(cityscapes, batch_size=8)) == 200 * 371
-    assert steps_of(dataclasses.replace(cityscapes, steps=7)) == 7
-    assert steps_of(cascade(1, epochs=3)) == 3 * EXPERIMENTS["demo"].data.num_scenes
-    assert steps_of(dataclasses.replace(cityscapes, data=DataConfig("folder", labels="cityscapes"))) is None
-    with pytest.raises(UserError):
-        steps_of(dataclasses.replace(cityscapes, data=DataConfig("cityscapes", str(tmp_path))))
+    published = "of 2,975 photographs, as the authors of cityscapes publish"
+    assert steps_of(cityscapes) == (200 * 2975, f"for 200 epochs {published}")
+    assert steps_of(dataclasses.replace(cityscapes, batch_size=8)) == (200 * 371, f"for 200 epochs {published}")
+    assert steps_of(dataclasses.replace(cityscapes, steps=7)) == (7, "as --steps says")
+    drawn = EXPERIMENTS["demo"].data.num_scenes
+    assert steps_of(cascade(1, epochs=3)) == (3 * drawn, f"for 3 epochs of {drawn:,} photographs, as streets has")
+    assert steps_of(dataclasses.replace(cityscapes, data=DataConfig("folder", labels="cityscapes")))[0] == 0
+
+
+def test_photographs_are_counted_where_they_are(tmp_path):
+    """Somebody who chooses a mesh on a laptop may give the folders of the cluster."""
+    cityscapes = dataclasses.replace(EXPERIMENTS["cityscapes_256p"], epochs=2)
+
+    def steps(root: str) -> tuple[int, str]:
+        return steps_of(dataclasses.replace(cityscapes, data=DataConfig("cityscapes", root, cache=str(tmp_path / "cache"))))
+
+    elsewhere = (2 * 2975, "for 2 epochs of 2,975 photographs, as the authors of cityscapes publish")
+    assert steps("/not/on/this/machine") == steps("gs://bucket/cityscapes") == steps(str(tmp_path)) == elsewhere
+    write_streets(tmp_path, (256, 512), 5, drawn=1)
+    assert steps(str(tmp_path)) == (2 * 5, f"for 2 epochs of 5 photographs, as {tmp_path} has")
+    assert not (tmp_path / "cache").exists()
 
 
 def shown(table) -> list[list[str]]:
@@ -228,7 +243,7 @@ def test_the_table_of_meshes():
         ["1 x 8", "100.0", "80.0", "0.31", "2.50", "40%", "2.0", "yes", "exchange"],
         ["4 x 2", "30.0", "266.7", "0.09", "0.75", "133%", "130.0", "no", "compute"],
     ]
-    table = time_table([alone, whole, split, large], RATES["h200"], None)
+    table = time_table([alone, whole, split, large], RATES["h200"], 0)
     assert [row.style for row in table.rows] == ["", "bold", "", "dim"]
     assert shown(table)[1][3:5] == ["", ""]
     assert shown(time_table([whole], RATES["v6e"], 1))[0][5] == ""  # nothing to compare with
@@ -246,7 +261,7 @@ def test_the_dry_run_tells_the_time(monkeypatch):
     printed = capture.get()
     rows = [line.split() for line in printed.splitlines() if line.strip().startswith(("1 x 1,", "2 x 1", "1 x 2"))]
     assert len(rows) == 3, printed
-    assert "The hours are those of 20 images, in 10 steps where a step has 2." in printed
+    assert "Hours are those of 10 steps, as --steps says." in printed
     for left_out in ("reading the data", "compiling", "validations", "checkpoints", "lag behind", "power"):
         assert left_out in printed
     assert "fitted to one step on one H200" in printed and "No exchange was measured" in printed

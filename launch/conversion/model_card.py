@@ -111,7 +111,7 @@ python -m http.server --bind 127.0.0.1 8000   # in this folder; then open http:/
 ```
 
 Any web server can serve the folder. The page loads nothing from elsewhere. With the headers
-`Cross-Origin-Opener-Policy: same-origin` and `Cross-Origin-Embedder-Policy: require-corp`, it uses several processor cores.
+`Cross-Origin-Opener-Policy: same-origin` and `Cross-Origin-Embedder-Policy: require-corp`, it may use several cores.
 
 `onnxruntime/` is onnxruntime-web {version}, under the MIT License, copyright Microsoft Corporation. `layouts/` holds layouts to
 start from.

@@ -72,16 +72,11 @@ def dry_run(experiment: Experiment, topology: str | None) -> None:
 def print_times(
     experiment: Experiment, mesh: Mesh, devices: Sequence[jax.Device], compiled: jax.stages.Compiled, rates: Rates
 ) -> None:
-    """Prints a table of the predicted times on `mesh`, for which the step is compiled, and on the meshes beside it.
-
-    Raises:
-      UserError: if the folder of the data, which tells how many steps there are, does not hold the data.
-    """
+    """Prints a table of the predicted times on `mesh`, for which the step is compiled, and on the meshes beside it."""
 
     def of(mesh: Mesh, batch_size: int, compiled: jax.stages.Compiled) -> Costs:
         return costs_of(mesh, batch_size, compiled.as_text() or "", total_bytes(compiled.memory_analysis()), rates)
 
-    steps = steps_of(experiment)
     costs = [of(mesh, experiment.batch_size, compiled)]
     others = to_compare(experiment, mesh, devices)
     for number, (other, its_devices) in enumerate(others):
@@ -90,12 +85,9 @@ def print_times(
         with console.status(f"compiling the step for {shape} (mesh {number + 1} of {len(others)})"):
             costs.append(of(its_mesh, other.batch_size, lower_step(other, its_mesh).compile()))
     costs.sort(key=lambda each: (each.devices, each.spatial))
-    images = steps * experiment.batch_size if steps else None
-    console.print(time_table(costs, rates, images))
-    if images:
-        console.print(f"The hours are those of {images:,} images, in {steps:,} steps where a step has {experiment.batch_size}.")
-    else:
-        console.print("For hours, add --data.root DIR or --steps N.")
+    steps, why = steps_of(experiment)
+    console.print(time_table(costs, rates, steps * experiment.batch_size))
+    console.print(f"Hours are those of {steps:,} steps, {why}." if steps else "For hours, add --data.root DIR or --steps N.")
     console.print(
         f"Times are predicted from operations, bytes, exchanges and published rates ({rates.source}). What kernels reach "
         f"of these rates was fitted to one step on one H200. No exchange was measured. Left out: {LEFT_OUT}."

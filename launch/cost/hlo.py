@@ -239,15 +239,11 @@ def _convolution(line: Instruction, arguments: list[tuple[int, ...]], factors: s
         return Kernel(kind, 0, 2 * math.prod(y) * math.prod(kernel) // kernel_out, factors, min(kernel_in, kernel_out))
     dilated = re.search(r"lhs_dilate=([\dx]+)", line.rest)
     zeros = math.prod(int(n) for n in dilated[1].split("x")) if dilated else 1
-    features = second[labels[2].index("o")]
+    features, summed, batch = second[labels[2].index("o")], second[labels[2].index("i")], result[labels[3].index("b")]
     operations = 2 * math.prod(result) * math.prod(second) // features // zeros
-    window, image = (
-        math.prod(n for n, axis in zip(shape, names) if axis.isdigit())
-        for shape, names in ((second, labels[2]), (result, labels[3]))
-    )
-    if window > image:  # the image is summed over: the result is a kernel, whose input's channels are its batch
-        return Kernel("convolution, by kernel", 0, operations, factors, min(features, result[labels[3].index("b")]))
-    return Kernel("convolution, y", 0, operations, factors, min(features, second[labels[2].index("i")]))
+    # In the derivative by a kernel, the channels of the input take the place of the batch, over which it sums.
+    kind = "convolution, y" if summed >= batch else "convolution, by kernel"
+    return Kernel(kind, 0, operations, factors, min(features, max(summed, batch)))
 
 
 def _fused(lines: list[Instruction]) -> int:

@@ -1,6 +1,8 @@
 """Compares the meshes that a training could run on: the predicted time of a step and of the whole run, and the memory."""
 
+import contextlib
 import dataclasses
+import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -8,10 +10,11 @@ import jax
 import rich.table
 from jax.sharding import Mesh
 
-from crn_jax.data.sources import DRAWN
+from crn_jax.data.sources import DRAWN, open_source
+from crn_jax.errors import UserError
 from crn_jax.experiment import Experiment
+from crn_jax.files import expanded
 from crn_jax.sharding import fitting_meshes
-from launch.common.terminal import opened
 from launch.cost.hlo import schedule
 from launch.cost.rates import Rates
 from launch.cost.step_time import StepTime, step_time
@@ -89,31 +92,31 @@ def to_compare(
     return [(alone, devices[:1]), *((on(shape, experiment.batch_size), devices) for shape in others)]
 
 
-def steps_of(experiment: Experiment) -> int | None:
-    """Returns the number of steps of the whole run, or None if nobody knows how many photographs there are.
+def steps_of(experiment: Experiment) -> tuple[int, str]:
+    """Returns the number of steps of the whole run, and in words where it comes from. It is 0 if nobody knows it.
 
-    They are counted if the folder of the data is given; otherwise they are as many as the data set's authors publish.
-
-    Raises:
-      UserError: if there is no such data in the folder.
+    The photographs are counted if their folder is on this machine. Otherwise they are as many as the data set's authors
+    publish. Nothing is copied, and no cache is built.
     """
     data = experiment.data
     if experiment.steps is not None:
-        return experiment.steps
-    if data.root is not None or data.source in DRAWN:
-        photographs = len(opened(data, "train", experiment.size, instances=experiment.boundaries))
-    else:
-        photographs = TRAINING_PHOTOGRAPHS.get(data.source, 0)
-    return experiment.last_step(photographs // experiment.batch_size) or None
+        return experiment.steps, "as --steps says"
+    photographs, where = TRAINING_PHOTOGRAPHS.get(data.source, 0), f"as the authors of {data.source} publish"
+    if data.source in DRAWN or data.root and os.path.isdir(expanded(data.root)):
+        with contextlib.suppress(UserError):  # a training would say what is wrong
+            photographs = len(open_source(dataclasses.replace(data, cache=None), "train", experiment.size))
+            where = f"as {data.root or data.source} has"
+    steps = experiment.last_step(photographs // experiment.batch_size)
+    return steps, f"for {experiment.epochs} epochs of {photographs:,} photographs, {where}"
 
 
-def time_table(costs: list[Costs], rates: Rates, images: int | None) -> rich.table.Table:
+def time_table(costs: list[Costs], rates: Rates, images: int) -> rich.table.Table:
     """Returns a table of what each mesh costs, the fastest in bold.
 
     Args:
       costs: those of one device alone come first, if they are known; efficiency compares with them.
       rates: the published rates of the devices.
-      images: the number of images, seen anew or again, in the whole training.
+      images: the number of images in all steps of the training; 0 if nobody knows it.
     """
     alone = costs[0] if costs[0].devices == 1 else None
     columns = "step,\nms", "images a\nsecond", "\nhours", "device-\nhours", "\nefficiency", "GB\neach", "\nfits", "\nmostly"
@@ -121,13 +124,13 @@ def time_table(costs: list[Costs], rates: Rates, images: int | None) -> rich.tab
     choice = [each for each in costs if fits(each, rates) and (each is not alone or len(costs) == 1)]
     fastest = min(choice, key=lambda each: each.time.total, default=None)
     for each in costs:
-        hours = images / each.rate / 3600 if images else None
+        hours = images / each.rate / 3600
         table.add_row(
             f"{each.data} x {each.spatial}" + (f", batch {each.batch_size}" if each is alone and len(costs) > 1 else ""),
             f"{each.time.total * 1e3:.1f}",
             f"{each.rate:.1f}",
-            f"{hours:.2f}" if hours else "",
-            f"{hours * each.devices:.2f}" if hours else "",
+            f"{hours:.2f}" if images else "",
+            f"{hours * each.devices:.2f}" if images else "",
             f"{each.rate / each.devices / alone.rate:.0%}" if alone else "",
             f"{each.bytes / 1e9:.1f}",
             "yes" if fits(each, rates) else "no",

@@ -19,9 +19,7 @@ async function load({ model, runtime }) {
     const [wasmBinary, content] = await fetched([runtime, model]);
     self.postMessage({ kind: "compiling" });
     ort = await imported(runtime.module);
-    ort.env.wasm.wasmBinary = wasmBinary;
-    // Threads share memory, which browsers allow on pages that are isolated from those of other origins.
-    ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(navigator.hardwareConcurrency, 8) : 1;
+    ort.env.wasm.wasmBinary = wasmBinary; // it takes several threads by itself if the page is isolated from other origins
     session = await ort.InferenceSession.create(content, { executionProviders: ["wasm"] });
     self.postMessage({ kind: "ready" });
   } catch (error) {
