@@ -138,6 +138,33 @@ ENTRY %main (p: f32[4,8], i: s32[4,1]) -> f32[4,8] {
 """
 
 
+TPU = """HloModule jit_step, is_scheduled=true
+
+%fused.1 (p.1: bf16[1,64,128,48], k.1: bf16[3,3,48,64], b.1: bf16[64]) -> bf16[1,64,128,64] {
+  %p.1 = bf16[1,64,128,48]{3,2,1,0:T(8,128)(2,1)} parameter(0)
+  %k.1 = bf16[3,3,48,64]{3,2,1,0:T(8,128)(2,1)} parameter(1)
+  %b.1 = bf16[64]{0:T(256)(128)(2,1)} parameter(2)
+  %c.1 = bf16[1,64,128,64]{3,2,1,0:T(8,128)(2,1)} convolution(%p.1, %k.1), window={size=3x3 pad=1_1x1_1}, dim_labels=b01f_01io->b01f
+  %w.1 = bf16[1,64,128,64]{3,2,1,0:T(8,128)(2,1)} broadcast(%b.1), dimensions={3}
+  ROOT %a.1 = bf16[1,64,128,64]{3,2,1,0:T(8,128)(2,1)} add(%c.1, %w.1)
+}
+
+ENTRY %main (p: bf16[1,64,128,48], k: bf16[3,3,48,64], b: bf16[64]) -> bf16[1,64,128,64] {
+  %p = bf16[1,64,128,48]{3,2,1,0:T(8,128)(2,1)S(1)} parameter(0)
+  %k = bf16[3,3,48,64]{3,2,1,0:T(8,128)(2,1)} parameter(1)
+  %b = bf16[64]{0:T(256)(128)(2,1)} parameter(2)
+  ROOT %fusion.1 = bf16[1,64,128,64]{3,2,1,0:T(8,128)(2,1)} fusion(%p, %k, %b), kind=kOutput, calls=%fused.1
+}
+"""  # noqa: E501  # one instruction a line
+
+
+def test_a_convolution_within_a_fusion():
+    """As XLA writes it for TPUs, with their layouts."""
+    (kernel,) = schedule(TPU)
+    assert kernel[:1] + kernel[2:5] == ("convolution, y", 2 * 64 * 128 * 64 * 9 * 48, "bf16", 48)
+    assert kernel.moved == 2 * (64 * 128 * (48 + 64) + 9 * 48 * 64 + 64)
+
+
 def test_the_kinds_of_other_kernels():
     assert [kernel.kind for kernel in schedule(FUSED)] == [INDEXED, SEVERAL, OTHER]
 

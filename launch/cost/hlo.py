@@ -17,7 +17,7 @@ PRODUCT, INDEXED, SEVERAL, OTHER = "product", "reads by index", "writes several 
 
 _INSTRUCTION = re.compile(r"\s+(?:ROOT )?%([\w.-]+) = (.*?) ([\w-]+)\((.*?)\)(.*)")
 _FREE = {"parameter", "get-tuple-element", "tuple", "bitcast", "constant", "after-all", "partition-id"}  # move nothing
-_SUMMING = {"reduce", "reduce-window", "dot"}
+_SUMMING = {"reduce", "reduce-window", "dot", "convolution"}
 _EXCHANGES = "all-gather|all-reduce|collective-permute|all-to-all|reduce-scatter"
 _CUDNN = {
     "Forward": "convolution, y",

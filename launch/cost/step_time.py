@@ -4,7 +4,7 @@
     exchange   latency + bytes within the node / (link x share) + bytes between nodes / (network x share)
     step       the kernels one after the other; the exchanges, too, but beside the kernels; what needs an exchange waits for it
 
-Kernels reach a share of the published rates. These shares are the only numbers here that no maker publishes.
+Kernels reach a share of the published rates. These shares, and the latencies, are the only numbers that no maker publishes.
 """
 
 import math
@@ -23,7 +23,7 @@ SHARE_OF_BANDWIDTH = {INDEXED: 0.37, SEVERAL: 0.42, PRODUCT: 0.125, OTHER: 0.74}
 SHORTEST = 2e-6
 """The seconds that the shortest kernel takes."""
 
-# Assumed, because nothing was run on several devices. NVIDIA reports such shares for NCCL's exchanges of many megabytes.
+# Assumed, because nothing was run on several devices.
 SHARE_OF_LINK = 0.8
 """What an exchange reaches of the bandwidth of links and network."""
 LATENCY, LATENCY_BETWEEN_NODES = 10e-6, 10e-6
