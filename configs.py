@@ -411,8 +411,8 @@ RECIPES = {
         "Detailed streets by growth: by the colours alone at first, which is fast, then by all layers of VGG-19.",
         {
             "32x64": f"{_COLOURS} --cascade.widths 192 192 176 144 --data.num_scenes 300 --steps 900",
-            "64x128": "detailed_streets --cascade.widths 192 192 176 144 96 --steps 4000",
-            "128x256": "detailed_streets --steps 4000",
+            "128x256": f"{_COLOURS} --steps 1500",
+            "features": "detailed_streets --steps 20000 --run.validate_every 100",
         },
     ),
 }

@@ -15,7 +15,7 @@ from crn_jax.images import to_images
 from crn_jax.kernels.remat import keeps_all, rematerialized
 from crn_jax.kernels.resize import halve_area
 from crn_jax.layers import Bias, Conv3x3, LayerNorm, Projection, Upsampled
-from crn_jax.settings import CascadeConfig, Remat, Upsampling
+from crn_jax.settings import PAPER_WIDTHS, CascadeConfig, Remat, Upsampling  # noqa: F401  # people's own configs have them from here
 from crn_jax.sharding import MIN_ROWS, constrain
 
 

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num
 
 from crn_jax.kernels.remat import rematerialized
-from crn_jax.settings import Remat
+from crn_jax.settings import RELEASED_WEIGHTS, LossConfig, Remat  # noqa: F401  # people's own configs have them from here
 from crn_jax.vgg import less_mean, pool, vgg19_stage
 from crn_jax.vgg_layers import STAGES, TAPS, Pooling
 

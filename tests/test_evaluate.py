@@ -441,6 +441,23 @@ def test_an_fid_of_a_protocol_is_of_the_images_at_its_size():
     assert scoring.by_protocol(conventions, real, real)["oasis"]["fid"]["value"] == pytest.approx(0, abs=1e-9)
 
 
+def test_the_confusion_of_several_processes_adds_up(monkeypatch):
+    """Process 0 has the examples 0 and 2, process 1 has example 1."""
+    matrices, given = np.random.default_rng(0).integers(0, 9, (3, 4, 4)), []
+
+    def tally(rows: np.ndarray) -> Tally:
+        tally = Tally()
+        tally.add({"confusion": np.concatenate([rows, rows[:1]])}, len(rows))  # the last one pads the batch
+        return tally
+
+    monkeypatch.setattr(evaluate, "gather", lambda own: given.append(own) or [own])
+    evaluate.together_from({"x": tally(matrices[1:2])}, 1)
+    monkeypatch.setattr(evaluate, "gather", lambda own: [own, given[0]])
+    found = evaluate.together_from({"x": tally(matrices[::2])}, 3)["x"]
+    np.testing.assert_array_equal(found.confusion, matrices.sum(0))
+    np.testing.assert_array_equal(found.measurements()["pixels"], pixels_by_class(matrices))
+
+
 def test_scores_of_inceptions_features_are_those_of_their_definitions():
     rng = np.random.default_rng(0)
     arrays, real = ({key: rng.normal(size=(9, 4)) for key in ("features", "clean_features")} for _ in range(2))

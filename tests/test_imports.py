@@ -1,5 +1,6 @@
 """What the library's small parts import, and what its surface names."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import sys
 import pytest
 
 import crn_jax
+from crn_jax import settings
 from tests.support.commands import PATIENCE, ROOT
 
 SELDOM = {"orbax", "h5py", "scipy", "pooch", "grain", "tensorboardX"}
@@ -63,6 +65,7 @@ def said(program: str) -> tuple[list[str], list[str]]:
         (["streets_grow", "--help"], 0, "--cascade.widths"),
         (["demo", "--cascade.num_image", "2"], 2, "--cascade.num_images"),
         (["demo", "--epochs", "many"], 2, "--epochs"),
+        (["demoo"], 2, "Did you mean 'demo'"),
     ],
 )
 def test_help_and_wrong_options_come_without_jax(arguments, status, words):
@@ -85,6 +88,28 @@ print(errors.getvalue())
 @pytest.mark.parametrize("statement", ["import configs", "import crn_jax.settings", "import crn_jax.experiment"])
 def test_naming_an_experiment_needs_no_jax(statement):
     assert not (JAX | SELDOM) & {*said(statement)[1]}
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("module", "names"),
+    [
+        ("cascade", "CascadeConfig PAPER_WIDTHS"),
+        ("unet", "EncoderDecoderConfig"),
+        ("baselines.full_resolution", "FullResolutionConfig"),
+        ("baselines.gan", "GANConfig GANLossConfig"),
+        ("scores.segmenter", "SegmenterConfig"),
+        ("lambdas", "LambdaConfig"),
+        ("losses", "LossConfig RELEASED_WEIGHTS"),
+        ("train", "OptimizerConfig"),
+        ("sharding", "ShardingConfig"),
+    ],
+)
+def test_settings_are_still_found_beside_what_they_set(module, names):
+    """Files of experiments that people wrote for an older version import them from there."""
+    beside = importlib.import_module(f"crn_jax.{module}")
+    for name in names.split():
+        assert getattr(beside, name) is getattr(settings, name)
 
 
 @pytest.mark.parametrize("command", ["ablate", "check", "convert", "doctor", "inspect", "paint", "segment", "synthesize"])

@@ -191,7 +191,7 @@ def test_instances_lie_beside_layouts_or_in_a_folder_of_their_own(own, tmp_path_
         open_source(config_of(own, instances=str(own / "layouts")), "val", SIZE, instances=True)[0]
 
 
-@pytest.mark.parametrize("fit", ["resize", "crop", "random_crop", "pad"])
+@pytest.mark.parametrize("fit", ["resize", "crop", "random_crop", "pad", "stretch"])
 def test_instances_are_seen_through_the_window_of_their_layout(own, fit):
     """In maps that are the layouts once more, every pixel has the id of its class. Margins have an id of their own."""
     for i in range(4):

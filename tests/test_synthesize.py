@@ -176,7 +176,7 @@ def test_layouts_of_any_size(trained, tmp_path):
     assert read(out / "twice.png").shape == (96, 128, 3)
 
 
-@pytest.mark.parametrize("fit", ["resize", "crop", "random_crop", "pad"])
+@pytest.mark.parametrize("fit", ["resize", "crop", "random_crop", "pad", "stretch"])
 def test_a_panorama_loses_nothing_unless_it_is_asked_for(tmp_path, fit):
     """However the run's own examples reached its size."""
     path, twice = tmp_path / "panorama.png", tmp_path / "twice.png"

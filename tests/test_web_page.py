@@ -337,7 +337,7 @@ def test_other_files_are_refused_in_words(read):
         assert message.startswith("it.png: ") and words in message and not choices, message
 
 
-@pytest.mark.parametrize("fit", ["resize", "crop", "random_crop", "pad"])
+@pytest.mark.parametrize("fit", ["resize", "crop", "random_crop", "pad", "stretch"])
 def test_a_layout_of_another_size_comes_to_the_canvas_as_everywhere(read, source, fit):
     experiment = types.SimpleNamespace(data=types.SimpleNamespace(fit=fit))
     run = types.SimpleNamespace(experiment=experiment, generator=load_run(source).generator, label_space=CITYSCAPES)

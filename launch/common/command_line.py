@@ -1,6 +1,7 @@
 """Reads the command line of launch.train: the name of an experiment, or of a recipe of stages, and overrides of its fields."""
 
 import dataclasses
+import os
 import shlex
 import threading
 from pathlib import Path
@@ -136,12 +137,14 @@ def named_experiment(name: str) -> AnyExperiment:
     """
     if name in experiments():
         return experiments()[name]
-    from crn_jax.run import holds_run, read_description
+    folder = expanded(name)
+    if os.path.isdir(folder) or "://" in folder:
+        from crn_jax.run import holds_run, read_description
 
-    if holds_run(folder := expanded(name)):
-        experiment, _, _ = read_description(folder)
-        run = dataclasses.replace(experiment.run, folder=folder)
-        return dataclasses.replace(experiment, run=run)
+        if holds_run(folder):
+            experiment, _, _ = read_description(folder)
+            run = dataclasses.replace(experiment.run, folder=folder)
+            return dataclasses.replace(experiment, run=run)
     known = [*experiments(), *recipes()]
     raise UserError(f"There is no experiment '{name}'.{did_you_mean(name, known)} Known: {', '.join(known)}.")
 

@@ -96,7 +96,7 @@ export function onCanvas(layout, info) {
   if (fit === "pad") {
     const scale = Math.min(height / h, width / w);
     [shownWidth, shownHeight] = [Math.max(rounded(w * scale), 1), Math.max(rounded(h * scale), 1)];
-  } else if (fit !== "resize") {
+  } else if (fit === "crop" || fit === "random_crop") {
     const scale = Math.min(h / height, w / width), kept = [Math.min(height * scale, h), Math.min(width * scale, w)];
     [top, left] = [(h - kept[0]) * 0.5, (w - kept[1]) * 0.5];
     [right, bottom] = [Math.min(left + kept[1], w), Math.min(top + kept[0], h)];
