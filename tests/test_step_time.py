@@ -157,6 +157,15 @@ def test_kernels_of_each_kind_take_the_predicted_time(group):
     assert step_time(chosen, RATES["h200"]).total * 1e3 == pytest.approx(PROFILE[group], rel=0.15)
 
 
+def test_the_order_of_meshes_on_cpu_devices():
+    """Eight devices that share the cores, each with an eighth of what a machine was measured to do (docs/performance.md)."""
+    eighth = Rates(("cpu",), *[0.16e12 / 8] * 3, 1e9, 20e9 / 8, 5e9 / 8, None, None, "measured")
+    programs = recorded()["cpu"]
+    assert {tuple(program["mesh"]) for program in programs} == {(8, 1), (4, 2), (2, 4), (1, 8)}
+    by_measurement = sorted(programs, key=lambda program: program["milliseconds"])
+    assert sorted(programs, key=lambda program: predicted(program, eighth)) == by_measurement
+
+
 # Devices and meshes
 
 

@@ -108,7 +108,7 @@ def record_cpu() -> None:
         steps[shape] = [step, state, put(mesh, random_vgg19(0)), put_batch(mesh, 8, random_batch(case))]
         print("compiled", *shape, flush=True)
     seconds: dict[tuple[int, int], list[float]] = {shape: [] for shape in steps}
-    for _ in range(5):
+    for _ in range(3):
         for shape, (step, state, vgg, batch) in steps.items():
             wall, began = time.perf_counter(), time.process_time()
             steps[shape][1], metrics = step(state, vgg, batch)
