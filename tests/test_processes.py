@@ -20,7 +20,7 @@ from crn_jax.errors import UserError
 from launch import train
 from launch.common import jax_setup, processes, stop_signals
 from launch.common.exit_status import FAILED, LOST, TRY_AGAIN, USER_ERROR
-from launch.common.processes import Processes
+from launch.common.processes import Processes, join
 from launch.common.stop_signals import Stop
 from launch.common.terminal import console
 from launch.training.metrics_log import read_metrics
@@ -175,7 +175,7 @@ def test_a_disk_that_is_full_in_the_middle_of_a_save_ends_both_and_keeps_the_las
 @pytest.mark.quick
 def test_half_an_address_is_refused():
     with pytest.raises(UserError, match="--coordinator HOST:PORT, --num_processes N and --process_id I go together"):
-        processes.join(Processes(coordinator="here:1"))
+        join(Processes(coordinator="here:1"))
 
 
 @pytest.fixture
@@ -189,9 +189,9 @@ def asked_of_jax(monkeypatch) -> list[dict]:
 @pytest.mark.quick
 def test_the_only_task_of_slurm_has_all_devices(asked_of_jax, monkeypatch):
     monkeypatch.setenv("SLURM_NTASKS", "1")
-    processes.join(Processes())
+    join(Processes())
     assert not asked_of_jax
-    processes.join(Processes("here:1", 2, 0))  # two such tasks may meet, and have all of theirs
+    join(Processes("here:1", 2, 0))  # two such tasks may meet, and have all of theirs
     assert (asked_of_jax[0]["local_device_ids"], asked_of_jax[0]["cluster_detection_method"]) == (None, "deactivate")
 
 
@@ -202,7 +202,7 @@ def test_the_only_task_of_slurm_has_all_devices(asked_of_jax, monkeypatch):
 def test_a_task_that_is_alone_on_its_node_has_all_gpus(asked_of_jax, monkeypatch, tasks, nodes, gpus, expected):
     for name, value in {"SLURM_NTASKS": tasks, "SLURM_STEP_NUM_NODES": nodes, "SLURM_GPUS_ON_NODE": gpus}.items():
         monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
-    processes.join(Processes())
+    join(Processes())
     assert (asked_of_jax[0]["local_device_ids"], asked_of_jax[0]["cluster_detection_method"]) == (expected, None)
 
 
@@ -454,9 +454,9 @@ def test_a_launcher_is_seen_beside_what_is_left_of_another(variables, seen, monk
         monkeypatch.setenv(name, value)
     there = []
     monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **__: there.append(signs & os.environ.keys()))
-    processes.join(Processes())
+    join(Processes())
     assert there == [seen]
-    processes.join(Processes(alone=True))
+    join(Processes(alone=True))
     assert there == [seen] and signs & os.environ.keys() == signs & variables.keys()
 
 
@@ -464,4 +464,4 @@ def test_a_launcher_is_seen_beside_what_is_left_of_another(variables, seen, monk
 @pytest.mark.parametrize("config", [Processes("here", 2, 0), Processes("here:1", 2, 0, alone=True)])
 def test_addresses_that_make_no_sense_are_refused(config):
     with pytest.raises(UserError, match="--coordinator"):
-        processes.join(config)
+        join(config)

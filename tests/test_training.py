@@ -268,7 +268,7 @@ def test_a_run_is_not_resumed_on_other_data(tiny, uninterrupted):
 
 def test_names_that_are_not_utf8_identify_the_data():
     sources = [Source(CITYSCAPES, [os.fsdecode(name)], (16, 16)) for name in (b"\xe4.png", b"\xe5.png")]
-    one, other = (train.describe_data(source, 1) for source in sources)
+    one, other = (session.describe_data(source, 1) for source in sources)
     assert one["names_sha256"] != other["names_sha256"]
 
 
