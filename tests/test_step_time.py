@@ -59,6 +59,7 @@ def predicted(program: dict, rates: Rates = RATES["h200"]) -> float:
 # By hand
 
 
+@pytest.mark.quick
 def test_a_kernel_is_as_slow_as_the_slower_of_its_two_limits():
     wide = Kernel("convolution, by input", 7400, 76_000, "bf16", 128)
     assert multiplying_time(wide, DEVICE) == pytest.approx(76_000 / 1000 / 0.76)
@@ -112,6 +113,7 @@ def test_a_tpu_slice_is_one_node_and_one_device_exchanges_nothing():
     assert exchange_time(exchange("all-reduce", 3200, (0,)), DEVICE, 4) == 0
 
 
+@pytest.mark.quick
 def test_exchanges_run_beside_kernels_until_they_are_needed():
     """Kernels of 50, 100 and 10 s; two exchanges of 60 s, begun after 0 and 50 s, the second of which waits for the first."""
     kernel = lambda seconds: Kernel(OTHER, round(200 * 0.74 * seconds))  # noqa: E731
@@ -238,6 +240,7 @@ def shown(table) -> list[list[str]]:
     return list(map(list, zip(*(column.cells for column in table.columns))))
 
 
+@pytest.mark.quick
 def test_the_table_of_meshes():
     alone = Costs(1, 1, 1, 6 * 10**9, StepTime(0.03, 0.01, 0))
     whole, split, large = (

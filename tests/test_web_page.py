@@ -31,7 +31,8 @@ from crn_jax.run import load_run
 from launch import convert
 from launch.conversion import onnxruntime_web
 from launch.conversion.onnxruntime_web import ARCHIVE, INTEGRITY, MODULE, VERSION, WASM
-from launch.painting.uploads import _on_canvas
+from launch.conversion.web_page import MODEL, check_size
+from launch.painting.uploads import on_canvas
 from launch.segmentation.layout_files import layout_image
 from tests.support import commands
 from tests.support.commands import ROOT
@@ -105,7 +106,7 @@ def painter(shared_page):
 @pytest.fixture(scope="module")
 def expected(folder):
     """The images of a layout, uint8 `[k, H, W, 3]`, by onnxruntime in Python."""
-    session = onnxruntime.InferenceSession(str(folder / "model.onnx"))
+    session = onnxruntime.InferenceSession(str(folder / MODEL))
     return lambda layout: session.run(None, {"layout_ids": layout[None]})[0][0]
 
 
@@ -345,7 +346,7 @@ def test_a_layout_of_another_size_comes_to_the_canvas_as_everywhere(read, source
     for shape in ((48, 64), (96, 128), (31, 41), (50, 200), (301, 77), (1, 1)):
         layout = rng.integers(0, 20, shape).astype(np.uint8)
         ids, notes = read(encoded(CITYSCAPES.draw(layout)), fit)
-        theirs, said = _on_canvas(run, layout, "The layout")
+        theirs, said = on_canvas(run, layout, "The layout")
         np.testing.assert_array_equal(np.reshape(ids, (H, W)), theirs, str(shape))
         assert notes == said
 
@@ -495,6 +496,15 @@ def test_what_cannot_be_converted(source, runtime, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.quick
+def test_a_model_of_more_than_2_gb_is_refused(tmp_path):
+    (tmp_path / MODEL).touch()
+    check_size(tmp_path)
+    (tmp_path / f"{MODEL}.data").touch()
+    with pytest.raises(UserError, match="more than browsers take"):
+        check_size(tmp_path)
+
+
 def package(folder: Path, *names: str) -> str:
     """Makes an npm package with these files, and returns its integrity as the registry writes it."""
     file = folder / "package.tgz"
@@ -506,6 +516,7 @@ def package(folder: Path, *names: str) -> str:
     return f"sha512-{base64.b64encode(hashlib.sha512(file.read_bytes()).digest()).decode()}"
 
 
+@pytest.mark.quick
 def test_the_package_is_downloaded_once_and_verified(tmp_path, monkeypatch):
     published, cache, download = tmp_path / "published", tmp_path / "cache", onnxruntime_web.download
     published.mkdir()

@@ -35,7 +35,7 @@ def opened_layout(run: Run, content: bytes, name: str, reading: Reading | None) 
       UserError: if it is not a layout of these classes. It is an `AmbiguousPalette` if `reading` would help.
     """
     label_space = dataclasses.replace(run.label_space, read_as=reading) if reading else run.label_space
-    return _from_file(content, name, lambda path: _on_canvas(run, label_space.read(path), "The layout"))
+    return _from_file(content, name, lambda path: on_canvas(run, label_space.read(path), "The layout"))
 
 
 def labelled_photograph(run: Run, labeller: Labeller, content: bytes, name: str) -> tuple[np.ndarray, list[str]]:
@@ -44,7 +44,7 @@ def labelled_photograph(run: Run, labeller: Labeller, content: bytes, name: str)
     Raises:
       UserError: if it cannot be read as a photograph.
     """
-    return _from_file(content, name, lambda path: _on_canvas(run, labeller.label(open_photograph(path)), "The photograph"))
+    return _from_file(content, name, lambda path: on_canvas(run, labeller.label(open_photograph(path)), "The photograph"))
 
 
 def check_labeller(labeller: Labeller, label_space: LabelSpace) -> None:
@@ -56,7 +56,7 @@ def check_labeller(labeller: Labeller, label_space: LabelSpace) -> None:
         )
 
 
-def _on_canvas(run: Run, layout: np.ndarray, what: str) -> tuple[np.ndarray, list[str]]:
+def on_canvas(run: Run, layout: np.ndarray, what: str) -> tuple[np.ndarray, list[str]]:
     """Brings a layout to the run's size, as the run's examples were. If stretching does not suffice, it is cropped."""
     fit, notes = run.experiment.data.fit, []
     (h, w), (height, width) = layout.shape, run.generator.size

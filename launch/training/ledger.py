@@ -259,10 +259,12 @@ class Ledger:
 
 def process_began() -> float:
     """Returns when this process began, by `time.monotonic()`; now, if the system does not tell."""
-    now = time.monotonic()
     try:
         ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
-        age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+        began = ticks / os.sysconf("SC_CLK_TCK")  # since the machine was started
     except (OSError, ValueError, LookupError):
-        return now
-    return now - age if ticks and age > 0 else now
+        return time.monotonic()
+    # Two clocks are compared, so the thread must not be put aside between their readings.
+    readings = [(time.monotonic(), time.clock_gettime(time.CLOCK_BOOTTIME), time.monotonic()) for _ in range(5)]
+    now, since_boot, _ = min(readings, key=lambda reading: reading[2] - reading[0])
+    return now - (since_boot - began) if 0 < began < since_boot else now
