@@ -122,7 +122,8 @@ def init_state(objective: Trainable, seed: int | Int[Array, ""], abstract: Train
     """
     formats = None if abstract is None else formats_of(abstract)
     # On CPUs, the program that draws the numbers of every array compiles slowly. At this level it compiles in a third of the
-    # time. It draws the same numbers, and as fast. Within another program, such as that of `jax.eval_shape`, options are refused.
+    # time. It draws the same numbers, and as fast. Within another program, such as that of `jax.eval_shape`, JAX refuses
+    # options.
     alone = not isinstance(jnp.zeros(()), jax.core.Tracer)
     options = {"xla_backend_optimization_level": 1} if alone and _devices_of(abstract)[0] == "cpu" else None
     return jax.jit(_initial, static_argnums=0, out_shardings=formats, compiler_options=options)(objective, seed)
