@@ -305,6 +305,21 @@ def test_the_confusion_matrix_shows_shares_of_rows(open_page, report):
     assert cells.all_inner_texts() == ["100", "", "", "", *["", "25", "50", "25"] * 3]
 
 
+def test_classes_that_occur_nowhere_are_left_out(open_page, tmp_path):
+    """Data sets of 183 classes show a few of them. A class that is only seen, or only in layouts, stays."""
+    sparse = evaluation()
+    for candidate in sparse["candidates"]:
+        candidate["confusion"] = candidate["confusion"] and [[8, 0, 2, 0], [0] * 4, [0] * 4, [0, 0, 0, 1]]
+        candidate["class_iou"] = candidate["class_iou"] and [0.8, None, 0.0]
+    write_report(sparse, [], SPACE, tmp_path / "report.html")
+    page = open_page(tmp_path / "report.html")
+    assert page.locator(".heat tbody th").all_inner_texts() == ["sky", "car", "void"]
+    assert page.locator(".heat tbody td").all_inner_texts() == ["80", "20", "", *"–––", "", "", "100"]
+    page.locator(".heat tbody td").nth(1).hover()
+    assert page.locator("#tip").inner_text() == "sky, seen as car:\n2 of 10 pixels (20.0%)"
+    assert page.locator("#ious text.end:not(.tick)").all_text_contents() == ["sky", "car"]
+
+
 def test_every_image_is_a_dot_and_examples_are_linked(open_page, report):
     page = open_page(report)
     assert page.locator("#distribution option").all_inner_texts() == ["distance", "psnr"]
