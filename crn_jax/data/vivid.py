@@ -60,6 +60,7 @@ class _Vivid(Source):
         return self._boosted(self.inside[index])
 
     def placed(self, index: int, place: Place) -> Example:
+        """Returns the other source's example at `place`. Tones are boosted after the crop, so they depend on the crop alone."""
         return self._boosted(self.inside.placed(index, place))
 
     @property

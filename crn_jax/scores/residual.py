@@ -124,7 +124,7 @@ def shapes_of(layers: Iterable[Layer]) -> dict[str, tuple[int, ...]]:
 def with_names_of(tensors: dict[str, np.ndarray], layers: Iterable[Layer]) -> dict[str, np.ndarray]:
     """Returns tensors under the names that these layers use, without a prefix that all of them have in the file.
 
-    Programs that wrap a network put "module.", "base." and the like before its names. Numbers are the same with every prefix.
+    Programs that wrap a network put "module.", "base." and the like before its names.
     """
     first = f"{next(convolutions_of(layers)).name}.weight"
     found = [name for name in tensors if name == first or name.endswith(f".{first}")]

@@ -66,9 +66,11 @@ class Frame(Pair):
     number: int
 
     def read_photograph(self, layout_size: tuple[int, int] | None) -> Photograph:
+        """Reads the frame's photograph. It is sRGB and has no orientation, so `layout_size` is ignored."""
         return Photograph(Image.fromarray(nyu.read_frame(self.file, self.number)[0]))
 
     def read_layout(self, label_space: LabelSpace) -> Examined:
+        """Reads the frame's layout as class ids `[480, 640]`. An unknown id raises UserError in place of being counted."""
         return Examined(label_space.from_ids(nyu.read_frame(self.file, self.number)[1], self.layout), {})
 
 
