@@ -1,4 +1,5 @@
-"""The errors that a person can act on, and what their messages say of names: a suggestion, or the first of many."""
+"""The errors that a person can act on, and what their messages say of names and numbers: a suggestion, the first of many, or a
+number with its noun."""
 
 import difflib
 from collections.abc import Iterable
@@ -21,3 +22,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 def some(names: list[str]) -> str:
     """Lists the first five names, and says how many more there are."""
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def counted(n: int, noun: str) -> str:
+    """Returns a number with its noun, such as "1 photograph" or "1,000 photographs"."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"

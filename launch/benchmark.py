@@ -54,6 +54,7 @@ from launch.common.profiler import Profiler
 from launch.common.terminal import command, console, show_error
 from launch.cost.dry_run import lower_step, total_bytes
 from launch.cost.flops import forward_flops, step_flops
+from launch.evaluation.score_tables import number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -429,7 +430,7 @@ def table_of(cases: list[dict[str, Any]]) -> rich.table.Table:
         "GB, at the peak": lambda c: f"{c['peak_bytes'] / 1e9:.2f}",
         "synthesis, s": lambda c: _spread(c["forward_s"]),
         "step, s": lambda c: _spread(c["step_s"]),
-        "images a second": lambda c: f"{c['batch'] / c['step_s']['median']:.3g}",
+        "images a second": lambda c: number(c["batch"] / c["step_s"]["median"], 3),
         "reference's step, s": lambda c: _spread(c["reference_s"]),
         "matrix product, TFLOP/s": lambda c: f"{c['matrix_flops_per_s'] / 1e12:.3g}",
         "synthesis, of that rate": lambda c: f"{c['forward_of_matrix_rate']:.0%}",

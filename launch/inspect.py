@@ -25,7 +25,7 @@ from crn_jax.data.labels.label_space import LabelSpace
 from crn_jax.data.labels.published import LABEL_SPACES, find_label_space
 from crn_jax.data.pipeline import spread
 from crn_jax.data.sources import DataConfig, Split, label_space_of, refuse_without_instances
-from crn_jax.errors import UserError
+from crn_jax.errors import UserError, counted
 from crn_jax.files import replace_text
 from launch.common.exit_status import FAILED
 from launch.common.jax_setup import set_up_jax
@@ -37,7 +37,7 @@ from launch.common.terminal import command, console, track
 from launch.datasets.instance_survey import drawn as draw_instances
 from launch.datasets.instance_survey import first_instance
 from launch.datasets.instance_survey import summary as instance_summary
-from launch.datasets.problems import counted, problems_of, shown
+from launch.datasets.problems import problems_of, shown
 from launch.datasets.survey import (
     Look,
     Pair,

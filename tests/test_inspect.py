@@ -747,7 +747,7 @@ def test_pictures_of_other_formats_and_links_are_named(tmp_path, capsys):
     root = own(tmp_path / "data", layout)
     save(photograph(20), root / "photographs" / "20.png").with_suffix(".png").rename(root / "photographs" / "20.bmp")
     status, found = inspected(root, "--labels", "camvid")
-    assert status == 0 and "formats that are not read: 20.bmp" in " ".join(found["notes"])
+    assert status == 0 and "photographs is of a format that is not read: 20.bmp" in " ".join(found["notes"])
     save(layout(20), root / "layouts" / "20.png")
     status, found = inspected(root, "--labels", "camvid")
     assert status == 1 and "20.bmp" in problem(found, "1 layout without a photograph")["remedy"]

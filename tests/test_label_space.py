@@ -54,7 +54,7 @@ def test_a_palette_picture_with_a_strange_colour_is_not_taken_for_ids(tmp_path):
     colors = CAMVID.draw(IDS).copy()
     colors[0, 0] = (131, 5, 7)
     Image.fromarray(colors).quantize().save(tmp_path / "blended.png")
-    with pytest.raises(UserError, match=r"blended\.png: 1 colours are not in camvid's palette"):
+    with pytest.raises(UserError, match=r"blended\.png: 1 colour is not in camvid's palette"):
         CAMVID.read(tmp_path / "blended.png")
 
 
@@ -134,7 +134,7 @@ def test_lossy_formats_are_refused_even_where_every_value_is_known(tmp_path):
 
 
 def test_ids_saved_as_three_channels_are_recognised(tmp_path):
-    with pytest.raises(UserError, match=r"three\.png: 11 colours .* if they are ids, save them as a PNG of one channel"):
+    with pytest.raises(UserError, match=r"three\.png: 11 colours are .* If they are, save them as a PNG of one channel"):
         CAMVID.read(save(IDS[..., None].repeat(3, -1), tmp_path / "three.png"))
 
 
@@ -163,6 +163,8 @@ def test_an_id_out_of_range_is_named_with_its_pixels(tmp_path):
         UserError, match=r"bad\.png: label id 57 \(3 pixels\) is not one of camvid's: 0\.\.11.* row 2, column 4"
     ):
         CAMVID.read(path)
+    with pytest.raises(UserError, match=r"label ids 57 \(2 pixels\), 58 \(1 pixel\) are none of camvid's"):
+        CAMVID.from_ids(np.where(raw == 57, [[57] * 6 + [58] * (raw.shape[1] - 6)], raw).astype(np.int64), "frame 7")
     with pytest.raises(UserError, match=r"frame 7: label id 57 \(3 pixels\)"):
         CAMVID.from_ids(raw.astype(np.int64), "frame 7")
 
@@ -190,7 +192,7 @@ def test_negative_ids_are_read_where_a_format_has_them(tmp_path):
 def test_a_colour_out_of_the_palette_is_named_with_its_neighbour(tmp_path):
     rgb = CAMVID.draw(IDS).copy()
     rgb[1, 1:3] = (130, 2, 1)
-    with pytest.raises(UserError, match=r"bad\.png: 1 colours .*\(130, 2, 1\) \(2 pixels, nearest building\)"):
+    with pytest.raises(UserError, match=r"bad\.png: 1 colour is .*\(130, 2, 1\) \(2 pixels, nearest building\)"):
         CAMVID.read(save(rgb, tmp_path / "bad.png"))
 
 
@@ -287,7 +289,7 @@ def test_what_is_not_of_the_label_space_is_named_with_its_place(tmp_path_factory
         wrong[row, column] = data.draw(st.integers(0, np.iinfo(wrong.dtype).max).filter(lambda i: i not in space.ids))
         named = str(wrong[row, column])
     path = save(wrong, tmp_path_factory.getbasetemp() / "wrong.png")
-    with pytest.raises(UserError, match=rf"wrong\.png.*{re.escape(named)} \(1 pixels.*row {row}, column {column}"):
+    with pytest.raises(UserError, match=rf"wrong\.png.*{re.escape(named)} \(1 pixel.*row {row}, column {column}"):
         space.read(path)
 
 

@@ -82,7 +82,7 @@ def test_threads_and_copies_in_other_processes_read_alike(root):
 def test_an_unknown_id_is_named_with_its_frame(root):
     with h5py.File(root / "nyu_depth_v2_labeled.mat", "r+") as file:
         file["labels"][41, 2, 3] = 999
-    with pytest.raises(UserError, match=r"nyu_depth_v2_labeled\.mat, frame 42: label id 999 \(1 pixels\)"):
+    with pytest.raises(UserError, match=r"nyu_depth_v2_labeled\.mat, frame 42: label id 999 \(1 pixel\)"):
         opened(root)[41]
 
 

@@ -160,9 +160,9 @@ def test_ade20k(tmp_path):
     assert named == {i: space.classes[space.ids[i]] for i in named}
     colors = {"wall": (120, 120, 120), "sky": (6, 230, 230), "person": (150, 5, 61), "car": (0, 102, 200), "flag": (92, 0, 255)}
     assert colors == {name: space.colors[space.classes.index(name)] for name in colors}
-    with pytest.raises(UserError, match=r"255 \(1 pixels\) is not one of ade20k's: 0\.\.150"):
+    with pytest.raises(UserError, match=r"255 \(1 pixel\) is not one of ade20k's: 0\.\.150"):
         space.read(save(np.array([[255]], np.uint8), tmp_path / "reduced.png"))
-    with pytest.raises(UserError, match=r"\(140, 140, 140\) \(1 pixels, nearest road or skyscraper\)"):
+    with pytest.raises(UserError, match=r"\(140, 140, 140\) \(1 pixel, nearest road or skyscraper\)"):
         space.read(save(np.full((1, 1, 3), 140, np.uint8), tmp_path / "grey.png"))
 
 
@@ -170,7 +170,7 @@ def test_cocostuff_is_numbered_as_its_png_files(tmp_path):
     space = LABEL_SPACES["cocostuff"]
     named = {0: "person", 90: "hair brush", 91: "banner", 168: "tree", 181: "wood", 255: "void"}
     assert named == {i: space.classes[space.ids[i]] for i in named}
-    with pytest.raises(UserError, match=r"182 \(1 pixels\) is not one of cocostuff's: 0\.\.181, 255"):
+    with pytest.raises(UserError, match=r"182 \(1 pixel\) is not one of cocostuff's: 0\.\.181, 255"):
         space.read(save(np.array([[182]], np.uint8), tmp_path / "one_more.png"))
 
 

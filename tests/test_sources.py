@@ -130,7 +130,7 @@ def test_lists_split_the_original_camvid(original_camvid):
     (original_camvid / "val.txt").write_text(windows, encoding="utf-8", newline="")
     assert open_source(data, "val", (6, 8)).names == ["0001TP_006690", "0006R0_f00930"]
     (original_camvid / "val.txt").write_text("0006R0_f00931.png\n")
-    with pytest.raises(UserError, match=r"val\.txt names 1 frames that are not in .*: 0006R0_f00931"):
+    with pytest.raises(UserError, match=r"val\.txt names 1 frame missing from .*: 0006R0_f00931"):
         open_source(data, "val", (6, 8))
 
 

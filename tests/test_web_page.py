@@ -324,7 +324,7 @@ def test_other_files_are_refused_in_words(read):
     for content, words in {
         encoded(CAMVID.draw(layout)): "colours are not in cityscapes's palette",
         encoded(np.full((4, 4), 99, np.uint8)): "99 (16 pixels) is no label id of cityscapes",
-        encoded(Image.fromarray(layout > 3)): "a grey PNG of 1 bits a pixel",
+        encoded(Image.fromarray(layout > 3)): "a grey PNG of 1 bit a pixel",
         encoded(clear): "some pixels are transparent. Paint them in void's colour",
         encoded(Image.fromarray(layout).convert("LA")): "not of greys with transparency",
         encoded(colors, "jpeg"): "this is no PNG file",

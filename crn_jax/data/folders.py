@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from crn_jax.errors import UserError, some
+from crn_jax.errors import UserError, counted, some
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp")
 """The endings of the files that are read as photographs or layouts, in lower case."""
@@ -152,7 +152,7 @@ def gta5(root: Path, split: str) -> Found:
     names = found.names()
     held_out = -(-len(names) // _HELD_OUT_EVERY)
     part = names[-held_out:] if split == "val" else names[:-held_out]
-    return found.only(part, f"{root} has no split.mat, so the last tenth, {held_out:,} names, is held out.")
+    return found.only(part, f"{root} has no split.mat, so the last tenth, {counted(held_out, 'name')}, is held out.")
 
 
 def folder(root: Path, split: str) -> Found:
@@ -207,7 +207,8 @@ def unread(folder: Path) -> str:
     others = [p.name for p in sorted(folder.iterdir()) if p.suffix.lower() in _OTHER_SUFFIXES and not p.name.startswith(".")]
     if not others:
         return ""
-    return f"{len(others)} pictures in {folder} are of formats that are not read: {some(others)}. Save them as PNG or JPEG."
+    are = "is of a format that is" if len(others) == 1 else "are of formats that are"
+    return f"{counted(len(others), 'picture')} in {folder} {are} not read: {some(others)}. Save such files as PNG or JPEG."
 
 
 def numbers_in(file: Path, key: str) -> set[int]:
@@ -236,7 +237,7 @@ def _original_camvid(root: Path, split: str) -> Found:
         return found.only(names, f"{root} has no train.txt and val.txt, so it is split as CamVid's 11 classes are.")
     names = [Path(line.split()[0]).stem.removesuffix("_L") for line in _lines(lists[split]) if line.strip()]
     if unknown := sorted({*names} - {*found.names()}):
-        raise UserError(f"{lists[split]} names {len(unknown)} frames that are not in {root}: {some(unknown)}.")
+        raise UserError(f"{lists[split]} names {counted(len(unknown), 'frame')} missing from {root}: {some(unknown)}.")
     return found.only(names)
 
 

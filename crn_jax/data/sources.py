@@ -20,7 +20,7 @@ from crn_jax.data.labels.label_space import LabelSpace
 from crn_jax.data.labels.published import find_label_space
 from crn_jax.data.photographs import open_photograph
 from crn_jax.data.streets import Street, render_street
-from crn_jax.errors import UserError, some
+from crn_jax.errors import UserError, counted, some
 from crn_jax.files import expanded
 
 Split = Literal["train", "val"]
@@ -103,6 +103,7 @@ class Photographs(Source):
         return self._fitted(index, MIDDLE)
 
     def placed(self, index: int, place: Place) -> Example:
+        """Returns example `index`. Only a random crop is cut at `place`; other fits see what `source[index]` has."""
         return self._fitted(index, place) if self.fit == "random_crop" else self[index]
 
     def _fitted(self, index: int, place: Place) -> Example:
@@ -124,6 +125,11 @@ class PairedFiles(Photographs):
     """The file of each photograph, that of its layout and, if there are instances, that of its instance map."""
 
     def read(self, index: int) -> tuple[Image.Image, np.ndarray, Path]:
+        """Reads a photograph, its layout as class ids `[h, w]`, and the layout's path for messages.
+
+        Raises:
+          UserError: if a file is damaged, if the layout has an unknown id or colour, or if the two sizes differ.
+        """
         photograph_path, layout_path, *_ = self.pairs[index]
         layout = self.label_space.read(layout_path)
         photograph = open_photograph(photograph_path, layout.shape)
@@ -136,6 +142,7 @@ class PairedFiles(Photographs):
         return photograph, layout, layout_path
 
     def read_instances(self, index: int, layout_size: tuple[int, int]) -> tuple[np.ndarray, Path]:
+        """Reads a layout's instance map, and its path. A damaged map or one of another size than the layout is a UserError."""
         _, layout_path, path = self.pairs[index]
         return read_instances(path, layout_path, layout_size), path
 
@@ -149,6 +156,11 @@ class LabelledFrames(Photographs):
     """The numbers of the frames in the file, counted from 1."""
 
     def read(self, index: int) -> tuple[Image.Image, np.ndarray, str]:
+        """Reads a frame's photograph, its layout as class ids `[480, 640]`, and for messages the file and the frame's number.
+
+        Raises:
+          UserError: if the frame cannot be read, or if it has an unknown id.
+        """
         where = f"{self.file}, frame {self.frames[index]}"
         photograph, ids = nyu.read_frame(self.file, self.frames[index])
         return Image.fromarray(photograph), self.label_space.from_ids(ids, where), where
@@ -382,7 +394,7 @@ def _without_partners(found: folders.Found, refuse: bool) -> list[str]:
         ("layout", "photograph", found.layouts, found.photographs),
     ):
         if lonely := sorted(str(files[name]) for name in files.keys() - others.keys()):
-            problems.append(f"{len(lonely)} {what}{'s' * (len(lonely) > 1)} without a {partner}: {some(lonely)}.")
+            problems.append(f"{counted(len(lonely), what)} without a {partner}: {some(lonely)}.")
     if problems and refuse:
         parents = sorted({path.parent for files in (found.photographs, found.layouts) for path in files.values()})
         unread = [note for folder in parents if (note := folders.unread(folder))]

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import rich.table
 
+from launch.evaluation.score_tables import number
+
 _BESIDE = ("accuracy", "miou_void", "accuracy_void")
 
 
@@ -171,11 +173,6 @@ def with_interval(score: dict[str, float] | None) -> str:
         return ""
     value, *ends = (number(score[key]) for key in ("value", "low", "high") if score.get(key) is not None)
     return value + (f" ({' to '.join(ends)})" if len(ends) == 2 else "")
-
-
-def number(value: float) -> str:
-    """Formats a number with four digits, or with all digits before the point."""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def figures_table(results: dict[str, Any]) -> rich.table.Table:

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from crn_jax.artifact import without_folders
+from crn_jax.errors import counted
 from crn_jax.experiment import to_json
 from crn_jax.run import Run
 from launch.common.terminal import console
 from launch.evaluation.evaluation_file import read_evaluation
+from launch.evaluation.score_tables import number
 from launch.training.metrics_log import read_metrics
 
 _LICENCES = {
@@ -40,7 +42,7 @@ def model_card(run: Run, folder: Path, use: str, *, size: tuple[int, int] | None
     return f"""{_front_matter(run, folder)}
 {title}
 
-This {experiment.trains} makes {_count(k, "photograph")} of each semantic layout of {height}x{width} pixels. crn_jax trained it
+This {experiment.trains} makes {counted(k, "photograph")} of each semantic layout of {height}x{width} pixels. crn_jax trained it
 (Cascaded Refinement Networks, [Chen & Koltun, ICCV 2017](https://arxiv.org/abs/1707.09405)).
 
 {use}
@@ -48,7 +50,7 @@ The class ids are {", ".join(f"{i} {name}" for i, name in enumerate(run.label_sp
 
 ## Training
 
-{steps}. Each batch has {_count(experiment.batch_size, "example")} of {experiment.data.source}. This is the whole experiment:
+{steps}. Each batch has {counted(experiment.batch_size, "example")} of {experiment.data.source}. This is the whole experiment:
 
 ```json
 {json.dumps(without_folders(to_json(experiment)), indent=1)}
@@ -168,10 +170,6 @@ def _held_out(folder: Path, step: int) -> tuple[int, float] | None:
     return (lines[-1]["step"], lines[-1]["validation"]["distance"]) if lines else None
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"
-
-
 def _scores(folder: Path, step: int) -> str:
     """Writes the held-out distance at this step, and the scores of an evaluation, if there is one."""
     if (folder / "artifact.json").is_file():  # it is being renewed, and its model card has the scores
@@ -201,7 +199,7 @@ def _evaluation(path: Path, name: str) -> list[str]:
         for score in evaluation["scores"]:
             cell = candidate["scores"].get(score["key"])
             if cell and cell["value"] is not None:
-                interval = f" ({cell['low']:.4g} to {cell['high']:.4g})" if cell.get("low") is not None else ""
+                interval = f" ({number(cell['low'])} to {number(cell['high'])})" if cell.get("low") is not None else ""
                 unit = f", {score['unit']}" if score["unit"] else ""
-                lines.append(f"| {score['title']}{unit} | {cell['value']:.4g}{interval} |")
+                lines.append(f"| {score['title']}{unit} | {number(cell['value'])}{interval} |")
     return lines

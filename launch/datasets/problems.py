@@ -12,7 +12,7 @@ from crn_jax.data import folders
 from crn_jax.data.labels.label_space import Color, LabelSpace
 from crn_jax.data.labels.published import COCOSTUFF_NEVER, LABEL_SPACES
 from crn_jax.data.sources import TOO_FEW, Split
-from crn_jax.errors import UserError
+from crn_jax.errors import UserError, counted
 from launch.datasets.survey import KEPT_VALUES, Look, Pair, Part, class_pixels, duplicates, refuse_changed, unknown_values
 
 _EXAMPLES = 5  # files that a problem names
@@ -61,11 +61,6 @@ def problems_of(
 def shown(path: Path, root: Path) -> str:
     """Returns a path as text, relative to the data set's folder if it lies in there."""
     return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
-
-
-def counted(n: int, noun: str) -> str:
-    """Returns a number with its noun, such as "1 photograph" or "1,000 photographs"."""
-    return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
 def by(size: tuple[int, int]) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from crn_jax.errors import counted
 from crn_jax.scores.statistics import Difference, bootstrap, difference
 from launch.evaluation.scoring import SCORES, Tally, percent_of
 
@@ -67,7 +68,7 @@ def _apart(key: str, first: dict[str, np.ndarray], second: dict[str, np.ndarray]
 def ranking(evaluation: dict[str, Any]) -> Iterator[str]:
     """Yields, for each score, the order of the methods, and which pairs are not decided; then how far to trust this."""
     if len(evaluation["names"]) < FEWEST and evaluation["differences"]:
-        yield f"{len(evaluation['names'])} images decide no pair: {FEWEST} is the least."
+        yield f"{counted(len(evaluation['names']), 'image')} cannot decide a pair: {FEWEST} is the least."
         return
     for score in RANKED:
         pairs = [pair for pair in evaluation["differences"] if pair["score"] == score.key]

@@ -26,7 +26,7 @@ def scores_table(evaluation: dict[str, Any]) -> rich.table.Table:
         texts = [cell_text(cell, "bold" if cell and cell is best else "") for cell in cells]
         table.add_row(f"{score['title']}{unit}", *texts)
     resources = {
-        "layouts a second": lambda r: f"{r['layouts_per_second']:.3g}",
+        "layouts a second": lambda r: number(r["layouts_per_second"], 3),
         "parameters": lambda r: f"{r['parameters']:,}",
         "peak memory in MB, by the compiler": lambda r: f"{r['peak_bytes'] / 1e6:,.0f}",
         "peak memory in MB, on the device": lambda r: f"{r['peak_bytes_in_use'] / 1e6:,.0f}",
@@ -41,7 +41,7 @@ def layers_table(evaluation: dict[str, Any]) -> rich.table.Table:
     """Returns a table of the terms of the perceptual distance, layer by layer."""
     table = rich.table.Table("mean absolute difference", *TAPS, box=None, header_style="dim")
     for candidate in evaluation["candidates"]:
-        table.add_row(candidate["name"], *(f"{candidate['terms'][tap]:.4g}" for tap in TAPS))
+        table.add_row(candidate["name"], *(number(candidate["terms"][tap]) for tap in TAPS))
     return table
 
 
@@ -75,9 +75,14 @@ def cell_text(cell: dict[str, float] | None, style: str) -> Text:
     """Returns the text of a table's cell: the value, with its spread or its interval."""
     if cell is None:
         return Text()
-    number = {key: "0" if abs(value) <= 1e-9 else f"{value:.4g}" for key, value in cell.items()}
+    texts = {key: "0" if abs(value) <= 1e-9 else number(value) for key, value in cell.items()}
     if "std" in cell:
-        return Text(f"{number['value']} ± {cell['std']:.2g}", style)
+        return Text(f"{texts['value']} ± {number(cell['std'], 2)}", style)
     if "low" not in cell or cell["low"] == cell["high"]:
-        return Text(number["value"], style)
-    return Text.assemble(number["value"], (f"\n{number['low']} to {number['high']}", "dim"), style=style)
+        return Text(texts["value"], style)
+    return Text.assemble(texts["value"], (f"\n{texts['low']} to {texts['high']}", "dim"), style=style)
+
+
+def number(value: float, digits: int = 4) -> str:
+    """Formats a number with so many digits, or with all digits before the point. Large ones have no exponent."""
+    return f"{value:,.0f}" if abs(value) >= 10 ** (digits - 1) else f"{value:.{digits}g}"

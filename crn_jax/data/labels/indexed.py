@@ -27,7 +27,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from crn_jax.errors import UserError
+from crn_jax.errors import UserError, counted
 
 Color = tuple[int, int, int]
 Reading = Literal["ids", "colors"]
@@ -161,4 +161,4 @@ def _told(used: list[int], classes: Sequence[int | None], file: Indexed, labels:
         words.append(labels.classes[index] if index is not None else f"the unknown {noun} {value}")
     order = sorted(range(len(used)), key=lambda n: -file.counts[used[n]])
     more = f" and {len(used) - _TOLD} more" if len(used) > _TOLD else ""
-    return ", ".join(f"{words[n]} ({file.counts[used[n]]:,} pixels)" for n in order[:_TOLD]) + more
+    return ", ".join(f"{words[n]} ({counted(file.counts[used[n]], 'pixel')})" for n in order[:_TOLD]) + more

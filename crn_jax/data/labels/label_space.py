@@ -15,7 +15,7 @@ from jaxtyping import Integer, UInt8
 from crn_jax.data.labels.generated_colors import MOST_COLORS, palette
 from crn_jax.data.labels.indexed import Indexed, Meaning, Reading, meaning_of
 from crn_jax.data.labels.stored_pixels import refuse_clear, stored_pixels
-from crn_jax.errors import UserError
+from crn_jax.errors import UserError, counted
 
 Color = tuple[int, int, int]
 
@@ -189,19 +189,22 @@ class LabelSpace:
         return self._unknown_colors(colors) if colors else self._unknown_ids(ids)
 
     def _unknown_ids(self, unknown: dict[int, int]) -> str:
-        found = ", ".join(f"{i} ({pixels:,} pixels)" for i, pixels in list(unknown.items())[:8])
+        found = ", ".join(f"{i} ({counted(pixels, 'pixel')})" for i, pixels in list(unknown.items())[:8])
+        said = f"label id {found} is not one" if len(unknown) == 1 else f"label ids {found} are none"
         return (
-            f"label id {found} is not one of {self.name}'s: {_ranges(sorted(self.ids))}. Map the file's ids to these, or "
-            f"check that it belongs to this data set."
+            f"{said} of {self.name}'s: {_ranges(sorted(self.ids))}. Map the file's ids to these, or check that it belongs to "
+            f"this data set."
         )
 
     def _unknown_colors(self, unknown: dict[Color, int]) -> str:
-        found = "; ".join(f"{color} ({unknown[color]:,} pixels, nearest {self._nearest(color)})" for color in list(unknown)[:5])
+        most = list(unknown.items())[:5]
+        found = "; ".join(f"{color} ({counted(pixels, 'pixel')}, nearest {self._nearest(color)})" for color, pixels in most)
         if all(red == green == blue for red, green, blue in unknown):
-            remedy = "They are grey: if they are ids, save them as a PNG of one channel."
+            remedy = "Greys may be ids. If they are, save them as a PNG of one channel."
         else:
             remedy = "Save layouts as PNG without antialiasing, resize them by nearest neighbour only, or check the data set."
-        return f"{len(unknown)} colours are not in {self.name}'s palette: {found}. {remedy}"
+        are = "is" if len(unknown) == 1 else "are"
+        return f"{counted(len(unknown), 'colour')} {are} not in {self.name}'s palette: {found}. {remedy}"
 
     def _nearest(self, color: Color) -> str:
         distances = np.square(np.array(self.colors) - color).sum(-1)

@@ -26,11 +26,11 @@ export async function readLayout(content, name, info, reading = info.read_as) {
   const classes = (values, table, words) => finish(lookUp(values, table, info, (unknown) => refuse(words(unknown))));
   const asIds = (values) => classes(values, idsTable(info), (unknown) => `${told(unknown)} ${unknown.size > 1 ? "are no label ids" : "is no label id"} of ${info.labels}. Open a layout of its classes.`);
   const asColors = (values) => classes(values, colorsTable(info), (unknown) =>
-    `${unknown.size} colours are not in ${info.labels}'s palette: ${told(unknown, (value) => `(${value >> 16}, ${(value >> 8) & 255}, ${value & 255})`)}. ` +
+    `${unknown.size > 1 ? `${unknown.size} colours are` : "1 colour is"} not in ${info.labels}'s palette: ${told(unknown, (value) => `(${value >> 16}, ${(value >> 8) & 255}, ${value & 255})`)}. ` +
     "Save layouts as PNG without antialiasing, or open a layout of its classes.");
 
   if (kind === "grey") {
-    if (depth < 8) throw refuse(`a grey PNG of ${depth} bits a pixel. Save ids with 8 or 16 bits.`);
+    if (depth < 8) throw refuse(`a grey PNG of ${depth} bit${depth > 1 ? "s" : ""} a pixel. Save ids with 8 or 16 bits.`);
     return asIds(samples);
   }
   if (kind === "palette") {
@@ -79,7 +79,7 @@ function lookUp(values, table, info, refusal) {
 
 function told(unknown, words = String) {
   const most = [...unknown].sort(([, one], [, other]) => other - one);
-  const listed = most.slice(0, TOLD).map(([value, pixels]) => `${words(value)} (${pixels.toLocaleString("en")} pixels)`).join(", ");
+  const listed = most.slice(0, TOLD).map(([value, pixels]) => `${words(value)} (${pixels.toLocaleString("en")} pixel${pixels > 1 ? "s" : ""})`).join(", ");
   return most.length > TOLD ? `${listed} and ${most.length - TOLD} more` : listed;
 }
 
