@@ -17,11 +17,12 @@ import numpy as np
 import tyro
 from PIL import Image
 
+from crn_jax.data.geometry import Fit
 from crn_jax.data.labels.indexed import Reading
 from crn_jax.data.labels.label_space import LabelSpace
 from crn_jax.data.pipeline import spread
 from crn_jax.data.sources import Split
-from crn_jax.errors import UserError, did_you_mean
+from crn_jax.errors import UserError, counted, did_you_mean
 from crn_jax.experiment import Synthesis, require_kind
 from crn_jax.files import sha256_of
 from crn_jax.generator import Generator, init_params
@@ -148,7 +149,7 @@ def evaluate(asked: Arguments, comparison: Comparison, line: str) -> None:
     if several_processes():
         agree({"examples": count, "methods": [method.about for method in methods], "VGG-19": vgg19})
         if count < jax.process_count():
-            raise UserError(f"{count} examples cannot be shared by {jax.process_count()} processes. Start fewer.")
+            raise UserError(f"{counted(count, 'example')} cannot be shared by {jax.process_count()} processes. Start fewer.")
     with staged(out_folder(asked)) if is_first() else contextlib.nullcontext(Path()) as folder:
         images_folder = Path(first_says(str(folder))) / "images" if asked.save_images else None
         tallies, resources = measure(asked, comparison, methods, judges, images_folder)
@@ -156,7 +157,7 @@ def evaluate(asked: Arguments, comparison: Comparison, line: str) -> None:
             results = results_of(methods, tallies, resources, judges)
             height, width = comparison.experiment.size
             evaluation = {
-                "title": f"{comparison.experiment.data.source} {asked.split}, {count} examples at {height}x{width}",
+                "title": f"{comparison.experiment.data.source} {asked.split}, {counted(count, 'example')} at {height}x{width}",
                 "command": line,
                 "versions": {"jax": jax.__version__, "numpy": np.__version__},
                 "device": jax.devices()[0].device_kind,
@@ -236,12 +237,7 @@ def judges_of(
         if opened is None:
             raise UserError(f"--protocol {asked.protocol[0]} needs a judge: --segmenter with published weights or a plug-in.")
         conventions = conventions_of(asked, comparison, opened)
-        notes += protocol_notes(conventions, opened)
-        if comparison.data.fit != "stretch" and source.label_space.name in ("ade20k", "cocostuff"):
-            notes.append(
-                f"SPADE and OASIS stretch photographs to squares. The fit is {comparison.data.fit} here, so these figures "
-                "cannot stand beside theirs."
-            )
+        notes += protocol_notes(conventions, opened, comparison.data.fit)
     if asked.inception:
         inception = jax.device_put(load_inception(asked.inception))
     notes += frechet_notes(asked.inception, len(comparison.examples.indices))
@@ -284,14 +280,21 @@ def conventions_of(asked: Arguments, comparison: Comparison, opened: Opened) -> 
     return open_conventions(protocols, comparison.data, asked.split, examples.source, examples.indices)
 
 
-def protocol_notes(conventions: Conventions, opened: Opened) -> list[str]:
-    """Returns a note on the protocols whose published judge is another than the one that is used."""
+def protocol_notes(conventions: Conventions, opened: Opened, fit: Fit) -> list[str]:
+    """Returns notes on figures that cannot stand beside published ones, by another judge or other parts of the photographs."""
+    notes = []
     # The paper published no such figures.
     others = [protocol for protocol in conventions.protocols if protocol.judge != opened.network and protocol.name != "paper"]
-    if not others:
-        return []
-    published = ", ".join(f"{protocol.name} ({protocol.judge})" for protocol in others)
-    return [f"Another judge measured what is published by {published}, so these figures here cannot stand beside it."]
+    if others:
+        published = ", ".join(f"{protocol.name} ({protocol.judge})" for protocol in others)
+        notes.append(f"Another judge measured what is published by {published}, so these figures here cannot stand beside it.")
+    # Files that `resize` takes have the shape already.
+    if fit not in ("resize", "stretch") and any(protocol.size == (256, 256) for protocol in conventions.protocols):
+        notes.append(
+            f"SPADE and OASIS stretch photographs to squares. The fit is {fit} here, so these figures cannot stand beside "
+            "theirs."
+        )
+    return notes
 
 
 def numbers_of(classes: Sequence[str], label_space: LabelSpace) -> tuple[int, ...]:
@@ -316,7 +319,7 @@ def frechet_notes(inception: Path | None, count: int) -> list[str]:
         notes.append(
             "KID leaves out the kernel between an image and its own photograph, because they are a pair. Most programs keep it."
         )
-    few = f" It is biased upwards here: {count} images are fewer than {features} features." if count < features else ""
+    few = f" It is biased upwards here: there are fewer images ({count}) than features ({features})." * (count < features)
     name = "FID" if inception else "Without --inception there is no FID and no KID. The Fréchet distance of VGG-19's features"
     return [*notes, f"{name} has no interval. It depends on the number of images, so compare equal numbers only.{few}"]
 

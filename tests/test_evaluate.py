@@ -33,7 +33,7 @@ from launch.evaluation import open_segmenter as open_segmenter_module
 from launch.evaluation import protocols, scoring
 from launch.evaluation.comparison import names_of
 from launch.evaluation.methods import PHOTOGRAPHS, Batch, compared, files_of, resized
-from launch.evaluation.open_segmenter import open_segmenter
+from launch.evaluation.open_segmenter import Opened, open_segmenter
 from launch.evaluation.ranking import FEWEST, differences, ranking
 from launch.evaluation.score_tables import cell_text
 from launch.evaluation.scoring import Tally
@@ -514,6 +514,9 @@ def test_weights_that_are_no_judges_of_the_data_are_told_apart(tmp_path):
     two.touch()
     with pytest.raises(UserError, match=r"several files: encoder_epoch_40\.pth, encoder_epoch_50\.pth\. Give one of them"):
         open_segmenter(str(tmp_path), ade20k, (48, 64), [], [])
+    two.rename(tmp_path / "decoder_epoch_40.pth").with_name(one.name).unlink()
+    with pytest.raises(UserError, match=r"encoder_epoch_50\.pth: there is no such file"):
+        open_segmenter(str(tmp_path), ade20k, (48, 64), [], [])  # the decoder alone is no folder of labels
     (tmp_path / "drn.pth").touch()
     with pytest.raises(UserError, match="has the files of UPerNet101, but the judge of cocostuff is DeepLabV2-ResNet101"):
         open_segmenter(str(tmp_path), LABEL_SPACES["cocostuff"], (48, 64), [], [])
@@ -558,10 +561,21 @@ def test_a_path_that_names_a_network_is_none(tmp_path):
     chosen = [ON_CITYSCAPES[name] for name in ("spade", "pix2pixhd", "paper")]
     conventions = protocols.Conventions(tuple(chosen), (48, 64), {}, [])
     for opened in (labels, plug_in):
-        (note,) = evaluate.protocol_notes(conventions, opened)
+        (note,) = evaluate.protocol_notes(conventions, opened, "crop")
         assert "spade (DRN-D-105), pix2pixhd (PSPNet)" in note
-    (note,) = evaluate.protocol_notes(conventions, labels._replace(network="DRN-D-105"))
+    (note,) = evaluate.protocol_notes(conventions, labels._replace(network="DRN-D-105"), "crop")
     assert "spade" not in note and "pix2pixhd (PSPNet)" in note
+
+
+def test_only_photographs_that_are_cut_or_padded_cannot_stand_beside_stretched_ones():
+    """Files that `resize` takes are squares already, so that SPADE would see the same."""
+    spade = protocols.PROTOCOLS["ade20k"]["spade"]
+    conventions, judge = protocols.Conventions((spade,), (256, 256), {}, []), Opened(lambda *_: None, "", True, spade.judge)
+    for fit in ("stretch", "resize"):
+        assert evaluate.protocol_notes(conventions, judge, fit) == []
+    for fit in ("crop", "random_crop", "pad"):
+        (note,) = evaluate.protocol_notes(conventions, judge, fit)
+        assert f"The fit is {fit} here, so these figures cannot stand beside theirs." in note
 
 
 def test_a_ranking_says_which_pairs_are_decided(by_protocols, runs, scored):
@@ -573,7 +587,7 @@ def test_a_ranking_says_which_pairs_are_decided(by_protocols, runs, scored):
     assert pairs["psnr"]["better"] == np.mean(first > second) == 0
     # All five images agree, but so do those of equal methods in one of 16 cases.
     assert pairs["psnr"]["high"] < 0 and not any(pair["decided"] for pair in evaluation["differences"])
-    assert f"{COUNT} images decide no pair: 6 is the least." in " ".join(screen.split())
+    assert f"{COUNT} images cannot decide a pair: 6 is the least." in " ".join(screen.split())
     assert pairs["miou"]["value"] == pytest.approx(
         candidates["one"]["scores"]["miou"]["value"] - candidates["oasis"]["scores"]["miou"]["value"]
     )
@@ -649,6 +663,9 @@ def test_results_are_written_as_a_whole_or_not_at_all(tmp_path):
 def test_numbers_of_tables():
     cells = [{"value": np.nan, "low": np.nan, "high": np.nan}, {"value": 1e-12}, {"value": 12.3456, "std": 0.512}]
     assert [cell_text(cell, "").markup for cell in cells] == ["nan[dim]\nnan to nan[/dim]", "0", "12.35 ± 0.51"]
+    large = [{"value": 123456.7, "std": 456.7}, {"value": 999.96}, {"value": -4255.4, "low": -5000, "high": np.inf}]
+    found = [cell_text(cell, "").markup for cell in large]
+    assert found == ["123,457 ± 457", "1000", "-4,255[dim]\n-5,000 to inf[/dim]"]
 
 
 def test_a_study_is_made_and_its_results_are_read(runs, tmp_path):

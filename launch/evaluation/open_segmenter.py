@@ -83,8 +83,8 @@ def open_segmenter(
 
 
 def is_weights(path: str | Path) -> bool:
-    """Tells whether this is a file of weights, or a folder with the two files of UPerNet."""
-    return Path(path).is_file() or bool(_parts(Path(path), "encoder"))
+    """Tells whether this is a file of weights, or a folder with files of UPerNet, of which one may be missing."""
+    return Path(path).is_file() or any(_parts(Path(path), part) for part in ("encoder", "decoder"))
 
 
 def published(path: Path, label_space: LabelSpace) -> Opened:
