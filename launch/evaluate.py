@@ -41,7 +41,7 @@ from launch.common.terminal import command, console, progress_bar
 from launch.evaluation.comparison import Comparison, open_comparison
 from launch.evaluation.methods import PHOTOGRAPHS, Method, images_of_folder, photographs, run_of
 from launch.evaluation.open_segmenter import Opened, open_segmenter
-from launch.evaluation.protocols import PROTOCOLS, Conventions, open_conventions, protocols_on
+from launch.evaluation.protocols import Conventions, data_of, judge_on, open_conventions, protocols_on
 from launch.evaluation.ranking import differences, ranking
 from launch.evaluation.report import Example, write_report
 from launch.evaluation.score_tables import layers_table, protocols_table, scores_table
@@ -230,9 +230,9 @@ def judges_of(
         opened = open_segmenter(asked.segmenter, source.label_space, source.size, names, examples)
         segmenter = opened.segmenter
         notes.append(f"Segmenter: {opened.described}.")
-        published = PROTOCOLS.get(source.label_space.name, {}).get("spade")
-        if published and opened.network != published.judge:
-            notes[-1] += f" Published mIoU on {source.label_space.name} was measured with {published.judge}."
+        data = data_of(source.label_space)
+        if data and opened.network != judge_on(data):
+            notes[-1] += f" Published mIoU on {data} was measured with {judge_on(data)}."
     if asked.protocol:
         if opened is None:
             raise UserError(f"--protocol {asked.protocol[0]} needs a judge: --segmenter with published weights or a plug-in.")

@@ -378,6 +378,8 @@ def test_protocols_need_cityscapes_and_a_judge_of_any_size(runs, tiny_segmenter,
         UserError, match="for the classes of cityscapes, ade20k, cocostuff, but the layouts of camvid have others"
     ):
         protocols.protocols_on(CAMVID, ["paper"])
+    spaces = [LABEL_SPACES[name] for name in ("cityscapes_trainids", "gta5", "cocostuff")]
+    assert [protocols.data_of(space) for space in spaces] == ["cityscapes", "cityscapes", "cocostuff"]
     with pytest.raises(UserError, match="--protocol paper is for other data than ade20k. Here there are: spade, oasis."):
         protocols.protocols_on(LABEL_SPACES["ade20k"], ["spade", "paper"])
     with pytest.raises(

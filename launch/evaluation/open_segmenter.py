@@ -15,7 +15,6 @@ import jax
 import numpy as np
 
 from crn_jax.data.labels.label_space import LabelSpace
-from crn_jax.data.labels.published import LABEL_SPACES
 from crn_jax.errors import UserError
 from crn_jax.experiment import SegmenterExperiment, require_kind
 from crn_jax.files import expanded
@@ -27,6 +26,7 @@ from crn_jax.scores.upernet import load_upernet, most_probable, probabilities
 from crn_jax.sharding import over_local_devices
 from launch.common.names import command_line
 from launch.evaluation.methods import files_of
+from launch.evaluation.protocols import PROTOCOLS, data_of, judge_on
 
 Segmenter = Callable[[str, Sequence[str], np.ndarray], np.ndarray]
 
@@ -93,19 +93,18 @@ def published(path: Path, label_space: LabelSpace) -> Opened:
     Raises:
       UserError: if no published network knows the classes, or if the weights are damaged or those of another network.
     """
-    judges: dict[str, tuple[str, Callable[[Path], tuple[str, Segmenter]]]] = {
-        "cityscapes": ("DRN-D-105", _drn), "ade20k": ("UPerNet101", _upernet), "cocostuff": ("DeepLabV2-ResNet101", _deeplab),
-    }  # fmt: skip
-    for data, (network, opened) in judges.items():
-        if LABEL_SPACES[data].classes == label_space.classes:
-            if path.is_dir() and opened is not _upernet:
-                raise UserError(f"--segmenter {path} has the files of UPerNet101, but the judge of {data} is {network}.")
-            described, segmenter = opened(path)
-            return Opened(segmenter, f"{network}, {described}", True, network)
-    known = ", ".join(f"{network} those of {data}" for data, (network, _) in judges.items())
-    raise UserError(
-        f"--segmenter {path}: published weights know the classes of one data set each ({known}), but the layouts have others."
-    )
+    data = data_of(label_space)
+    if data is None:
+        known = ", ".join(f"{judge_on(data)} those of {data}" for data in PROTOCOLS)
+        raise UserError(
+            f"--segmenter {path}: published weights know the classes of one data set each ({known}), but the layouts have "
+            "others."
+        )
+    network, opened = judge_on(data), {"cityscapes": _drn, "ade20k": _upernet, "cocostuff": _deeplab}[data]
+    if path.is_dir() and opened is not _upernet:
+        raise UserError(f"--segmenter {path} has the files of UPerNet101, but the judge of {data} is {network}.")
+    described, segmenter = opened(path)
+    return Opened(segmenter, f"{network}, {described}", True, network)
 
 
 def _drn(path: Path) -> tuple[str, Segmenter]:

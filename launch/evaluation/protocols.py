@@ -110,19 +110,29 @@ PROTOCOLS = {
 """The protocols by data set and name."""
 
 
+def data_of(label_space: LabelSpace) -> str | None:
+    """Returns the data set of `PROTOCOLS` that has these classes, whatever its layouts' ids are, or None."""
+    return next((data for data in PROTOCOLS if LABEL_SPACES[data].classes == label_space.classes), None)
+
+
+def judge_on(data: str) -> str:
+    """Returns the network by which published figures on a data set of `PROTOCOLS` were measured since SPADE."""
+    return PROTOCOLS[data]["spade"].judge
+
+
 def protocols_on(label_space: LabelSpace, names: Iterable[str]) -> tuple[Protocol, ...]:
     """Returns the protocols of these names on the data set that has these classes.
 
     Raises:
       UserError: if there are no protocols for the classes, or if one of the names is not among them.
     """
-    known = next((known for data, known in PROTOCOLS.items() if LABEL_SPACES[data].classes == label_space.classes), None)
-    names = list(dict.fromkeys(names))
-    if known is None:
+    data, names = data_of(label_space), list(dict.fromkeys(names))
+    if data is None:
         raise UserError(
             f"--protocol {names[0]}: the protocols are for the classes of {', '.join(PROTOCOLS)}, but the layouts of "
             f"{label_space.name} have others."
         )
+    known = PROTOCOLS[data]
     for name in names:
         if name not in known:
             raise UserError(f"--protocol {name} is for other data than {label_space.name}. Here there are: {', '.join(known)}.")
