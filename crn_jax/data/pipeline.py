@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence, Sized
 import numpy as np
 
 from crn_jax.data.examples import Source, full_batches
-from crn_jax.errors import UserError
+from crn_jax.errors import UserError, counted
 
 
 def steps_per_epoch(source: Source, batch_size: int) -> int:
@@ -15,7 +15,7 @@ def steps_per_epoch(source: Source, batch_size: int) -> int:
       UserError: if the batch is larger than the source.
     """
     if not 1 <= batch_size <= len(source):
-        raise UserError(f"A batch of {batch_size} does not fit a data set of {len(source)} examples.")
+        raise UserError(f"A batch of {batch_size} does not fit a data set of {counted(len(source), 'example')}.")
     return len(source) // batch_size
 
 

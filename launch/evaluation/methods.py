@@ -20,7 +20,7 @@ from PIL import Image
 from crn_jax.data.examples import Source, full_batches
 from crn_jax.data.geometry import alike
 from crn_jax.data.photographs import open_photograph
-from crn_jax.errors import UserError
+from crn_jax.errors import UserError, counted
 from crn_jax.evaluation import DISTANCE_WEIGHTS, Evaluation, evaluation_of
 from crn_jax.experiment import Synthesis, require_kind
 from crn_jax.generator import Generator, count_parameters
@@ -207,8 +207,9 @@ def files_of(folder: Path, examples: Sequence[str], suffixes: Sequence[str]) -> 
         else:
             problems.append(f"{name} ({', '.join(path.name for path in paths) or 'no file'})")
     if problems:
+        do = "does" if len(problems) == 1 else "do"
         raise UserError(
-            f"{folder}: {len(problems)} of {len(examples)} examples do not have one image each, such as "
+            f"{folder}: {len(problems)} of {counted(len(examples), 'example')} {do} not have one image each, such as "
             f"{'; '.join(problems[:3])}. Files are named after the examples: {examples[0]}.png, or {examples[0]}_*.png."
         )
     return files
