@@ -111,7 +111,7 @@ class BucketFolder:
             self._files.pipe_file(self._place(name), content)
 
     def create(self, name: str, content: bytes) -> bool:
-        """Makes an object if there is none of this name, and returns whether it did. Of several callers at a time, one does.
+        """Makes an object if there is none of this name, and returns whether it did. If several call it at a time, one does.
 
         An answer may be lost, and the client then asks again, so an object with this very content is one's own.
         """
