@@ -238,8 +238,8 @@ def copied(source: str | Path, wanted: Callable[[str], bool], progress: Progress
 
     Args:
       source: gs://BUCKET/FOLDER.
-      wanted: tells of a name whether the object is to be in the copy. If there is a copy already, what is wanted is brought up
-        to date, and the rest stays.
+      wanted: returns whether the object of a name is to be in the copy. If there is a copy already, what is wanted is brought
+        up to date, and the rest stays.
       progress: as in `BucketFolder.fetch`.
       whole: verifies the checksums of files that are there already, too.
 
@@ -264,8 +264,8 @@ def outlined(source: str | Path, wanted: Callable[[str], bool], needed: Callable
 
     Args:
       source: gs://BUCKET/FOLDER.
-      wanted: tells of a name whether the object is to be in the outline.
-      needed: tells of a name whether the content of the object is fetched, too.
+      wanted: returns whether the object of a name is to be in the outline.
+      needed: returns whether the content of the object of a name is fetched, too.
 
     Raises:
       UserError: as `copied` does.
