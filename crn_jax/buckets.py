@@ -111,7 +111,7 @@ class BucketFolder:
             self._files.pipe_file(self._place(name), content)
 
     def create(self, name: str, content: bytes) -> bool:
-        """Makes an object if there is none of this name, and returns whether it did. Of several callers at a time, one does.
+        """Makes an object if there is none of this name, and returns whether it did. If several call it at a time, one does.
 
         An answer may be lost, and the client then asks again, so an object with this very content is one's own.
         """
@@ -238,8 +238,8 @@ def copied(source: str | Path, wanted: Callable[[str], bool], progress: Progress
 
     Args:
       source: gs://BUCKET/FOLDER.
-      wanted: tells of a name whether the object is to be in the copy. If there is a copy already, what is wanted is brought up
-        to date, and the rest stays.
+      wanted: returns whether the object of a name is to be in the copy. If there is a copy already, what is wanted is brought
+        up to date, and the rest stays.
       progress: as in `BucketFolder.fetch`.
       whole: verifies the checksums of files that are there already, too.
 
@@ -264,8 +264,8 @@ def outlined(source: str | Path, wanted: Callable[[str], bool], needed: Callable
 
     Args:
       source: gs://BUCKET/FOLDER.
-      wanted: tells of a name whether the object is to be in the outline.
-      needed: tells of a name whether the content of the object is fetched, too.
+      wanted: returns whether the object of a name is to be in the outline.
+      needed: returns whether the content of the object of a name is fetched, too.
 
     Raises:
       UserError: as `copied` does.

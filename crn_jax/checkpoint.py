@@ -53,6 +53,7 @@ class Checkpoints:
             self._steps = self._storage.steps()
         except OSError as error:
             raise UserError(f"{self.folder}: checkpoints cannot be kept in this folder ({error}).") from error
+        self._unread = set[int]()
         self._distances = {step: self._read_distance(step) for step in self._steps}
         self._background = ThreadPoolExecutor(1, "checkpoint")
         self._saving: Future | None = None
@@ -71,16 +72,20 @@ class Checkpoints:
         return sorted(self._steps)
 
     def _read_distance(self, step: int) -> float | None:
-        """Returns the held-out distance of a checkpoint; None if it was not validated, or is damaged.
+        """Returns the held-out distance of a checkpoint; None if it was not validated, is damaged, or cannot be read now.
+
+        A checkpoint that a disk does not read now, such as a disk in a network, may be the best. It is therefore kept.
 
         Raises:
-          UnreachableCheckpoint: if the network fails. A best checkpoint whose distance is not known would be deleted.
+          UnreachableCheckpoint: if the network fails that leads to a bucket. The checkpoint may be the best there, too.
         """
         try:
             with self._but_unreachable(step):
                 manifest = self._manifest(step)
                 return _distance_beside(self.folder / str(step)) if manifest is None else manifest.distance
-        except DamagedCheckpoint:
+        except DamagedCheckpoint as error:
+            if isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, FileNotFoundError):
+                self._unread.add(step)
             return None
 
     def save(self, step: int, state: TrainState, distance: float | None, description: dict[str, Any]) -> None:
@@ -115,7 +120,7 @@ class Checkpoints:
     def _finish(self, writing: Any) -> None:
         """Waits until a checkpoint is complete, and then deletes those that are no longer needed."""
         writing.result()
-        kept = {*sorted(self._steps)[-(self._keep_last or 1) :], self.best_step()}
+        kept = {*sorted(self._steps)[-(self._keep_last or 1) :], self.best_step(), *self._unread}
         for step in self._steps.copy():
             if step not in kept:
                 self._steps.remove(step)

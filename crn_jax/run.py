@@ -192,7 +192,7 @@ def load_run(
     here = nearby(folder)
     if stored := _stored_alone(here):
         return _of_alone(stored, checkpoint, kind, moments)
-    from crn_jax.checkpoint import Checkpoints, DamagedCheckpoint  # Orbax, for which files of a run need not wait
+    from crn_jax.checkpoint import Checkpoints, DamagedCheckpoint  # it imports Orbax, which a single file does not need
 
     folder = address_of(folder) if is_bucket(folder) else here
     experiment, label_space, description = _description_in(here, folder)

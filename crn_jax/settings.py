@@ -1,8 +1,8 @@
 """What can be set: the parts of an experiment, each a frozen dataclass with a sentence for every field.
 
-A file of the library has the settings of its part from here, such as `cascade.py` the `CascadeConfig`. This file imports no
-JAX, so that command lines are read, and experiments are named, without waiting for it; networks and optimizers import what
-they compute with when they are made.
+Each file of the library takes the settings of its part from here: `cascade.py`, for example, takes `CascadeConfig`. This file
+imports no JAX, so that a command line is read without waiting for it. A function that makes a network, or computes, imports
+what it needs.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from crn_jax.unet import EncoderDecoder
 
 Upsampling = Literal["align_corners", "half_pixel"]
-
+"""The bilinear interpolation that doubles features, as `CascadeConfig.upsampling` explains it."""
 
 Remat = Literal["none", "images", "conv", "full"]
 """What the backward pass keeps.
@@ -34,7 +34,6 @@ Remat = Literal["none", "images", "conv", "full"]
 
 If k > 1, `conv` and `full` also do what `images` does, which computes VGG-19 once more.
 """
-
 
 PAPER_WIDTHS = (1024, 1024, 1024, 1024, 1024, 512, 512, 128, 32)
 """The feature maps d_0 ... d_8 of the paper. Seven modules give 256x512 pixels, eight 512x1024, nine 1024x2048."""

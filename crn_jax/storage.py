@@ -52,7 +52,7 @@ class Storage(Protocol):
         """Moves a checkpoint into the folder `damaged` beside the folder of checkpoints, and returns its new place."""
 
 
-class Disk:
+class Disk(Storage):
     """Checkpoints in a folder of a disk."""
 
     def __init__(self, folder: str | Path):
@@ -90,7 +90,7 @@ class Disk:
         return set_aside(self.folder / str(step), self.folder.parent)
 
 
-class InBucket:
+class InBucket(Storage):
     """Checkpoints in a bucket."""
 
     def __init__(self, folder: str | Path):

@@ -96,12 +96,9 @@ def _initial(objective: Trainable, seed: int | Int[Array, ""]) -> TrainState:
     )
 
 
-_traced_initial = jax.jit(_initial, static_argnums=0)  # which remembers the shapes of every objective
-
-
 def abstract_state(objective: Trainable, mesh: Mesh | None = None, shard_state: bool = True) -> TrainState:
     """Returns the state's shapes and dtypes without allocating it, and with a mesh also its shardings (`ShardingConfig`)."""
-    state = _traced_initial.eval_shape(objective, 0)
+    state = jax.jit(_initial, static_argnums=0).eval_shape(objective, 0)  # JAX keeps the trace of each objective
     if mesh is None:
         return state
     placed = replicated(mesh, state)

@@ -287,8 +287,18 @@ def caches(folder: Folder) -> Iterator[Finding]:
     root = copy_of(cache) if is_bucket(cache) else Path(expanded(cache))
     classes, name = folder.experiment.num_classes, folder.description["label_space"]["name"]
     for file in sorted(root.glob(f"{height}x{width}-*/cache.json")):
-        if re.search(f'"label_space": "{re.escape(name)}"', file.read_text("utf-8", errors="replace")):
-            yield _cache(file.parent, (height, width), classes)
+        try:
+            about = file.read_text("utf-8", errors="replace")
+        except OSError as error:
+            yield _unusable(file.parent, error)
+        else:
+            if re.search(f'"label_space": "{re.escape(name)}"', about):
+                yield _cache(file.parent, (height, width), classes)
+
+
+def _unusable(place: Path, error: Exception) -> Finding:
+    """Returns the finding about a cache that cannot be read at all."""
+    return Finding(str(place), "damaged", str(error), lambda: f"moved to {set_aside(place, place.parent)}")
 
 
 def _cache(place: Path, size: tuple[int, int], classes: int) -> Finding:
@@ -298,7 +308,7 @@ def _cache(place: Path, size: tuple[int, int], classes: int) -> Finding:
         arrays = open_arrays(place, len(done), size, np.uint8 if classes <= 256 else np.uint16, instances)
         checksums = open_checksums(place, len(done))
     except (OSError, UserError) as error:
-        return Finding(str(place), "damaged", str(error), lambda: f"moved to {set_aside(place, place.parent)}")
+        return _unusable(place, error)
     present = np.flatnonzero(done == 1).tolist()
     bad = [i for i in present if not is_intact({key: array[i] for key, array in arrays.items()}, i, checksums, classes)]
 

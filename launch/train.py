@@ -44,7 +44,7 @@ def build_caches(stages: list[Command]) -> None:
         if data.cache is None:
             raise UserError("--cache_only builds a cache: give its folder, --data.cache DIR.")
         examples = sum(len(opened(data, split, size, instances=instances)) for split in ("train", "val"))
-        console.print(f"{data.cache}: {examples:,} examples of {size[0]}x{size[1]}", markup=False)
+        console.print(f"{data.cache}: {examples:,} examples of {size[0]}x{size[1]}")
 
 
 def estimate(stages: list[Command]) -> None:

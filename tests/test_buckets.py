@@ -33,6 +33,7 @@ from crn_jax.run import load_run
 from crn_jax.storage import COMMITTED, InBucket
 from crn_jax.train import TrainState, abstract_state
 from launch import ablate, check, convert, inspect, segment, synthesize, train
+from launch.common.command_line import named_experiment
 from launch.common.terminal import console, is_of_the_system
 from launch.training.lock import OWNER, BucketRecords, Owner, Ownership
 from launch.training.run_files import run_files
@@ -62,6 +63,16 @@ def test_addresses():
         for written in (other, Path(other)):
             with pytest.raises(UserError, match=f"^{other}: only folders and gs:// can be used. Mount .*docs/buckets.md"):
                 is_bucket(written)
+
+
+@pytest.mark.quick
+def test_a_place_in_a_bucket_is_no_misspelt_experiment():
+    for written in ("s3://b/x", "s3:/b/x"):
+        with pytest.raises(UserError, match="^s3://b/x: only folders and gs:// can be used"):
+            named_experiment(written)
+    for written in ("gs://b/..", "gs:/b/.."):
+        with pytest.raises(UserError, match="Give gs://BUCKET/FOLDER"):
+            named_experiment(written)
 
 
 @pytest.mark.quick

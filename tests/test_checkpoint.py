@@ -1,3 +1,4 @@
+import errno
 import gc
 import shutil
 
@@ -6,10 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from crn_jax import checkpoint
 from crn_jax.cascade import CascadeConfig
 from crn_jax.checkpoint import Checkpoints
 from crn_jax.errors import UserError
 from crn_jax.lambdas import LambdaConfig
+from crn_jax.manifest import FOLDER, read_manifest
 from crn_jax.objective import Objective
 from crn_jax.train import OptimizerConfig, abstract_state, init_state
 
@@ -85,6 +88,28 @@ def test_half_written_checkpoints_are_cleared_away(saved):
     writing.close()
     assert writing.steps() == [2, 5, 7]
     assert not (folder / "6.orbax-checkpoint-tmp").exists()
+
+
+def test_what_a_disk_does_not_read_now_is_not_deleted(saved, monkeypatch):
+    """Step 2 is the best."""
+    folder, state = saved
+
+    def one_fails(checkpoint, step):
+        if step == 2:
+            raise OSError(errno.ESTALE, "Stale file handle", str(checkpoint))
+        return read_manifest(checkpoint, step)
+
+    def goes_on(step: int, distance: float) -> list[int]:
+        with Checkpoints(folder, keep_last=1) as checkpoints:
+            checkpoints.save(step, jax.tree.map(jnp.asarray, state), distance, {})
+        return checkpoints.steps()
+
+    monkeypatch.setattr(checkpoint, "read_manifest", one_fails)
+    assert goes_on(7, 6.0) == [2, 4, 7]
+    monkeypatch.undo()
+    assert goes_on(8, 6.0) == [2, 8]
+    (folder / "2" / FOLDER / "process_0.json").unlink()  # damaged
+    assert goes_on(9, 8.0) == [8, 9]
 
 
 def test_a_file_in_the_way_is_named(tmp_path):

@@ -225,8 +225,8 @@ def test_a_run_is_checked_and_repaired(trained_streets, tmp_path):
 
 
 def test_a_check_goes_on_past_what_cannot_be_read(trained_streets, tmp_path):
-    folder, cache = tmp_path / "run", tmp_path / "cache" / "48x64-0123456789abcdef"
-    for made in (folder / "exported", cache):
+    folder, cache, other = tmp_path / "run", tmp_path / "cache" / "48x64-0123456789abcdef", tmp_path / "cache" / "48x64-f"
+    for made in (folder / "exported", cache, other / "cache.json"):
         made.mkdir(parents=True)
     shutil.copy(trained_streets / "run.json", folder)
     data = {"source": "cityscapes", "root": "photographs", "cache": str(cache.parent)}
@@ -234,9 +234,9 @@ def test_a_check_goes_on_past_what_cannot_be_read(trained_streets, tmp_path):
     (cache / "cache.json").write_text(json.dumps({"label_space": description["label_space"]["name"]}))
     (folder / "exported" / "artifact.json").write_text('{"sha256": ["synthesize.bin"]}')
     damaged = [finding for finding in check.check(folder) if finding.verdict == "damaged"]
-    assert [finding.what for finding in damaged] == ["exported/artifact.json", str(cache)]
+    assert [finding.what for finding in damaged] == ["exported/artifact.json", str(cache), str(other)]
     check.repair(folder, damaged)
-    assert all(finding.verdict == "whole" for finding in check.check(folder)) and not cache.exists()
+    assert all(finding.verdict == "whole" for finding in check.check(folder)) and not cache.exists() and not other.exists()
 
 
 def checked(folder: Path, *flags: str) -> tuple[int, list[str]]:

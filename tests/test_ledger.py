@@ -294,6 +294,21 @@ def test_what_the_next_start_needs_not_is_left_out(tmp_path, clock):
 
 
 @quick
+def test_a_pause_between_the_readings_of_two_clocks_does_not_count(tmp_path, clock):
+    pauses = [5.0, 0.0, 3.0]
+
+    def time_and_pause() -> float:
+        now = 1_000_000 + clock.now
+        clock.now += pauses.pop() if pauses else 0
+        return now
+
+    clock.time = time_and_pause
+    with Ledger(tmp_path, 490.0):
+        pass
+    assert not pauses and [each.began for each in read_ledger(tmp_path / FILE)] == [1_000_490]
+
+
+@quick
 def test_the_time_before_the_first_line_of_python_counts():
     program = "from launch.training.ledger import process_began; print(process_began())"
     before = time.monotonic()

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import pytest
@@ -18,7 +19,7 @@ import pytest
 from crn_jax.checksums import sealed, unsealed
 from crn_jax.errors import UserError
 from launch import train
-from launch.common import jax_setup, processes, stop_signals
+from launch.common import jax_setup, processes, stop_signals, terminal
 from launch.common.exit_status import FAILED, LOST, TRY_AGAIN, USER_ERROR
 from launch.common.processes import Processes, join
 from launch.common.stop_signals import Stop
@@ -170,6 +171,20 @@ def test_a_disk_that_is_full_in_the_middle_of_a_save_ends_both_and_keeps_the_las
     assert all(f"{folder} could not be written" in text and "goes on from step 6" in text for text in texts)
     assert took < 300  # Orbax alone would wait for twenty minutes
     assert int(final_state(folder).step) == 6
+
+
+@pytest.mark.quick
+def test_a_traceback_of_one_of_several_processes_is_written_at_once(monkeypatch):
+    """Lines of other processes, which share the terminal, do not come between its lines."""
+    written: list[str] = []
+    monkeypatch.setattr(terminal, "_one_of_several", lambda: True)
+    monkeypatch.setattr(terminal, "_leave", lambda *_: None)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", SimpleNamespace(write=written.append))
+        with terminal.command():
+            raise KeyError("a fault in the program")
+    (text,) = written
+    assert text.startswith("Traceback") and text.endswith("KeyError: 'a fault in the program'\n")
 
 
 @pytest.mark.quick

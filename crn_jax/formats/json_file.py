@@ -28,7 +28,8 @@ def read_json(path: str | Path, remedy: str, form: Any = dict, *, nan: bool = Fa
       remedy: a sentence that tells what to do with a damaged file.
       form: what the value must be; an object unless another form is given.
       nan: allows NaN and infinities.
-      sealed: whether crn_jax writes such files, with their checksum. A person's file may end as a damaged checksum looks.
+      sealed: whether crn_jax writes such files, with their checksum. The file of a person may end with
+        what looks like a damaged one.
 
     Raises:
       UserError: if the file cannot be read, or holds something else. The message names file, place and remedy.

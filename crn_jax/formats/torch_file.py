@@ -203,11 +203,13 @@ class _Unpickler(pickle._Unpickler):  # the one in C cannot be restricted to som
         self._listed = 0
 
     def find_class(self, module: str, name: str) -> Any:
+        """Returns a stand-in for a function or class of torch, so that nothing of the file's choice is imported or run."""
         if (module, name) not in _GLOBALS:
             raise _NoStateDict(f"it asks for {module}.{name}, which was not run")
         return _GLOBALS[module, name]
 
     def persistent_load(self, pid: Any) -> _Storage:
+        """Returns the storage that the pickle names, which is a file of its own in the archive."""
         if not isinstance(pid, tuple) or not 5 <= len(pid) <= 6:
             raise ValueError("a storage is described in another way than torch does")
         kind, dtype, key, _device, count, *view = pid
@@ -219,21 +221,25 @@ class _Unpickler(pickle._Unpickler):  # the one in C cannot be restricted to som
         return storage
 
     def load_setitem(self) -> None:
+        """Adds an item by `_add`, which takes dictionaries only. The pickle could otherwise call any `__setitem__`."""
         value, name = self.stack.pop(), self.stack.pop()
         _add(self.stack[-1], name, value)
 
     def load_setitems(self) -> None:
+        """Adds several items, each as `load_setitem` does."""
         items = self.pop_mark()  # type: ignore[attr-defined]
         for name, value in zip(items[::2], items[1::2], strict=True):
             _add(self.stack[-1], name, value)
 
     def load_reduce(self) -> None:
+        """Makes a stand-in by `_made`, which checks kind and arguments. The pickle could otherwise call any object."""
         arguments = self.stack.pop()
         self.stack.append(self._made(self.stack.pop(), arguments))
 
     load_newobj = load_reduce
 
     def load_build(self) -> None:
+        """Sets the state of a stand-in. The pickle could otherwise set the attributes of any object."""
         state, made = self.stack.pop(), self.stack[-1]
         if type(made) not in (_Tensor, _OrderedDict):
             raise ValueError(f"a state of a {type(made).__name__}")

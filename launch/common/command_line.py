@@ -10,6 +10,7 @@ from typing import Annotated, Any, Generic
 import rich.table
 import tyro
 
+from crn_jax.buckets import is_bucket
 from crn_jax.errors import UserError, did_you_mean
 from crn_jax.experiment import AnyExperiment, Experiment, Kind, require_kind
 from crn_jax.files import expanded
@@ -116,15 +117,15 @@ def check_growth(before: Experiment | None, experiment: Experiment) -> None:
 
 def list_experiments(about: str) -> None:
     """Prints `about` and every experiment and recipe, a line each."""
-    console.print(about, markup=False)
+    console.print(about)
     table = rich.table.Table(box=None, show_header=False)
     for name, experiment in experiments().items():
         table.add_row(name, experiment.about)
     for name, recipe in recipes().items():
         table.add_row(name, f"{recipe.about} Stages: {', '.join(recipe.stages)}.")
     console.print(table)
-    console.print("Fields and defaults of one: python -m launch.train EXPERIMENT --help", markup=False)
-    console.print("Experiments of your own: --configs FILE.py, or the variable CRN_JAX_CONFIGS.", markup=False)
+    console.print("Fields and defaults of one: python -m launch.train EXPERIMENT --help")
+    console.print("Experiments of your own: --configs FILE.py, or the variable CRN_JAX_CONFIGS.")
 
 
 def named_experiment(name: str) -> AnyExperiment:
@@ -138,7 +139,7 @@ def named_experiment(name: str) -> AnyExperiment:
     if name in experiments():
         return experiments()[name]
     folder = expanded(name)
-    if os.path.isdir(folder) or "://" in folder:
+    if os.path.isdir(folder) or is_bucket(folder):
         from crn_jax.run import holds_run, read_description
 
         if holds_run(folder):

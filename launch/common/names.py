@@ -36,7 +36,7 @@ def command_line(name: str, *arguments: str | Path) -> str:
 
 def as_argument(folder: str) -> str | Path:
     """Returns a folder as `command_line` takes it, which leaves the address of a bucket as it is."""
-    from crn_jax.buckets import address_of, is_bucket  # it imports NumPy, for which a list of the commands need not wait
+    from crn_jax.buckets import address_of, is_bucket  # it imports NumPy, which a list of commands does not need
 
     return address_of(folder) if is_bucket(folder) else Path(folder)
 

@@ -93,8 +93,7 @@ class Profiler:
                 file.write(gzip.compress(named(trace.read_bytes(), operations(data))))
         console.print(
             f"Profile of {self._what} {self._first} to {self._last}: xprof --logdir {quoted(self._shown)}, or open "
-            f"{self._shown}/{for_perfetto.relative_to(self._folder)} at ui.perfetto.dev.",
-            markup=False,
+            f"{self._shown}/{for_perfetto.relative_to(self._folder)} at ui.perfetto.dev."
         )
 
 

@@ -95,7 +95,7 @@ def command() -> Iterator[None]:
             sys.exit(USER_ERROR)
         if not _one_of_several():
             raise
-        traceback.print_exc()
+        sys.stderr.write(traceback.format_exc())  # at once: lines of other processes must not come between
         _leave(FAILED, f"An error in the program, whose traceback that process has printed: {error!r}"[:2000])
 
 

@@ -158,7 +158,7 @@ class Ledger:
 
     def __init__(self, folder: Path | None, began: float):
         self._path = folder and folder / FILE
-        self._began, self._began_at = began, time.time() - (time.monotonic() - began)
+        self._began, self._began_at = began, began + _ahead(time.time, time.monotonic)
         self._main, self._compiling, self._mutex = threading.get_ident(), compiling(), threading.Lock()
         self._phase: Phase = "starting"
         self._seconds: dict[str, float] = dict.fromkeys(PHASES, 0.0)
@@ -261,10 +261,18 @@ def process_began() -> float:
     """Returns when this process began, by `time.monotonic()`; now, if the system does not tell."""
     try:
         ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
-        began = ticks / os.sysconf("SC_CLK_TCK")  # since the machine was started
+        since_boot = ticks / os.sysconf("SC_CLK_TCK")
+        began = since_boot - _ahead(lambda: time.clock_gettime(time.CLOCK_BOOTTIME), time.monotonic)
     except (OSError, ValueError, LookupError):
         return time.monotonic()
-    # Two clocks are compared, so the thread must not be put aside between their readings.
-    readings = [(time.monotonic(), time.clock_gettime(time.CLOCK_BOOTTIME), time.monotonic()) for _ in range(5)]
-    now, since_boot, _ = min(readings, key=lambda reading: reading[2] - reading[0])
-    return now - (since_boot - began) if 0 < began < since_boot else now
+    return began if 0 < since_boot and began < time.monotonic() else time.monotonic()
+
+
+def _ahead(clock: Callable[[], float], other: Callable[[], float]) -> float:
+    """Returns by how many seconds a clock is ahead of another one.
+
+    The thread may be put aside between the readings of the two, so that reading counts which took the least time.
+    """
+    readings = [(other(), clock(), other()) for _ in range(5)]
+    before, there, _ = min(readings, key=lambda reading: reading[2] - reading[0])
+    return there - before

@@ -51,7 +51,7 @@ class Records(Protocol):
         """Returns a record; None if there is none of this number."""
 
     def add(self, number: int, text: str) -> bool:
-        """Adds a record if the number is free, and returns whether it was. Of several callers at a time, one succeeds."""
+        """Adds a record if the number is free, and returns whether it was. If several call it at a time, one succeeds."""
 
     def replace(self, number: int, text: str) -> None:
         """Writes a record of one's own anew."""
@@ -325,7 +325,7 @@ class Ownership:
                 f"{self._name} is in use: {who}, trains there. Wait until that training ends, or stop it; or choose another "
                 f"folder with --run.folder. Reading is possible meanwhile: launch.synthesize and launch.evaluate."
             )
-        console.print(f"{self._name} was in use: {who}. This training goes on there: {how}.", markup=False)
+        console.print(f"{self._name} was in use: {who}. This training goes on there: {how}.")
 
     def _watched(self, number: int, text: str, owner: Owner | None, who: str) -> str | None:
         """Watches the heartbeat of an owner on another machine. Returns how it is known that it has ended; None if it lives.
@@ -334,9 +334,7 @@ class Ownership:
         """
         age = max(0.0, time.time() - owner.seen) if owner else 0.0
         patience = max(2.5 * BEAT_SECONDS, SILENT_SECONDS - age)
-        console.print(
-            f"{self._name} is in use: {who}. Waiting {patience:.0f} s for a sign of life of that training.", markup=False
-        )
+        console.print(f"{self._name} is in use: {who}. Waiting {patience:.0f} s for a sign of life of that training.")
         for _ in range(20):
             self._sleep(patience / 20)
             now = self._records.read(number)

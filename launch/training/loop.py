@@ -229,7 +229,7 @@ class TrainingLoop:
         path = self.files.path / sheet_name(step)
         path.parent.mkdir(exist_ok=True)
         write_png(stacked(*pictures.values()), path)
-        console.print(f"step {step}: {validation.headline()}, {self.files.folder}/{sheet_name(step)}", markup=False)
+        console.print(f"step {step}: {validation.headline()}, {self.files.folder}/{sheet_name(step)}")
         if step == 0 and self.experiment.generator:
             self.write_layouts(list(validation.images))
 
@@ -257,7 +257,7 @@ class TrainingLoop:
         }
         self.log.write(step, {"lambda_rescaled": event})
         changes = ", ".join(f"{name} {b:.3g} -> {a:.3g}" for name, b, a in zip(TAPS, before, after))
-        console.print(f"step {step}: λ x elements rescaled: {changes}", markup=False)
+        console.print(f"step {step}: λ x elements rescaled: {changes}")
 
     def farewell(self, step: int) -> None:
         """Says where the run's images are and what to do next."""
@@ -265,8 +265,8 @@ class TrainingLoop:
         if step < self.last_step:
             console.print(f"Stopped and saved at step {step} of {self.last_step}. The same command resumes.")
             return
-        console.print(f"Trained to step {step}. Contact sheet: {folder}/{sheet_name(step)}", markup=False)
-        console.print(self.validator.advice(folder), markup=False)
+        console.print(f"Trained to step {step}. Contact sheet: {folder}/{sheet_name(step)}")
+        console.print(self.validator.advice(folder))
 
 
 def sheet_name(step: int) -> str:

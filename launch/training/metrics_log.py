@@ -20,7 +20,7 @@ class MetricsLog:
     """The `metrics.jsonl` and TensorBoard files of a run that goes on from `first_step`. Lines of later steps are dropped."""
 
     def __init__(self, folder: Path, first_step: int):
-        from launch.training.tensorboard_file import TensorBoardFile  # slow to import, and whoever only reads needs it not
+        from launch.training.tensorboard_file import TensorBoardFile  # slow to import, and not needed to read
 
         self.path = folder / "metrics.jsonl"
         kept = [line for line in read_metrics(self.path, console.print) if first_step and line["step"] <= first_step]

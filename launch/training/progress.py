@@ -35,12 +35,12 @@ def announce(experiment: AnyExperiment, mesh: Mesh, state: TrainState, first_ste
         sep="",
     )
     if experiment.about:
-        console.print(experiment.about, markup=False, style="dim")
+        console.print(experiment.about, style="dim")
     if first_step:
         console.print(f"Resuming {experiment.folder} at step {first_step}.")
     if vgg19["weights"] == "random":
         console.print(RANDOM_WARNING, style="bold yellow")
-        console.print(vgg19["because"], markup=False, style="dim")
+        console.print(vgg19["because"], style="dim")
 
 
 def _own(line: dict[str, Any]) -> dict[str, float]:
@@ -99,8 +99,7 @@ class Progress:
             details = "  ".join(f"{name} {value:.3g}" for name, value in _own(line).items())
         self._console.print(
             f"step {step}/{self._last_step}  loss {line['loss']:.4g}  {details}  "
-            f"{_speed(line)}, on {self._devices}  left {left / 60:.0f} min",
-            markup=False,
+            f"{_speed(line)}, on {self._devices}  left {left / 60:.0f} min"
         )
 
     def _table(self, line: dict[str, Any]) -> rich.table.Table:

@@ -49,7 +49,7 @@ def train(experiment: AnyExperiment, began: float, profile: str | None = None) -
     train_source, val_source = (opened(data, split, size, instances=experiment.boundaries) for split in ("train", "val"))
     experiment.check_classes(train_source.label_space)
     for note in dict.fromkeys((*train_source.notes, *val_source.notes)):
-        console.print(note, markup=False)
+        console.print(note)
     epoch = steps_per_epoch(train_source, batch_size)
     vgg_params, vgg19 = obtain_vgg19(experiment.vgg, progressbar=is_first())
     objective, frozen = objective_and_frozen(experiment, epoch, vgg_params)

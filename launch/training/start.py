@@ -89,8 +89,7 @@ def started_from(start: Start, label_space: LabelSpace, state: TrainState) -> Tr
     taken_over = [part for part in state.params if part not in fresh]
     moments = f" Adam's moments kept: {', '.join(kept) or 'none'}." * start.keeps_moments
     console.print(
-        f"Started from {folder}, step {run.step}: {', '.join(taken_over)}. Fresh: {', '.join(fresh) or 'nothing'}.{moments}",
-        markup=False,
+        f"Started from {folder}, step {run.step}: {', '.join(taken_over)}. Fresh: {', '.join(fresh) or 'nothing'}.{moments}"
     )
 
     def placed(like: jax.Array, value: jax.Array) -> jax.Array:

@@ -198,7 +198,7 @@ class Watchdog:
     def _behind(self) -> list[int]:
         """Returns the processes that hold up the others: those that are silent, or else those that are least far.
 
-        Of several that are equally far, those count that do not wait for the devices.
+        If several are equally far, those count that do not wait for the devices.
         """
         if self._silent(COORDINATOR):
             return [0]
