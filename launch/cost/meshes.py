@@ -123,7 +123,7 @@ def time_table(costs: list[Costs], rates: Rates, images: int) -> rich.table.Tabl
       images: the number of images in all steps of the training; 0 if nobody knows it.
     """
     alone = costs[0] if costs[0].devices == 1 else None
-    columns = "step,\nms", "images a\nsecond", "\nhours", "device-\nhours", "\nefficiency", "GB\neach", "\nfits", "\nmostly"
+    columns = "step,\nms", "images a\nsecond", "\nhours", "device-\nhours", "effi-\nciency", "GB\neach", "\nfits", "\nmostly"
     table = rich.table.Table("data x\nspatial", *columns, box=None, header_style="dim")
     choice = [each for each in costs if fits(each, rates) and (each is not alone or len(costs) == 1)]
     fastest = min(choice, key=lambda each: each.time.total, default=None)
