@@ -1,4 +1,4 @@
-"""Files: named as a shell names them, replaced as a whole, set aside when damaged, known by SHA-256; and where copies are."""
+"""Files: named as a shell names them, replaced as a whole, set aside when damaged, downloaded, known by their checksums."""
 
 import contextlib
 import hashlib
@@ -100,6 +100,39 @@ def cache_folder() -> Path | None:
         return Path(pooch.os_cache("crn_jax"))
     except RuntimeError:
         return None
+
+
+def download(
+    url: str, known_hash: str, name: str, folder: Path | None, *, what: str, remedy: str, progressbar: bool = True
+) -> Path:
+    """Downloads a file into a folder, unless it is there already, and returns its path.
+
+    Each call verifies the checksum, and fetches a file that fails it again. A partial download never has the final name.
+
+    Args:
+      url: where the file is.
+      known_hash: its checksum, as in "md5:253f".
+      name: what the file is called in the folder.
+      folder: the folder. None: that of downloads, `cache_folder()`.
+      what: what messages call the file, at the beginning of a sentence.
+      remedy: what else can be done, as sentences.
+      progressbar: whether the download shows how far it is.
+
+    Raises:
+      UserError: if the file cannot be fetched or written, or if what was fetched fails the checksum.
+    """
+    import pooch  # only a download needs it
+
+    folder = folder or cache_folder()
+    if folder is None:
+        raise UserError(f"There is no home directory to keep {name} in. {remedy}")
+    downloader = pooch.HTTPDownloader(progressbar=progressbar, timeout=15)
+    try:
+        return Path(pooch.retrieve(url, known_hash, fname=name, path=folder, downloader=downloader))
+    except ValueError as error:
+        raise UserError(f"{url}: the download has a wrong checksum ({error}). Try again.") from error
+    except OSError as error:  # The errors of requests are OSErrors, as are those of a full or read-only disk.
+        raise UserError(f"{what} could not be fetched from {url}: {error}\n{remedy}") from error
 
 
 def sha256_of(path: Path) -> str:

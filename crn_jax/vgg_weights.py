@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from crn_jax.errors import UserError
-from crn_jax.files import cache_folder, expanded, sha256_of
+from crn_jax.files import cache_folder, download, expanded, sha256_of
 from crn_jax.vgg_layers import LAYERS, Pooling
 
 MEAN_COLOR = np.array([123.68, 116.779, 103.939], np.float32)
@@ -156,23 +156,11 @@ def download_vgg19(
 ) -> Path:
     """Downloads the published Keras file (80 MB) into the cache, unless it is there already, and returns its path.
 
-    Each call verifies the checksum, and fetches a file that fails it again. A partial download never has the final name.
-
     Raises:
       UserError: if the file cannot be fetched or written, or if the fetched file fails the checksum.
     """
-    folder = folder or cache_folder()
-    if folder is None:
-        raise UserError(f"There is no home directory to keep the VGG-19 weights in. {_instructions()}")
-    import pooch  # only a download needs it
-
-    downloader = pooch.HTTPDownloader(progressbar=progressbar, timeout=15)
-    try:
-        return Path(pooch.retrieve(url, known_hash, fname=PUBLISHED_NAME, path=folder, downloader=downloader))
-    except ValueError as error:
-        raise UserError(f"{url}: the download has a wrong checksum ({error}). Try again.") from error
-    except OSError as error:  # The errors of requests are OSErrors, as are those of a full or read-only disk.
-        raise UserError(f"The VGG-19 weights could not be fetched from {url}: {error}\n{_instructions(folder)}") from error
+    what, remedy = "The VGG-19 weights", _instructions(folder)
+    return download(url, known_hash, PUBLISHED_NAME, folder, what=what, remedy=remedy, progressbar=progressbar)
 
 
 def _instructions(folder: Path | None = None) -> str:

@@ -11,7 +11,20 @@ import pytest
 
 from crn_jax.errors import UserError
 from launch.cost.flops import operations
-from launch.cost.hlo import CONVOLUTIONS, INDEXED, OTHER, PRODUCT, SEVERAL, Exchange, Kernel, Wait, schedule, size_of, traffic
+from launch.cost.hlo import (
+    CONVOLUTIONS,
+    INDEXED,
+    OTHER,
+    PRODUCT,
+    SEVERAL,
+    Exchange,
+    Kernel,
+    Wait,
+    collectives,
+    schedule,
+    size_of,
+    traffic,
+)
 from launch.cost.topologies import GPUS, devices_of
 
 pytestmark = pytest.mark.quick
@@ -243,6 +256,9 @@ def test_exchanges_in_their_order():
 
 def test_sizes():
     assert size_of("(bf16[1,8,8,3]{3,2,1,0}, f32[], pred[2]{0}, token[])") == 2 * 192 + 4 + 2
+    assert size_of("(u16[5]{0}, c64[3]{0}, f8e4m3fn[7]{0}, s4[6]{0})") == 10 + 24 + 7 + 3
+    (layout,) = collectives("  %a = u16[4,6]{1,0} collective-permute(%x), source_target_pairs={{0,1}}")
+    assert layout.size == 48  # ids of more than 255 classes
 
 
 def test_devices_without_a_compiler(monkeypatch):

@@ -173,6 +173,11 @@ def test_a_step_that_is_undone_while_the_pointer_is_down_is_over(painter):
         page.keys("Control+z")
         page.page.mouse.move(*page.place(50, 40), steps=3)
     np.testing.assert_array_equal(page.layout(), painted)
+    page.click(15, 33)
+    with page.dragging((15, 33), (35, 38)):
+        page.keys("Control+a")  # another selection
+        page.page.mouse.move(*page.place(50, 40), steps=3)
+    np.testing.assert_array_equal(page.layout(), painted)
     page.keys("Control+z")
     np.testing.assert_array_equal(page.layout(), blank)
 
@@ -646,14 +651,7 @@ def test_a_reload_keeps_the_work(painter):
     page = painter()
     page.choose("Brush", "bus", 10)
     page.drag((10, 10), (50, 30))
-    page.page.get_by_role("button", name="Look at image 1").click()
-    page.click(10, 44, ".image-view .frame")
-    page.settle()
-    layout, image = page.layout(), page.image()
-    page.page.reload()
-    page.settle()
-    np.testing.assert_array_equal(page.layout(), layout)
-    np.testing.assert_array_equal(page.image(), image)
+    page.check_reload()
 
 
 def test_two_tabs_paint_apart(painter, server, runs):
@@ -693,6 +691,29 @@ def test_painting_goes_on_while_the_server_is_restarted(painter, server):
     np.testing.assert_array_equal(page.image(), page.images()[0])
     assert (page.image() != before).any()
     page.page.wait_for_selector("#status[data-light=ready]")
+
+
+def test_a_server_that_was_started_again_saves_for_its_own_runs_alone(painter, server, runs, tmp_path):
+    page, arguments = painter(), server.arguments
+    server.stop()
+    server.start()
+    saved = page.downloaded(lambda: page.page.get_by_role("button", name="Save layout").click(), tmp_path)
+    np.testing.assert_array_equal(runs[1].read_layout(saved), page.layout())
+    page.settle()
+    page.page.locator(".message").evaluate_all("messages => messages.forEach((message) => message.remove())")
+    server.stop()
+    server.arguments = dataclasses.replace(server.arguments, runs=arguments.runs[:1])
+    server.start()
+    try:
+        page.page.get_by_role("button", name="Copy command").click()
+        page.page.wait_for_selector(".message >> text=The server was started again, perhaps with other runs.")
+        page.page.wait_for_selector(".message >> text=The server now paints with other runs.")
+    finally:
+        server.stop()
+        server.arguments = arguments
+        server.start()
+        page.page.reload()
+        page.settle()
 
 
 def test_every_control_has_a_name(painter):
@@ -839,8 +860,12 @@ def test_a_hurried_page_has_one_turn_at_a_time(server, monkeypatch):
 
 def test_a_page_of_another_session_learns_that_the_server_was_started_again(server):
     session = json.loads(ask(server, "GET", "/about")[2])["session"]
-    assert ask(server, "POST", f"/render/0?session={session}", bytes(H * W))[0] == 200
-    assert ask(server, "POST", "/render/0?session=another", bytes(H * W))[0] == 503
+    picked = json.dumps({"run": 0, "index": 0, "picks": {}}).encode()
+    for path, body in (("/render/0", bytes(H * W)), ("/save/0", bytes(H * W)), ("/command", picked)):
+        assert ask(server, "POST", f"{path}?session={session}", body)[0] == 200
+        assert ask(server, "POST", f"{path}?session=another", body)[0] == 503
+    for path, body in (("/render/5", bytes(H * W)), ("/save/0", bytes(9 * H * W))):  # as the other runs had them
+        assert ask(server, "POST", f"{path}?session=another", body)[0] == 503
 
 
 def test_other_machines_need_the_token(runs, monkeypatch):

@@ -158,6 +158,15 @@ def test_the_horizon_is_learnt_from_layouts_and_else_from_names():
     assert horizon([np.full((40, 80), 2, np.uint8)], ("a", "b", "c", "void"), (40, 80)).below == 2
 
 
+def test_a_horizon_has_two_classes():
+    """Also where layouts show one, or none."""
+    names = ("a", "b", "void")
+    assert horizon([np.full((40, 80), 2, np.uint8)], names, (40, 80)) == (0, 1, 20)
+    for below, above in ((0, 1), (1, 0)):
+        assert horizon([np.full((40, 80), below, np.uint8)], names, (40, 80))[:2] == (above, below)
+    assert horizon([np.full((40, 80), SKY, np.uint8)], NAMES, (40, 80)) == (SKY, ROAD, 20)
+
+
 def test_a_run_with_its_own_checkpoint(tmp_path):
     (tmp_path / "a@b").mkdir()
     for asked, parts in {

@@ -218,21 +218,28 @@ def test_the_steps_of_a_whole_run(tmp_path):
     assert steps_of(dataclasses.replace(cityscapes, steps=7)) == (7, "as --steps says")
     drawn = EXPERIMENTS["demo"].data.num_scenes
     assert steps_of(cascade(1, epochs=3)) == (3 * drawn, f"for 3 epochs of {drawn:,} photographs, as streets has")
-    assert steps_of(dataclasses.replace(cityscapes, data=DataConfig("folder", labels="cityscapes")))[0] == 0
+    assert steps_of(dataclasses.replace(cityscapes, data=DataConfig("folder", labels="cityscapes"))) == (
+        0,
+        "add --data.root DIR or --steps N",
+    )
 
 
-def test_photographs_are_counted_where_they_are(tmp_path):
+def test_photographs_are_counted_where_they_are(tmp_path, monkeypatch):
     """Somebody who chooses a mesh on a laptop may give the folders of the cluster."""
     cityscapes = dataclasses.replace(EXPERIMENTS["cityscapes_256p"], epochs=2)
 
-    def steps(root: str) -> tuple[int, str]:
-        return steps_of(dataclasses.replace(cityscapes, data=DataConfig("cityscapes", root, cache=str(tmp_path / "cache"))))
+    def steps(root: str, batch_size: int = 1) -> tuple[int, str]:
+        data = DataConfig("cityscapes", root, cache=str(tmp_path / "cache"))
+        return steps_of(dataclasses.replace(cityscapes, data=data, batch_size=batch_size))
 
     elsewhere = (2 * 2975, "for 2 epochs of 2,975 photographs, as the authors of cityscapes publish")
     assert steps("/not/on/this/machine") == steps("gs://bucket/cityscapes") == steps(str(tmp_path)) == elsewhere
     write_streets(tmp_path, (256, 512), 5, drawn=1)
     assert steps(str(tmp_path)) == (2 * 5, f"for 2 epochs of 5 photographs, as {tmp_path} has")
+    assert steps(str(tmp_path), 6) == (0, f"a batch of 6 does not fit a data set of 5 photographs, as {tmp_path} has")
     assert not (tmp_path / "cache").exists()
+    monkeypatch.setattr(meshes, "open_source", lambda *_: (_ for _ in ()).throw(PermissionError("no")))
+    assert steps(str(tmp_path)) == elsewhere
 
 
 def shown(table) -> list[list[str]]:

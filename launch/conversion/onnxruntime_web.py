@@ -7,7 +7,7 @@ import tarfile
 from pathlib import Path, PurePosixPath
 
 from crn_jax.errors import UserError
-from crn_jax.files import cache_folder
+from crn_jax.files import download
 
 VERSION = "1.30.0"
 """The release that is downloaded. The tests run it."""
@@ -30,7 +30,7 @@ def runtime_files(folder: Path | None) -> dict[str, bytes]:
     Raises:
       UserError: if a file is missing, or if the package cannot be fetched.
     """
-    found = _in_folder(folder) if folder else _in_archive(download())
+    found = _in_folder(folder) if folder else _in_archive(download_package())
     if missing := {MODULE, WASM, _ABOUT} - found.keys():
         where = folder or ADDRESS
         raise UserError(
@@ -48,32 +48,21 @@ def version_of(files: dict[str, bytes]) -> str:
         return "of an unknown release"
 
 
-def download(folder: Path | None = None, url: str = ADDRESS, integrity: str = INTEGRITY, progressbar: bool = True) -> Path:
+def download_package(
+    folder: Path | None = None, url: str = ADDRESS, integrity: str = INTEGRITY, progressbar: bool = True
+) -> Path:
     """Downloads the package (33 MB) into the cache, unless it is there already, and returns its path.
-
-    Each call verifies the checksum, and fetches a file that fails it again. A partial download never has the final name.
 
     Raises:
       UserError: if the package cannot be fetched or written, or if what was fetched fails the checksum.
     """
-    import pooch  # only a download needs it
-
     remedy = (
         f"Install it elsewhere by `npm install onnxruntime-web@{VERSION}`, and give its folder, "
         "node_modules/onnxruntime-web, with --onnxruntime."
     )
-    folder = folder or cache_folder()
-    if folder is None:
-        raise UserError(f"There is no home directory to keep onnxruntime-web in. {remedy}")
     method, _, digest = integrity.partition("-")
     known_hash = f"{method}:{base64.b64decode(digest).hex()}"
-    downloader = pooch.HTTPDownloader(progressbar=progressbar, timeout=15)
-    try:
-        return Path(pooch.retrieve(url, known_hash, fname=ARCHIVE, path=folder, downloader=downloader))
-    except ValueError as error:
-        raise UserError(f"{url}: the download has a wrong checksum ({error}). Try again.") from error
-    except OSError as error:  # The errors of requests are OSErrors, as are those of a full or read-only disk.
-        raise UserError(f"onnxruntime-web could not be fetched from {url}: {error}\n{remedy}") from error
+    return download(url, known_hash, ARCHIVE, folder, what="onnxruntime-web", remedy=remedy, progressbar=progressbar)
 
 
 def _in_folder(folder: Path) -> dict[str, bytes]:

@@ -21,7 +21,7 @@ POLICY = (
     "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self'; img-src 'self' blob: data:; "
     "connect-src 'self'; worker-src 'self' blob:; base-uri 'none'; form-action 'none'"
 )
-"""The page's Content-Security-Policy: it loads from its own server, and sends nothing elsewhere. Its workers inherit that."""
+"""The page's Content-Security-Policy: it loads from its own server, and sends nothing elsewhere. Its workers inherit it."""
 _CHARSET = '<meta charset="utf-8">\n'
 _OPENING = ("Connecting…", "Opening… If nothing comes of it, open this folder by a web server, as its README.md says.")
 
@@ -69,7 +69,9 @@ def write_web_page(folder: Path, run: Run, source: str, runtime: dict[str, bytes
 def check_size(folder: Path) -> None:
     """Raises UserError if the model in the folder has its weights in a second file, which is more than a browser takes."""
     if (folder / f"{MODEL}.data").exists():
-        raise UserError("The model has more than 2 GB, which is more than browsers take. launch.convert onnx writes it.")
+        raise UserError(
+            "The model has more than 2 GB, which is more than browsers take. Paint with launch.paint, which takes it."
+        )
 
 
 def _about_files(run: Run) -> dict[str, Any]:

@@ -87,7 +87,7 @@ def print_times(
     costs.sort(key=lambda each: (each.devices, each.spatial))
     steps, why = steps_of(experiment)
     console.print(time_table(costs, rates, steps * experiment.batch_size))
-    console.print(f"Hours are those of {steps:,} steps, {why}." if steps else "For hours, add --data.root DIR or --steps N.")
+    console.print(f"Hours are those of {steps:,} steps, {why}." if steps else f"Hours are not known: {why}.")
     console.print(
         f"Times are predicted from operations, bytes, exchanges and published rates ({rates.source}). What kernels reach "
         f"of these rates was fitted to one step on one H200. No exchange was measured. Left out: {LEFT_OUT}."

@@ -8,8 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-ITEMSIZE = {"f64": 8, "f32": 4, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "s64": 8, "u64": 8, "s8": 1, "u8": 1, "pred": 1}
-
 CONVOLUTIONS = ("convolution, y", "convolution, by input", "convolution, by kernel")
 """The kinds of convolution: the layer's result, and its derivatives by its input and by its kernel."""
 PRODUCT, INDEXED, SEVERAL, OTHER = "product", "reads by index", "writes several arrays", "other"
@@ -128,7 +126,13 @@ def collectives(hlo: str) -> list[Exchange]:
 
 def size_of(shapes: str) -> int:
     """Returns the bytes of all arrays in a text such as `(bf16[1,8,8,3]{3,2,1,0}, f32[])`."""
-    return sum(ITEMSIZE.get(dtype, 0) * math.prod(shape) for dtype, shape in _arrays(shapes))
+    return _bytes(_arrays(shapes))
+
+
+def _bytes(arrays: list[tuple[str, tuple[int, ...]]]) -> int:
+    """Returns the bytes of arrays. The name of a dtype has its bits, as in `f8e4m3fn` or `u16`, but for `pred` and `token`."""
+    bits = {dtype: int(found[0]) if (found := re.search(r"\d+", dtype)) else 8 * (dtype == "pred") for dtype, _ in arrays}
+    return sum(math.ceil(bits[dtype] * math.prod(shape) / 8) for dtype, shape in arrays)
 
 
 def _arrays(shapes: str) -> list[tuple[str, tuple[int, ...]]]:
@@ -172,8 +176,7 @@ def _exchange(line: Instruction, everyone: range) -> Exchange | None:
     if kind[2] and kind[1] != "all-reduce":  # the result lists operands, results, and the backend's scalars
         arrays = [array for array in arrays if array[1]]
         arrays = arrays[len(arrays) // 2 :]
-    size = sum(math.prod(shape) * ITEMSIZE[dtype] for dtype, shape in arrays)
-    return Exchange(line.name, kind[1], arrays, size, _groups(line.rest, everyone))
+    return Exchange(line.name, kind[1], arrays, _bytes(arrays), _groups(line.rest, everyone))
 
 
 def _groups(attributes: str, everyone: range) -> tuple[tuple[int, ...], ...]:

@@ -93,7 +93,7 @@ def to_compare(
 
 
 def steps_of(experiment: Experiment) -> tuple[int, str]:
-    """Returns the number of steps of the whole run, and in words where it comes from. It is 0 if nobody knows it.
+    """Returns the number of steps of the whole run, and in words where it comes from. It is 0 if it is not known, and why.
 
     The photographs are counted if their folder is on this machine. Otherwise they are as many as the data set's authors
     publish. Nothing is copied, and no cache is built.
@@ -103,10 +103,14 @@ def steps_of(experiment: Experiment) -> tuple[int, str]:
         return experiment.steps, "as --steps says"
     photographs, where = TRAINING_PHOTOGRAPHS.get(data.source, 0), f"as the authors of {data.source} publish"
     if data.source in DRAWN or data.root and os.path.isdir(expanded(data.root)):
-        with contextlib.suppress(UserError):  # a training would say what is wrong
+        with contextlib.suppress(UserError, OSError):  # a training would say what is wrong
             photographs = len(open_source(dataclasses.replace(data, cache=None), "train", experiment.size))
             where = f"as {data.root or data.source} has"
+    if not photographs:
+        return 0, "add --data.root DIR or --steps N"
     steps = experiment.last_step(photographs // experiment.batch_size)
+    if not steps:
+        return 0, f"a batch of {experiment.batch_size} does not fit a data set of {photographs:,} photographs, {where}"
     return steps, f"for {experiment.epochs} epochs of {photographs:,} photographs, {where}"
 
 
@@ -119,7 +123,7 @@ def time_table(costs: list[Costs], rates: Rates, images: int) -> rich.table.Tabl
       images: the number of images in all steps of the training; 0 if nobody knows it.
     """
     alone = costs[0] if costs[0].devices == 1 else None
-    columns = "step,\nms", "images a\nsecond", "\nhours", "device-\nhours", "\nefficiency", "GB\neach", "\nfits", "\nmostly"
+    columns = "step,\nms", "images a\nsecond", "\nhours", "device-\nhours", "effi-\nciency", "GB\neach", "\nfits", "\nmostly"
     table = rich.table.Table("data x\nspatial", *columns, box=None, header_style="dim")
     choice = [each for each in costs if fits(each, rates) and (each is not alone or len(costs) == 1)]
     fastest = min(choice, key=lambda each: each.time.total, default=None)

@@ -110,15 +110,15 @@ def horizon(layouts: Sequence[np.ndarray], classes: Sequence[str], size: tuple[i
         return Horizon(default[0], default[1], height // 2)
     stack, void = np.stack(layouts), len(classes) - 1
 
-    def most(rows: np.ndarray, *others: int) -> int:
+    def most(rows: np.ndarray, other: int | None, otherwise: int) -> int:
         counts = np.bincount(rows.ravel(), minlength=len(classes))
-        counts[[void, *others]] = 0
-        return int(counts.argmax())
+        counts[[void] if other is None else [void, other]] = 0
+        return int(counts.argmax()) if counts.any() else otherwise
 
     band = max(1, height // 6)
     seen = stack[:, (stack == void).mean((0, 2)) < 0.5]  # at the bottom, photographs may show the car of the camera
-    below = most(seen[:, -band:])
-    above = by_name[0] if by_name[0] is not None else most(seen[:, :band], below)
+    below = most(seen[:, -band:], by_name[0], default[1])
+    above = by_name[0] if by_name[0] is not None else most(seen[:, :band], below, next(n for n in (0, 1) if n != below))
     filled = (stack == below).mean((0, 2)) >= 0.25
     row = int(filled.argmax()) if filled.any() else height // 2
     return Horizon(above, below, row or height // 2)

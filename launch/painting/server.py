@@ -115,8 +115,6 @@ def application(studio: Studio, host: str, token: str | None = None) -> Guard:
     async def render(request: Request) -> Response:
         painted = _painted(request.path_params["run"])
         layout = await _layout(request)
-        if request.query_params.get("session", studio.session) != studio.session:
-            return JSONResponse({"error": "The server was started again, perhaps with other runs."}, 503)
         if painted.state != "ready":
             return JSONResponse({"error": painted.problem or "The run is being compiled."}, 503)
         try:
@@ -165,6 +163,17 @@ def application(studio: Studio, host: str, token: str | None = None) -> Guard:
         file = Path(str(fields.get("file", ""))[:200]).name or "LAYOUT.png"
         return JSONResponse({"command": synthesize_command(painted, index, chosen, file)})
 
+    def of_this_session(handler: Handler) -> Handler:
+        """Refuses what a page asks that has not noticed that the server was started again."""
+
+        async def checked(request: Request) -> Response:
+            if request.query_params.get("session", studio.session) != studio.session:
+                await _body(request, MAX_BYTES)  # of another size, perhaps
+                raise HTTPException(503, "The server was started again, perhaps with other runs. Reload the page.")
+            return await handler(request)
+
+        return checked
+
     def _painted(number: Any) -> PaintedRun:
         if type(number) is not int or not 0 <= number < len(studio.runs):
             raise HTTPException(404, f"There is no run {number} here.")
@@ -187,10 +196,10 @@ def application(studio: Studio, host: str, token: str | None = None) -> Guard:
             Route("/about", about),
             Route("/scenes", scenes),
             Route("/layouts/{number:int}", held_out),
-            Route("/render/{run:int}", render, methods=["POST"]),
+            Route("/render/{run:int}", of_this_session(render), methods=["POST"]),
             Route("/open/{kind:str}", open_file, methods=["POST"]),
-            Route("/save/{run:int}", save_layout, methods=["POST"]),
-            Route("/command", command, methods=["POST"]),
+            Route("/save/{run:int}", of_this_session(save_layout), methods=["POST"]),
+            Route("/command", of_this_session(command), methods=["POST"]),
         ],
         exception_handlers={HTTPException: _refused, UserError: _refused, ClientDisconnect: _refused, Exception: _failed},
     )

@@ -174,6 +174,17 @@ class Painter:
         for key in keys:
             self.page.keyboard.press(key)
 
+    def check_reload(self) -> None:
+        """Looks at another image, picks a class from it, and checks that layout and image survive a reload."""
+        self.page.get_by_role("button", name="Look at image 1").click()
+        self.click(10, 44, ".image-view .frame")
+        self.settle()
+        layout, image = self.layout(), self.image()
+        self.page.reload()
+        self.settle()
+        np.testing.assert_array_equal(self.layout(), layout)
+        np.testing.assert_array_equal(self.image(), image)
+
     def downloaded(self, act: Callable[[], object], folder: Path) -> Path:
         """The file that the page saves when `act` is called."""
         with self.page.expect_download() as download:

@@ -53,6 +53,7 @@ def with_drawn_weights(network: torch.nn.Module) -> torch.nn.Module:
 
 @torch.inference_mode()
 def record_deeplab(checkout: Path, photograph: Path) -> None:
+    """Records what the original DeepLabV2, in a checkout of its repository, says of a photograph."""
     sys.path.insert(0, str(checkout))
     models, recorded = importlib.import_module("libs.models"), {}
     metric = runpy.run_path(str(checkout / "libs" / "utils" / "metric.py"))
@@ -113,6 +114,7 @@ def prepared(dataset: type, pixels: np.ndarray, sides: tuple[int, ...]) -> list[
 
 @torch.inference_mode()
 def record_upernet(checkout: Path, photograph: Path) -> None:
+    """Records what the original UPerNet101, in a checkout of its repository, says of a photograph."""
     sys.path.insert(0, str(checkout))
     models = importlib.import_module("mit_semseg.models.models")
     resnet = importlib.import_module("mit_semseg.models.resnet")

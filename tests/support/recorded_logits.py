@@ -13,6 +13,7 @@ def photograph(shared_data: Path) -> np.ndarray:
 
 
 def check_logits(found: np.ndarray, expected: np.ndarray) -> None:
+    """Compares logits `[H, W, c]`, after a check that the recorded ones are no constant."""
     assert found.shape == expected.shape and expected.std() > 0.1
     np.testing.assert_allclose(found, expected, atol=1e-4)
 

@@ -39,7 +39,7 @@ export async function heldOut(number, bytes) {
 }
 
 /** The images of a layout, and the layout as the network got it; null if a newer layout has taken its place. The server of
- * another session refuses, because its runs may be others. */
+ * another session refuses this, a layout's file and a command, because its runs may be others. */
 export async function render(number, ids, run, session) {
   const answer = await post(`render/${number}?page=${page}&session=${session}`, ids);
   if (answer.status === 204) return null;
@@ -60,13 +60,13 @@ export async function open(kind, file, bytes, reading) {
 }
 
 /** The layout as a PNG file of a run's ids, and its name. */
-export async function layoutFile(run, ids) {
-  const answer = await post(`save/${run}`, ids);
+export async function layoutFile(run, ids, session) {
+  const answer = await post(`save/${run}?session=${session}`, ids);
   const name = decodeURIComponent(answer.headers.get("content-disposition").split("''")[1]);
   return { content: await whole(answer, "blob"), name };
 }
 
-export async function command(run, index, picks, file) {
-  const answer = await post("command", JSON.stringify({ run, index, picks, file }));
+export async function command(run, index, picks, file, session) {
+  const answer = await post(`command?session=${session}`, JSON.stringify({ run, index, picks, file }));
   return (await whole(answer, "json")).command;
 }

@@ -11,10 +11,17 @@ function download(content, name) {
   setTimeout(() => URL.revokeObjectURL(address), 60_000);
 }
 
-/** Saves the layout with the ids and colours that the run of a panel reads. */
-export async function saveLayout(work, panel) {
+/** The layout as a file with the ids and colours that the run of a panel reads, and its name. */
+async function layoutFile(work, panel, live) {
+  const ids = work.layout.ids.slice();
+  await live.look();
+  return engine.layoutFile(panel.number, ids, live.info.session);
+}
+
+/** Saves the layout. Returns the name of the file, or null. */
+export async function saveLayout(work, panel, live) {
   try {
-    const { content, name } = await engine.layoutFile(panel.number, work.layout.ids);
+    const { content, name } = await layoutFile(work, panel, live);
     download(content, name);
     return name;
   } catch (error) {
@@ -23,10 +30,11 @@ export async function saveLayout(work, panel) {
   }
 }
 
-/** Saves what a panel shows, at the run's size or enlarged. */
-export async function saveImage(panel, times, layoutName) {
+/** Saves what a panel shows, at the run's size or enlarged. The file is named after the layout's, if the server answers. */
+export async function saveImage(work, panel, live, times) {
   const rgb = panel.shown();
   if (!rgb) return complain(new Error("There is no image yet."));
+  const layoutName = await layoutFile(work, panel, live).then(({ name }) => name, () => "layout.png");
   const { width, height } = panel.run, own = element("canvas", { width, height });
   put(own, pixelOf(rgb));
   let canvas = own;
@@ -41,13 +49,13 @@ export async function saveImage(panel, times, layoutName) {
 }
 
 /** Copies the command that makes the image on the page, and saves the layout that it reads. */
-export async function copyCommand(work, panel) {
-  const name = await saveLayout(work, panel);
+export async function copyCommand(work, panel, live) {
+  const name = await saveLayout(work, panel, live);
   if (!name) return;
   try {
     const index = panel.looked >= 0 ? panel.looked : panel.base;
     const picks = panel.looked >= 0 ? {} : Object.fromEntries(panel.picks);
-    const line = await engine.command(panel.number, index, picks, name);
+    const line = await engine.command(panel.number, index, picks, name, live.info.session);
     const show = (words) => tell(`${words} It reads ${name}, which was saved as well: give it in the folder of that file. ${line}`, { actions: [["OK", () => {}]] });
     try {
       await navigator.clipboard.writeText(line);

@@ -6,7 +6,8 @@ import { Refused, Unreachable } from "./errors.js";
 
 const POLL = 500; // milliseconds
 
-/** Tells "status" when what it waits for has changed, "lost" when the server is gone, and "back" when it is there again. */
+/** Tells "status" when what it waits for has changed, "lost" when the server is gone, "back" when it is there again, and "other"
+ * when it paints with other runs. */
 export class Live extends EventTarget {
   isLost = false;
   problem = "";
@@ -81,25 +82,7 @@ export class Live extends EventTarget {
     let ask = true;
     while (ask) {
       try {
-        const news = await engine.about();
-        if (news.session !== this.info.session && !this.#isAlike(news)) {
-          this.dispatchEvent(new Event("other"));
-          return;
-        }
-        this.info.session = news.session;
-        let changed = this.isLost;
-        this.panels.forEach((panel, i) => {
-          changed ||= panel.run.state !== news.runs[i].state && news.runs[i].state === "ready";
-          panel.run = news.runs[i];
-          panel.wait();
-        });
-        if (this.isLost) {
-          this.isLost = false;
-          this.#tell("back");
-        }
-        this.#tell("status");
-        if (changed) this.request();
-        else if (this.#done !== this.#wanted) this.#render(); // too many pages waited
+        if (!(await this.#hear())) return;
         ask = this.isWaiting || this.#done !== this.#wanted;
       } catch (error) {
         if (!(error instanceof Refused) && !(error instanceof Unreachable)) throw error;
@@ -113,6 +96,35 @@ export class Live extends EventTarget {
       if (ask) await new Promise((resolve) => setTimeout(resolve, POLL));
     }
     this.#watching = false;
+  }
+
+  /** Asks the server how the runs are. Returns false if the page cannot go on with them. */
+  async #hear() {
+    const news = await engine.about(), isOther = news.session !== this.info.session;
+    if (isOther && !this.#isAlike(news)) {
+      this.#tell("other");
+      return false;
+    }
+    this.info.session = news.session;
+    let changed = this.isLost || isOther;
+    this.panels.forEach((panel, i) => {
+      changed ||= panel.run.state !== news.runs[i].state && news.runs[i].state === "ready";
+      panel.run = news.runs[i];
+      panel.wait();
+    });
+    if (this.isLost) {
+      this.isLost = false;
+      this.#tell("back");
+    }
+    this.#tell("status");
+    if (changed) this.request();
+    else if (this.#done !== this.#wanted) this.#render(); // too many pages waited
+    return true;
+  }
+
+  /** Learns whether the server was started again meanwhile, before something is saved that depends on its runs. */
+  async look() {
+    if (await this.#hear() && this.isWaiting) this.#watch();
   }
 
   /** Whether another server offers the same canvas and as many runs of the same sizes. */

@@ -83,9 +83,10 @@ async function start() {
     map: () => collection.toggleMap?.(),
     pickChosen: () => collection.pickChosen?.(),
     look: (u) => collection.look?.(u),
-    saveLayout: () => { saveLayout(work, shownPanel()); },
+    saveLayout: () => { saveLayout(work, shownPanel(), live); },
     cancel,
     selectAll: () => {
+      cancel(); // an area that is being dragged is no longer the selection
       state.set({ tool: "select" });
       select.selectAll();
       view.redraw();
@@ -109,12 +110,9 @@ async function start() {
   for (const [id, act] of Object.entries({
     undo: actions.undo, redo: actions.redo, "zoom-in": actions.zoomIn, "zoom-out": actions.zoomOut, "zoom-fit": actions.fit,
     "save-layout": actions.saveLayout, help: actions.help,
-    "save-image": () => save(1), "save-large": () => save(4), "copy-command": () => copyCommand(work, shownPanel()),
+    "save-image": () => saveImage(work, shownPanel(), live, 1), "save-large": () => saveImage(work, shownPanel(), live, 4),
+    "copy-command": () => copyCommand(work, shownPanel(), live),
   })) $(id).addEventListener("click", act);
-  async function save(times) {
-    const panel = shownPanel(), file = engine.layoutFile(panel.number, work.layout.ids);
-    await saveImage(panel, times, await file.then(({ name }) => name, () => "layout.png")); // the image is here without the server
-  }
   $("copy-command").hidden = !info.command;
   camera.addEventListener("change", () => { $("zoom").textContent = `${Math.round(100 * camera.scale)}%`; });
   const history = () => {

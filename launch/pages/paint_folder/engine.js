@@ -15,18 +15,17 @@ let waiting = null; // the layout whose images are being made: {ids, resolve, re
 
 /** What the page paints with, and how far the run is. The first call begins to load the model. */
 export async function about() {
-  info ??= await (await ask("about.json")).json();
+  info ??= await ask("about.json", "json");
   if (!worker) startWorker();
   const seconds = (performance.now() - since) / 1000;
   return { ...info, runs: info.runs.map((run) => ({ ...run, ...progress, seconds })) };
 }
 
-export const scenes = async () => (await ask("scenes.json")).json();
+export const scenes = () => ask("scenes.json", "json");
 
 export async function heldOut(number) {
-  const name = `layouts/${number}.png`, content = await (await ask(name)).arrayBuffer();
-  info ??= await (await ask("about.json")).json();
-  return (await readLayout(new Uint8Array(content), name, info)).ids;
+  const name = `layouts/${number}.png`;
+  return (await readLayout(new Uint8Array(await ask(name, "arrayBuffer")), name, info)).ids;
 }
 
 /** The images of a layout, and the layout. The page asks for one at a time. */
@@ -51,7 +50,8 @@ export async function layoutFile(_, ids) {
   return { content: new Blob([await layoutPng(ids, info)], { type: "image/png" }), name: fileName(ids) };
 }
 
-async function ask(name) {
+/** What a file of the folder holds, read as "json" or as "arrayBuffer". */
+async function ask(name, read) {
   let answer;
   try {
     answer = await fetch(new URL(name, document.baseURI), { cache: "no-cache" }); // the folder may have been made anew
@@ -59,7 +59,11 @@ async function ask(name) {
     throw new Unreachable("The server of this page does not answer.");
   }
   if (!answer.ok) throw new Refused({ error: `${name} cannot be loaded: the server answers with status ${answer.status}. ${COPY}` }, answer.status);
-  return answer;
+  try {
+    return await answer[read]();
+  } catch { // it broke off, or the server answers with a page of its own in place of a file that is not there
+    throw new Refused({ error: `${name} is damaged or cut short. ${COPY}` }, answer.status);
+  }
 }
 
 function enter(state, settings = {}) {

@@ -3,6 +3,7 @@
 
 import { Refused } from "./errors.js";
 import { NotReadable, crc32, decode, encode } from "./png.js";
+import { idsOf } from "./raster.js";
 
 const TOLD = 5;
 const TOLERANCE = 0.02; // of the aspect ratio; a layout may be stretched by so much
@@ -67,7 +68,7 @@ function meaning(used, colors, info, refuse) {
 }
 
 function lookUp(values, table, info, refusal) {
-  const ids = info.bytes === 2 ? new Uint16Array(values.length) : new Uint8Array(values.length), unknown = new Map();
+  const ids = idsOf(new ArrayBuffer(values.length * info.bytes), info.bytes), unknown = new Map();
   for (let i = 0; i < values.length; i++) {
     const found = table.get(values[i]);
     if (found === undefined) unknown.set(values[i], (unknown.get(values[i]) ?? 0) + 1);

@@ -1,7 +1,10 @@
 // PNG files as they store their pixels. A canvas would show colours, and change some of them, in place of a palette's indices.
 
 const SIGNATURE = [137, 80, 78, 71, 13, 10, 26, 10];
-const KINDS = { 0: ["grey", 1], 2: ["rgb", 3], 3: ["palette", 1], 4: ["grey+alpha", 2], 6: ["rgba", 4] };
+const KINDS = { // by the number of the colour type: name, channels, and bits of a sample
+  0: ["grey", 1, [1, 2, 4, 8, 16]], 2: ["rgb", 3, [8, 16]], 3: ["palette", 1, [1, 2, 4, 8]], 4: ["grey+alpha", 2, [8, 16]],
+  6: ["rgba", 4, [8, 16]],
+};
 const MOST = 1 << 28; // samples
 
 const CRC = Uint32Array.from({ length: 256 }, (_, n) => {
@@ -52,8 +55,8 @@ function headerOf(content) {
   if (content.length !== 13) throw damaged();
   const view = new DataView(content.buffer, content.byteOffset, 13);
   const width = view.getUint32(0), height = view.getUint32(4), [depth, color, compression, filter, interlace] = content.subarray(8);
-  const [kind, channels] = KINDS[color] ?? [];
-  if (!kind || !width || !height || ![1, 2, 4, 8, 16].includes(depth) || compression || filter) throw damaged();
+  const [kind, channels, depths] = KINDS[color] ?? [];
+  if (!depths?.includes(depth) || !width || !height || compression || filter) throw damaged();
   if (interlace) throw new NotReadable("this PNG is interlaced. Save it without interlacing.");
   if (width * height * channels > MOST) throw new NotReadable(`${height}x${width} pixels are too many.`);
   return { width, height, kind, channels, depth };
@@ -104,7 +107,8 @@ export async function encode({ width, height, kind, depth, samples, palette }) {
   header.setUint16(8, (depth << 8) | color);
   const chunks = [["IHDR", new Uint8Array(header.buffer)], ...(palette ? [["PLTE", palette]] : []),
     ["IDAT", await transformed([rows], new CompressionStream("deflate"))], ["IEND", new Uint8Array(0)]];
-  return new Blob([Uint8Array.from(SIGNATURE), ...chunks.map(([type, content]) => chunk(type, content))]).arrayBuffer().then((all) => new Uint8Array(all));
+  const file = new Blob([Uint8Array.from(SIGNATURE), ...chunks.map(([type, content]) => chunk(type, content))]);
+  return new Uint8Array(await file.arrayBuffer());
 }
 
 function chunk(type, content) {
