@@ -190,7 +190,8 @@ def test_what_cannot_be_labelled_is_refused_before_the_first(tiny_segmenter, tra
     (tmp_path / "twin").mkdir()
     Image.open(one).save(tmp_path / "twin" / "[0] é.jpg")
     assert "would both become" in refused(segment.main, run, one, tmp_path / "twin", "--out", out)
-    assert "do not have one image each" in refused(segment.main, run, one, "--out", out, "--layouts", tmp_path / "twin")
+    problem = refused(segment.main, run, one, "--out", out, "--layouts", tmp_path / "twin")
+    assert "must hold one image of each example. It does not for 1 of 1 example, such as [0] é (no file)" in problem
     assert not out.exists()
     out.mkdir()
     Image.open(one).save(out / "[0] é.png")

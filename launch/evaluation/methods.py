@@ -207,10 +207,10 @@ def files_of(folder: Path, examples: Sequence[str], suffixes: Sequence[str]) -> 
         else:
             problems.append(f"{name} ({', '.join(path.name for path in paths) or 'no file'})")
     if problems:
-        do = "does" if len(problems) == 1 else "do"
         raise UserError(
-            f"{folder}: {len(problems)} of {counted(len(examples), 'example')} {do} not have one image each, such as "
-            f"{'; '.join(problems[:3])}. Files are named after the examples: {examples[0]}.png, or {examples[0]}_*.png."
+            f"{folder} must hold one image of each example. It does not for {len(problems)} of "
+            f"{counted(len(examples), 'example')}, such as {'; '.join(problems[:3])}. "
+            f"Files are named after the examples: {examples[0]}.png, or {examples[0]}_*.png."
         )
     return files
 
