@@ -1,5 +1,7 @@
 """Carries out an ablation: `python -m launch.ablate SUITE --data DIR`. ABLATIONS in configs.py lists the suites.
 
+`python -m launch.ablate verify RECORD` computes the page of one again, from its record.
+
 launch.train, launch.evaluate and launch.synthesize train, score and show every variant, each in a process of its own. If it is
 stopped, give the same command again: it continues there, and repeats nothing that is finished.
 """
@@ -22,9 +24,10 @@ from crn_jax.buckets import is_bucket
 from crn_jax.errors import UserError, did_you_mean
 from crn_jax.files import expanded
 from crn_jax.run import holds_run
-from launch.ablation.findings import Entry, collect
-from launch.ablation.summary import conclusions, figures_table, markdown
+from launch.ablation.record import FILE, Entry, read_record, record_of, write_record
+from launch.ablation.summary import figures_table, markdown
 from launch.ablation.tasks import Budget, Task, shown, slug, trains_with_segmenter, with_segmenter
+from launch.ablation.verify import numbers_in, results_of, unequal_results, unequal_scores
 from launch.ablation.workers import Workers, check_jobs
 from launch.common.catalogue import ablations, take_configs
 from launch.common.exit_status import FAILED, TRY_AGAIN
@@ -35,6 +38,9 @@ from launch.common.output import staged, write_json
 from launch.common.page import write_page
 from launch.common.terminal import command, console
 from launch.evaluation.open_segmenter import is_weights
+
+SHOWN = 20
+"""The number of differences that `verify` prints."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,11 +84,23 @@ class Arguments:
     """Print the commands, and run none."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Verify:
+    """Verifies a record of launch.ablate: computes every figure of its page again, from the scores of single images."""
+
+    record: Annotated[Path, tyro.conf.Positional]
+    """The file record.json.gz of an ablation."""
+    runs: Path | None = None
+    """The folder of the ablation. Its runs are scored again, too."""
+
+
 def main(arguments: list[str] | None = None) -> None:
-    """Reads the command line and works through the suite."""
+    """Reads the command line and works through the suite, or verifies a record."""
     with command():
         given = sys.argv[1:] if arguments is None else arguments
         rest = take_configs(given)
+        if rest[:1] == ["verify"]:
+            sys.exit(verify(read_options(Verify, "ablate verify", rest[1:])))
         if not rest or rest[0] in ("-h", "--help"):
             list_suites()
         asked: Arguments = read_options(Arguments, "ablate", rest)
@@ -97,6 +115,7 @@ def list_suites() -> None:
     table = rich.table.Table(box=None, show_header=False)
     for name, ablation in ablations().items():
         table.add_row(name, f"{ablation.question} {len(ablation.variants)} variants.")
+    table.add_row("verify RECORD", "Computes the page of an ablation again, from its record.")
     console.print(table)
 
 
@@ -115,7 +134,8 @@ def ablate(asked: Arguments, command_line: str) -> int:
 
     def report() -> dict[str, Any]:
         reached = [entry._replace(outcome=workers.outcomes.get(entry.task.folder)) for entry in entries]
-        return write_results(out, collect(asked.suite, ablation.question, reached, str(budget), command_line, ablation.classes))
+        record = record_of(asked.suite, ablation.question, reached, str(budget), command_line, ablation.classes)
+        return write_results(out, record)
 
     with Workers(asked.jobs, out / "accelerators") as workers:
         workers.work(segmenter, lambda: None)
@@ -128,10 +148,11 @@ def ablate(asked: Arguments, command_line: str) -> int:
     return FAILED if "failed" in workers.outcomes.values() else 0
 
 
-def write_results(out: Path, results: dict[str, Any]) -> dict[str, Any]:
-    """Adds the conclusions to the results, and writes these as JSON, as Markdown and as a page."""
-    results["conclusions"] = list(conclusions(results))
+def write_results(out: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """Returns the results of a record, and writes them as JSON, as Markdown and as a page, and with the record."""
+    results = results_of(record)
     with staged(out) as folder:
+        write_record(folder / FILE, record | {"results": results})
         write_json(folder / "ablation.json", results)
         (folder / "ablation.md").write_text(markdown(results), "utf-8", "backslashreplace")
         write_page("ablation.html", results, folder / "ablation.html")
@@ -143,7 +164,26 @@ def tell(results: dict[str, Any], out: Path) -> None:
     console.print(figures_table(results))
     for sentence in results["conclusions"]:
         console.print(f"- {sentence}", markup=False)
-    console.print(f"{out / 'ablation.html'} shows it with curves and images.", markup=False)
+    console.print(
+        f"{out / 'ablation.html'} shows it with curves and images; {FILE} beside it lets others verify it.", markup=False
+    )
+
+
+def verify(asked: Verify) -> int:
+    """Verifies a record, and prints what differs. Returns the exit status: 0, or `FAILED` if something differs."""
+    set_up_jax()
+    record = read_record(asked.record)
+    apart = unequal_results(record)
+    console.print(
+        f"{asked.record}: {numbers_in(record['results']):,} numbers computed again, {len(apart)} differ.", markup=False
+    )
+    for line in apart[:SHOWN]:
+        console.print(f"  {line}", markup=False)
+    for name, differing in unequal_scores(record, asked.runs) if asked.runs else ():
+        found = "the run is not there" if differing is None else ", ".join(differing) or "the same scores of all images"
+        console.print(f"  {name}: {found}", markup=False)
+        apart += differing or []
+    return FAILED if apart else 0
 
 
 def suite(asked: Arguments) -> Ablation:

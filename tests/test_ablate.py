@@ -1,5 +1,6 @@
 """A whole ablation through the command line: what it leaves behind, and what survives being stopped and killed."""
 
+import gzip
 import json
 import os
 import re
@@ -15,7 +16,9 @@ from PIL import Image
 import configs
 from crn_jax.ablation import Ablation, Variant
 from crn_jax.checksums import unsealed
+from crn_jax.errors import UserError
 from launch import ablate
+from launch.ablation.record import FILE, read_record, write_record
 from launch.common.exit_status import TRY_AGAIN
 from launch.training.metrics_log import read_metrics
 from tests.support.commands import PATIENCE, ROOT, wait_for
@@ -112,6 +115,58 @@ def test_a_whole_suite(whole):
     assert any("broken (seed 0)" in sentence for sentence in results["conclusions"])
     markdown = (out / "ablation.md").read_text()
     assert "| two & images |" in markdown and "40 steps" in markdown
+
+
+def verify(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as exit_:
+        ablate.main(["verify", *map(str, arguments)])
+    return exit_.value.code
+
+
+def test_others_can_verify_its_record(whole, tmp_path, capsys):
+    """The record alone gives the page's results, and the runs give its scores."""
+    out, _ = whole
+    record = read_record(out / FILE)
+    assert record["results"] == unsealed(json.loads((out / "ablation.json").read_text()))
+    assert verify(out / FILE) == 0
+    assert re.search(r"\b\d\d+ numbers computed again, 0 differ", capsys.readouterr().out)
+    assert verify(out / FILE, "--runs", out) == 0
+    assert capsys.readouterr().out.count("the same scores of all images") == 2
+    assert verify(out / FILE, "--runs", tmp_path) == 0
+    assert capsys.readouterr().out.count("the run is not there") == 2
+
+
+def test_a_record_that_was_changed_does_not_verify(whole, tmp_path, capsys):
+    out, _ = whole
+    record = read_record(out / FILE)
+    record["results"]["variants"][1]["scores"]["psnr"]["value"] += 0.01
+    write_record(tmp_path / "results.gz", record)
+    assert verify(tmp_path / "results.gz") == 1
+    assert re.search(r"1 differ.*\n +variants\[1\].scores.psnr.value: [\d.]+, now", capsys.readouterr().out)
+    record = read_record(out / FILE)
+    record["trainings"][0]["evaluation"]["candidates"][1]["per_image"]["distance"][0] += 1
+    write_record(tmp_path / "images.gz", record)
+    assert verify(tmp_path / "images.gz") == 1
+    printed = capsys.readouterr().out
+    assert "as_it_is/seed_0: seed_0.distance.value" in printed and "variants[1].difference.value" in printed
+    assert verify(tmp_path / "images.gz", "--runs", out) == 1
+    assert "as it is, seed 0: distance of seed_0 differs" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (lambda data: data[: len(data) // 2], "it is cut short"),
+        (lambda data: b"no record", "this is no record"),
+        (lambda data: gzip.compress(b"{}"), "suite"),
+        (lambda data: gzip.compress(gzip.decompress(data).replace(b"Which?", b"Whose?")), "the file is damaged"),
+    ],
+)
+def test_a_damaged_record_is_refused(whole, tmp_path, content, problem):
+    damaged = tmp_path / FILE
+    damaged.write_bytes(content((whole[0] / FILE).read_bytes()))
+    with pytest.raises(UserError, match=f"{FILE}.*{problem}"):
+        read_record(damaged)
 
 
 def test_the_same_layouts_side_by_side(whole):

@@ -10,9 +10,11 @@ from crn_jax.ablation import Variant
 from crn_jax.cascade import CascadeConfig
 from crn_jax.data.sources import label_space_of
 from crn_jax.errors import UserError
+from crn_jax.experiment import to_json
 from crn_jax.run import describe_run
 from launch.ablation import findings
-from launch.ablation.findings import Entry, collect, curve, difference, scores_of, together
+from launch.ablation.findings import collect, curve, difference, scores_of, together
+from launch.ablation.record import Entry, record_of
 from launch.ablation.summary import conclusions, figures_table, markdown, still_falling
 from launch.ablation.tasks import Budget, Task
 from launch.common.terminal import console
@@ -63,7 +65,7 @@ def entry(folder, name: str, seed: int = 0, shift: float = 0, preferred=None, ar
 
 
 def collected(entries) -> dict:
-    return collect("suite", "Why?", entries, "40 steps", "python -m launch.ablate suite")
+    return collect(record_of("suite", "Why?", entries, "40 steps", "python -m launch.ablate suite"))
 
 
 def said(entries) -> str:
@@ -73,7 +75,7 @@ def said(entries) -> str:
 @pytest.fixture(autouse=True)
 def no_counting(monkeypatch):
     """tests/test_flops.py does that."""
-    monkeypatch.setattr(findings, "operations", lambda task: {"step_flop": 3e9, "synthesis_flop": 10**9})
+    monkeypatch.setattr(findings, "operations", lambda *_: {"step_flop": 3e9, "synthesis_flop": 10**9})
 
 
 def test_what_a_suite_collects(tmp_path):
@@ -282,7 +284,8 @@ def test_tables(tmp_path):
 def test_operations_are_those_of_the_variant(tmp_path, monkeypatch):
     monkeypatch.undo()
     arguments = "demo --cascade.base 6 8 --cascade.widths 8 8 8 8".split()
-    counted = findings.operations(Task("a", tmp_path, tuple(arguments)))
+    experiment = Task("a", tmp_path, tuple(arguments)).experiment
+    counted = findings.operations(json.dumps(to_json(experiment)), "null")
     assert 0 < counted["synthesis_flop"] < counted["step_flop"]
     layers = CascadeConfig(20, (8, 8, 8, 8), (6, 8)).widths
     by_hand, features = 0, 0
@@ -296,5 +299,5 @@ def test_damaged_metrics_are_noted(tmp_path):
     one = entry(tmp_path, "a")
     path = one.task.folder / "metrics.jsonl"
     path.write_bytes(bytes(100) + b"\n" + path.read_bytes())
-    notes = collect("suite", "?", [one], "40 steps", "command")["notes"]
+    notes = collected([one])["notes"]
     assert notes[-1] == f"{path}: 1 line is damaged and left out: 1."

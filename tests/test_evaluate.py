@@ -27,6 +27,7 @@ from crn_jax.synthesize import synthesize
 from crn_jax.vgg import TAPS, abstract_vgg19
 from crn_jax.vgg_weights import load_vgg19
 from launch import evaluate, train
+from launch.ablation.verify import unequal_means
 from launch.common.output import staged, write_json
 from launch.common.terminal import console
 from launch.evaluation import open_segmenter as open_segmenter_module
@@ -168,6 +169,15 @@ def test_segmentation_scores_are_those_of_the_layouts(runs, scored):
         assert candidates["one"]["scores"][f"accuracy{suffix}"]["value"] == pytest.approx(100 * expected.accuracy)
     absent = np.setdiff1d(np.arange(19), np.unique(layouts))
     assert len(absent) and all(candidates[PHOTOGRAPHS]["confusion"][c] == [0] * 20 for c in absent)
+
+
+def test_scores_follow_from_those_of_images_and_from_the_confusion_matrix(scored):
+    """So launch.ablate verify finds a score that was changed."""
+    for candidate in scored[1].values():
+        assert candidate["confusion"] and not list(unequal_means(candidate))
+        changed = {key: {**score, "value": score["value"] + 1} for key, score in candidate["scores"].items() if score["value"]}
+        found = list(unequal_means({**candidate, "scores": {**candidate["scores"], **changed}}))
+        assert len(found) == len(changed.keys() - {"vgg_frechet"}) >= 5
 
 
 def test_of_a_collection_each_image_stands_for_every_other_layout(runs, scored):
@@ -634,7 +644,7 @@ def test_each_example_has_its_own_file(tmp_path):
     expected = {"a": "a_fake.png", "a_b": "a_b.png", "c": "c_fake.png"}
     assert {name: path.name for name, path in files_of(tmp_path, list(expected), (".png",)).items()} == expected
     (tmp_path / "a_fake.png").unlink()
-    with pytest.raises(UserError, match=r"1 of 2 examples .* such as a \(no file\)"):
+    with pytest.raises(UserError, match=r"1 of 2 examples, such as a \(no file\)"):
         files_of(tmp_path, ["a", "a_b"], (".png",))  # those of a_b are not a's
     (tmp_path / "c_real.png").touch()
     with pytest.raises(UserError, match=r"c \(c_fake.png, c_real.png\)"):

@@ -1,33 +1,23 @@
-"""Reads the results of an ablation's trainings from their folders, and compares the variants.
+"""Compares the variants of an ablation, by its record alone (see `record.py`).
 
 A score of several seeds is their mean, and its interval reaches from the lowest end of their intervals to the highest. The
 difference of two variants is paired image by image, with a 95% bootstrap interval over images and seeds.
 """
 
-import dataclasses
 import functools
 import itertools
+import json
 import statistics
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from crn_jax.ablation import Variant
-from crn_jax.data.photographs import open_photograph
-from crn_jax.data.pipeline import spread
-from crn_jax.data.sources import open_source
-from crn_jax.experiment import SegmenterExperiment, Synthesis, require_kind
+from crn_jax.experiment import SegmenterExperiment, Synthesis, from_json, require_kind
 from crn_jax.resuming import differences
-from crn_jax.run import read_description
 from crn_jax.scores.statistics import difference as compared
-from launch.ablation.tasks import Task, shown
-from launch.common.page import data_url
 from launch.cost.flops import forward_flops, step_flops
-from launch.evaluation.evaluation_file import read_evaluation
 from launch.evaluation.scoring import SCORES
-from launch.training.metrics_log import read_metrics
 
 CHOSEN = (
     ("best of ", "best_distance", "distance, best of k", "Perceptual distance of that one of k images which is nearest"),
@@ -41,54 +31,37 @@ CHOSEN = (
 """The scores of collections: the mark of the method in launch.evaluate, then key, title and explanation of the score here."""
 
 
-class Entry(NamedTuple):
-    """One training of the suite. `outcome` is what `Workers.run` returned, or None before."""
+def collect(record: dict[str, Any]) -> dict[str, Any]:
+    """Returns the content of ablation.json and of the page. The first variant of the record is the reference.
 
-    variant: Variant
-    seed: int
-    task: Task
-    outcome: str | None = None
-
-
-def collect(
-    suite: str, question: str, entries: Sequence[Entry], budget: str, command: str, classes: Sequence[str] = ()
-) -> dict[str, Any]:
-    """Returns the content of ablation.json and of the page. The first variant of `entries` is the reference.
-
-    The distance is compared on the pixels of `classes`, too.
+    The distance is compared on the pixels of the record's classes, too.
     """
-    evaluations = {entry.task.folder: evaluation_of(entry.task) for entry in entries}
-    known = [evaluation for evaluation in evaluations.values() if evaluation]
-    groups = [list(group) for _, group in itertools.groupby(entries, key=lambda entry: entry.variant.name)]
-    reference = groups[0]
-    variants = [variant_results(group, reference, evaluations) for group in groups]
+    trainings = record["trainings"]
+    known = [training["evaluation"] for training in trainings if training["evaluation"]]
+    groups = [list(group) for _, group in itertools.groupby(trainings, key=lambda training: training["variant"]["name"])]
+    variants = [variant_results(group, groups[0]) for group in groups]
     of_all = {key for variant in variants for key in variant["scores"]}
     collections = any(len(evaluation["candidates"]) > 2 for evaluation in known)
     first = known[0] if known else {}
+    seeds = sorted({training["seed"] for training in trainings})
     return {
-        "title": f"{suite}: {first.get('title', 'nothing is finished yet')}",
-        "question": question,
-        "command": command,
+        "title": f"{record['suite']}: {first.get('title', 'nothing is finished yet')}",
+        "question": record["question"],
+        "command": record["command"],
         "versions": first.get("versions", {}),
         "device": ", ".join(dict.fromkeys(evaluation["device"] for evaluation in known)),
-        "budget": budget,
-        "seeds": sorted({entry.seed for entry in entries}),
+        "budget": record["budget"],
+        "seeds": seeds,
         "notes": list(dict.fromkeys(itertools.chain(*(evaluation["notes"] for evaluation in known))))
-        + several_seeds(entries)
-        + damaged_lines(entries),
+        + several_seeds(seeds)
+        + record["notes"],
         "scores": [score for score in (*(s._asdict() for s in SCORES), *chosen_scores(collections)) if score["key"] in of_all],
         "compared": "perceptual distance" + " of the best of k" * collections,
-        "classes": list(classes),
+        "classes": record["classes"],
         "photographs": first["candidates"][0]["scores"] if first else {},
         "variants": variants,
-        "examples": examples(entries),
+        "examples": record["examples"],
     }
-
-
-def evaluation_of(task: Task) -> dict[str, Any] | None:
-    """Returns what launch.evaluate found of a finished task, or None before."""
-    path = task.folder / "evaluation" / "evaluation.json"
-    return read_evaluation(path) if task.outstanding() is None and path.is_file() else None
 
 
 def chosen_scores(collections: bool) -> list[dict[str, Any]]:
@@ -98,72 +71,53 @@ def chosen_scores(collections: bool) -> list[dict[str, Any]]:
     return [{"key": key, "title": title, "unit": "", "better": None, "about": about} for _, key, title, about in CHOSEN]
 
 
-def several_seeds(entries: Sequence[Entry]) -> list[str]:
+def several_seeds(seeds: Sequence[int]) -> list[str]:
     """Returns a note on the intervals if there are several seeds."""
-    if len({entry.seed for entry in entries}) < 2:
+    if len(seeds) < 2:
         return []
     return ["A score is the mean over seeds. Its interval reaches from the lowest end of the seeds' intervals to the highest."]
 
 
-def damaged_lines(entries: Sequence[Entry]) -> list[str]:
-    """Returns a note on each metrics.jsonl that has damaged lines."""
-    notes: list[str] = []
-    for entry in entries:
-        read_metrics(entry.task.folder / "metrics.jsonl", notes.append)
-    return notes
-
-
-def variant_results(
-    group: Sequence[Entry], reference: Sequence[Entry], evaluations: dict[Path, dict[str, Any] | None]
-) -> dict[str, Any]:
+def variant_results(group: Sequence[dict[str, Any]], reference: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Returns a variant's trainings and what they show together, as ablation.json holds them."""
-    variant, task = group[0].variant, group[0].task
-    runs = [run_results(entry, evaluations[entry.task.folder]) for entry in group]
-    scores = [scores_of(evaluation) for entry in group if (evaluation := evaluations[entry.task.folder])]
+    first = group[0]
+    before, now = (from_json(each[0]["experiment"]) for each in (reference, group))
+    scores = [scores_of(training["evaluation"]) for training in group if training["evaluation"]]
     pairs = [
-        (ours, theirs)
-        for one, other in zip(group, reference)
-        if (ours := evaluations[one.task.folder]) and (theirs := evaluations[other.task.folder])
+        (ours["evaluation"], theirs["evaluation"])
+        for ours, theirs in zip(group, reference)
+        if ours["evaluation"] and theirs["evaluation"]
     ]
     return {
-        "name": variant.name,
-        "about": variant.about,
-        "differs": differences(reference[0].task.experiment, task.experiment) if group is not reference else [],
-        "preferred": variant.preferred,
-        "figures": figures(group, evaluations),
+        **first["variant"],
+        "differs": differences(before, now) if group is not reference else [],
+        "figures": figures(group),
         "scores": {key: together([one[key] for one in scores]) for key in (scores[0] if scores else {})},
         "difference": difference(pairs) if pairs and group is not reference else None,
         "class_difference": difference(pairs, "class_distance") if pairs and group is not reference else None,
-        "rescaling": unused_rescaling(task),
-        "runs": runs,
+        "rescaling": unused_rescaling(first),
+        "runs": [run_results(training) for training in group],
     }
 
 
-def unused_rescaling(task: Task) -> str | None:
+def unused_rescaling(training: dict[str, Any]) -> str | None:
     """Returns a note on a training that ends before it uses the rescaled λ, or None for others."""
-    file = task.folder / "run.json"
-    if not file.is_file():
+    epoch = training["steps_per_epoch"]
+    if epoch is None:
         return None
-    experiment, _, description = read_description(task.folder)
-    epoch = description["data"]["steps_per_epoch"]
+    experiment = from_json(training["trained"])
     last, due = experiment.last_step(epoch), experiment.rescale_epoch * epoch
     return f"λ is rescaled after step {due:,}, so none of the {last:,} steps used it" if last <= due else None
 
 
-def run_results(entry: Entry, evaluation: dict[str, Any] | None) -> dict[str, Any]:
+def run_results(training: dict[str, Any]) -> dict[str, Any]:
     """Returns what ablation.json holds of one training."""
-    task, lines = entry.task, lines_of(entry.task)
-    status = "finished" if task.outstanding() is None else entry.outcome if entry.outcome == "failed" else "waiting"
-    if status == "waiting" and lines:
-        status = "training"
+    lines, evaluation = training["lines"], training["evaluation"]
     return {
-        "seed": entry.seed,
-        "status": status,
-        "problem": task.problem() if status == "failed" else None,
+        **{key: training[key] for key in ("seed", "status", "problem", "commands")},
         "steps": lines[-1]["step"] if lines else 0,
         "curve": curve(lines),
         "scores": {key: score["value"] for key, score in scores_of(evaluation).items()} if evaluation else {},
-        "commands": [shown(command) for command in task.finished()],
     }
 
 
@@ -211,12 +165,6 @@ def difference(pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]], key: str 
     return {**ends, "nearer": apart.smaller, "seeds": (first - second).mean(1).tolist()}
 
 
-def lines_of(task: Task) -> list[dict[str, Any]]:
-    """Returns the lines of a task's metrics.jsonl up to its budget, since a larger budget may have been begun."""
-    lines = read_metrics(task.folder / "metrics.jsonl")
-    return [line for line in lines if task.budget.steps is None or line["step"] <= task.budget.steps]
-
-
 def curve(lines: Sequence[dict[str, Any]]) -> list[list[float]]:
     """Returns the validations of metrics.jsonl: step, minutes of training until then, distance."""
     points, minutes, before = [], 0.0, 0
@@ -229,53 +177,31 @@ def curve(lines: Sequence[dict[str, Any]]) -> list[list[float]]:
     return points
 
 
-def figures(group: Sequence[Entry], evaluations: dict[Path, dict[str, Any] | None]) -> dict[str, float]:
+def figures(group: Sequence[dict[str, Any]]) -> dict[str, float]:
     """Returns a variant's costs: operations by its configuration, and parameters and times as they were measured."""
-    found = dict(operations(group[0].task))
-    lines = [lines_of(entry.task) for entry in group]
-    seconds = [line["seconds_per_step"] for run in lines for line in run if "seconds_per_step" in line]
+    found = dict(operations(*(json.dumps(group[0][key]) for key in ("experiment", "segmenter"))))
+    seconds = [line["seconds_per_step"] for training in group for line in training["lines"] if "seconds_per_step" in line]
     if seconds:
         found["seconds_per_step"] = statistics.median(seconds)
-    minutes = [curve(run)[-1][1] for entry, run in zip(group, lines) if evaluations[entry.task.folder]]
-    if minutes:
+    scored = [training for training in group if training["evaluation"]]
+    if minutes := [curve(training["lines"])[-1][1] for training in scored]:
         found["minutes"] = statistics.fmean(minutes)
-    resources = [e["candidates"][1]["resources"] for entry in group if (e := evaluations[entry.task.folder])]
-    if resources:
+    if resources := [training["evaluation"]["candidates"][1]["resources"] for training in scored]:
         found["parameters"] = resources[0]["parameters"]
         found["layouts_per_second"] = statistics.fmean(each["layouts_per_second"] for each in resources)
     return found
 
 
 @functools.cache
-def operations(task: Task) -> dict[str, float]:
-    """Counts the floating-point operations of synthesizing from one layout, and of a training step."""
-    experiment = require_kind(task.experiment, Synthesis, task.name)
-    segmenter = None
-    if run := experiment.segmenter_run:
-        segmenter = require_kind(read_description(run)[0], SegmenterExperiment, f"The run {run}").segmenter
-    step = step_flops(experiment.objective(1, segmenter), experiment.batch_size)
-    return {"synthesis_flop": forward_flops(experiment.generator), "step_flop": step}
+def operations(experiment: str, segmenter: str) -> dict[str, float]:
+    """Counts the floating-point operations of synthesizing from one layout, and of a training step.
 
-
-def examples(entries: Sequence[Entry]) -> list[dict[str, Any]]:
-    """Returns the layouts of the contact sheets, and the images that each finished variant's first seed makes of them."""
-    synthesized = {e.variant.name: e.task for e in entries if e.seed == 0 and e.task.outstanding() is None}
-    if not synthesized:
-        return []
-    experiment = next(iter(synthesized.values())).experiment
-    source = open_source(dataclasses.replace(experiment.data, cache=None), "val", experiment.size)
-    validated = spread(source, experiment.run.validation_examples)
-    rows = []
-    for n, position in enumerate(spread(validated, experiment.run.sheet_examples)):
-        example = source[validated[position]]
-        files = {name: task.folder / "synthesized" / f"{n}.png" for name, task in synthesized.items()}
-        images = {name: np.asarray(open_photograph(file)) for name, file in files.items() if file.is_file()}
-        rows.append(
-            {
-                "name": source.names[validated[position]],
-                "layout": data_url(source.label_space.draw(example["layout"]), lossless=True),
-                "photograph": data_url(example["photograph"], lossless=False),
-                "images": {name: data_url(image, lossless=False) for name, image in images.items()},
-            }
-        )
-    return rows
+    Args:
+      experiment: what is trained, as text of JSON.
+      segmenter: the segmenter that it is trained with, as text of JSON; null for none.
+    """
+    trained, judge = from_json(json.loads(experiment)), json.loads(segmenter)
+    synthesis = require_kind(trained, Synthesis, trained.name)
+    config = judge and require_kind(from_json(judge), SegmenterExperiment, "The segmenter").segmenter
+    step = step_flops(synthesis.objective(1, config), synthesis.batch_size)
+    return {"synthesis_flop": forward_flops(synthesis.generator), "step_flop": step}

@@ -12,7 +12,7 @@ _CANDIDATE = {
     "resources": {"*": float},
     "per_image": {"distance": [float]},
 }
-_EVALUATION = {
+EVALUATION = {
     "title": str,
     "versions": {"*": str},
     "device": str,
@@ -20,6 +20,7 @@ _EVALUATION = {
     "scores": [{"key": str, "title": str, "unit": str}],
     "candidates": [_CANDIDATE],
 }
+"""What the content must have (see `json_file.check`)."""
 
 
 def read_evaluation(path: Path) -> dict[str, Any]:
@@ -28,4 +29,4 @@ def read_evaluation(path: Path) -> dict[str, Any]:
     Raises:
       UserError: if the file cannot be read, or if something in it is missing or of another type. The message names the field.
     """
-    return read_json(path, _EVALUATION)
+    return read_json(path, EVALUATION)

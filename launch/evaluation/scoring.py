@@ -221,6 +221,10 @@ class Tally:
         return arrays | {key: arrays[terms] @ DISTANCE_WEIGHTS for key, terms in distances.items() if terms in arrays}
 
 
+AVERAGED = ("distance", "class_distance", "lpips", "psnr", "ssim", "between", "between_pixels")
+"""The keys of scores that are means over images."""
+
+
 def summary(
     arrays: dict[str, np.ndarray], real: dict[str, np.ndarray], inception: bool, confusion: np.ndarray | None = None
 ) -> dict[str, Any]:
@@ -238,11 +242,8 @@ def summary(
       `scores` by key, in the unit of `SCORES`; `terms` by layer; `class_iou` from 0 to 1; `confusion` in pixels; and
       `per_image` scores. A score is a `value`, with `low` and `high`, its 95% bootstrap interval over images, or with `std`.
     """
-    keys: tuple[str, ...] = ("distance", "class_distance", "lpips", "psnr", "ssim", "between", "between_pixels")
-    means = {key: arrays[key] for key in keys if key in arrays}
-    known = {key: values[np.isfinite(values)] for key, values in means.items() if key == "class_distance"}
-    measured = {key: values for key, values in (means | known).items() if values.size}
-    scores = {key: _with_interval(lambda means: means, values) for key, values in measured.items()}
+    images = {key: arrays[key] for key in AVERAGED if key in arrays}
+    scores = means(images)
     pair, count = (arrays["features"], real["features"]), len(real["features"])
     if count > 1:
         scores["fid" if inception else "vgg_frechet"] = {"value": frechet_distance(*pair)}
@@ -254,7 +255,7 @@ def summary(
         "class_iou": None,
         "confusion": None,
     }
-    per_image = {key: values.tolist() for key, values in means.items()}
+    per_image = {key: values.tolist() for key, values in images.items()}
     if confusion is not None:
         for void, suffix in ((False, ""), (True, "_void")):
             for key in ("miou", "accuracy"):
@@ -262,6 +263,13 @@ def summary(
         result |= {"class_iou": class_iou(confusion).tolist(), "confusion": confusion.tolist()}
         per_image["accuracy"] = percent_of("accuracy")(arrays["pixels"]).tolist()
     return result | {"per_image": per_image}
+
+
+def means(images: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
+    """Averages the scores of single images, by key. Images that have none of the classes of `class_distance` do not count."""
+    known = {key: values[np.isfinite(values)] for key, values in images.items() if key == "class_distance"}
+    measured = {key: values for key, values in (images | known).items() if values.size}
+    return {key: _with_interval(lambda means: means, values) for key, values in measured.items()}
 
 
 def inception_scores(arrays: dict[str, np.ndarray], real: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:

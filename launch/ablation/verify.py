@@ -1,0 +1,133 @@
+"""Verifies a record of an ablation: computes its results again, and scores its runs again.
+
+The results are computed from the lines and evaluations that the record holds, by the code of this version. The runs, if they
+are there, are scored by launch.evaluate as they were for the record.
+"""
+
+import itertools
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import crn_jax.__main__
+from crn_jax.errors import UserError
+from crn_jax.scores.metrics import pixels_by_class
+from launch.ablation.findings import collect
+from launch.ablation.summary import conclusions
+from launch.ablation.workers import own
+from launch.common.output import finite
+from launch.evaluation.evaluation_file import read_evaluation
+from launch.evaluation.scoring import AVERAGED, means, percent_of
+
+APART = 2e-3
+"""How far the score of an image may be from the record's, relative to the largest. Another device rounds otherwise."""
+
+
+def results_of(record: dict[str, Any]) -> dict[str, Any]:
+    """Returns the results of a record, with the conclusions."""
+    results = collect(record)
+    return finite(results | {"conclusions": list(conclusions(results))})
+
+
+def unequal_results(record: dict[str, Any]) -> list[str]:
+    """Computes the results again, and returns what differs from those that the record holds."""
+    evaluations = [training["evaluation"] for training in record["trainings"]]
+    apart = [
+        f"{record['trainings'][n]['folder']}: {line}"
+        for n, evaluation in enumerate(evaluations)
+        if evaluation
+        for candidate in evaluation["candidates"]
+        for line in unequal_means(candidate)
+    ]
+    return apart + list(unequal(record["results"], json.loads(json.dumps(results_of(record)))))
+
+
+def unequal_means(candidate: dict[str, Any]) -> Iterator[str]:
+    """Computes the scores of a candidate of launch.evaluate again, from those of its images and its confusion matrix."""
+    images = {key: np.array(values, np.float64) for key, values in candidate["per_image"].items() if key in AVERAGED}
+    stored = {key: candidate["scores"][key] for key in images if key in candidate["scores"]}
+    again = {key: score for key, score in means(images).items() if key in stored}
+    yield from unequal(stored, finite(again), candidate["name"])
+    if candidate.get("confusion"):
+        pixels = pixels_by_class(np.array(candidate["confusion"]))
+        for key, suffix in itertools.product(("miou", "accuracy"), ("", "_void")):
+            if key + suffix not in candidate["scores"]:
+                continue  # an older version did not measure it
+            score = finite({"value": float(percent_of(key, count_void=bool(suffix))(pixels))})["value"]
+            yield from unequal(candidate["scores"][key + suffix]["value"], score, f"{candidate['name']}.{key}{suffix}")
+
+
+def unequal_scores(record: dict[str, Any], folder: Path) -> Iterator[tuple[str, list[str] | None]]:
+    """Scores the runs of an ablation's folder again.
+
+    Yields:
+      the name of a training, and the scores of images that differ from the record's, or None if its run is not there.
+
+    Raises:
+      UserError: if a run cannot be scored.
+    """
+    for training in record["trainings"]:
+        if not training["evaluation"]:
+            continue
+        name, run = f"{training['variant']['name']}, seed {training['seed']}", folder / training["folder"]
+        if not (run / "run.json").is_file():
+            yield name, None
+            continue
+        with tempfile.TemporaryDirectory() as out:
+            words = ["evaluate", str(run), *training["score"], "--out", out]
+            found = subprocess.run(
+                [sys.executable, "-P", crn_jax.__main__.__file__, *words], env=own({}), capture_output=True, text=True
+            )
+            if found.returncode:
+                raise UserError(f"{run}: the run cannot be scored again.\n{found.stderr.strip() or found.stdout.strip()}")
+            again = read_evaluation(Path(out) / "evaluation.json")
+        yield name, list(unequal_images(training["evaluation"], again))
+
+
+def unequal_images(stored: dict[str, Any], again: dict[str, Any]) -> Iterator[str]:
+    """Yields which scores of single images differ by more than rounding between two evaluations of the same run."""
+    for one, other in zip(stored["candidates"], again["candidates"], strict=True):
+        for key in one["per_image"]:
+            first, second = (np.array(each["per_image"].get(key, []), np.float64) for each in (one, other))
+            apart = APART * abs(first[np.isfinite(first)]).max(initial=0)
+            if first.shape != second.shape or not np.allclose(first, second, 0, apart, equal_nan=True):
+                yield f"{key} of {one['name']} differs"
+
+
+def unequal(stored: Any, again: Any, where: str = "") -> Iterator[str]:
+    """Yields what differs between two pieces of JSON, with its place. Numbers may differ by rounding."""
+    if isinstance(stored, dict) and isinstance(again, dict) and stored.keys() == again.keys():
+        for key in stored:
+            yield from unequal(stored[key], again[key], f"{where}.{key}" if where else key)
+    elif isinstance(stored, list) and isinstance(again, list) and len(stored) == len(again):
+        for n, (one, other) in enumerate(zip(stored, again)):
+            yield from unequal(one, other, f"{where}[{n}]")
+    elif is_number(stored) and is_number(again):
+        if abs(stored - again) > 1e-9 * max(abs(stored), abs(again)):
+            yield f"{where}: {stored:.6g}, now {again:.6g}"
+    elif stored != again:
+        yield f"{where}: {short(stored)}, now {short(again)}"
+
+
+def numbers_in(fields: Any) -> int:
+    """Counts the numbers in JSON."""
+    if isinstance(fields, dict | list):
+        return sum(map(numbers_in, fields.values() if isinstance(fields, dict) else fields))
+    return is_number(fields)
+
+
+def is_number(value: Any) -> bool:
+    """Returns whether a value of JSON is a number."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def short(value: Any) -> str:
+    """Returns a value of JSON as text that fits a line."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 100 else f"{text[:97]}..."
