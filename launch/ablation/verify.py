@@ -92,7 +92,10 @@ def unequal_scores(record: dict[str, Any], folder: Path) -> Iterator[tuple[str, 
 
 def unequal_images(stored: dict[str, Any], again: dict[str, Any]) -> Iterator[str]:
     """Yields which scores of single images differ by more than rounding between two evaluations of the same run."""
-    for one, other in zip(stored["candidates"], again["candidates"], strict=True):
+    before, now = ([candidate["name"] for candidate in each["candidates"]] for each in (stored, again))
+    if before != now:
+        yield f"now {', '.join(now)} are scored, then {', '.join(before)}"
+    for one, other in zip(stored["candidates"], again["candidates"]):
         for key in one["per_image"]:
             first, second = (np.array(each["per_image"].get(key, []), np.float64) for each in (one, other))
             apart = APART * abs(first[np.isfinite(first)]).max(initial=0)
