@@ -25,6 +25,7 @@ from crn_jax.formats.safetensors_file import load_run_file
 from crn_jax.formats.strict_types import strict_converter
 from crn_jax.generator import Generator
 from crn_jax.hub import fetched
+from crn_jax.packaged import layouts_of, packaged
 from crn_jax.train import abstract_state
 
 _KEYS = {"experiment", "label_space", "vgg19", "data", "versions", "origins"}
@@ -117,11 +118,13 @@ def _description_in(here: str | Path, folder: str | Path) -> tuple[AnyExperiment
 def nearby(folder: str | Path) -> str | Path:
     """Returns where the files of a run are read, except its checkpoints: a copy, if it is in a bucket or on the Hub.
 
+    The name of a packaged run becomes its file.
+
     Raises:
       UserError: if they cannot be fetched.
     """
     if not is_bucket(folder):
-        return fetched(folder)
+        return fetched(packaged(folder))
     return copied_file(folder) if address_of(folder).endswith(".safetensors") else copied(folder, _describes)
 
 
@@ -180,8 +183,8 @@ def load_run(
     """Loads a trained run.
 
     Args:
-      folder: a run folder, perhaps in a bucket, "gs://BUCKET/FOLDER"; or an artifact, a .safetensors file of a run, or
-        "hf://OWNER/NAME" on the Hugging Face Hub.
+      folder: a run folder, perhaps in a bucket, "gs://BUCKET/FOLDER"; or an artifact, a .safetensors file of a run,
+        "hf://OWNER/NAME" on the Hugging Face Hub, or "streets", which comes with crn_jax.
       checkpoint: `latest`, `best` (smallest held-out distance), or a number of steps.
       kind: the kind of experiment that the run must have; `SegmenterExperiment` for a segmenter.
       moments: loads Adam's moments, too, and the parameters that belong to them instead of the moving average.
@@ -266,18 +269,18 @@ def _of_alone(stored: _Alone, checkpoint: str | int | np.integer, kind: type[Tra
     if moments:
         raise UserError(f"{name}: this run is stored without Adam's moments. Use --init_moments fresh.")
     params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), params)
-    return Run(experiment, label_space, params, step, description["vgg19"])
+    return Run(experiment, label_space, params, step, description["vgg19"], layouts=layouts_of(name))
 
 
 def is_run(path: Path) -> bool:
-    """Returns whether `load_run` would take a path for a run: a run folder, an artifact, a file, or an address.
+    """Returns whether `load_run` would take a path for a run: a run folder, an artifact, a file, an address, or a name.
 
     Raises:
       UserError: if it is an address in the storage of another provider than Google.
     """
     is_folder = (path / "run.json").is_file() or (path / "artifact.json").is_file()
     is_file = path.suffix == ".safetensors" and path.is_file()
-    return is_folder or is_file or path.parts[:1] == ("hf:",) or is_bucket(path)
+    return is_folder or is_file or packaged(path) != path or path.parts[:1] == ("hf:",) or is_bucket(path)
 
 
 def output_folder(run: Path, name: str) -> Path:

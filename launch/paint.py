@@ -1,4 +1,4 @@
-"""Opens a page to paint layouts on, with their images beside them: `python -m launch.paint RUN [RUN ...]`.
+"""Opens a page to paint layouts on, with their images beside them: `python -m launch.paint [RUN ...]`.
 
 The images follow the brush. Everything stays on this machine, unless --host says otherwise.
 """
@@ -36,9 +36,9 @@ _EXTRA = ("starlette", "uvicorn")
 class Arguments:
     """Opens a page in the browser to paint layouts on. A trained run makes their images while you paint."""
 
-    runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]")] = ()
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[RUN ...]")] = ("streets",)
     """Runs as launch.synthesize takes them: run folders, artifacts or .safetensors files. The images of several runs are shown
-    side by side. RUN@best or RUN@1000 names a checkpoint."""
+    side by side. RUN@best or RUN@1000 names a checkpoint. Default: streets, which comes with crn_jax."""
     checkpoint: str = "latest"
     """The checkpoint of runs that name none: latest, best (smallest held-out distance), or a number of steps."""
     segmenter: str | None = None
@@ -75,7 +75,7 @@ def prepare(asked: Arguments) -> "tuple[uvicorn.Server, socket.socket, str]":
       the server, the socket that it is to listen on, and the page's address.
 
     Raises:
-      UserError: if there is no run, if the runs do not go together, or if the port is taken.
+      UserError: if the runs cannot be loaded or do not go together, or if the port is taken.
     """
     if missing := [name for name in _EXTRA if importlib.util.find_spec(name) is None]:
         raise UserError(f"The page needs {' and '.join(missing)}. Install the extra: pip install 'crn_jax[paint]'")
@@ -85,8 +85,6 @@ def prepare(asked: Arguments) -> "tuple[uvicorn.Server, socket.socket, str]":
     from launch.painting.server import Studio, application
     from launch.painting.uploads import check_labeller
 
-    if not asked.runs:
-        raise UserError("Give at least one run to paint with, such as runs/demo, which launch.train demo makes.")
     runs = open_runs(asked.runs, asked.checkpoint)
     labeller = open_labeller(asked.segmenter, None, "best") if asked.segmenter else None
     if labeller:

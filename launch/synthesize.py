@@ -47,9 +47,10 @@ class Arguments:
     """
 
     run: Annotated[BucketPath, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """A run folder of launch.train, an artifact, or a .safetensors file of a run."""
-    layouts: Annotated[tuple[BucketPath, ...], tyro.conf.Positional, tyro.conf.arg(metavar="LAYOUT [LAYOUT ...]")]
-    """Layout PNGs, or folders of layout PNGs, with ids or colours of the run's label space."""
+    """A run folder of launch.train, an artifact, or a .safetensors file of a run; or streets, which comes with crn_jax."""
+    layouts: Annotated[tuple[BucketPath, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[LAYOUT ...]")] = ()
+    """Layout PNGs, or folders of layout PNGs, with ids or colours of the run's label space. Default: the held-out layouts that
+    the run has stored."""
     instances: BucketPath | None = None
     """For a run with instance boundaries: the folder of instance maps, PNGs of the layouts' names, or the one file of a single
     layout."""
@@ -89,8 +90,6 @@ def main(arguments: list[str] | None = None) -> None:
     with command():
         asked: Arguments = read_options(Arguments, "synthesize", arguments)
         set_up_jax()
-        if not asked.layouts:
-            raise UserError("Give at least one layout PNG, or a folder of layout PNGs, after the run folder.")
         if asked.batch_size is not None and asked.batch_size < 1:
             raise UserError(f"--batch_size {asked.batch_size}: at least 1 is needed.")
         join_apart(asked.processes)
@@ -105,6 +104,8 @@ def run_command(arguments: Arguments, out: Path) -> None:
     run = load_run(arguments.run, arguments.checkpoint)
     if arguments.read:
         run = run._replace(label_space=dataclasses.replace(run.label_space, read_as=arguments.read))
+    if not arguments.layouts:
+        arguments = with_own_layouts(arguments, run)
     choice = choice_of(arguments, run.label_space, run.generator.num_images)
     means = means_of(arguments, run)
     tasks = tasks_of(arguments, 1 if arguments.grid or choice is not None else run.generator.num_images, out)
@@ -162,6 +163,18 @@ def tasks_of(arguments: Arguments, num_images: int, out: Path) -> list[Task]:
     targets = [[out / name for name in names] for names in target_names(paths, num_images)]
     refuse_overwriting(paths, [image for each in targets for image in each] + [out / SHEET_NAME] * arguments.sheet)
     return list(zip(paths, targets))
+
+
+def with_own_layouts(arguments: Arguments, run: Run) -> Arguments:
+    """Returns the arguments with the layouts that the run has stored, and with their instances if it takes any.
+
+    Raises:
+      UserError: if it has stored none.
+    """
+    if not run.layouts:
+        raise UserError(f"Give at least one layout PNG, or a folder of layout PNGs, after {arguments.run}.")
+    instances = arguments.instances or (run.instances[0].parent if run.instances else None)
+    return dataclasses.replace(arguments, layouts=run.layouts, instances=instances)
 
 
 def instance_maps(arguments: Arguments, run: Run, layouts: list[Path]) -> dict[Path, Path]:

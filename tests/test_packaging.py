@@ -55,7 +55,7 @@ def run(arguments: list[str], path: Path, folder: Path) -> str:
 def test_a_wheel_has_one_name_at_the_top_and_every_file(wheel):
     files = zipfile.ZipFile(wheel).namelist()
     assert {file.partition("/")[0] for file in files} == {"crn_jax", "crn_jax-0.1.0.dist-info"}
-    patterns = ("crn_jax/**/*.py", "crn_jax/**/*.txt", "crn_jax/py.typed")
+    patterns = ("crn_jax/**/*.py", "crn_jax/**/*.txt", "crn_jax/py.typed", "crn_jax/packaged_runs/**/*.*")
     patterns += ("launch/**/*.py", "launch/pages/**/*", "configs.py")
     sources = [file.relative_to(ROOT).as_posix() for pattern in patterns for file in ROOT.glob(pattern) if file.is_file()]
     assert len(sources) > 100

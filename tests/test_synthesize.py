@@ -19,6 +19,7 @@ from crn_jax.errors import UserError
 from crn_jax.generator import init_params
 from crn_jax.run import load_run
 from crn_jax.synthesize import synthesize
+from launch import convert
 from launch import synthesize as command
 from launch.common.output import write_png
 from launch.common.terminal import console
@@ -286,7 +287,6 @@ def test_wrong_input_is_named_before_anything_is_written(trained, tmp_path):
         (folder, layouts / "ids.png", tmp_path / "ids.png"): "Several layouts are called ids",
         (folder, tmp_path / "empty"): "there is no PNG in this folder",
         (folder, tmp_path / "none.png"): "there is no such file or folder",
-        (folder,): "at least one layout",
         (layouts, layouts): "not a run folder",
     }
     before = (layouts / "ids.png").read_bytes()
@@ -302,6 +302,16 @@ def test_wrong_input_is_named_before_anything_is_written(trained, tmp_path):
         command.main([str(folder), str(layouts), str(tmp_path / "bad.png"), "--out", str(tmp_path / "out")])
     assert "bad.png: label id 77 (3,072 pixels)" in capture.get()
     assert "bad.png" not in {path.name for path in (tmp_path / "out").iterdir()}
+
+
+def test_without_layouts_the_run_s_own_are_taken(trained, tmp_path):
+    folder, _ = trained
+    command.main([str(folder), "--out", str(tmp_path / "own")])
+    assert {path.name for path in (tmp_path / "own").glob("*.png")} == {path.name for path in (folder / "layouts").iterdir()}
+    convert.main(["safetensors", str(folder), str(tmp_path / "run.safetensors")])
+    with console.capture() as capture, pytest.raises(SystemExit):
+        command.main([str(tmp_path / "run.safetensors"), "--out", str(tmp_path / "none")])
+    assert "Give at least one layout PNG" in capture.get() and not (tmp_path / "none").exists()
 
 
 def test_a_run_without_checkpoints_is_refused_and_left_as_it_is(trained, tmp_path):
