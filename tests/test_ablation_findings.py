@@ -17,8 +17,9 @@ from launch.ablation.findings import collect, curve, difference, scores_of, toge
 from launch.ablation.record import Entry, record_of
 from launch.ablation.summary import conclusions, figures_table, markdown, still_falling
 from launch.ablation.tasks import Budget, Task
+from launch.ablation.verify import results_of, unequal_results
 from launch.common.terminal import console
-from launch.evaluation.scoring import SCORES
+from launch.evaluation.scoring import SCORES, means
 
 pytestmark = pytest.mark.quick
 
@@ -293,6 +294,18 @@ def test_operations_are_those_of_the_variant(tmp_path, monkeypatch):
         by_hand += 2 * 9 * 48 * 4**i * maps * (features + 20 + maps)
         features = maps
     assert counted["synthesis_flop"] == by_hand + 2 * 48 * 64 * 8 * 3
+
+
+def test_a_record_verifies_until_one_score_of_one_image_is_changed(tmp_path):
+    record = record_of("suite", "Why?", [entry(tmp_path, "a"), entry(tmp_path, "b")], "40 steps", "command")
+    for training in record["trainings"]:
+        for candidate in training["evaluation"]["candidates"]:
+            candidate["scores"] = {"distance": means({"distance": np.array(candidate["per_image"]["distance"])})["distance"]}
+    record["results"] = json.loads(json.dumps(results_of(record)))
+    assert unequal_results(record) == []
+    record["trainings"][1]["evaluation"]["candidates"][1]["per_image"]["distance"][2] += 1
+    apart = "\n".join(unequal_results(record))
+    assert "b/0: seed_0.distance.value: 27, now 27.25" in apart and "difference.value: 2, now 2.25" in apart
 
 
 def test_damaged_metrics_are_noted(tmp_path):

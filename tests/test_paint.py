@@ -34,7 +34,9 @@ from crn_jax.run import load_run
 from crn_jax.synthesize import synthesize
 from launch import paint
 from launch import synthesize as synthesize_command
-from launch.painting.painted_run import PaintedRun
+from launch.common.options import read_options
+from launch.painting.painted_run import PaintedRun, open_runs
+from launch.painting.scenes import held_out_layouts
 from launch.segmentation.labeller import open_labeller
 from tests.support.commands import PATIENCE, ROOT, refused
 from tests.support.painter import VIEW, Painter, Server, until, write_run
@@ -885,8 +887,10 @@ def test_other_machines_need_the_token(runs, monkeypatch):
 # The command line
 
 
-def test_a_run_is_needed():
-    assert "Give at least one run" in refused(paint.main)
+def test_without_a_run_the_packaged_streets_are_painted_with():
+    (painted,) = open_runs(read_options(paint.Arguments, "paint", []).runs, "latest")
+    assert painted.fitted.size == (128, 256) and painted.run.generator.num_images == 6
+    assert len(held_out_layouts(painted.run)) == len(painted.run.layouts) == 6
 
 
 def test_runs_have_to_go_together(runs, tmp_path, tiny_segmenter):
