@@ -34,6 +34,7 @@ RUN = (
     "--run.checkpoint_every 2 --run.log_every 3"
 )
 STEPS = 18
+LOST_WORDS = "Another process of this run has ended"
 
 
 @contextlib.contextmanager
@@ -63,15 +64,6 @@ def outputs(together: list[subprocess.Popen]) -> list[str]:
     return [process.communicate(timeout=max(0.1, deadline - time.monotonic()))[0] for process in together]
 
 
-def read_until(process: subprocess.Popen, words: str) -> str:
-    """What a process says, up to the line with these words."""
-    lines = []
-    while not lines or words not in lines[-1]:
-        lines.append(process.stdout.readline())
-        assert lines[-1], "".join(lines)
-    return "".join(lines)
-
-
 def test_stopped_killed_and_resumed_on_other_devices_it_ends_like_an_undisturbed_run(tiny, tmp_path, xlas_convolution):
     """Two processes, one told to stop; three, which find that checkpoint damaged, one killed; four devices; one device."""
     arguments, folder = [*tiny, *RUN.split()], tmp_path / "run"
@@ -97,16 +89,13 @@ def test_stopped_killed_and_resumed_on_other_devices_it_ends_like_an_undisturbed
 
     with started([[*arguments, "--sharding.mesh", "1", "3"]] * 3, folder) as together:
         wait_for(together[0], lambda: max(saved_steps()) > stopped)
-        together[2].send_signal(signal.SIGSTOP)
         together[1].kill()
-        said = read_until(together[0], "Another process of this run has ended")
-        together[2].send_signal(signal.SIGCONT)  # a survivor that notices the loss later still finds the coordinator
         texts = outputs(together)
-        texts[0] = said + texts[0]
-    assert [process.returncode for process in together] == [LOST, -signal.SIGKILL, LOST]
+    assert [process.returncode for process in together] == [LOST, -signal.SIGKILL, LOST], "\n\n".join(texts)
     assert "by their checksums: params/to_rgb/kernel." in texts[0] and f"at step {whole}." in texts[0]
     assert (folder / "damaged" / str(stopped)).exists()
-    assert "error in process 2: Another process of this run has ended" in texts[2]
+    for process in (0, 2):
+        assert f"error in process {process}: " in texts[process] and LOST_WORDS in texts[process]
     saved = int(final_state(folder).step)
     assert stopped < saved < STEPS
 
@@ -117,6 +106,42 @@ def test_stopped_killed_and_resumed_on_other_devices_it_ends_like_an_undisturbed
     assert_same_training(final_state(folder), final_state(tmp_path / "undisturbed"), learning_rate=1e-4)
     lines = [line for line in read_metrics(folder / "metrics.jsonl") if "loss" in line]
     assert [line["step"] for line in lines] == list(range(3, STEPS + 1, 3))
+
+
+def test_a_survivor_that_waits_for_another_one_hears_of_a_loss():
+    """Process 1 is lost, which process 0 notices. Process 2 waits for process 0, and would never notice."""
+    program = """
+import os, signal, sys, time
+import jax
+from launch.common.ending import coordinator, listen
+from launch.common.processes import Processes, join
+from launch.common.terminal import command, show_error
+join(Processes(sys.argv[1], 3, int(sys.argv[2])))
+assert jax.process_count() == 3
+listen(show_error)
+coordinator().wait_at_barrier("all listen", 200_000)
+if jax.process_index() == 1:
+    os.kill(os.getpid(), signal.SIGKILL)
+with command():
+    if jax.process_index() == 0:
+        raise RuntimeError("UNAVAILABLE: Connection reset by peer")
+    time.sleep(1000)
+"""
+    meeting = f"127.0.0.1:{free_port()}"
+    together = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, meeting, str(i)],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for i in range(3)
+    ]
+    texts = outputs(together)
+    assert [process.returncode for process in together] == [LOST, -signal.SIGKILL, LOST], texts
+    assert f"error in process 0: {LOST_WORDS}" in texts[0]
+    assert "error in process 2: Process 0 has ended this run" in texts[2] and LOST_WORDS in texts[2]
 
 
 def test_processes_that_do_not_agree_say_on_what(tiny, tmp_path):

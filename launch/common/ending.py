@@ -21,7 +21,10 @@ _FAILURE, _HEARD = "crn_jax/failure", "crn_jax/heard/"
 _LISTENING_MILLISECONDS = 1000
 """How long the listening thread waits at a time, and therefore how long it may hold up the end of the process."""
 
-PATIENCE = 10.0
+_TO_END_SECONDS = 2.0
+"""How long the first process leaves the others, which have heard that the run is over, to end."""
+
+PATIENCE = 20.0
 """Seconds that a process waits for the coordinator and for the others before it ends anyway."""
 
 
@@ -51,7 +54,7 @@ def listen(say: Callable[[str], None]) -> None:
                 if failure["stacks"]:
                     dump_stacks()
                 _last_words(say, f"{whose} It says: {failure['message']}")
-                part(failure["status"])
+                part(failure["status"], failure["lost"])
             return
 
     listener = threading.Thread(target=wait, name="news of other processes", daemon=True)
@@ -64,14 +67,18 @@ def listen(say: Callable[[str], None]) -> None:
     atexit.register(finish)  # a thread that returns to Python from C++ while Python ends would abort the process
 
 
-def end_all(status: int, message: str, stacks: bool = False) -> None:
+def end_all(status: int, message: str, stacks: bool = False, lost: int = 0) -> None:
     """Ends all processes of the run with a status, this one included, whether or not the others can still be told why.
 
-    With `stacks`, each of the others prints the stacks of its threads first.
+    Args:
+      status: the exit status.
+      message: why the run ends.
+      stacks: whether each of the others prints the stacks of its threads first.
+      lost: how many processes are known to be gone already.
     """
     if coordinator() is None:
         os._exit(status)
-    failure = json.dumps({"process": jax.process_index(), "status": status, "message": message, "stacks": stacks})
+    failure = json.dumps({"process": jax.process_index(), "status": status, "message": message, "stacks": stacks, "lost": lost})
 
     def tell() -> None:
         try:
@@ -80,7 +87,7 @@ def end_all(status: int, message: str, stacks: bool = False) -> None:
             pass  # another process was first, which `listen` has been told; or the coordinator is gone
 
     within(PATIENCE, tell)
-    part(status)
+    part(status, lost)
 
 
 def let_news_come_first() -> None:
@@ -97,7 +104,7 @@ def dump_stacks() -> None:
     within(PATIENCE, lambda: faulthandler.dump_traceback(sys.__stderr__ or 2, all_threads=True))
 
 
-def part(status: int, lost: int = 0) -> None:
+def part(status: int, lost: int) -> None:
     """Ends this process. The first one, where the coordinator lives, lets the others go before it.
 
     Without the coordinator, JAX would abort those that have not ended yet.
@@ -108,12 +115,13 @@ def part(status: int, lost: int = 0) -> None:
     """
 
     def leave() -> None:
-        client, me, everyone = coordinator(), jax.process_index(), jax.process_count()
-        client.key_value_set(f"{_HEARD}{me}", "", allow_overwrite=True)
-        while me == 0 and len(client.key_value_dir_get(_HEARD)) < everyone - lost:
+        client = coordinator()
+        client.key_value_set(f"{_HEARD}{jax.process_index()}", "", allow_overwrite=True)
+        if jax.process_index() != 0:
+            os._exit(status)  # at once, as the first process ends soon after it has read this
+        while len(client.key_value_dir_get(_HEARD)) < jax.process_count() - lost:
             time.sleep(0.1)
-        if me == 0:
-            time.sleep(0.5)  # they have heard; now they end
+        time.sleep(_TO_END_SECONDS)
 
     within(PATIENCE, leave)
     os._exit(status)  # without JAX's shutdown, which waits for processes that may be waiting for this one

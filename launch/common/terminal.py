@@ -76,17 +76,18 @@ def command() -> Iterator[None]:
         _leave(INTERRUPTED)
     except Exception as error:
         if _one_of_several() and _is_lost_contact(error):
-            from launch.common.ending import let_news_come_first, part
+            from launch.common.ending import end_all, let_news_come_first
 
             let_news_come_first()
-            show_error(
-                f"Another process of this run has ended, or the connection to it has failed. The output of that process says "
-                f"why. This process ends, too. The same command goes on from the last checkpoint, on any number of devices and "
+            problem = (
+                "Another process of this run has ended, or the connection to it has failed. The output of that process says "
+                "why. This process ends, too. The same command goes on from the last checkpoint, on any number of devices and "
                 f"processes. ({error})"
             )
+            show_error(problem)
             sys.stdout.flush()
             sys.stderr.flush()
-            part(LOST, lost=1)
+            end_all(LOST, problem, lost=1)  # others may be waiting for this process, and would not notice the loss
         if isinstance(error, UserError) or is_of_the_system(error):
             show_error(str(error))
             _leave(UNREPEATABLE if isinstance(error, UnrepeatableStep) else USER_ERROR, str(error))
