@@ -409,7 +409,7 @@ RECIPES = {
     # The run that comes with crn_jax (`load_run("streets")`). A stage that compares colours alone separates the moods anew when
     # modules are added; then the layers of VGG-19 up to conv3_2 sharpen the images.
     # python -m launch.train packaged_streets
-    # Expect: a held-out distance of 120.9 (the mean photograph has 242) after an hour and a half on two cores.
+    # Expect: a held-out distance of 120.9 (the mean photograph has 242) after two hours on two cores, beside other work.
     "packaged_streets": Recipe(
         "Detailed streets in six moods by growth: by the colours alone at first, then by VGG-19's layers up to conv3_2.",
         {

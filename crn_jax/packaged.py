@@ -10,7 +10,7 @@ FOLDER = Path(__file__).parent / "packaged_runs"
 """Where the runs lie."""
 
 
-def names() -> list[str]:
+def packaged_names() -> list[str]:
     """Returns the names of the packaged runs."""
     return sorted(file.stem for file in FOLDER.glob("*.safetensors"))
 
@@ -20,7 +20,7 @@ def packaged(source: str | Path) -> str | Path:
 
     A file or folder of that name in the current folder comes first.
     """
-    return FOLDER / f"{source}.safetensors" if str(source) in names() and not Path(source).exists() else source
+    return FOLDER / f"{source}.safetensors" if str(source) in packaged_names() and not Path(source).exists() else source
 
 
 def layouts_of(file: str | Path) -> tuple[Path, ...]:

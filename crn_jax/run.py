@@ -18,14 +18,14 @@ from crn_jax.checksums import KEY
 from crn_jax.data.geometry import view
 from crn_jax.data.instances import MARGIN, decoded, numbered
 from crn_jax.data.labels.label_space import LabelSpace
-from crn_jax.errors import UserError
+from crn_jax.errors import UserError, did_you_mean
 from crn_jax.experiment import AnyExperiment, Synthesis, Training, from_json, require_kind, to_json
 from crn_jax.formats.json_file import read_json
 from crn_jax.formats.safetensors_file import load_run_file
 from crn_jax.formats.strict_types import strict_converter
 from crn_jax.generator import Generator
 from crn_jax.hub import fetched
-from crn_jax.packaged import layouts_of, packaged
+from crn_jax.packaged import layouts_of, packaged, packaged_names
 from crn_jax.train import abstract_state
 
 _KEYS = {"experiment", "label_space", "vgg19", "data", "versions", "origins"}
@@ -108,7 +108,8 @@ def _description_in(here: str | Path, folder: str | Path) -> tuple[AnyExperiment
         return *parse_description(stored.description, stored.name), stored.description
     path = Path(here) / "run.json"
     if not path.is_file():
-        raise UserError(f"{folder}: this is not a run folder (it has no run.json); give one that launch.train has made.")
+        problem = f"{folder}: this is not a run folder (it has no run.json); give one that launch.train has made."
+        raise UserError(problem + did_you_mean(str(folder), packaged_names()))
     fields = read_json(path, _REMEDY)
     if unknown := fields.keys() - _KEYS:
         raise _damaged(path, ValueError(f"unknown: {', '.join(sorted(unknown))}"))

@@ -27,7 +27,7 @@ from crn_jax.run import holds_run
 from launch.ablation.record import FILE, Entry, read_record, record_of, write_record
 from launch.ablation.summary import figures_table, markdown
 from launch.ablation.tasks import Budget, Task, shown, slug, trains_with_segmenter, with_segmenter
-from launch.ablation.verify import numbers_in, results_of, unequal_results, unequal_scores
+from launch.ablation.verify import numbers_in, results_of, stored_part, unequal_results, unequal_scores
 from launch.ablation.workers import Workers, check_jobs
 from launch.common.catalogue import ablations, take_configs
 from launch.common.exit_status import FAILED, TRY_AGAIN
@@ -152,7 +152,7 @@ def write_results(out: Path, record: dict[str, Any]) -> dict[str, Any]:
     """Returns the results of a record, and writes them as JSON, as Markdown and as a page, and with the record."""
     results = results_of(record)
     with staged(out) as folder:
-        write_record(folder / FILE, record | {"results": results})
+        write_record(folder / FILE, record | {"results": stored_part(results)})
         write_json(folder / "ablation.json", results)
         (folder / "ablation.md").write_text(markdown(results), "utf-8", "backslashreplace")
         write_page("ablation.html", results, folder / "ablation.html")
@@ -173,16 +173,15 @@ def verify(asked: Verify) -> int:
     """Verifies a record, and prints what differs. Returns the exit status: 0, or `FAILED` if something differs."""
     set_up_jax()
     record = read_record(asked.record)
-    apart = unequal_results(record)
+    apart = unequal_results(record, asked.record)
     console.print(
         f"{asked.record}: {numbers_in(record['results']):,} numbers computed again, {len(apart)} differ.", markup=False
     )
     for line in apart[:SHOWN]:
         console.print(f"  {line}", markup=False)
     for name, differing in unequal_scores(record, asked.runs) if asked.runs else ():
-        found = "the run is not there" if differing is None else ", ".join(differing) or "the same scores of all images"
-        console.print(f"  {name}: {found}", markup=False)
-        apart += differing or []
+        console.print(f"  {name}: {', '.join(differing) or 'the same scores of all images'}", markup=False)
+        apart += differing
     return FAILED if apart else 0
 
 

@@ -16,6 +16,7 @@ import argparse
 import collections
 import contextlib
 import dataclasses
+import gzip
 import io
 import json
 import multiprocessing
@@ -398,6 +399,40 @@ def _read_task(folder: Path) -> Any:
     return read_json(folder / "task.json", {"finished": [[str]]})
 
 
+def _make_record(folder: Path) -> None:
+    """Makes the record of an ablation of two variants, which were trained and scored alike."""
+    from crn_jax.ablation import Variant
+    from launch.ablation.record import FILE, Entry, record_of, write_record
+    from launch.ablation.tasks import Task
+    from launch.ablation.verify import results_of, stored_part
+
+    entries = [Entry(Variant(name, "demo"), 0, Task(name, folder / name / "seed_0", ("demo",))) for name in "ab"]
+    record = record_of("suite", "Why?", entries, "as each says", "command")
+    names = ("evaluation/evaluation.json", "metrics.jsonl")
+    _stored(*(f"ablation/as_it_is/seed_0/{name}" for name in names))(folder)
+    lines, evaluation = _read_metrics(folder)[0], _read_evaluation(folder)
+    for training in record["trainings"]:
+        training |= {"status": "finished", "lines": lines, "evaluation": evaluation}
+    for left in ("evaluation.json", "metrics.jsonl"):
+        (folder / left).unlink()
+    write_record(folder / FILE, record | {"results": stored_part(results_of(record))})
+
+
+def _read_record(folder: Path) -> Any:
+    """Reads a record, and computes its results again."""
+    from launch.ablation.record import FILE, read_record
+    from launch.ablation.verify import unequal_results
+
+    record = read_record(folder / FILE)
+    unequal_results(record, folder / FILE)
+    return record
+
+
+def forged_record(rng: random.Random, data: bytes) -> bytes:
+    """Changes the JSON that is compressed in a record, and its checksum."""
+    return gzip.compress(sealed_value(rng, gzip.decompress(data)))
+
+
 def _make_answers(folder: Path) -> None:
     answer = {"left": "photograph", "right": "x", "example": 1, "sentinel": False, "asked_seconds": None, "shown_ms": 5.0}
     answers = [{"pair": i, **answer, "chosen": "x", "response_ms": 7.5} for i in range(3)]
@@ -569,6 +604,7 @@ def readers() -> dict[str, Reader]:
         "metrics_jsonl": Reader(_stored(metrics), _read_metrics, checksums=False, forge=forged_line),
         "ledger_jsonl": Reader(_make_ledger, _read_ledger, checksums=False, forge=forged_line),
         "evaluation_json": Reader(_stored(evaluation), _read_evaluation, forge=sealed_value),
+        "ablation_record": Reader(_make_record, _read_record, forge=forged_record),
         "task_json": Reader(_stored(task), _read_task, forge=sealed_value),
         "study_answers": Reader(_make_answers, _read_answers, checksums=False, forge=forged_value),
         "torch_zip": Reader(_copied("zip.pth"), _read_torch("zip.pth"), forge=forged_zip),

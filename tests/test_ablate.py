@@ -127,13 +127,14 @@ def test_others_can_verify_its_record(whole, tmp_path, capsys):
     """The record alone gives the page's results, and the runs give its scores."""
     out, _ = whole
     record = read_record(out / FILE)
-    assert record["results"] == unsealed(json.loads((out / "ablation.json").read_text()))
+    shown = unsealed(json.loads((out / "ablation.json").read_text()))
+    assert record["results"] | {"examples": record["examples"]} == shown
     assert verify(out / FILE) == 0
     assert re.search(r"\b\d\d+ numbers computed again, 0 differ", capsys.readouterr().out)
     assert verify(out / FILE, "--runs", out) == 0
     assert capsys.readouterr().out.count("the same scores of all images") == 2
-    assert verify(out / FILE, "--runs", tmp_path) == 0
-    assert capsys.readouterr().out.count("the run is not there") == 2
+    assert verify(out / FILE, "--runs", tmp_path) == 1
+    assert capsys.readouterr().out.count("there is no run") == 2
 
 
 def test_a_record_that_was_changed_does_not_verify(whole, tmp_path, capsys):
@@ -151,6 +152,16 @@ def test_a_record_that_was_changed_does_not_verify(whole, tmp_path, capsys):
     assert "as_it_is/seed_0: seed_0.distance.value" in printed and "variants[1].difference.value" in printed
     assert verify(tmp_path / "images.gz", "--runs", out) == 1
     assert "as it is, seed 0: distance of seed_0 differs" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("asked", [["--study_page", "page.html"], ["--segmenter", "os:abort"], ["-x"]])
+def test_nothing_that_a_record_names_is_executed(whole, tmp_path, capsys, asked):
+    out, _ = whole
+    record = read_record(out / FILE)
+    record["trainings"][0]["score"] = asked
+    write_record(tmp_path / FILE, record)
+    assert verify(tmp_path / FILE, "--runs", out) == 2
+    assert f"the record asks for {asked[-1] if ':' in asked[-1] else asked[0]!r}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

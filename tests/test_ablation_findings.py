@@ -17,7 +17,7 @@ from launch.ablation.findings import collect, curve, difference, scores_of, toge
 from launch.ablation.record import Entry, record_of
 from launch.ablation.summary import conclusions, figures_table, markdown, still_falling
 from launch.ablation.tasks import Budget, Task
-from launch.ablation.verify import results_of, unequal_results
+from launch.ablation.verify import results_of, stored_part, unequal_results
 from launch.common.terminal import console
 from launch.evaluation.scoring import SCORES, means
 
@@ -301,10 +301,10 @@ def test_a_record_verifies_until_one_score_of_one_image_is_changed(tmp_path):
     for training in record["trainings"]:
         for candidate in training["evaluation"]["candidates"]:
             candidate["scores"] = {"distance": means({"distance": np.array(candidate["per_image"]["distance"])})["distance"]}
-    record["results"] = json.loads(json.dumps(results_of(record)))
-    assert unequal_results(record) == []
+    record["results"] = json.loads(json.dumps(stored_part(results_of(record))))
+    assert unequal_results(record, tmp_path) == []
     record["trainings"][1]["evaluation"]["candidates"][1]["per_image"]["distance"][2] += 1
-    apart = "\n".join(unequal_results(record))
+    apart = "\n".join(unequal_results(record, tmp_path))
     assert "b/0: seed_0.distance.value: 27, now 27.25" in apart and "difference.value: 2, now 2.25" in apart
 
 

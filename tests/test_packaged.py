@@ -11,14 +11,14 @@ from PIL import Image
 
 from crn_jax.data.detailed_streets import MOODS
 from crn_jax.errors import UserError
-from crn_jax.packaged import FOLDER, names, packaged
+from crn_jax.packaged import FOLDER, packaged, packaged_names
 from crn_jax.run import is_run, load_run
 from crn_jax.synthesize import synthesize
 from launch import evaluate, paint
 from launch.common.options import read_options
 from tests.support.commands import ROOT
 
-NAMES = names()
+NAMES = packaged_names()
 assert "streets" in NAMES
 
 
@@ -60,6 +60,8 @@ def test_a_folder_of_that_name_comes_first(tmp_path, monkeypatch):
     assert packaged("streets") == "streets"
     with pytest.raises(UserError, match="streets: this is not a run folder"):
         load_run("streets")
+    with pytest.raises(UserError, match=r"this is not a run folder .* Did you mean 'streets'\?"):
+        load_run("street")
 
 
 @pytest.mark.quick

@@ -304,10 +304,13 @@ def test_wrong_input_is_named_before_anything_is_written(trained, tmp_path):
     assert "bad.png" not in {path.name for path in (tmp_path / "out").iterdir()}
 
 
-def test_without_layouts_the_run_s_own_are_taken(trained, tmp_path):
+def test_without_layouts_those_of_the_run_are_taken(trained, tmp_path):
     folder, _ = trained
     command.main([str(folder), "--out", str(tmp_path / "own")])
     assert {path.name for path in (tmp_path / "own").glob("*.png")} == {path.name for path in (folder / "layouts").iterdir()}
+    mapped = load_run(folder)._replace(instances=(tmp_path / "instances" / "0.png",))
+    asked = command.with_own_layouts(command.Arguments(folder), mapped)
+    assert asked.layouts == mapped.layouts and asked.instances == tmp_path / "instances"
     convert.main(["safetensors", str(folder), str(tmp_path / "run.safetensors")])
     with console.capture() as capture, pytest.raises(SystemExit):
         command.main([str(tmp_path / "run.safetensors"), "--out", str(tmp_path / "none")])

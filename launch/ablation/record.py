@@ -45,7 +45,7 @@ _TRAINING = {
     "status": str,
     "problem": (str, None),
     "commands": [str],
-    "score": (list, None),
+    "score": [str],
     "experiment": dict,
     "segmenter": (dict, None),
     "trained": (dict, None),
@@ -109,7 +109,7 @@ def training_of(entry: Entry, notes: list[str]) -> dict[str, Any]:
         "status": status,
         "problem": task.problem() if status == "failed" else None,
         "commands": [shown(command) for command in task.finished()],
-        "score": None if task.score is None else list(task.score),
+        "score": list(task.score or ()),
         "experiment": to_json(task.experiment),
         "segmenter": to_json(read_description(segmenter)[0]) if segmenter else None,
         "trained": to_json(trained[0]) if trained else None,
@@ -165,7 +165,7 @@ def commit() -> str | None:
 
 
 def write_record(path: Path, record: dict[str, Any]) -> None:
-    """Writes a record with its own checksum, compressed. The same record gives the same bytes."""
+    """Writes a record with its results and its own checksum, compressed. The same record gives the same bytes."""
     text = json.dumps(sealed(finite(record)), separators=(",", ":"))
     with replacing(path) as file:
         file.write(gzip.compress(text.encode(), mtime=0))

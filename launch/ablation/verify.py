@@ -1,7 +1,7 @@
 """Verifies a record of an ablation: computes its results again, and scores its runs again.
 
-The results are computed from the lines and evaluations that the record holds, by the code of this version. The runs, if they
-are there, are scored by launch.evaluate as they were for the record.
+The results are computed from the lines and evaluations that the record holds, by the code of this version. The runs are scored
+by launch.evaluate as they were for the record. A record may come from anybody, so nothing that it names is executed.
 """
 
 import itertools
@@ -9,7 +9,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,9 @@ from launch.common.output import finite
 from launch.evaluation.evaluation_file import read_evaluation
 from launch.evaluation.scoring import AVERAGED, means, percent_of
 
+SCORING = ("--segmenter", "--inception", "--lpips", "--classes", "--examples", "--vgg.weights")
+"""The options of launch.evaluate that an ablation gives, and a record may repeat."""
+
 APART = 2e-3
 """How far the score of an image may be from the record's, relative to the largest. Another device rounds otherwise."""
 
@@ -35,17 +38,29 @@ def results_of(record: dict[str, Any]) -> dict[str, Any]:
     return finite(results | {"conclusions": list(conclusions(results))})
 
 
-def unequal_results(record: dict[str, Any]) -> list[str]:
-    """Computes the results again, and returns what differs from those that the record holds."""
-    evaluations = [training["evaluation"] for training in record["trainings"]]
-    apart = [
-        f"{record['trainings'][n]['folder']}: {line}"
-        for n, evaluation in enumerate(evaluations)
-        if evaluation
-        for candidate in evaluation["candidates"]
-        for line in unequal_means(candidate)
-    ]
-    return apart + list(unequal(record["results"], json.loads(json.dumps(results_of(record)))))
+def unequal_results(record: dict[str, Any], path: Path) -> list[str]:
+    """Computes the results again, and returns what differs from those that the record in the file `path` holds.
+
+    Raises:
+      UserError: if nothing can be computed from the record.
+    """
+    try:
+        apart = [
+            f"{training['folder']}: {line}"
+            for training in record["trainings"]
+            if training["evaluation"]
+            for candidate in training["evaluation"]["candidates"]
+            for line in unequal_means(candidate)
+        ]
+        again = json.loads(json.dumps(results_of(record)))
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: the results cannot be computed from this record ({error!r}). Fetch it again.") from error
+    return apart + list(unequal(record["results"], stored_part(again)))
+
+
+def stored_part(results: dict[str, Any]) -> dict[str, Any]:
+    """Returns the results without the images, which the record holds once already."""
+    return {key: value for key, value in results.items() if key != "examples"}
 
 
 def unequal_means(candidate: dict[str, Any]) -> Iterator[str]:
@@ -59,25 +74,26 @@ def unequal_means(candidate: dict[str, Any]) -> Iterator[str]:
         for key, suffix in itertools.product(("miou", "accuracy"), ("", "_void")):
             if key + suffix not in candidate["scores"]:
                 continue  # an older version did not measure it
-            score = finite({"value": float(percent_of(key, count_void=bool(suffix))(pixels))})["value"]
-            yield from unequal(candidate["scores"][key + suffix]["value"], score, f"{candidate['name']}.{key}{suffix}")
+            score = float(percent_of(key, count_void=bool(suffix))(pixels))
+            yield from unequal(candidate["scores"][key + suffix]["value"], finite(score), f"{candidate['name']}.{key}{suffix}")
 
 
-def unequal_scores(record: dict[str, Any], folder: Path) -> Iterator[tuple[str, list[str] | None]]:
+def unequal_scores(record: dict[str, Any], folder: Path) -> Iterator[tuple[str, list[str]]]:
     """Scores the runs of an ablation's folder again.
 
     Yields:
-      the name of a training, and the scores of images that differ from the record's, or None if its run is not there.
+      the name of a training, and what is wrong: scores of images that differ from the record's, or a run that is not there.
 
     Raises:
-      UserError: if a run cannot be scored.
+      UserError: if a run cannot be scored, or the record asks for other options than `SCORING`.
     """
     for training in record["trainings"]:
         if not training["evaluation"]:
             continue
         name, run = f"{training['variant']['name']}, seed {training['seed']}", folder / training["folder"]
+        check_scoring(training["score"], name)
         if not (run / "run.json").is_file():
-            yield name, None
+            yield name, [f"there is no run {run}"]
             continue
         with tempfile.TemporaryDirectory() as out:
             words = ["evaluate", str(run), *training["score"], "--out", out]
@@ -88,6 +104,15 @@ def unequal_scores(record: dict[str, Any], folder: Path) -> Iterator[tuple[str, 
                 raise UserError(f"{run}: the run cannot be scored again.\n{found.stderr.strip() or found.stdout.strip()}")
             again = read_evaluation(Path(out) / "evaluation.json")
         yield name, list(unequal_images(training["evaluation"], again))
+
+
+def check_scoring(arguments: Sequence[str], name: str) -> None:
+    """Raises UserError if arguments of launch.evaluate would do more than score, or would import code."""
+    for word in arguments:
+        if (word.startswith("-") and word not in SCORING) or (":" in word and not Path(word).exists()):
+            raise UserError(
+                f"{name}: the record asks for {word!r}, which is not run. Score this run by launch.evaluate yourself."
+            )
 
 
 def unequal_images(stored: dict[str, Any], again: dict[str, Any]) -> Iterator[str]:

@@ -5,7 +5,7 @@
     python -m tests.support.gpu_session photographs --data DIR --out OUT --rehearse   # a small network and few steps, on a CPU
 
 photographs: CamVid at 192x256 by the paper's widths, for 200 epochs with λ rescaled at epoch 100, as in the paper.
-compact: the same by a cascade of 24M parameters, which is brought home in pieces.
+compact: the same by a cascade of 24M parameters, which is stored in pieces.
 paper: the paper's comparison at 96x128 with three seeds.
 speed: training steps and synthesis of several sizes, numbers of images, batches and dtypes, the most wanted first.
 
@@ -26,6 +26,8 @@ import numpy as np
 
 from crn_jax.formats.safetensors_file import save_run
 from crn_jax.run import load_run, read_description
+from launch.ablation.record import FILE
+from launch.evaluation.evaluation_file import read_evaluation
 
 COMPACT = "640 640 512 512 256 128 64"
 SMALL = "8 8 8 8 8 8 8"
@@ -90,33 +92,11 @@ class Session:
 def trained(session: Session, name: str, *arguments: str) -> list[str]:
     """Trains camvid_192x256 as in the paper, scores it with and without its moving average, and returns lines of a table."""
     folder = session.work / name
-    length = (
-        "--epochs",
-        "200",
-        "--lambdas.rescale_epoch",
-        "100",
-        "--run.validate_every",
-        "7340",
-        "--run.checkpoint_every",
-        "3670",
-    )
-    small = (
-        "--steps",
-        "12",
-        "--run.validation_examples",
-        "4",
-        "--cascade.widths",
-        *SMALL.split(),
-        "--run.validate_every",
-        "6",
-        "--run.checkpoint_every",
-        "6",
-    )
-    session.run(
-        name, "launch.train", "camvid_192x256", "--data.root", session.asked.data, "--data.cache", session.work / "cache",
-        "--cascade.dtype", "bfloat16", "--run.folder", folder, *arguments, *(small if session.asked.rehearse else length),
-        keep=SCORES_TAKE,
-    )  # fmt: skip
+    length = "--epochs 200 --lambdas.rescale_epoch 100 --run.validate_every 7340 --run.checkpoint_every 3670"
+    small = f"--steps 12 --run.validation_examples 4 --cascade.widths {SMALL} --run.validate_every 6 --run.checkpoint_every 6"
+    settings = [*arguments, *(small if session.asked.rehearse else length).split(), "--run.folder", folder]
+    data = ["--data.root", session.asked.data, "--data.cache", session.work / "cache"]
+    session.run(name, "launch.train", "camvid_192x256", *data, "--cascade.dtype", "bfloat16", *settings, keep=SCORES_TAKE)
     run, (_, _, description) = load_run(folder, moments=True), read_description(folder)
     plain = session.work / f"{name}_without_average.safetensors"
     save_run(plain, run.params, description | {"step": run.step})
@@ -131,7 +111,9 @@ def trained(session: Session, name: str, *arguments: str) -> list[str]:
         content = half.read_bytes()
         for number, start in enumerate(range(0, len(content), PIECE)):
             (session.out / f"compact.safetensors.{number}").write_bytes(content[start : start + PIECE])
-    scored = json.loads((scores / "evaluation.json").read_text())["candidates"]
+    if not (scores / "evaluation.json").is_file():
+        return [f"{name}: step {run.step:,}, not scored in time; give the command again"]
+    scored = read_evaluation(scores / "evaluation.json")["candidates"]
     means = [{key: score["value"] for key, score in each["scores"].items()} for each in scored]
     return [f"{name}: step {run.step:,}", *(f"{each['name']}: {values}" for each, values in zip(scored, means))]
 
@@ -155,7 +137,7 @@ def papers_comparison(session: Session) -> list[str]:
     full = () if session.asked.rehearse else ("--budget", "8808", "--seeds", "3")
     out = session.work / "paper"
     session.run("paper", "launch.ablate", "paper", "--data", session.asked.data, "--out", out, *small, *full, keep=20)
-    for name in ("ablation.html", "ablation.json", "ablation.md"):
+    for name in ("ablation.html", "ablation.json", "ablation.md", FILE):
         if (out / name).is_file():
             shutil.copy(out / name, session.out)
     return (out / "ablation.md").read_text().splitlines() if (out / "ablation.md").is_file() else ["no results yet"]
@@ -195,8 +177,11 @@ def main() -> None:
     parser.add_argument("--work", default="runs/gpu_session", help="the folder for run folders")
     parser.add_argument("--minutes", type=float, default=9.5, help="after this time, everything has ended")
     parser.add_argument("--rehearse", action="store_true", help="small networks and few steps")
-    session = Session(parser.parse_args())
-    tables = [PARTS[part](session) for part in session.asked.parts]
+    asked = parser.parse_args()
+    if asked.data is None and set(asked.parts) != {"speed"}:
+        parser.error("the trainings need --data, CamVid's folder")
+    session = Session(asked)
+    tables = [PARTS[part](session) for part in asked.parts]
     print(*(line for table in tables for line in table), sep="\n")
 
 
