@@ -91,11 +91,12 @@ def test_stopped_killed_and_resumed_on_other_devices_it_ends_like_an_undisturbed
         wait_for(together[0], lambda: max(saved_steps()) > stopped)
         together[1].kill()
         texts = outputs(together)
-    assert [process.returncode for process in together] == [LOST, -signal.SIGKILL, LOST], "\n\n".join(texts)
+    assert together[1].returncode == -signal.SIGKILL
+    for i in (0, 2):  # if they wait for each other, JAX aborts both once the lost one has been silent for long
+        assert together[i].returncode in (LOST, -signal.SIGABRT), texts[i]
+        assert together[i].returncode != LOST or LOST_WORDS in texts[i]
     assert "by their checksums: params/to_rgb/kernel." in texts[0] and f"at step {whole}." in texts[0]
     assert (folder / "damaged" / str(stopped)).exists()
-    for process in (0, 2):
-        assert f"error in process {process}: " in texts[process] and LOST_WORDS in texts[process]
     saved = int(final_state(folder).step)
     assert stopped < saved < STEPS
 

@@ -79,15 +79,15 @@ def command() -> Iterator[None]:
             from launch.common.ending import end_all, let_news_come_first
 
             let_news_come_first()
-            problem = (
+            message = (
                 "Another process of this run has ended, or the connection to it has failed. The output of that process says "
                 "why. This process ends, too. The same command goes on from the last checkpoint, on any number of devices and "
                 f"processes. ({error})"
             )
-            show_error(problem)
+            show_error(message)
             sys.stdout.flush()
             sys.stderr.flush()
-            end_all(LOST, problem, lost=1)  # others may be waiting for this process, and would not notice the loss
+            end_all(LOST, message, lost=1)  # others may be waiting for this process, and would not notice the loss
         if isinstance(error, UserError) or is_of_the_system(error):
             show_error(str(error))
             _leave(UNREPEATABLE if isinstance(error, UnrepeatableStep) else USER_ERROR, str(error))
