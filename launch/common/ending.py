@@ -2,7 +2,8 @@
 
 A process that met an error cannot go on, and the others would wait for it until JAX took it for lost. It therefore tells them
 through JAX's coordinator, which lives in the first process. A thread of every process waits for such news, because the main
-thread may be waiting for the process that has failed.
+thread may be waiting for the process that has failed. A process that notices the loss of another one tells the others, too: not
+all of them exchange data with the lost one.
 """
 
 import atexit
