@@ -543,4 +543,22 @@ ABLATIONS = {
         ),
         classes=("car", "person"),
     ),
+    # This ablation uses procedural streets, and needs no data but two devices.
+    #   JAX_NUM_CPU_DEVICES=2 python -m launch.ablate rounding --budget 300 --seeds 3
+    # Expect: the results in docs/ablations.md.
+    "rounding": Ablation(
+        "Do memory, precision or a mesh change the images more than a seed does?",
+        (
+            Variant(
+                "one device", "demo --sharding.mesh 1 1 --remat none", "In float32; the backward pass keeps what it needs."
+            ),
+            Variant("remat full", "demo --sharding.mesh 1 1 --remat full", "The backward pass computes most layers again."),
+            Variant(
+                "bfloat16",
+                "demo --sharding.mesh 1 1 --remat none --cascade.dtype bfloat16",
+                "Convolutions have 8 bits of mantissa.",
+            ),
+            Variant("two devices", "demo --sharding.mesh 1 2 --remat none", "Each device computes half of every image."),
+        ),
+    ),
 }

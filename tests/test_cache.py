@@ -377,9 +377,10 @@ assert partial >= {0, 1, 2, 3, 4}, partial
 """
 
 AT_ONCE = """
-source = Numbers(CAMVID, [str(i) for i in range(30)], (4, 6), seconds=0.01)
+source = Numbers(CAMVID, [str(i) for i in range(30)], (4, 6), seconds=0.2)
 killed, *others = [fork(build) for _ in range(4)]
-time.sleep(0.1)
+while not (FOLDER / "read").exists():
+    time.sleep(0.001)
 os.kill(killed, signal.SIGKILL)
 assert died(killed) and not any(map(died, others))
 read = (FOLDER / "read").read_bytes()
