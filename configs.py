@@ -468,7 +468,7 @@ _CAMVID, _DIVERSE = "camvid_96x128", "streets_diverse"
 
 ABLATIONS = {
     # python -m launch.ablate paper --data DIR --budget 2202
-    # Expect: the results in docs/ablations.md after two and a half hours on two cores, which include the segmenter.
+    # Expect: the results in docs/ablations.md after three and a half hours on two cores beside other work, with the segmenter.
     "paper": _papers_comparison("camvid", _CAMVID),
     # python -m launch.ablate paper_cityscapes --data DIR --jobs 6
     # Expect: we have not yet run it.

@@ -48,7 +48,7 @@ class VGGConfig:
     """The pooling of the loss's VGG-19: average as the authors, or max as VGG-19 was trained. Held-out distances always use
     average pooling."""
     allow_random: bool = False
-    """Whether training goes on with seeded random weights if there are no ImageNet weights. Only the demo does."""
+    """Whether training goes on with seeded random weights if there are no ImageNet weights. Only experiments on streets do."""
     untrained: bool = False
     """Whether the loss uses seeded random weights (an ablation). Held-out distances still use the ImageNet weights."""
 

@@ -15,7 +15,7 @@
 | 128 + n |              | Signal n ended the process. 134: JAX aborted it because another process was lost. 130 or 143: a   |
 |         |              | second SIGINT or SIGTERM arrived before the run was saved.                                        |
 
-If one of several processes ends with 1, 2 or 76, it tells the others, and all end with that status (ending.py).
+If one of several processes ends with 1, 2, 70 or 76, it tells the others, and all end with that status (ending.py).
 
 `launch/slurm.sbatch` and `launch/ablate.sbatch` requeue a job by these numbers, and `launch/gke_gpu.yaml` and
 `launch/gke_tpu.yaml` restart it.
