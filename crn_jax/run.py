@@ -109,7 +109,8 @@ def _description_in(here: str | Path, folder: str | Path) -> tuple[AnyExperiment
     path = Path(here) / "run.json"
     if not path.is_file():
         problem = f"{folder}: this is not a run folder (it has no run.json); give one that launch.train has made."
-        raise UserError(problem + did_you_mean(str(folder), packaged_names()))
+        others = [name for name in packaged_names() if name != str(folder)]
+        raise UserError(problem + did_you_mean(str(folder), others))
     fields = read_json(path, _REMEDY)
     if unknown := fields.keys() - _KEYS:
         raise _damaged(path, ValueError(f"unknown: {', '.join(sorted(unknown))}"))

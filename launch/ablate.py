@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import jax
-import rich.progress
 import rich.table
 import tyro
 

@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -162,6 +163,19 @@ def test_nothing_that_a_record_names_is_executed(whole, tmp_path, capsys, asked)
     write_record(tmp_path / FILE, record)
     assert verify(tmp_path / FILE, "--runs", out) == 2
     assert f"the record asks for {asked[-1] if ':' in asked[-1] else asked[0]!r}" in capsys.readouterr().out
+
+
+def test_a_folder_that_a_record_names_is_never_an_option(whole, tmp_path, monkeypatch, capsys):
+    out, _ = whole
+    record = read_record(out / FILE)
+    shutil.copytree(out / record["trainings"][0]["folder"], tmp_path / "--segmenter=evil:judge")
+    (tmp_path / "evil.py").write_text("raise SystemExit('executed')")
+    record["trainings"] = record["trainings"][:1]
+    record["trainings"][0]["folder"] = "--segmenter=evil:judge"
+    write_record(tmp_path / FILE, record)
+    monkeypatch.chdir(tmp_path)
+    assert verify(FILE, "--runs", ".") == 1  # its results are those of two trainings
+    assert "as it is, seed 0: now photographs, --segmenter=evil:judge are scored" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from launch.ablation.findings import collect, curve, difference, scores_of, toge
 from launch.ablation.record import Entry, record_of
 from launch.ablation.summary import conclusions, figures_table, markdown, still_falling
 from launch.ablation.tasks import Budget, Task
-from launch.ablation.verify import results_of, stored_part, unequal_results
+from launch.ablation.verify import results_of, stored_part, unequal, unequal_means, unequal_results
 from launch.common.terminal import console
 from launch.evaluation.scoring import SCORES, means
 
@@ -306,6 +306,15 @@ def test_a_record_verifies_until_one_score_of_one_image_is_changed(tmp_path):
     record["trainings"][1]["evaluation"]["candidates"][1]["per_image"]["distance"][2] += 1
     apart = "\n".join(unequal_results(record, tmp_path))
     assert "b/0: seed_0.distance.value: 27, now 27.25" in apart and "difference.value: 2, now 2.25" in apart
+    candidate = record["trainings"][1]["evaluation"]["candidates"][1]
+    del candidate["per_image"]["distance"]
+    assert list(unequal_means(candidate)) == ["seed_0.distance: the record lacks what it is computed from"]
+
+
+@pytest.mark.parametrize("changed", [float("inf"), 1.0000001, "1", None])
+def test_every_other_number_is_unequal(changed):
+    assert list(unequal({"a": [1.0]}, {"a": [1.0 + 1e-12]})) == []
+    assert len(list(unequal({"a": [changed]}, {"a": [1.0]}))) == 1
 
 
 def test_damaged_metrics_are_noted(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from crn_jax.run import load_run
 from crn_jax.synthesize import synthesize
 from launch import evaluate
 from launch import synthesize as command
+from launch.common.exit_status import USER_ERROR
 from launch.common.terminal import console
 from launch.synthesis import record, stream
 from tests.support.commands import PATIENCE, ROOT, free_port
@@ -179,8 +181,8 @@ def test_a_folder_goes_on_without_opening_what_is_there(trained, tmp_path, monke
     assert again()[1] == []
 
 
-def together(module: str, arguments: list[str], count: int = 2) -> list[str]:
-    """What the processes of one command say, which end well."""
+def together(module: str, arguments: list[str], count: int = 2, status: int = 0) -> list[str]:
+    """What the processes of one command say, which all end with this status."""
     meeting = ["--coordinator", f"127.0.0.1:{free_port()}", "--num_processes", str(count), "--process_id"]
     environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "2"}
     processes = [
@@ -195,7 +197,7 @@ def together(module: str, arguments: list[str], count: int = 2) -> list[str]:
         for i in range(count)
     ]
     texts = [process.communicate(timeout=PATIENCE)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0] * count, texts
+    assert [process.returncode for process in processes] == [status] * count, texts
     return texts
 
 
@@ -208,6 +210,15 @@ def test_two_processes_share_the_layouts(trained, by_one_device, tmp_path):
     for name, image in found.items():
         np.testing.assert_array_equal(image, by_one_device[name])
     assert {path.suffix for path in tmp_path.iterdir()} == {".png"}  # few layouts leave no record
+
+
+def test_a_layout_that_one_process_cannot_read_ends_both_with_its_words(trained, tmp_path):
+    layouts = shutil.copytree(trained[1], tmp_path / "layouts")
+    for file in sorted(layouts.iterdir())[: LAYOUTS // 2]:
+        file.write_bytes(file.read_bytes()[:-30])  # its size can be read, its pixels cannot
+    texts = together("launch.synthesize", [str(trained[0]), str(layouts), "--out", str(tmp_path / "out")], status=USER_ERROR)
+    assert all(re.search(r"layouts/\d.png: the image is truncated", text) for text in texts), texts
+    assert any(re.search(r"error in process \d: Process \d has ended this run", text) for text in texts)
 
 
 def test_devices_and_processes_share_the_examples_of_an_evaluation(trained, random_vgg_file, some_devices, tmp_path):

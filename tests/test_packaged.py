@@ -58,8 +58,9 @@ def test_a_folder_of_that_name_comes_first(tmp_path, monkeypatch):
     assert packaged("streets") == FOLDER / "streets.safetensors" and is_run(packaged("streets"))
     (tmp_path / "streets").mkdir()
     assert packaged("streets") == "streets"
-    with pytest.raises(UserError, match="streets: this is not a run folder"):
+    with pytest.raises(UserError, match="streets: this is not a run folder") as raised:
         load_run("streets")
+    assert "Did you mean" not in str(raised.value)
     with pytest.raises(UserError, match=r"this is not a run folder .* Did you mean 'streets'\?"):
         load_run("street")
 

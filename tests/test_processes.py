@@ -139,7 +139,11 @@ with command():
         )
         for i in range(3)
     ]
-    texts = outputs(together)
+    try:
+        texts = outputs(together)
+    finally:
+        for process in together:
+            process.kill()
     assert [process.returncode for process in together] == [LOST, -signal.SIGKILL, LOST], texts
     assert f"error in process 0: {LOST_WORDS}" in texts[0]
     assert "error in process 2: Process 0 has ended this run" in texts[2] and LOST_WORDS in texts[2]

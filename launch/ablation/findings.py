@@ -184,7 +184,7 @@ def figures(group: Sequence[dict[str, Any]]) -> dict[str, float]:
     if seconds:
         found["seconds_per_step"] = statistics.median(seconds)
     scored = [training for training in group if training["evaluation"]]
-    if minutes := [curve(training["lines"])[-1][1] for training in scored]:
+    if minutes := [points[-1][1] for training in scored if (points := curve(training["lines"]))]:
         found["minutes"] = statistics.fmean(minutes)
     if resources := [training["evaluation"]["candidates"][1]["resources"] for training in scored]:
         found["parameters"] = resources[0]["parameters"]

@@ -6,6 +6,7 @@ by launch.evaluate as they were for the record. A record may come from anybody, 
 
 import itertools
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -53,6 +54,8 @@ def unequal_results(record: dict[str, Any], path: Path) -> list[str]:
             for line in unequal_means(candidate)
         ]
         again = json.loads(json.dumps(results_of(record)))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise UserError(f"{path}: the results cannot be computed from this record ({error!r}). Fetch it again.") from error
     return apart + list(unequal(record["results"], stored_part(again)))
@@ -66,6 +69,10 @@ def stored_part(results: dict[str, Any]) -> dict[str, Any]:
 def unequal_means(candidate: dict[str, Any]) -> Iterator[str]:
     """Computes the scores of a candidate of launch.evaluate again, from those of its images and its confusion matrix."""
     images = {key: np.array(values, np.float64) for key, values in candidate["per_image"].items() if key in AVERAGED}
+    for key in candidate["scores"]:
+        by_pixels = key.removesuffix("_void") in ("miou", "accuracy")
+        if (key in AVERAGED and key not in images) or (by_pixels and not candidate.get("confusion")):
+            yield f"{candidate['name']}.{key}: the record lacks what it is computed from"
     stored = {key: candidate["scores"][key] for key in images if key in candidate["scores"]}
     again = {key: score for key, score in means(images).items() if key in stored}
     yield from unequal(stored, finite(again), candidate["name"])
@@ -96,12 +103,17 @@ def unequal_scores(record: dict[str, Any], folder: Path) -> Iterator[tuple[str, 
             yield name, [f"there is no run {run}"]
             continue
         with tempfile.TemporaryDirectory() as out:
-            words = ["evaluate", str(run), *training["score"], "--out", out]
+            words = ["evaluate", str(run.absolute()), *training["score"], "--out", out]  # never an option: it begins with /
             found = subprocess.run(
-                [sys.executable, "-P", crn_jax.__main__.__file__, *words], env=own({}), capture_output=True, text=True
+                [sys.executable, "-P", crn_jax.__main__.__file__, *words],
+                env=own({}),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
             )
             if found.returncode:
-                raise UserError(f"{run}: the run cannot be scored again.\n{found.stderr.strip() or found.stdout.strip()}")
+                raise UserError(f"{run}: the run cannot be scored again.\n{found.stdout.strip()[-4000:]}")
             again = read_evaluation(Path(out) / "evaluation.json")
         yield name, list(unequal_images(training["evaluation"], again))
 
@@ -137,7 +149,7 @@ def unequal(stored: Any, again: Any, where: str = "") -> Iterator[str]:
         for n, (one, other) in enumerate(zip(stored, again)):
             yield from unequal(one, other, f"{where}[{n}]")
     elif is_number(stored) and is_number(again):
-        if abs(stored - again) > 1e-9 * max(abs(stored), abs(again)):
+        if not math.isclose(stored, again, rel_tol=1e-9):
             yield f"{where}: {stored:.6g}, now {again:.6g}"
     elif stored != again:
         yield f"{where}: {short(stored)}, now {short(again)}"

@@ -81,13 +81,8 @@ def end_all(status: int, message: str, stacks: bool = False, lost: int = 0) -> N
         os._exit(status)
     failure = json.dumps({"process": jax.process_index(), "status": status, "message": message, "stacks": stacks, "lost": lost})
 
-    def tell() -> None:
-        try:
-            coordinator().key_value_set(_FAILURE, failure)
-        except jax.errors.JaxRuntimeError:
-            pass  # another process was first, which `listen` has been told; or the coordinator is gone
-
-    within(PATIENCE, tell)
+    if not within(PATIENCE, lambda: coordinator().key_value_set(_FAILURE, failure)):
+        let_news_come_first()  # another process was first, and all end with its status; or the coordinator is gone
     part(status, lost)
 
 

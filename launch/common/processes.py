@@ -21,7 +21,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from crn_jax.errors import UserError
+from launch.common.ending import listen
 from launch.common.options import Processes
+from launch.common.terminal import show_error
 
 JOIN_SECONDS = 300
 """Seconds that the processes wait for each other at the start."""
@@ -150,6 +152,8 @@ def join_apart(config: Processes) -> None:
         return
     if jax.distributed.is_initialized():  # else processes on GPUs try out kernels for each other, and one alone would wait
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_shard_autotuning=false".strip()
+    if several_processes():
+        listen(show_error)
 
 
 def gpus_of_a_node() -> list[int] | None:

@@ -59,7 +59,7 @@ class Session:
 
     def __init__(self, asked: argparse.Namespace):
         self.asked, self.ends = asked, time.monotonic() + 60 * asked.minutes
-        self.out, self.work = Path(asked.out), Path(asked.work)
+        self.out, self.work = Path(asked.out), Path(asked.work) / ("rehearsal" if asked.rehearse else "")
         for folder in (self.out, self.work):
             folder.mkdir(parents=True, exist_ok=True)
 
@@ -102,6 +102,7 @@ def trained(session: Session, name: str, *arguments: str) -> list[str]:
     save_run(plain, run.params, description | {"step": run.step})
     scores = session.work / f"{name}_scores"
     few = ("--examples", "4") if session.asked.rehearse else ()
+    (scores / "evaluation.json").unlink(missing_ok=True)  # that of an earlier call is of another step
     session.run(name, "launch.evaluate", folder, plain, "--out", scores, "--save_images", *few)
     gather(session, name, folder, scores)
     if name == "compact":
