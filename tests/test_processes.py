@@ -5,7 +5,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -43,9 +42,7 @@ def started(each: list[list[str]], folder: Path, before: Sequence[str] = ()):
 
     `before` has a shell command for each, which sets it up.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        meeting = ["--coordinator", f"127.0.0.1:{free.getsockname()[1]}", "--num-processes", str(len(each))]
+    meeting = ["--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", str(len(each))]
     together = [
         start([*arguments, *meeting, "--process-id", str(i)], folder, f"export JAX_NUM_CPU_DEVICES=1; {setup}", pause=0.2)
         for i, (arguments, setup) in enumerate(zip(each, before or ["true"] * len(each)))

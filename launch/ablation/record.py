@@ -167,7 +167,7 @@ def commit() -> str | None:
 def write_record(path: Path, record: dict[str, Any]) -> None:
     """Writes a record with its results and its own checksum, compressed. The same record gives the same bytes.
 
-    Of many variants, the pictures may be too large to be read again. They are left out then, as nothing is computed from them.
+    The pictures of many variants may be too large to be read again. The record then lacks them; nothing is computed from them.
     """
     text = json.dumps(sealed(finite(record)), separators=(",", ":"))
     if len(text) > LARGEST and record["examples"]:
