@@ -54,7 +54,9 @@ class Arguments:
     """The budget of each training: steps, such as 3000, or minutes of training steps, such as 30m. The first 60 steps turn
     minutes into a number of steps. Default: the length that each experiment says."""
     seeds: int = 1
-    """The number of trainings of each variant, with seeds from 0."""
+    """The number of trainings of each variant, with as many seeds."""
+    first_seed: int = 0
+    """The first of the seeds. Another machine may train others; `python -m launch.ablate join` puts the records together."""
     only: tuple[str, ...] = ()
     """The names of the variants to train and score. Default: all."""
     jobs: int = 1
@@ -233,7 +235,7 @@ def plan(asked: Arguments, ablation: Ablation, budget: Budget, out: Path) -> tup
     entries = []
     for variant, arguments in zip(ablation.variants, trainings):
         arguments = with_segmenter(arguments, segmenter)
-        for seed in range(asked.seeds):
+        for seed in range(asked.first_seed, asked.first_seed + asked.seeds):
             name, folder = f"{variant.name}, seed {seed}", out / slug(variant.name) / f"seed_{seed}"
             task = Task(name, folder, (*arguments, "--seed", str(seed)), budget, (*score, *vgg))
             entries.append(Entry(variant, seed, task))

@@ -133,7 +133,8 @@ def lines_of(task: Task, notes: list[str]) -> list[dict[str, Any]]:
 
 def examples(entries: Sequence[Entry]) -> list[dict[str, Any]]:
     """Returns the layouts of the contact sheets, and the images that each finished variant's first seed makes of them."""
-    synthesized = {e.variant.name: e.task for e in entries if e.seed == 0 and e.task.outstanding() is None}
+    first = min(entry.seed for entry in entries)
+    synthesized = {e.variant.name: e.task for e in entries if e.seed == first and e.task.outstanding() is None}
     if not synthesized:
         return []
     experiment = next(iter(synthesized.values())).experiment
