@@ -1,6 +1,7 @@
 """Carries out an ablation: `python -m launch.ablate SUITE --data DIR`. ABLATIONS in configs.py lists the suites.
 
-`python -m launch.ablate verify RECORD` computes the page of one again, from its record.
+`python -m launch.ablate verify RECORD` computes the page of one again, from its record. `python -m launch.ablate join RECORD
+RECORD` makes one page of the records of several machines.
 
 launch.train, launch.evaluate and launch.synthesize train, score and show every variant, each in a process of its own. If it is
 stopped, give the same command again: it continues there, and repeats nothing that is finished.
@@ -23,6 +24,7 @@ from crn_jax.buckets import is_bucket
 from crn_jax.errors import UserError, did_you_mean
 from crn_jax.files import expanded
 from crn_jax.run import holds_run
+from launch.ablation.join import joined
 from launch.ablation.record import FILE, Entry, read_record, record_of, write_record
 from launch.ablation.summary import figures_table, markdown
 from launch.ablation.tasks import Budget, Task, shown, slug, trains_with_segmenter, with_segmenter
@@ -95,6 +97,16 @@ class Verify:
     """The folder of the ablation. Its runs are scored again, too."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Join:
+    """Joins records of one suite into one page, such as of seeds or variants that were trained on different machines."""
+
+    records: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """The files record.json.gz of ablations of one suite with the same budget."""
+    out: Path
+    """The folder for the page, and for the record of all trainings."""
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Reads the command line and works through the suite, or verifies a record."""
     with command():
@@ -102,6 +114,8 @@ def main(arguments: list[str] | None = None) -> None:
         rest = take_configs(given)
         if rest[:1] == ["verify"]:
             sys.exit(verify(read_options(Verify, "ablate verify", rest[1:])))
+        if rest[:1] == ["join"]:
+            sys.exit(join(read_options(Join, "ablate join", rest[1:]), command_line("ablate", *given)))
         if not rest or rest[0] in ("-h", "--help"):
             list_suites()
         asked: Arguments = read_options(Arguments, "ablate", rest)
@@ -117,6 +131,7 @@ def list_suites() -> None:
     for name, ablation in ablations().items():
         table.add_row(name, f"{ablation.question} {len(ablation.variants)} variants.")
     table.add_row("verify RECORD", "Computes the page of an ablation again, from its record.")
+    table.add_row("join RECORD ...", "Makes one page of the records of several machines.")
     console.print(table)
 
 
@@ -184,6 +199,13 @@ def verify(asked: Verify) -> int:
         console.print(f"  {name}: {', '.join(differing) or 'the same scores of all images'}", markup=False)
         apart += differing
     return FAILED if apart else 0
+
+
+def join(asked: Join, command_line: str) -> int:
+    """Joins records into one page. Returns the exit status 0."""
+    set_up_jax()
+    tell(write_results(asked.out, joined(asked.records, command_line)), asked.out)
+    return 0
 
 
 def suite(asked: Arguments) -> Ablation:

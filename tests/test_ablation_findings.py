@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +14,11 @@ from crn_jax.data.sources import label_space_of
 from crn_jax.errors import UserError
 from crn_jax.experiment import to_json
 from crn_jax.run import describe_run
+from launch import ablate
 from launch.ablation import findings
 from launch.ablation.findings import collect, curve, difference, scores_of, together
-from launch.ablation.record import Entry, record_of
+from launch.ablation.join import joined
+from launch.ablation.record import FILE, Entry, read_record, record_of, write_record
 from launch.ablation.summary import conclusions, figures_table, markdown, still_falling
 from launch.ablation.tasks import Budget, Task
 from launch.ablation.verify import results_of, stored_part, unequal, unequal_means, unequal_results
@@ -323,3 +327,90 @@ def test_damaged_metrics_are_noted(tmp_path):
     path.write_bytes(bytes(100) + b"\n" + path.read_bytes())
     notes = collected([one])["notes"]
     assert notes[-1] == f"{path}: 1 line is damaged and left out: 1."
+
+
+def recorded(path, entries, budget: str = "40 steps") -> Path:
+    """Writes the record of these trainings, as launch.ablate does."""
+    record = record_of("suite", "Why?", entries, budget, f"python -m launch.ablate {path.name}")
+    write_record(path, record | {"results": stored_part(results_of(record))})
+    return path
+
+
+@pytest.fixture
+def machines(tmp_path):
+    """Two records of one suite: seed 0 of two variants, and seed 1 of these and of a third, whose seed 0 is not finished."""
+    waiting = entry(tmp_path / "0", "c")
+    (waiting.task.folder / "task.json").unlink()
+    one = [entry(tmp_path / "0", "a"), entry(tmp_path / "0", "b"), waiting]
+    other = [entry(tmp_path / "1", name, seed=1, shift=0.5) for name in "abc"]
+    return one, other, recorded(tmp_path / "0.gz", one), recorded(tmp_path / "1.gz", other)
+
+
+def test_records_of_two_machines_make_one(machines, tmp_path):
+    """What is joined is what one machine would have found."""
+    one, other, first, second = machines
+    together_ = [entry for pair in zip(one, other) for entry in pair]
+    expected = results_of(record_of("suite", "Why?", together_, "40 steps", "join"))
+    for paths in ([first, second], [first, second, first]):
+        assert results_of(joined(paths, "join")) == expected
+    assert [len(variant["difference"]["seeds"]) for variant in expected["variants"][1:]] == [2, 1]
+    turned = joined([second, first], "join")["trainings"]
+    assert [(each["variant"]["name"], each["seed"]) for each in turned] == [(name, seed) for name in "abc" for seed in (0, 1)]
+
+
+def test_a_training_that_one_machine_has_not_finished_is_taken_from_the_other(machines, tmp_path):
+    one, _, first, _ = machines
+    finished = recorded(tmp_path / "finished.gz", [entry(tmp_path / "again", "c")])
+    for paths in ([first, finished], [finished, first]):
+        by_name = {each["variant"]["name"]: each["status"] for each in joined(paths, "join")["trainings"]}
+        assert by_name == {"a": "finished", "b": "finished", "c": "finished"}
+
+
+def test_seeds_are_compared_with_the_same_seeds(machines):
+    """The second machine's c has seed 1 alone, so that it is compared with seed 1 of a."""
+    _, _, first, second = machines
+    c = results_of(joined([first, second], "join"))["variants"][2]
+    assert c["difference"]["seeds"] == [0.0]  # shifted as seed 1 of a is; 0.5 from its seed 0
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda record: record.update(suite="other"), "cannot be joined. Their suite: 'suite', now 'other'"),
+        (lambda record: record.update(budget="9 steps"), "Their budget: '40 steps', now '9 steps'"),
+        (lambda record: record["trainings"][0].update(seed=0), "both have 'a, seed 0' with other scores"),
+        (
+            lambda record: record["trainings"][1]["experiment"].update(batch_size=7),
+            "'b' was trained with two settings: batch_size: 1, now 7",
+        ),
+        (
+            lambda record: record["trainings"][2]["evaluation"].update(title="streets val, 9 examples"),
+            'scored in different ways: images: "streets val, 4 examples", now "streets val, 9 examples"',
+        ),
+        (
+            lambda record: record["trainings"][2]["evaluation"]["candidates"][0]["scores"]["accuracy"].update(value=51.0),
+            "scored in different ways: photographs.accuracy: 50, now 51",
+        ),
+    ],
+)
+def test_records_that_do_not_belong_together(machines, change, problem):
+    *_, first, second = machines
+    record = read_record(second)
+    change(record)
+    write_record(second, record)
+    with pytest.raises(UserError, match=re.escape(problem)):
+        joined([first, second], "join")
+
+
+def test_the_command_that_joins(machines, tmp_path, capsys):
+    *_, first, second = machines
+    with pytest.raises(SystemExit) as exit_:
+        ablate.main(["join", str(first), str(second), "--out", str(tmp_path / "out")])
+    assert exit_.value.code == 0
+    assert {"ablation.html", "ablation.md", "ablation.json", FILE} <= {path.name for path in (tmp_path / "out").iterdir()}
+    record = read_record(tmp_path / "out" / FILE)
+    assert record["command"].startswith("python -m launch.ablate join")
+    assert record["results"] == stored_part(json.loads(json.dumps(results_of(record))))
+    with pytest.raises(SystemExit) as exit_:
+        ablate.main(["join", str(tmp_path / "none.gz"), "--out", str(tmp_path / "other")])
+    assert exit_.value.code == 2 and "there is no such file" in capsys.readouterr().out

@@ -1,13 +1,17 @@
 """Who carries out an ablation, and in which order; the commands are pretended here (test_ablate.py runs them)."""
 
+import os
+import subprocess
+import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from crn_jax.errors import UserError
 from launch.ablation.tasks import Budget, Task
-from launch.ablation.workers import Workers, accelerator, check_jobs, claimed, lock_name, own
+from launch.ablation.workers import Workers, accelerator, check_jobs, claimed, lock_name, own, take_cores
 from tests.support.commands import PATIENCE
 
 pytestmark = pytest.mark.quick
@@ -49,6 +53,36 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="Choose another folder with --out"), claimed(tmp_path / "file" / "it"):
         pass
+
+
+def test_each_job_has_an_equal_share_of_the_cores(monkeypatch):
+    taken = []
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5, 6, 8, 9}, raising=False)
+    monkeypatch.setattr(os, "sched_setaffinity", lambda _, cores: taken.append(cores), raising=False)
+    take_cores(0, jobs=1)
+    assert taken == []
+    for slot in range(2):
+        take_cores(slot, jobs=2)
+    assert taken == [[3, 5], [6, 8, 9]]
+    for slot in range(7):
+        take_cores(slot, jobs=7)
+    assert all(len(cores) == 1 for cores in taken[2:]) and {core for (core,) in taken[2:]} == {3, 5, 6, 8, 9}
+
+
+def test_commands_have_the_cores_of_their_job(tmp_path):
+    """A process has the cores of the thread that starts it."""
+    if not hasattr(os, "sched_setaffinity"):
+        pytest.skip("this system does not confine threads to cores")
+    program = "import os; print(len(os.sched_getaffinity(0)))"
+
+    def started() -> int:
+        take_cores(0, jobs=1 << 10)
+        return int(subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout)
+
+    before = os.sched_getaffinity(0)
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(started).result() == 1
+    assert os.sched_getaffinity(0) == before
 
 
 def test_accelerators(monkeypatch):

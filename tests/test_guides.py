@@ -89,8 +89,8 @@ def check(name: str, arguments: list[str]) -> None:
             assert data == -1 or stage.experiment.batch_size % data == 0
             assert spatial == -1 or stage.experiment.size[0] % spatial == 0
         return
-    if name == "ablate" and arguments[0] == "verify":
-        tyro.cli(ablate.Verify, args=arguments[1:], use_underscores=True)
+    if name == "ablate" and arguments[0] in ("verify", "join"):
+        tyro.cli(ablate.Verify if arguments[0] == "verify" else ablate.Join, args=arguments[1:], use_underscores=True)
         return
     module = importlib.import_module(f"launch.{name}")
     asked = tyro.cli(module.Asked if name == "convert" else module.Arguments, args=arguments, use_underscores=True)
@@ -129,7 +129,7 @@ def flags() -> frozenset[str]:
     kinds = {type(entry[-1] if isinstance(entry, tuple) else entry): name for name, entry in EXPERIMENTS.items()}
     asked = [("train", [name]) for name in kinds.values()]
     asked += [("convert", [kind]) for kind in ("authors", "safetensors", "run", "export", "onnx", "web")]
-    asked += [("ablate", ["verify"])]
+    asked += [("ablate", ["verify"]), ("ablate", ["join"])]
     asked += [(name, []) for name in COMMANDS if name not in ("train", "convert")]
     found = set()
     for name, arguments in asked:

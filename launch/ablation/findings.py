@@ -83,11 +83,9 @@ def variant_results(group: Sequence[dict[str, Any]], reference: Sequence[dict[st
     first = group[0]
     before, now = (from_json(each[0]["experiment"]) for each in (reference, group))
     scores = [scores_of(training["evaluation"]) for training in group if training["evaluation"]]
-    pairs = [
-        (ours["evaluation"], theirs["evaluation"])
-        for ours, theirs in zip(group, reference)
-        if ours["evaluation"] and theirs["evaluation"]
-    ]
+    references = {training["seed"]: training["evaluation"] for training in reference}
+    both = [(ours["evaluation"], references.get(ours["seed"])) for ours in group]
+    pairs = [(ours, theirs) for ours, theirs in both if ours and theirs]
     return {
         **first["variant"],
         "differs": differences(before, now) if group is not reference else [],

@@ -73,9 +73,10 @@ def papers_order(results: dict[str, Any], variants: Sequence[dict[str, Any]]) ->
 def limits(variants: Sequence[dict[str, Any]]) -> Iterator[str]:
     """Yields what these trainings do not show."""
     _, *others = variants
-    seeds = min(len(variant["difference"]["seeds"]) for variant in others)
-    if seeds == 1:
-        yield "Each variant was trained once, so nobody knows how far another seed would move these figures (see --seeds)."
+    counts = {len(variant["difference"]["seeds"]) for variant in others}
+    if (seeds := min(counts)) == 1:
+        who = "Each variant was" if counts == {1} else "Some variants were"
+        yield f"{who} trained once, so nobody knows how far another seed would move these figures (see --seeds)."
     else:
         yield f"Intervals are over images and seeds. {seeds} seeds agree in sign by chance in one of {2 ** (seeds - 1)} cases."
     if len(others) > 5:

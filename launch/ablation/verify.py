@@ -140,16 +140,16 @@ def unequal_images(stored: dict[str, Any], again: dict[str, Any]) -> Iterator[st
                 yield f"{key} of {one['name']} differs"
 
 
-def unequal(stored: Any, again: Any, where: str = "") -> Iterator[str]:
-    """Yields what differs between two pieces of JSON, with its place. Numbers may differ by rounding."""
+def unequal(stored: Any, again: Any, where: str = "", rel_tol: float = 1e-9) -> Iterator[str]:
+    """Yields what differs between two pieces of JSON, with its place. Numbers may differ by `rel_tol`."""
     if isinstance(stored, dict) and isinstance(again, dict) and stored.keys() == again.keys():
         for key in stored:
-            yield from unequal(stored[key], again[key], f"{where}.{key}" if where else key)
+            yield from unequal(stored[key], again[key], f"{where}.{key}" if where else key, rel_tol)
     elif isinstance(stored, list) and isinstance(again, list) and len(stored) == len(again):
         for n, (one, other) in enumerate(zip(stored, again)):
-            yield from unequal(one, other, f"{where}[{n}]")
+            yield from unequal(one, other, f"{where}[{n}]", rel_tol)
     elif is_number(stored) and is_number(again):
-        if not math.isclose(stored, again, rel_tol=1e-9):
+        if not math.isclose(stored, again, rel_tol=rel_tol):
             yield f"{where}: {stored:.6g}, now {again:.6g}"
     elif stored != again:
         yield f"{where}: {short(stored)}, now {short(again)}"

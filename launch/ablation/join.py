@@ -1,0 +1,107 @@
+"""Joins records of one suite, such as of seeds or variants that were trained on different machines, into one record."""
+
+import itertools
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from crn_jax.errors import UserError
+from crn_jax.experiment import from_json
+from crn_jax.resuming import differences
+from launch.ablation.record import read_record
+from launch.ablation.verify import APART, unequal
+
+_SAME = ("suite", "question", "budget", "classes")
+"""What the records of one suite have in common."""
+
+
+def joined(paths: Sequence[Path], command: str) -> dict[str, Any]:
+    """Returns one record with the trainings of several, without results.
+
+    Variants are in the order of the first record that has them, and seeds in ascending order. A training that one record has
+    finished replaces the same training of another that has not. The pictures of a variant are those of the first record.
+
+    Raises:
+      UserError: if the records are of different suites, or hold the same training twice, or a variant with two settings.
+    """
+    records = [read_record(path) for path in paths]
+    first = records[0]
+    trainings: dict[tuple[str, int], tuple[Path, dict[str, Any]]] = {}
+    for path, record in zip(paths, records):
+        for key in _SAME:
+            if record[key] != first[key]:
+                raise UserError(f"{paths[0]} and {path} cannot be joined. Their {key}: {first[key]!r}, now {record[key]!r}.")
+        for training in record["trainings"]:
+            seat = training["variant"]["name"], training["seed"]
+            if seat not in trainings or more_finished(trainings[seat], (path, training)):
+                trainings[seat] = path, training
+    order = list(dict.fromkeys(name for name, _ in trainings))
+    seats = sorted(trainings, key=lambda seat: (order.index(seat[0]), seat[1]))
+    chosen = [trainings[seat] for seat in seats]
+    check_settings(chosen)
+    check_scoring(chosen)
+    return first | {
+        "command": command,
+        "versions": {key: ", ".join(distinct(record["versions"].get(key) for record in records)) for key in first["versions"]},
+        "trainings": [training for _, training in chosen],
+        "notes": distinct(itertools.chain(*(record["notes"] for record in records))),
+        "examples": joined_examples(records),
+    }
+
+
+def more_finished(one: tuple[Path, dict[str, Any]], other: tuple[Path, dict[str, Any]]) -> bool:
+    """Returns whether the second of two records of a training is the finished one.
+
+    Raises:
+      UserError: if both are finished, and differ.
+    """
+    (path, kept), (other_path, training) = one, other
+    if kept["evaluation"] and training["evaluation"] and kept != training:
+        name = f"{kept['variant']['name']}, seed {kept['seed']}"
+        raise UserError(f"{path} and {other_path} both have '{name}' with other scores. Train other seeds with --first_seed.")
+    return not kept["evaluation"] and bool(training["evaluation"])
+
+
+def check_settings(trainings: Sequence[tuple[Path, dict[str, Any]]]) -> None:
+    """Raises UserError if trainings of one variant have other settings than the seed."""
+    for (path, one), (other_path, other) in itertools.pairwise(trainings):
+        if one["variant"]["name"] == other["variant"]["name"]:
+            before, now = (from_json(each["experiment"] | {"seed": 0}) for each in (one, other))
+            if apart := differences(before, now):
+                name = one["variant"]["name"]
+                raise UserError(f"{path} and {other_path}: '{name}' was trained with two settings: {', '.join(apart)}.")
+
+
+def check_scoring(trainings: Sequence[tuple[Path, dict[str, Any]]]) -> None:
+    """Raises UserError if the trainings were not scored on the same images, or by other weights or another judge.
+
+    The photographs are scored, too. Another judge or other weights give them other scores.
+    """
+    scored = [(path, training["evaluation"]) for path, training in trainings if training["evaluation"]]
+    for path, evaluation in scored[1:]:
+        first_path, first = scored[0]
+        apart = list(unequal(conditions(first), conditions(evaluation), rel_tol=APART))
+        if apart:
+            raise UserError(f"{first_path} and {path} were scored in different ways: {'; '.join(apart[:3])}.")
+
+
+def conditions(evaluation: dict[str, Any]) -> dict[str, Any]:
+    """Returns what the evaluations of one suite have in common: the images, the weights, and how the photographs score."""
+    scores = {key: score["value"] for key, score in evaluation["candidates"][0]["scores"].items()}
+    weights = evaluation.get("vgg19", {}).get("sha256")
+    return {"images": evaluation["title"], "names": evaluation.get("names"), "VGG-19": weights, "photographs": scores}
+
+
+def joined_examples(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns the layouts of the first record that has pictures, with the images that any record shows of them."""
+    rows: dict[str, dict[str, Any]] = {}
+    for row in itertools.chain(*(record["examples"] for record in records)):
+        kept = rows.setdefault(row["name"], row | {"images": {}})
+        kept["images"] = row["images"] | kept["images"]
+    first: list[dict[str, Any]] = next((record["examples"] for record in records if record["examples"]), [])
+    return [rows[row["name"]] for row in first]
+
+
+def distinct(values: Iterable[Any]) -> list[Any]:
+    """Returns the values in order, each once, without None."""
+    return list(dict.fromkeys(value for value in values if value is not None))
