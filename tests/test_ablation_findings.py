@@ -19,7 +19,7 @@ from launch.ablation import findings
 from launch.ablation.findings import collect, curve, difference, scores_of, together
 from launch.ablation.join import joined
 from launch.ablation.record import FILE, Entry, read_record, record_of, write_record
-from launch.ablation.summary import conclusions, figures_table, markdown, still_falling
+from launch.ablation.summary import conclusions, figures_table, markdown, order_kept, still_falling
 from launch.ablation.tasks import Budget, Task
 from launch.ablation.verify import results_of, stored_part, unequal, unequal_means, unequal_results
 from launch.common.terminal import console
@@ -227,6 +227,16 @@ def test_what_still_falls_is_told_by_the_last_eighth():
     assert still_falling(points) == "42.0 at step 70, then 40.0"
     assert still_falling([*points[:2], [71, 2, 40.3], [80, 4, 40.0]]) is None
     assert still_falling(points[:1]) is None
+
+
+def test_whether_the_order_of_variants_has_settled():
+    """After 31 of 40 steps the means over seeds are 3, 2 and 5; at the end they are 1, 2 and 4: one pair has changed places."""
+
+    def curves(*seeds):
+        return [[[0, 0, 9.0], [31, 1, then], [40, 2, last]] for then, last in seeds]
+
+    kept = order_kept([curves((2.0, 1.0), (4.0, 1.0)), curves((2.0, 2.0)), curves((5.0, 4.0))])
+    assert "2 of 3 pairs of variants had this order" in kept
 
 
 def test_the_papers_order_is_counted_by_pairs(tmp_path):

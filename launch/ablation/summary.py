@@ -81,6 +81,7 @@ def limits(variants: Sequence[dict[str, Any]]) -> Iterator[str]:
         yield f"Intervals are over images and seeds. {seeds} seeds agree in sign by chance in one of {2 ** (seeds - 1)} cases."
     if len(others) > 5:
         yield f"About {round(0.05 * len(others), 1):g} of {len(others)} differences would look clear by chance, at 95%."
+        yield order_kept([[run["curve"] for run in variant["runs"] if run["curve"]] for variant in variants])
     falls = {variant["name"]: still_falling(variant["runs"][0]["curve"]) for variant in variants}
     if falling := [f"{name} ({change})" for name, change in falls.items() if change]:
         yield f"These distances still fell by more than 1% in the last eighth of the steps: {', '.join(falling)}."
@@ -101,8 +102,25 @@ def still_falling(curve: Sequence[Sequence[float]]) -> str | None:
     if len(curve) < 2:
         return None
     *earlier, (last, _, distance) = curve
-    step, _, before = min(earlier, key=lambda point: abs(point[0] - 7 / 8 * last))
+    step, _, before = nearest(earlier, 7 / 8 * last)
     return f"{before:.1f} at step {step:,}, then {distance:.1f}" if distance < 0.99 * before else None
+
+
+def nearest(curve: Sequence[Sequence[float]], step: float) -> Sequence[float]:
+    """Returns the point of a learning curve that is nearest to a step."""
+    return min(curve, key=lambda point: abs(point[0] - step))
+
+
+def order_kept(curves: Sequence[Sequence[Sequence[Sequence[float]]]]) -> str:
+    """Tells how many pairs of variants had their final order before, from the curves of each variant's seeds.
+
+    If the order has settled, a larger budget would hardly change which variant is better.
+    """
+    then = [statistics.fmean(nearest(curve, 3 / 4 * curve[-1][0])[2] for curve in variant) for variant in curves]
+    last = [statistics.fmean(curve[-1][2] for curve in variant) for variant in curves]
+    pairs = list(itertools.combinations(range(len(curves)), 2))
+    kept = sum(np.sign(then[a] - then[b]) == np.sign(last[a] - last[b]) for a, b in pairs)
+    return f"By the validation, {kept} of {len(pairs)} pairs of variants had this order after three quarters of the steps, too."
 
 
 def main_scores(results: dict[str, Any]) -> list[dict[str, Any]]:
