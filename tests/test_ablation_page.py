@@ -138,7 +138,7 @@ def test_all_text_is_shown_as_it_is(open_page, path):
     assert page.locator("#notes li").all_inner_texts() == ["Intervals: <95%>."]
     assert page.locator("#command").inner_text() == 'python -m launch.ablate "<suite>"'
     assert page.locator("#versions").inner_text() == "jax 1.2.3"
-    headings = ["Scores and costs", "Learning curves", "Images", "Variants", "How this was made"]
+    headings = ["Scores and costs", "Differences", "Learning curves", "Images", "Variants", "How this was made"]
     assert page.locator("h2").all_inner_texts() == headings
     names = [NASTY, PLAIN, FAILED, WAITING]
     assert page.locator("#table tbody a").all_inner_texts() == names
@@ -212,6 +212,35 @@ def check_axis(page, anchor: str, positions, values, scale=float) -> float:
     for label, position in ticks:
         assert abs(start + slope * scale(float(label)) - position) < 2e-4 and -1e-6 <= position <= 1 + 1e-6
     return slope
+
+
+def test_differences_lie_where_their_values_are(open_page, tmp_path):
+    """A line is the interval, a dot the value, a small circle a seed. What is certain with all seeds has a colour."""
+    given = ablation()
+    certain = {"value": -20, "low": -30.0, "high": -10.0, "seeds": [-25.0, -15.0]}
+    unsure = {"value": -20, "low": -30.0, "high": -10.0, "seeds": [-45.0, 5.0]}
+    given["variants"][2]["difference"], given["variants"][3]["difference"] = certain, unsure
+    write_page("ablation.html", given, tmp_path / "ablation.html")
+    page = open_page(tmp_path / "ablation.html")
+    cells = page.locator(".forest > div").all_inner_texts()
+    rows = [PLAIN, "+43.8 (+42.0 to +45.5)"], [FAILED, "−20.0 (−30.0 to −10.0)"], [WAITING, "−20.0 (−30.0 to −10.0)"]
+    assert [[cells[n], cells[n + 2]] for n in (0, 3, 6)] == list(rows)
+    sides = page.locator(".forest .number").evaluate_all("all => all.map(e => e.className)")
+    assert sides == ["number farther", "number nearer", "number either"]
+
+    def places(selector: str, attribute: str) -> list[float]:
+        found = page.locator(f".forest {selector}").evaluate_all(f"all => all.map(e => e.getAttribute('{attribute}'))")
+        return [float(place.rstrip("%")) for place in found]
+
+    values = [43.75, -20, -20, 42.0, -30, -30, 45.5, -10, -10, -25, -15, -45, 5, 0]
+    drawn = places(".dot", "cx") + places(".span", "x1") + places(".span", "x2") + places(".seed", "cx")
+    drawn.append(places(".axis", "x1")[0])
+    slope, start = np.polyfit(values, drawn, 1)
+    np.testing.assert_allclose(drawn, start + slope * np.array(values), atol=2e-3)
+    assert slope > 0 and 0 < min(drawn) and max(drawn) < 100
+    ticks = page.locator(".forest .tick").evaluate_all("all => all.map(e => [e.textContent, parseFloat(e.getAttribute('x'))])")
+    assert len(ticks) > 2 and all(abs(start + slope * float(text.replace("−", "-")) - x) < 2e-3 for text, x in ticks)
+    assert "less that of <u>bold</u>" in page.locator("#differences .caption").inner_text()
 
 
 def test_curves_lie_where_their_values_are(open_page, path):
