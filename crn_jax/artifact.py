@@ -132,9 +132,12 @@ def _describe(run: Run, size: tuple[int, int]) -> dict[str, Any]:
 
 
 def without_folders(value: Any) -> Any:
-    """Shortens every path to its last part, so that an artifact does not reveal the folders of the machine that wrote it."""
+    """Shortens every path to its last part, so that an artifact does not reveal the folders of the machine that wrote it.
+
+    The line that describes an experiment, `about`, is no path and stays as it is.
+    """
     if isinstance(value, dict):
-        return {key: without_folders(item) for key, item in value.items()}
+        return {key: item if key == "about" else without_folders(item) for key, item in value.items()}
     return Path(value).name if isinstance(value, str) and os.sep in value else value
 
 

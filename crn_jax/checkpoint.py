@@ -1,6 +1,7 @@
 """Checkpoints of a run: Orbax writes them in the background and atomically; their manifests tell whether they are intact."""
 
 import asyncio
+import concurrent.futures
 import contextlib
 import gc
 import json
@@ -16,11 +17,14 @@ import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
-from crn_jax.errors import UserError
+from crn_jax.errors import UserError, some
 from crn_jax.manifest import FOLDER, Manifest, ManifestWriter, differing, named_leaves, read_manifest
 from crn_jax.resuming import description_changes
 from crn_jax.storage import storage_of
 from crn_jax.train import TrainState
+
+WAIT_SECONDS = 60.0
+"""How long a run that ends because of a failed write waits for a save in the background, which may never end."""
 
 
 class DamagedCheckpoint(UserError):
@@ -52,7 +56,10 @@ class Checkpoints:
                 self._storage.prepare()
             self._steps = self._storage.steps()
         except OSError as error:
-            raise UserError(f"{self.folder}: checkpoints cannot be kept in this folder ({error}).") from error
+            what = "read from" if keep_last is None else "kept in"
+            raise UserError(
+                f"{self.folder}: checkpoints cannot be {what} this folder ({error}). Check its permissions."
+            ) from error
         self._unread = set[int]()
         self._distances = {step: self._read_distance(step) for step in self._steps}
         self._background = ThreadPoolExecutor(1, "checkpoint")
@@ -112,7 +119,7 @@ class Checkpoints:
         self._saving = self._background.submit(self._finish, writing)
 
     def _clear_unfinished(self) -> None:
-        """Deletes what a save, or a deletion, has left behind that was killed."""
+        """Deletes the remains of a save, or of a deletion, that was killed."""
         if not self._cleared and jax.process_index() == 0:
             self._storage.clear_unfinished()
         self._cleared = True
@@ -197,7 +204,7 @@ class Checkpoints:
                     raise _damaged(checkpoint, f"it belongs to another run: {'; '.join(changes)}")
             state = _read(checkpoint, self._place_to_read(step), abstract)
         if manifest is not None and (wrong := differing(manifest, state)):
-            raise _damaged(checkpoint, f"these arrays are not what was saved, by their checksums: {_listed(wrong)}")
+            raise _damaged(checkpoint, f"these arrays are not what was saved, by their checksums: {some(wrong)}")
         if isinstance(state.step, jax.Array) and int(np.asarray(state.step)) != step:
             raise _damaged(
                 checkpoint, f"it holds the state of step {int(np.asarray(state.step))}, but its folder is named {step}"
@@ -289,14 +296,15 @@ class Checkpoints:
         wanted = {field: getattr(state, field) for field in fields}
         if wrong := [name for name, leaf in named_leaves(wanted) if not np.isfinite(leaf).all()]:
             raise UserError(
-                f"{self.folder}/{step}: the checkpoint has numbers that are not finite in {_listed(wrong)}. Use another "
+                f"{self.folder}/{step}: the checkpoint has numbers that are not finite in {some(wrong)}. Use another "
                 f"checkpoint, or fetch this one again."
             )
         return state
 
     def close(self) -> None:
-        """Waits for the last save, unless a save has failed already: Orbax would raise its error a second time."""
+        """Waits for the last save. If a write has failed before, it waits for some time only, and its end raises no error."""
         if self._failed:
+            concurrent.futures.wait([self._saving] if self._saving else [], WAIT_SECONDS)
             return
         self.wait()
         self._background.shutdown()
@@ -312,7 +320,8 @@ class Checkpoints:
     def write_error(self, error: Exception) -> UserError:
         """Returns the error for a user whose disk refused a write; from here on, nothing is saved."""
         self._failed = True
-        kept = self.steps()
+        unfinished = self._steps[-1:] if self._saving is not None and not self._saving.done() else []
+        kept = [step for step in self.steps() if step not in unfinished]
         good = f"step {kept[-1]}, its last good checkpoint" if kept else "the start, because nothing was saved yet"
         return UserError(
             f"{self.folder.parent} could not be written: {_cause(error)}\nMake room there or make it writable, then give "
@@ -371,7 +380,7 @@ def _read(checkpoint: Path, place: Path, abstract: TrainState) -> TrainState:
         raise DamagedCheckpoint(f"{checkpoint}: the checkpoint cannot be read: {problem}")
     # Orbax raises no error if a key is missing, but leaves the ShapeDtypeStruct in its place.
     if missing := [name for name, leaf in named_leaves(state) if isinstance(leaf, jax.ShapeDtypeStruct)]:
-        raise DamagedCheckpoint(f"{checkpoint}: the checkpoint lacks {_listed(missing)}.")
+        raise DamagedCheckpoint(f"{checkpoint}: the checkpoint lacks {some(missing)}.")
     return state
 
 
@@ -435,7 +444,7 @@ def _require_arrays(checkpoint: Path, manifest: Manifest, abstract: TrainState) 
         elif (recorded.shape, recorded.dtype) != (leaf.shape, leaf.dtype.name):
             problems.append(f"{name} has dtype {recorded.dtype} and shape {recorded.shape}, not {leaf.dtype.name} {leaf.shape}")
     if problems:
-        raise UserError(f"{checkpoint}: the checkpoint does not fit this experiment: {_listed(problems)}.")
+        raise UserError(f"{checkpoint}: the checkpoint does not fit this experiment: {some(problems)}.")
 
 
 def _spans_processes(abstract: TrainState) -> bool:
@@ -466,10 +475,6 @@ def _together(several: bool) -> Iterator[None]:
 
 def _damaged(checkpoint: Path, how: str) -> DamagedCheckpoint:
     return DamagedCheckpoint(f"{checkpoint}: the checkpoint is damaged: {how}.")
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:5]) + f" and {len(names) - 5} more" * (len(names) > 5)
 
 
 def _cause(error: BaseException) -> str:

@@ -62,14 +62,16 @@ class RunConfig:
     """The number of checkpoints to keep besides the best one."""
     stuck_seconds: int = 120
     """The seconds after which a step, a validation or a save counts as stuck, or ten times its usual length if that is longer.
-    The first of each kind may take thirty times as long. The run then ends with the exit status 76, to be started again."""
+    The first of each kind may take thirty times as long, and so may waiting for a checkpoint to be on the disk. The run then
+    ends with the exit status 76, to be started again."""
     replay_every: int | None = None
     """The number of steps between two steps that are computed twice and compared bit by bit, to find hardware that computes
     wrongly. GPUs need flags for it, which docs/reliability.md lists. None: no step is."""
 
     def __post_init__(self):
-        if min(value for value in dataclasses.astuple(self)[1:] if value is not None) < 1:
-            raise UserError(f"Intervals and counts of --run must be at least 1, got {self}.")
+        for field in dataclasses.fields(self)[1:]:
+            if (value := getattr(self, field.name)) is not None and value < 1:
+                raise UserError(f"--run.{field.name} must be at least 1, got {value}.")
 
 
 class Start(NamedTuple):
@@ -111,8 +113,11 @@ class Training:
     run: RunConfig = RunConfig()
 
     def __post_init__(self):
-        if self.steps is not None and self.steps < 1:
-            raise UserError(f"--steps must be at least 1, got {self.steps}.")
+        if not 0 <= self.seed < 2**31:  # JAX and Grain take no others
+            raise UserError(f"--seed must be at least 0 and less than 2^31, got {self.seed}.")
+        for name in ("batch_size", "epochs", "steps"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise UserError(f"--{name} must be at least 1, got {value}.")
         if self.boundaries:
             refuse_without_instances(self.data)
         elif self.data.instances is not None:
@@ -203,7 +208,7 @@ class Synthesis(Training):
     remat: Remat = "none"
     """What the backward pass computes a second time instead of keeping it in memory. none: nothing. images: VGG-19, for one of
     the k images at a time. conv: also norms, nonlinearities and upsampling, which saves nothing on CPUs. full: convolutions,
-    too. With baselines, conv and full concern VGG-19 alone."""
+    too. With baselines, conv and full concern VGG-19 alone. GANs are trained without VGG-19, so it has no effect there."""
 
     def __post_init__(self):
         super().__post_init__()

@@ -44,6 +44,10 @@ class Generator(Protocol):
         """Whether the generator makes images of `size` only, because its parameters depend on the size."""
 
     @property
+    def largest_side(self) -> int | None:
+        """The longest side of an image that the generator can make, in pixels. None: any."""
+
+    @property
     def dtype(self) -> str:
         """The dtype of the convolutions, `float32` or `bfloat16`."""
 
@@ -98,7 +102,7 @@ def count_parameters(params: Any) -> int:
 def init_params(config: Generator, key: Array) -> dict:
     """Returns fresh parameters: Xavier uniform kernels, zero biases, norms of scale 1 and bias 0 (the released program's).
 
-    Their shapes do not depend on the layout's size, or else `min_size` is the only size: so the smallest layout serves.
+    The smallest layout is enough. Either the shapes of parameters do not depend on its size, or `min_size` is the only size.
     """
     layout = jnp.zeros((1, *config.min_size, num_channels(config)))
     return config.network().init(key, layout)["params"]

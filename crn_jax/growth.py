@@ -28,7 +28,8 @@ def grow(fresh: dict, trained: dict) -> tuple[dict, list[str]]:
       trained: the parameters of the cascade to start from.
 
     Returns:
-      parameters shaped like `fresh`, and the names of the parts that are fresh.
+      parameters shaped like `fresh`, and the names of the parts that are fresh: such as `module_7`, or `module_6/norm2` if the
+      other layers of that module are taken over.
 
     Raises:
       ValueError: if parameters do not fit; the message names them.
@@ -47,8 +48,10 @@ def grow(fresh: dict, trained: dict) -> tuple[dict, list[str]]:
     ]
     if problems:
         raise ValueError("; ".join(problems))
-    parts = sorted({name.partition("/")[0] for name in target.keys() - used.keys()})
-    return flax.traverse_util.unflatten_dict({**target, **used}, sep="/"), parts
+    missing = target.keys() - used.keys()
+    whole = {name.split("/")[0] for name in missing} - {name.split("/")[0] for name in used}
+    parts = {name.split("/")[0] if name.split("/")[0] in whole else name.rpartition("/")[0] for name in missing}
+    return flax.traverse_util.unflatten_dict({**target, **used}, sep="/"), sorted(parts)
 
 
 def grow_state(fresh: "TrainState", trained: "TrainState") -> "tuple[TrainState, list[str], list[str]]":
@@ -65,6 +68,7 @@ def grow_state(fresh: "TrainState", trained: "TrainState") -> "tuple[TrainState,
     """
     params, parts = grow(fresh.params, trained.params)
     moments = trained.opt_state or {}
-    kept = {part: moments[part] for part in fresh.opt_state if part in moments and part not in parts}
+    changed = {part.split("/")[0] for part in parts}
+    kept = {part: moments[part] for part in fresh.opt_state if part in moments and part not in changed}
     ema = None if fresh.ema is None else params
     return fresh._replace(params=params, opt_state={**fresh.opt_state, **kept}, ema=ema), parts, list(kept)

@@ -122,8 +122,8 @@ def perceptual_loss(
     Returns:
       The loss, and the terms that it weights. Both are sums over the regions and means over the batch.
     """
-    # We take the minimum instead of the chosen image's total, because its gradient depends on all totals. So a compiler cannot
-    # begin the backward pass in one stage of VGG-19 before the forward pass is done, which costs 1 GB at 1024x2048.
+    # We take the minimum, not the chosen image's total, because the minimum's gradient depends on all totals. Then no
+    # compiler begins a backward pass through VGG-19 before all forward passes are done, which would cost 1 GB at 1024x2048.
     totals = jnp.sum(terms * weights[None, None, None], axis=-1)
     choice = best_images(terms, weights)
     loss, counted = totals.min(1), jnp.take_along_axis(terms, choice[:, None, :, None], axis=1)[:, 0]

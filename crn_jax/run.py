@@ -131,7 +131,7 @@ def nearby(folder: str | Path) -> str | Path:
 
 
 def _describes(name: str) -> bool:
-    """Returns whether a run is described by the file of this name in its folder. Layouts and instances are to try it."""
+    """Returns whether a file of a run folder is copied: one at its top but metrics.jsonl, or a layout or instances to try."""
     return name.startswith(("layouts/", "instances/")) or ("/" not in name and name != "metrics.jsonl")
 
 
@@ -152,8 +152,9 @@ def parse_description(fields: dict[str, Any], path: str | Path) -> tuple[AnyExpe
     """
     try:
         experiment, label_space = from_json(fields["experiment"]), _converter.structure(fields["label_space"], LabelSpace)
-        if not isinstance(fields["vgg19"], dict) or not isinstance(fields["data"], dict):
-            raise TypeError("vgg19 and data are objects")
+        origins = fields.get("origins", {})
+        if not all(isinstance(part, dict) for part in (fields["vgg19"], fields["data"], origins, *origins.values())):
+            raise TypeError("vgg19, data and origins are objects")
         if (needed := experiment.num_classes) != label_space.num_classes:
             raise ValueError(f"the network has {needed} classes, but the label space {label_space.num_classes}")
     except UserError as error:
@@ -215,7 +216,7 @@ def load_run(
                 state = checkpoints.load_fields(step, abstract, "params", "opt_state", description=description)
                 return Run(experiment, label_space, state.params, step, description["vgg19"], state.opt_state)
             params = experiment.inference_params(checkpoints.load_params(step, abstract, description))
-            layouts, instances = (tuple(sorted((Path(here) / kind).glob("*.png"))) for kind in ("layouts", "instances"))
+            layouts, instances = (tuple(sorted((Path(here) / part).glob("*.png"))) for part in ("layouts", "instances"))
             return Run(experiment, label_space, params, step, description["vgg19"], layouts=layouts, instances=instances)
 
         try:
@@ -231,8 +232,9 @@ def _way_out(folder: str | Path, others: list[int], load: Callable[[int], Run]) 
         with contextlib.suppress(UserError):
             load(step)
             return (
-                f"The checkpoint of step {step} is whole. Use it with --checkpoint {step}, or fetch the damaged one again. A "
-                f"training that is resumed goes on from the newest one that is whole."
+                f"The checkpoint of step {step} is whole. Use it with --checkpoint {step} if the command has that option. "
+                f"If not, fetch the damaged one again, or move it away. A training that is resumed goes on from the newest one "
+                f"that is whole."
             )
     return f"No other checkpoint in {folder} is whole. Fetch the run again, or train it anew."
 
@@ -295,4 +297,5 @@ def output_folder(run: Path, name: str) -> Path:
 
 def _no_checkpoint(folder: str | Path, checkpoint: str | int | np.integer, available: list[int]) -> UserError:
     listing = ", ".join(map(str, available)) or "none yet"
-    return UserError(f"{folder}: there is no checkpoint '{checkpoint}'. Steps saved: {listing}.")
+    remedy = " None of them was validated yet, so train the run further." if available and str(checkpoint) == "best" else ""
+    return UserError(f"{folder}: there is no checkpoint '{checkpoint}'. Steps saved: {listing}.{remedy}")

@@ -7,8 +7,10 @@ what it needs.
 
 import dataclasses
 import fnmatch
+import math
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from crn_jax.baselines.shapes import dilations, fitting, patches
 from crn_jax.errors import UserError
 from crn_jax.vgg_layers import TAPS
 
@@ -27,16 +29,29 @@ Remat = Literal["none", "images", "conv", "full"]
 """What the backward pass keeps.
 
 - none: everything.
-- images: the k images, of which the loss is computed a second time, for one image at a time.
+- images: the k images. The loss of each is computed a second time, one image at a time.
 - conv: the input of each refinement module and of each stage of VGG-19, and the results of their convolutions. On CPUs this
   saves nothing, because the compiler merges the second computation with the first.
-- full: the inputs alone, so that convolutions are computed twice.
+- full: only these inputs, so that convolutions are computed twice.
 
 If k > 1, `conv` and `full` also do what `images` does, which computes VGG-19 once more.
 """
 
 PAPER_WIDTHS = (1024, 1024, 1024, 1024, 1024, 512, 512, 128, 32)
 """The feature maps d_0 ... d_8 of the paper. Seven modules give 256x512 pixels, eight 512x1024, nine 1024x2048."""
+
+
+def check_widths(widths: tuple[int, ...]) -> None:
+    """Raises ValueError unless there are widths, and all are positive."""
+    if not widths or min(widths) < 1:
+        raise ValueError(f"widths must be one or more positive numbers, got {widths}.")
+
+
+def check_levels(size: tuple[int, int], widths: tuple[int, ...]) -> None:
+    """Raises ValueError unless height and width can be halved from each level to the next."""
+    scale = 2 ** (len(widths) - 1)
+    if size[0] % scale or size[1] % scale or min(size) < 1:
+        raise ValueError(f"size must be multiples of 2^(levels - 1) = {scale}, got {size[0]} {size[1]}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,8 +84,7 @@ class CascadeConfig:
     none. The instances come from --data.instances, or from the data set's own files."""
 
     def __post_init__(self):
-        if not self.widths or min(self.widths) < 1:
-            raise ValueError(f"widths must hold at least one positive number, got {self.widths}.")
+        check_widths(self.widths)
         if min(self.num_classes, self.num_images, *self.base) < 1:
             raise ValueError(f"num_classes, num_images and base must be positive, got {self}.")
 
@@ -87,6 +101,7 @@ class CascadeConfig:
         return scale, scale
 
     fixed_size: ClassVar[bool] = False
+    largest_side: ClassVar[int | None] = None
 
     def network(self, remat: Remat = "none") -> "Cascade":
         """Returns the network g(L; θ)."""
@@ -110,6 +125,10 @@ class EncoderDecoderConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"
     """The dtype of the convolutions."""
 
+    def __post_init__(self):
+        check_widths(self.widths)
+        check_levels(self.size, self.widths)
+
     @property
     def min_size(self) -> tuple[int, int]:
         """The smallest layout that fits, in pixels. Other heights and widths must be multiples of it."""
@@ -117,6 +136,7 @@ class EncoderDecoderConfig:
         return scale, scale
 
     fixed_size: ClassVar[bool] = False
+    largest_side: ClassVar[int | None] = None
     boundaries: ClassVar[bool] = False
 
     def network(self, remat: Remat = "none") -> "nn.Module":
@@ -143,9 +163,19 @@ class FullResolutionConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"
     """The dtype of the convolutions."""
 
-    min_size: ClassVar[tuple[int, int]] = (2, 2)  # the layout with which parameters are made; any size fits
+    min_size: ClassVar[tuple[int, int]] = (1, 1)  # any size up to `largest_side` fits
     fixed_size: ClassVar[bool] = False
     boundaries: ClassVar[bool] = False
+
+    def __post_init__(self):
+        if min(self.maps, self.layers) < 1:
+            raise ValueError(f"maps and layers must be positive, got {self.maps} and {self.layers}.")
+        dilations(*self.size, self.layers)
+
+    @property
+    def largest_side(self) -> int:
+        """The longest side of an image that the layers see the whole of, in pixels."""
+        return 2**self.layers
 
     def network(self, remat: Remat = "none") -> "nn.Module":
         """Returns the network from layouts to images; `remat` has no effect."""
@@ -173,6 +203,16 @@ class GANConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"
     """The dtype of the convolutions."""
 
+    def __post_init__(self):
+        for widths in filter(None, (self.widths, self.discriminator_widths)):
+            check_widths(widths)
+        smallest = 1 if self.networks == "pix2pix" else 3
+        fitting(self.widths or (1, 1), *self.size, smallest)
+        if self.networks == "dcgan":
+            fitting(self.discriminator_widths or (1, 1), *self.size, smallest)
+        else:
+            patches(len(self.discriminator_widths or (64, 128, 256, 512)), *self.size)
+
     @property
     def num_images(self) -> int:
         """The number k of images that are synthesized from each layout."""
@@ -184,6 +224,7 @@ class GANConfig:
         return self.size
 
     fixed_size: ClassVar[bool] = True
+    largest_side: ClassVar[int | None] = None
     boundaries: ClassVar[bool] = False
 
     def network(self, remat: Remat = "none") -> "nn.Module":
@@ -213,11 +254,10 @@ class SegmenterConfig:
     """The dtype of the convolutions. Parameters, norms and the loss stay float32."""
 
     def __post_init__(self):
-        scale = 2 ** (len(self.widths) - 1)
-        if not self.widths or min(self.widths) < 1 or self.num_classes < 2:
-            raise ValueError(f"A segmenter needs at least one level, maps on each, and a class besides void; got {self}.")
-        if self.size[0] % scale or self.size[1] % scale:
-            raise ValueError(f"size must be multiples of 2^(levels - 1) = {scale}, got {self.size[0]} {self.size[1]}.")
+        check_widths(self.widths)
+        if self.num_classes < 2:
+            raise ValueError(f"A segmenter needs a class besides void, got num_classes {self.num_classes}.")
+        check_levels(self.size, self.widths)
 
     def network(self) -> "EncoderDecoder":
         """Returns the network, which gives a score to each class but void."""
@@ -255,8 +295,10 @@ class LambdaConfig:
     def __post_init__(self):
         if len(self.initial) != len(TAPS):
             raise ValueError(f"initial needs {len(TAPS)} weights ({', '.join(TAPS)}), got {self.initial}.")
-        if min(self.initial) < 0 or max(self.initial) == 0:
-            raise ValueError(f"initial weights must not be negative, nor all 0, got {self.initial}.")
+        if not all(0 <= weight < math.inf for weight in self.initial) or max(self.initial) == 0:
+            raise ValueError(f"initial weights must be finite, not negative, and not all 0, got {self.initial}.")
+        if not 0 <= self.conv5_2_factor < math.inf:
+            raise ValueError(f"conv5_2_factor must be finite and not negative, got {self.conv5_2_factor}.")
         if self.keep == "image" and self.initial[0] == 0:
             raise ValueError("keep image needs an image term, but the first of the initial weights is 0.")
         if self.rescale_epoch is not None and self.rescale_epoch < 1:
@@ -292,6 +334,11 @@ class GANLossConfig:
     segmentation_weight: float = 0.0
     """The weight of the segmenter's cross-entropy on synthesized images. The paper does not give one."""
 
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            if not 0 <= (value := getattr(self, field.name)) < math.inf:
+                raise ValueError(f"{field.name} must be finite and not negative, got {value}.")
+
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
@@ -311,6 +358,10 @@ class OptimizerConfig:
     """Parts of the network whose parameters stay as they are: module_0, to_rgb, or patterns such as 'module_[0-6]'."""
 
     def __post_init__(self):
+        if not 0 <= self.learning_rate < math.inf:
+            raise ValueError(f"learning_rate must be finite and not negative, got {self.learning_rate}.")
+        if not 0 <= self.b1 < 1:
+            raise ValueError(f"b1 must be at least 0 and less than 1, got {self.b1}.")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"ema_decay must lie between 0 and 1, got {self.ema_decay}.")
 

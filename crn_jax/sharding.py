@@ -147,8 +147,8 @@ def is_split() -> bool:
 class OverDevices:
     """A function `(whole, *batches) -> batches` of arrays, or trees of arrays, compiled for the devices of a mesh.
 
-    If the mesh does not split rows, every device computes its own examples, as one device alone computes as many. Otherwise the
-    compiler splits the function, as it splits a training step.
+    If the mesh does not split rows, each device runs the program of a single device on its own examples. Otherwise the compiler
+    splits the function, as it splits a training step.
     """
 
     def __init__(self, function: Callable, mesh: Mesh):
@@ -189,8 +189,8 @@ class OverDevices:
 def over_local_devices(function: Callable) -> Callable:
     """Returns the function `(whole, *batches) -> batches` for all devices of this process, which share out each batch.
 
-    Every device computes its part as one device alone computes as many examples. A batch that cannot be shared equally is left
-    to `function` itself. Arrays in `whole` must not change between two calls: the devices keep their copies.
+    Each device runs the program of a single device on its part of the batch. A batch that cannot be shared equally is left to
+    `function` itself. Arrays in `whole` must not change between two calls: the devices keep their copies.
     """
     devices = jax.local_devices()
     split = OverDevices(function, Mesh(np.array(devices).reshape(-1, 1), (DATA, SPATIAL)))

@@ -43,7 +43,7 @@ class Storage(Protocol):
         """Returns whether the checkpoint's folder is a link."""
 
     def clear_unfinished(self) -> None:
-        """Deletes what a save, or a deletion, has left behind that was killed."""
+        """Deletes the remains of a save, or of a deletion, that was killed."""
 
     def delete(self, step: int) -> None:
         """Deletes a checkpoint."""

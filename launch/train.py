@@ -1,4 +1,4 @@
-"""Trains a cascade, or a segmenter to judge its images: `python -m launch.train EXPERIMENT [--field value ...]`.
+"""Trains a cascade, a baseline, or a segmenter to judge images: `python -m launch.train EXPERIMENT [--field value ...]`.
 
 Name a recipe in place of an experiment to grow a cascade in stages. The same command resumes a run that was stopped, and so
 does the run's folder in place of the experiment. The run folder, by default runs/EXPERIMENT, receives checkpoints, run.json,

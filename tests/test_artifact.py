@@ -19,7 +19,7 @@ import safetensors.numpy
 from PIL import Image
 
 from crn_jax import load_artifact
-from crn_jax.artifact import export_synthesize
+from crn_jax.artifact import export_synthesize, without_folders
 from crn_jax.cascade import CascadeConfig
 from crn_jax.checksums import KEY, sealed
 from crn_jax.data.labels.published import CITYSCAPES
@@ -231,6 +231,12 @@ def test_weights_are_not_within_the_function():
     params = {name: np.asarray(leaf) for name, leaf in leaves.items()}
     function = export_synthesize(config, params, (4, 4), np.uint16)  # as ids past 256 classes are
     assert len(function) < sum(leaf.nbytes for leaf in params.values()) / 10
+
+
+def test_folders_are_not_told_but_words_are(tmp_path):
+    fields = {"about": "day and/or night", "data": {"root": "/home/me/CamVid"}, "vgg": {"weights": "a/b.h5"}}
+    told = {"about": "day and/or night", "data": {"root": "CamVid"}, "vgg": {"weights": "b.h5"}}
+    assert without_folders(fields) == told
 
 
 def test_the_model_card(artifact, trained):

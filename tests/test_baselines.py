@@ -20,8 +20,8 @@ from crn_jax.baselines.full_resolution import (
     FullResolutionConfig,
     dilated_by_kernel,
     dilated_conv3x3,
-    dilations,
 )
+from crn_jax.baselines.shapes import dilations
 from crn_jax.experiment import BaselineExperiment
 from crn_jax.generator import count_parameters, init_params
 from crn_jax.layers import LayerNorm

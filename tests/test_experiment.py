@@ -6,12 +6,21 @@ import numpy as np
 import pytest
 
 from configs import EXPERIMENTS, camvid_96x128, cityscapes_256p, cityscapes_1024p, demo
-from crn_jax.data.sources import label_space_of
+from crn_jax.data.sources import DataConfig, label_space_of
 from crn_jax.errors import UserError
 from crn_jax.experiment import RunConfig, Start, from_json, to_json
 from crn_jax.losses import Perception
 from crn_jax.resuming import differences
-from crn_jax.settings import PAPER_WIDTHS
+from crn_jax.settings import (
+    PAPER_WIDTHS,
+    CascadeConfig,
+    EncoderDecoderConfig,
+    FullResolutionConfig,
+    GANConfig,
+    GANLossConfig,
+    LambdaConfig,
+    OptimizerConfig,
+)
 from crn_jax.vgg_weights import VGGConfig, random_vgg19
 from launch.training.frozen import objective_and_frozen
 from launch.training.loop import VALIDATORS
@@ -126,6 +135,11 @@ def test_what_may_change_between_restarts():
         ({"cascade": dataclasses.replace(demo.cascade, num_classes=12)}, "streets has 20 classes.*is 12"),
         ({"data": dataclasses.replace(demo.data, source="cityscapes")}, "--vgg.allow_random is for streets only"),
         ({"cascade": dataclasses.replace(demo.cascade, widths=(4,))}, "at least 16x16; the cascade makes 4x8"),
+        ({"epochs": 0}, "--epochs must be at least 1, got 0"),
+        ({"batch_size": -2}, "--batch_size must be at least 1, got -2"),
+        ({"steps": 0}, "--steps must be at least 1, got 0"),
+        ({"seed": -1}, r"--seed must be at least 0 and less than 2\^31, got -1"),
+        ({"seed": 2**31}, r"less than 2\^31, got 2147483648"),
     ],
 )
 def test_contradictions_are_refused(change, message):
@@ -164,5 +178,33 @@ def test_a_run_outlives_its_label_file(tmp_path):
 
 
 def test_intervals_must_be_positive():
-    with pytest.raises(UserError, match="at least 1"):
+    with pytest.raises(UserError, match="--run.log_every must be at least 1, got 0"):
         RunConfig(log_every=0)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: EncoderDecoderConfig(20, (72, 96), (4,) * 5), r"multiples of 2\^\(levels - 1\) = 16, got 72 96"),
+        (lambda: EncoderDecoderConfig(20, (64, 96), ()), "one or more positive numbers, got ()"),
+        (lambda: FullResolutionConfig(20, (96, 128), 4, layers=4), "see the whole of 16 pixels, not of 96x128"),
+        (lambda: FullResolutionConfig(20, (96, 128), 0), "maps and layers must be positive, got 0 and 10"),
+        (lambda: GANConfig(20, (98, 128), "pix2pix"), "Sides of 98x128 can be halved 1 time"),
+        (lambda: GANConfig(20, (16, 16), "pix2pix"), "16x16 is too small for a single patch of 4 levels"),
+        (lambda: GANConfig(20, (8, 8), "dcgan"), r"can be halved 1 time \(to no less than 3\)"),
+        (lambda: GANConfig(20, (64, 64), "dcgan", widths=(8, 0)), r"one or more positive numbers, got \(8, 0\)"),
+        (lambda: CascadeConfig(20, (8, 0)), r"one or more positive numbers, got \(8, 0\)"),
+        (lambda: OptimizerConfig(learning_rate=-1), "learning_rate must be finite and not negative, got -1"),
+        (lambda: OptimizerConfig(learning_rate=float("nan")), "learning_rate must be finite and not negative, got nan"),
+        (lambda: OptimizerConfig(b1=1.0), "b1 must be at least 0 and less than 1, got 1.0"),
+        (lambda: LambdaConfig(initial=(float("inf"),) * 6), "finite, not negative, and not all 0"),
+        (lambda: LambdaConfig(conv5_2_factor=-10), "conv5_2_factor must be finite and not negative, got -10"),
+        (lambda: GANLossConfig(l1_weight=-1), "l1_weight must be finite and not negative, got -1"),
+        (lambda: DataConfig("streets", num_scenes=0), "num_scenes must be at least 1"),
+        (lambda: DataConfig("streets", threads=-1), "threads must not be negative, got 2000 and -1"),
+    ],
+)
+def test_settings_that_no_training_can_have(make, message):
+    """They are refused before anything is read or compiled, and not by a traceback in the first step."""
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -48,7 +48,7 @@ def test_a_cascade_of_the_same_shape_keeps_its_head():
 def test_the_papers_last_module_gets_the_norm_that_it_lacked():
     trained, fresh = params_of(0, variant="paper"), params_of(1, widths=(4, 5, 6), variant="paper")
     grown, parts = grow(fresh, trained)
-    assert parts == ["module_1", "module_2", "to_rgb"]
+    assert parts == ["module_1/norm2", "module_2", "to_rgb"]  # its convolutions and its first norm are taken over
     assert_same(grown["module_1"]["conv2"], trained["module_1"]["conv2"])
     assert_same(grown["module_1"]["norm2"], fresh["module_1"]["norm2"])
 

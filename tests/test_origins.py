@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from crn_jax.errors import UserError
 from crn_jax.run import load_run, read_description
 from launch import train
-from launch.training.origins import digest_of
+from launch.training.origins import digest_of, load_origin
 from tests.support.commands import final_state, refused_run, run
 from tests.support.rounding import assert_identical
 
@@ -74,6 +75,30 @@ def test_a_start_that_is_left_out_before_the_first_save_still_counts(tiny, first
     shutil.rmtree(tmp_path / "killed" / "checkpoints")
     run([*tiny, "--steps", "2"], tmp_path / "killed")
     assert_identical(final_state(tmp_path / "killed"), final_state(tmp_path / "whole"))
+
+
+def test_a_start_that_was_trained_further_counts_as_it_was(tiny, first, tmp_path):
+    """A training that is killed before its first save begins again with the checkpoint that run.json names, or not at all."""
+    run([*tiny, "--init_from", "first", "--steps", "2"], tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole", tmp_path / "killed")
+    shutil.rmtree(tmp_path / "killed" / "checkpoints")
+    train.main([str(first), "--steps", "14"])
+    assert steps_of(first) == 14 and (first / "checkpoints" / "12").is_dir()
+    run([*tiny, "--init_from", "first", "--steps", "2"], tmp_path / "killed")
+    assert_identical(final_state(tmp_path / "killed"), final_state(tmp_path / "whole"))
+
+    shutil.rmtree(tmp_path / "killed" / "checkpoints")
+    shutil.rmtree(first / "checkpoints" / "12")
+    told = refused_run([*tiny, "--init_from", "first", "--steps", "2"], tmp_path / "killed")
+    assert "this training began with step 12 of first" in told and "another --run.folder" in told
+
+
+def test_a_start_that_was_replaced_is_noticed(first):
+    run = load_origin({"folder": "first"}, "init_from")
+    origin = {"folder": "first", "step": run.step, "sha256": digest_of(run.params)}
+    assert load_origin(origin, "init_from").step == run.step
+    with pytest.raises(UserError, match="step 12 of first holds other parameters than when this training began"):
+        load_origin(origin | {"sha256": "0" * 64}, "init_from")
 
 
 def test_a_label_file_and_a_data_set_that_were_moved_resume(tmp_path, monkeypatch):

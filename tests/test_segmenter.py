@@ -67,7 +67,7 @@ def test_sizes_that_cannot_be_halved_are_refused():
         EncoderDecoder((4, 4, 4), 3).init(jax.random.key(0), jnp.zeros((1, 16, 18, 3)))
     with pytest.raises(ValueError, match=r"multiples of 2\^\(levels - 1\) = 4, got 16 18"):
         SegmenterConfig(4, (16, 18), (4, 4, 4))
-    with pytest.raises(ValueError, match="at least one level"):
+    with pytest.raises(ValueError, match="one or more positive numbers"):
         SegmenterConfig(4, (16, 16), (4, 0))
 
 

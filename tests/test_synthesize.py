@@ -18,6 +18,7 @@ from crn_jax.diversity import assemble
 from crn_jax.errors import UserError
 from crn_jax.generator import init_params
 from crn_jax.run import load_run
+from crn_jax.settings import FullResolutionConfig
 from crn_jax.synthesize import synthesize
 from launch import convert
 from launch import synthesize as command
@@ -193,6 +194,18 @@ def test_a_panorama_loses_nothing_unless_it_is_asked_for(tmp_path, fit):
         save_layout(path, (30, 101))
         with pytest.raises(UserError, match=f"no multiple of 8x8.*--fit run brings it to the run's size, .* by {fit}"):
             fitted(path, cascade, fit, None)
+
+
+def test_a_network_without_resampling_makes_any_size_that_its_layers_see(tmp_path):
+    path, large = tmp_path / "odd.png", tmp_path / "large.png"
+    save_layout(path, (33, 47))
+    save_layout(large, (16, 65))
+    network = FullResolutionConfig(20, (48, 64), maps=4, layers=6)
+    for how in ("own", "pad", "resize"):
+        assert fitted(path, network, "resize", how).size == (33, 47)
+        with pytest.raises(UserError, match="16x65 is too large. This network makes up to 64 pixels"):
+            fitted(large, network, "resize", how)
+    assert fitted(large, network, "crop", "run").size == (48, 64)
 
 
 def test_a_folder_goes_in_batches_and_goes_on(trained, tmp_path, monkeypatch):

@@ -64,6 +64,13 @@ def test_bounds_come_from_the_median_of_the_kind(ended):
     assert dog.bound("validation") == FACTOR * 7.0
 
 
+def test_a_checkpoint_may_take_long_however_short_the_waits_before(ended):
+    """A checkpoint is usually complete before the next one begins, so that nobody waits for it. The last one is waited for."""
+    dog = Watchdog(2, print)
+    pass_phases(dog, "wait")
+    assert dog.bound("wait") == FIRST * 2 and not dog.took["wait"]
+
+
 def test_compiling_takes_no_time(ended):
     """As long as JAX compiles, in any thread, the clock stands still."""
     with Watchdog(0.6, print) as dog:

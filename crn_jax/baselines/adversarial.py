@@ -15,28 +15,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from crn_jax.baselines.shapes import fitting, patches
 from crn_jax.kernels.convolution import DIMENSIONS
 from crn_jax.settings import GANConfig
 from crn_jax.sharding import MIN_ROWS, constrain
 
 _NORMAL = nn.initializers.normal(0.02)
-
-
-def fitting(widths: tuple[int, ...], height: int, width: int, smallest: int = 1) -> tuple[int, ...]:
-    """Returns the first of `widths`, as many as both sides can be halved times, to no less than `smallest` pixels.
-
-    Raises:
-      ValueError: if the sides cannot be halved twice.
-    """
-    sides, count = [height, width], 0
-    while count < len(widths) and all(side % 2 == 0 and side >= 2 * smallest for side in sides):
-        sides, count = [side // 2 for side in sides], count + 1
-    if count < 2:
-        raise ValueError(
-            f"A network of {len(widths)} widths halves sides of {height}x{width} (to no less than {smallest}) {count} time(s), "
-            "but must halve them at least twice."
-        )
-    return widths[:count]
 
 
 @jax.custom_vjp
@@ -200,14 +184,13 @@ class PatchDiscriminator(nn.Module):
 
     @nn.compact
     def __call__(self, layout: Float[Array, "B H W c"], images: Float[Array, "B H W 3"]) -> Float[Array, "B h w"]:
+        patches(len(self.widths), *images.shape[1:3])  # raises ValueError if there is none
         x, last = _beside(layout, images, self.dtype), len(self.widths) - 1
         for i, width in enumerate(self.widths):
             stride = 1 if i == last else 2
             x = Conv4x4(width, self.dtype, stride, norm=i > 0, bias=i == 0, name=f"conv_{i}")(x)
         wide = jnp.promote_types(self.dtype, jnp.float32)
         logits = nn.Conv(1, (4, 4), padding=1, kernel_init=_NORMAL, dtype=wide, name="to_logits")(x)[..., 0]
-        if not logits.size:
-            raise ValueError(f"An image of {images.shape[1]}x{images.shape[2]} is too small for a single patch.")
         return logits
 
 

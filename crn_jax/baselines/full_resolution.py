@@ -7,28 +7,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from crn_jax.baselines.shapes import dilations
 from crn_jax.images import FromLayout
 from crn_jax.kernels.convolution import DIMENSIONS
 from crn_jax.layers import LayerNorm, Projection
 from crn_jax.settings import FullResolutionConfig
 from crn_jax.sharding import MIN_ROWS, constrain
-
-
-def dilations(height: int, width: int, layers: int) -> tuple[int, ...]:
-    """Returns dilations of 3x3 convolutions through which every pixel sees the whole image.
-
-    The first dilation is the largest, and each one is half of the one before; the last layers have dilation 1. Ten layers at
-    256x512 have 256, 128, ..., 2, 1, 1.
-
-    Raises:
-      ValueError: if the layers are too few to see the whole image.
-    """
-    side, largest = max(height, width), 1
-    while 2 * largest < side:  # dilations halved down to 1 see 2 largest - 1 pixels far
-        largest *= 2
-    if largest >> layers:
-        raise ValueError(f"{layers} layers of halved dilations see the whole of {2**layers} pixels, not of {height}x{width}.")
-    return tuple(max(1, largest >> i) for i in range(layers))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))

@@ -83,6 +83,12 @@ class DataConfig:
     threads: int = 2
     """The number of threads that decode examples ahead of the training step."""
 
+    def __post_init__(self):
+        if self.num_scenes < 1 or self.threads < 0:
+            raise ValueError(
+                f"num_scenes must be at least 1, and threads must not be negative, got {self.num_scenes} and {self.threads}."
+            )
+
 
 @dataclasses.dataclass(frozen=True)
 class Photographs(Source):

@@ -14,8 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from crn_jax.baselines.adversarial import fitting
-from crn_jax.baselines.full_resolution import dilations
+from crn_jax.baselines.shapes import dilations, fitting
 from crn_jax.errors import UserError
 from crn_jax.generator import Generator
 from crn_jax.settings import CascadeConfig, EncoderDecoderConfig, FullResolutionConfig, GANConfig

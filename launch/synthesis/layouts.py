@@ -85,7 +85,13 @@ def fitted_shape(shape: tuple[int, int], generator: Generator, fit: Fit, how: Si
     (height, width), (rows, columns) = shape, generator.min_size
     size = -(-height // rows) * rows, -(-width // columns) * columns
     if how == "resize":
-        return Fitted(shape, (max(round(height / rows), 1) * rows, max(round(width / columns), 1) * columns), how)
+        size = max(round(height / rows), 1) * rows, max(round(width / columns), 1) * columns
+    if generator.largest_side is not None and max(size) > generator.largest_side:
+        raise UserError(
+            f"{where}: {_size(size)} is too large. This network makes up to {generator.largest_side} pixels.{as_run}"
+        )
+    if how == "resize":
+        return Fitted(shape, size, how)
     if how != "pad" and size != shape:
         other = "" if how else f"has another aspect ratio than the run's {_size(generator.size)}, and "
         multiple = f"is no multiple of {_size(generator.min_size)}, which this network needs"

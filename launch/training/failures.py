@@ -7,24 +7,38 @@ import jax
 
 from crn_jax.checkpoint import Checkpoints
 from crn_jax.errors import UserError
+from crn_jax.experiment import AnyExperiment
 
 
 @contextlib.contextmanager
-def explained(checkpoints: Checkpoints) -> Iterator[None]:
-    """Turns such failures within the `with` block into an error that says what to do.
+def explained_writes(checkpoints: Checkpoints) -> Iterator[None]:
+    """Turns an `OSError` within the `with` block into an error that says what to do.
 
     Raises:
-      UserError: if a file cannot be written, or the devices' memory does not suffice.
+      UserError: if a file cannot be written.
     """
     try:
         yield
     except OSError as error:
         raise checkpoints.write_error(error) from error
+
+
+@contextlib.contextmanager
+def explained_memory(experiment: AnyExperiment) -> Iterator[None]:
+    """Turns an error of too little memory within the `with` block into one that says what the experiment can do about it.
+
+    Raises:
+      UserError: if the devices' memory does not suffice.
+    """
+    try:
+        yield
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
+        told = "--dry_run says what a step needs. " if experiment.trains == "cascade" else ""
+        remat = "--remat full, " if experiment.trains in ("cascade", "baseline") else ""
         raise UserError(
-            f"The devices' memory does not suffice ({str(error).splitlines()[0]}). --dry_run says what a step needs. To need "
-            f"less, try --cascade.dtype bfloat16, --remat full, a smaller --batch_size, or more devices along spatial "
-            f"(--sharding.mesh)."
+            f"The devices' memory does not suffice ({str(error).splitlines()[0]}). {told}To need less, try "
+            f"--{experiment.trains}.dtype bfloat16, {remat}a smaller --batch_size, or more devices along spatial "
+            f"(--sharding.mesh). Another program may hold some of the memory."
         ) from error

@@ -94,7 +94,7 @@ class Account(NamedTuple):
     """Where the time of a run has gone."""
 
     seconds: dict[str, float]
-    """The seconds of each phase, without work that was done again, and those that were `lost` with that work."""
+    """The seconds of each phase whose work was kept. The key `lost` holds the seconds of work that was done again."""
     idle: float
     """Seconds between two starts, or during which the machine was suspended."""
     starts: int
@@ -137,7 +137,7 @@ def account_of(snapshots: Sequence[Snapshot], goes_on_from: int | None = None) -
 
 
 def _kept(own: list[Snapshot], goes_on_from: int | None) -> Snapshot:
-    """Returns the last snapshot of a start whose work a later start, which goes on from a step, did not do again."""
+    """Returns the last snapshot of a start whose work was kept. A later start went on from the step `goes_on_from`."""
     if goes_on_from is None:
         return own[-1]
     if own[-1].first_step is None or goes_on_from <= own[-1].first_step:

@@ -379,15 +379,17 @@ class Ownership:
         """Checks that this training may go on writing.
 
         Raises:
-          UserError: if another training has followed it, or its folder could not be written for some time.
+          UserError: if another training has followed it.
+          OSError: if its folder could not be written for some time.
         """
         if self._successor:
             raise UserError(
                 f"{self._name} belongs to {self._successor}. That training took this one for ended, because it had shown no "
                 f"sign of life, such as while its machine was suspended. This one ends and writes nothing more."
             )
-        if self._trouble and time.monotonic() - self._written > UNWRITABLE_SECONDS:
-            raise self._trouble
+        trouble = self._trouble  # the thread that writes may clear it meanwhile
+        if trouble and time.monotonic() - self._written > UNWRITABLE_SECONDS:
+            raise trouble
 
     def release(self) -> None:
         """Gives the folder free."""

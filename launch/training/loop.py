@@ -37,9 +37,9 @@ from launch.training.validation import Validation, Validator
 from launch.training.watchdog import Watchdog
 
 VALIDATORS: dict[str, Callable[..., Validator | SegmenterValidator]] = {"distance": Validator, "mIoU": SegmenterValidator}
-"""The class that measures held-out examples, by the score that an experiment is `measured_by`."""
+"""For each score in `measured_by`, the class that measures it on held-out examples."""
 
-_LEDGER_PHASES: dict[str, Phase] = {"step": "steps", "validation": "validation", "save": "saving"}
+_LEDGER_PHASES: dict[str, Phase] = {"step": "steps", "validation": "validation", "save": "saving", "wait": "saving"}
 """What the ledger calls the phases of the loop."""
 
 
@@ -103,12 +103,11 @@ class TrainingLoop:
                     self.save(step, state, distance)
                 if stopping:
                     break
-            self.begin("save", step)
-            self.checkpoints.wait()
+            self.wait_for_save(step)
         self.farewell(step)
         return step == last_step
 
-    def begin(self, phase: Literal["step", "validation", "save"], step: int) -> None:
+    def begin(self, phase: Literal["step", "validation", "save", "wait"], step: int) -> None:
         """Notes that the main thread begins a phase, which ends the one before."""
         self.watchdog.begin(phase, step)
         self.ledger.begin(_LEDGER_PHASES[phase])
@@ -135,7 +134,7 @@ class TrainingLoop:
             return train_step(state, self.frozen, batch)
         result, wrong = replayed(train_step, state, self.frozen, batch)
         if wrong:
-            self.checkpoints.wait()
+            self.wait_for_save(step)
             kept = self.checkpoints.latest_step()
             raise UnrepeatableStep(
                 f"Step {step} was computed twice from the same state, and gave different bits in {', '.join(wrong[:5])}. "
@@ -172,14 +171,19 @@ class TrainingLoop:
             self.ownership.check()
         self.checkpoints.check()
 
+    def wait_for_save(self, step: int) -> None:
+        """Waits until the checkpoint that is written in the background is complete."""
+        self.begin("wait", step)
+        self.checkpoints.wait()
+
     def save(self, step: int, state: TrainState, distance: float | None) -> None:
         """Starts to save the state after a step.
 
         Raises:
           UserError: if the disk has no room for it, or the save before has failed.
         """
+        self.wait_for_save(step)
         self.begin("save", step)
-        self.checkpoints.wait()
         if self.ownership:
             self.ownership.beat()  # the folder may have been lost since the last time
         self.check_folder()
@@ -193,7 +197,7 @@ class TrainingLoop:
         """Raises UserError if a term, or another number, is NaN or infinite, before that state can be saved."""
         bad = [name for name, value in {**terms, **numbers}.items() if not np.isfinite(value)]
         if bad:
-            self.checkpoints.wait()
+            self.wait_for_save(step)
             kept = self.checkpoints.latest_step()
             raise UserError(
                 f"Not a finite number at step {step}: {', '.join(bad)}. "

@@ -10,7 +10,7 @@ import numpy as np
 
 from crn_jax.errors import UserError
 from crn_jax.experiment import AnyExperiment, Experiment, SegmenterExperiment, Training
-from crn_jax.run import holds_run, load_run, read_description
+from crn_jax.run import Run, holds_run, load_run, read_description
 
 
 def with_start_of_folder(experiment: AnyExperiment) -> AnyExperiment:
@@ -37,12 +37,12 @@ def origins_of(experiment: AnyExperiment) -> dict[str, dict[str, Any]]:
     origins = {}
     if experiment.start:
         try:
-            origins["init_from"] = _known_start(experiment) or _origin(experiment.start.folder, "latest", Experiment)
+            origins["init_from"] = _known_start(experiment) or _origin(experiment.start.folder, "init_from")
         except UserError as error:
             way_out = f" The run in {experiment.folder} goes on without --init_from, too." * _is_there(experiment)
             raise UserError(f"--init_from: {error}{way_out}") from error
     if experiment.segmenter_run:
-        origins["segmenter"] = _origin(experiment.segmenter_run, "best", SegmenterExperiment)
+        origins["segmenter"] = _origin(experiment.segmenter_run, "segmenter")
     return origins
 
 
@@ -60,9 +60,49 @@ def _known_start(experiment: AnyExperiment) -> dict[str, Any] | None:
     return description.get("origins", {}).get("init_from", {}) | {"folder": experiment.start.folder}
 
 
-def _origin(folder: str, checkpoint: str, kind: type[Training]) -> dict[str, Any]:
-    run = load_run(folder, checkpoint, kind=kind)
+def _origin(folder: str, option: str) -> dict[str, Any]:
+    run = load_origin({"folder": folder}, option)
     return {"folder": folder, "step": run.step, "sha256": digest_of(run.params)}
+
+
+_TAKEN: dict[str, tuple[str, type[Training]]] = {
+    "init_from": ("latest", Experiment),
+    "segmenter": ("best", SegmenterExperiment),
+}
+"""The checkpoint that an option takes of a run, and the kind of experiment that the run must have."""
+
+
+def load_origin(origin: dict[str, Any], option: str, moments: bool = False) -> Run:
+    """Loads the run that a training takes parameters from.
+
+    The run may be trained further meanwhile, and every process of the training opens it for itself. If `origin` says which
+    checkpoint was looked at before, this one is loaded, and no newer one.
+
+    Args:
+      origin: an entry of `origins_of`, or the folder alone.
+      option: `init_from` or `segmenter`.
+      moments: loads Adam's moments, too, and the parameters that belong to them.
+
+    Raises:
+      UserError: if the run cannot be read, or no longer has that checkpoint.
+    """
+    folder, step = origin["folder"], origin.get("step")
+    checkpoint, kind = _TAKEN[option]
+    try:
+        run = load_run(folder, checkpoint if step is None else step, kind=kind, moments=moments)
+    except UserError as error:
+        if step is None:
+            raise
+        raise UserError(
+            f"--{option}: this training began with step {step} of {folder}, which cannot be loaded any more: {error} To begin "
+            f"with another checkpoint, choose another --run.folder."
+        ) from error
+    if origin.get("sha256") and not moments and digest_of(run.params) != origin["sha256"]:
+        raise UserError(
+            f"--{option}: step {step} of {folder} holds other parameters than when this training began. To begin with these, "
+            f"choose another --run.folder."
+        )
+    return run
 
 
 def digest_of(params: dict) -> str:

@@ -18,8 +18,8 @@ class RunFiles:
     Args:
       folder: the run folder.
       staging: a folder on this machine's disk, for a run in a bucket. The metrics and the ledger of earlier starts are
-        fetched into it by the first process, since later lines follow. TensorBoard's files and contact sheets are only added
-        to, so those of earlier starts stay away.
+        fetched into it by the first process, since later lines follow. Earlier TensorBoard files and contact sheets are not
+        fetched, because nothing is appended to them.
     """
 
     def __init__(self, folder: str, staging: Path | None = None):

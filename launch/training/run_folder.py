@@ -62,7 +62,9 @@ def prepared_folder(experiment: AnyExperiment, description: dict) -> Iterator[Ow
     common = flat({part: description[part] for part in ("experiment", "data", "versions")})
     common = {key: value for key, value in common.items() if key not in own}
     weights = {f"vgg19.{key}": vgg19.get(key) for key in ("weights", "sha256")}
-    agree({**weights, "label_space": description["label_space"], **common})
+    origins = flat({"origins": description.get("origins", {})})
+    origins = {key: value for key, value in origins.items() if not key.endswith(".folder")}
+    agree({**weights, "label_space": description["label_space"], **common, **origins})
     with contextlib.ExitStack() as stack:
         ownership = None
         if is_first():

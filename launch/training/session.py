@@ -16,7 +16,7 @@ from launch.common.processes import agree, is_first
 from launch.common.profiler import Profiler
 from launch.common.stop_signals import Stop
 from launch.common.terminal import console, opened, show_error
-from launch.training.failures import explained
+from launch.training.failures import explained_memory, explained_writes
 from launch.training.frozen import objective_and_frozen
 from launch.training.ledger import Ledger
 from launch.training.loop import VALIDATORS, TrainingLoop
@@ -52,14 +52,15 @@ def train(experiment: AnyExperiment, began: float, profile: str | None = None) -
         console.print(note)
     epoch = steps_per_epoch(train_source, batch_size)
     vgg_params, vgg19 = obtain_vgg19(experiment.vgg, progressbar=is_first())
-    objective, frozen = objective_and_frozen(experiment, epoch, vgg_params)
     description = describe_run(experiment, train_source.label_space, vgg19, describe_data(train_source, epoch))
     description["origins"] = origins_of(experiment)
+    objective, frozen = objective_and_frozen(experiment, epoch, vgg_params, description["origins"].get("segmenter"))
 
     abstract = abstract_state(objective, mesh, experiment.sharding.shard_state)
-    frozen, vgg_params = put(mesh, frozen), put(mesh, vgg_params)
     folder = experiment.folder
-    with jax.set_mesh(mesh), contextlib.ExitStack() as stack:
+    with jax.set_mesh(mesh), explained_memory(experiment), contextlib.ExitStack() as stack:
+        placed = put(mesh, vgg_params)
+        frozen = placed if frozen is vgg_params else put(mesh, frozen)
         ownership = stack.enter_context(prepared_folder(experiment, description))
         files = stack.enter_context(run_files(folder, ownership))
         profiler = Profiler(profile, files.path / "tensorboard", shown=f"{folder}/tensorboard")
@@ -73,13 +74,13 @@ def train(experiment: AnyExperiment, began: float, profile: str | None = None) -
         ledger.go_on_from(first_step)
         Stop.listen_from(first_step)
         announce(experiment, mesh, state, first_step, epoch, vgg19)
-        with explained(checkpoints):
+        with explained_writes(checkpoints):
             log = stack.enter_context(contextlib.closing(MetricsLog(files.path, first_step) if is_first() else NoLog()))
             if event:
                 log.write(first_step, event)
             writing = (lambda: ownership.beating) if ownership else (lambda: 0)
             watchdog = stack.enter_context(Watchdog(experiment.run.stuck_seconds, show_error, writing, experiment.folder))
-            validator = VALIDATORS[experiment.measured_by](experiment, val_source, mesh, abstract, vgg_params)
+            validator = VALIDATORS[experiment.measured_by](experiment, val_source, mesh, abstract, placed)
             loop = TrainingLoop(
                 experiment,
                 description,

@@ -9,14 +9,14 @@ from crn_jax.checkpoint import Checkpoints
 from crn_jax.data.labels.label_space import LabelSpace
 from crn_jax.data.sources import label_space_of
 from crn_jax.errors import UserError
-from crn_jax.experiment import AnyExperiment, Experiment, Start
+from crn_jax.experiment import AnyExperiment, Start
 from crn_jax.generator import num_channels
 from crn_jax.growth import grow_state
-from crn_jax.run import load_run
 from crn_jax.sharding import formats_of
 from crn_jax.train import Trainable, TrainState, init_state
 from launch.common.processes import is_first, wait_for_all
 from launch.common.terminal import console
+from launch.training.origins import load_origin
 from launch.training.run_folder import check_room
 
 
@@ -43,7 +43,8 @@ def first_state(
         check_room(experiment.folder, abstract, copies=2)
         state = init_state(objective, experiment.seed, abstract)
         if experiment.start:
-            state = started_from(experiment.start, label_space_of(experiment.data), state)
+            origin = description["origins"]["init_from"]
+            state = started_from(experiment.start, label_space_of(experiment.data), state, origin)
     # Orbax and growth do not know the orders in memory.
     return step, jax.device_put(state, formats_of(abstract)), event
 
@@ -69,16 +70,27 @@ def fall_back(checkpoints: Checkpoints, step: int, damaged: dict[int, str]) -> d
     return {"fell_back": {"to": step, "damaged": damaged}}
 
 
-def started_from(start: Start, label_space: LabelSpace, state: TrainState) -> TrainState:
+def started_from(start: Start, label_space: LabelSpace, state: TrainState, origin: dict[str, Any] | None = None) -> TrainState:
     """Returns the fresh state with the modules of another run in place of its own. Step and λ start anew.
 
+    Args:
+      start: the run to start from.
+      label_space: the label space of the training.
+      state: a fresh state, placed on the devices.
+      origin: what run.json says of the start. The checkpoint has to be that one. None: the newest one.
+
     Raises:
-      UserError: if that run has other classes, boundaries or none unlike this one, or modules of other shapes.
+      UserError: if that run has other classes, boundaries or none unlike this one, modules of other shapes, or no longer the
+        checkpoint of `origin`.
     """
     folder = start.folder
-    run = load_run(folder, kind=Experiment, moments=start.keeps_moments)
+    run = load_origin({"folder": folder} | (origin or {}), "init_from", moments=start.keeps_moments)
     if run.label_space.classes != label_space.classes:
-        raise UserError(f"--init_from {folder}: that run's classes are others: {', '.join(run.label_space.classes)}.")
+        theirs, ours = (", ".join(space.classes) for space in (run.label_space, label_space))
+        raise UserError(
+            f"--init_from {folder}: that run's classes are {theirs}. The classes of this training are {ours}. Start from a run "
+            f"with the same --data.labels."
+        )
     if num_channels(run.generator) != state.params["module_0"]["conv1"]["kernel"].shape[2]:
         have, flag = ("have", "Add") if run.generator.boundaries else ("have no", "Leave out")
         raise UserError(f"--init_from {folder}: that run's layouts {have} instance boundaries. {flag} --cascade.boundaries.")
@@ -86,7 +98,7 @@ def started_from(start: Start, label_space: LabelSpace, state: TrainState) -> Tr
         grown, fresh, kept = grow_state(state, state._replace(params=run.params, opt_state=run.opt_state or {}))
     except ValueError as error:
         raise UserError(f"--init_from {folder}: its cascade does not fit into this one ({error}).") from error
-    taken_over = [part for part in state.params if part not in fresh]
+    taken_over = [part for part in state.params if part not in fresh]  # perhaps but for a layer, which `fresh` names
     moments = f" Adam's moments kept: {', '.join(kept) or 'none'}." * start.keeps_moments
     console.print(
         f"Started from {folder}, step {run.step}: {', '.join(taken_over)}. Fresh: {', '.join(fresh) or 'nothing'}.{moments}"

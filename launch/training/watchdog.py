@@ -29,7 +29,7 @@ from launch.common.exit_status import LOST
 from launch.training.async_steps import AsyncSteps
 from launch.training.compiling import compiling
 
-Phase = Literal["start", "step", "validation", "save"]
+Phase = Literal["start", "step", "validation", "save", "wait"]
 
 FACTOR = 10
 """How many times the median of its kind a phase may take."""
@@ -139,11 +139,14 @@ class Watchdog:
     def begin(self, phase: Phase, step: int) -> None:
         """Notes that the main thread begins a phase, which ends the one before."""
         before, self.current = self.current, Current(phase, step)
-        if before.phase != "start":
+        if before.phase not in ("start", "wait"):
             self.took[before.phase].append(before.spent)
 
     def bound(self, phase: Phase) -> float:
-        """Returns the seconds that a phase may take."""
+        """Returns the seconds that a phase may take.
+
+        A checkpoint is written while steps are computed. Most waits for its end are therefore short, and say nothing of others.
+        """
         if phase == "start":
             return float("inf")
         took = list(self.took[phase])
