@@ -93,6 +93,8 @@ def write_artifact(folder: Path, run: Run, size: tuple[int, int] | None = None) 
       UserError: if the size does not fit, or the folder cannot be written.
     """
     generator, size = run.generator, size or run.experiment.size
+    if min(size) < 1:
+        raise UserError(f"--size {size[0]} {size[1]} does not fit: both have to be at least 1.")
     leaves = flax.traverse_util.flatten_dict(run.params, sep="/")
     params: dict[str, Any] = {name: np.asarray(leaf) for name, leaf in leaves.items()}
     try:

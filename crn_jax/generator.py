@@ -44,6 +44,10 @@ class Generator(Protocol):
         """Whether the generator makes images of `size` only, because its parameters depend on the size."""
 
     @property
+    def mixes_batch(self) -> bool:
+        """Whether the network's images would depend on the other layouts of a batch."""
+
+    @property
     def largest_side(self) -> int | None:
         """The longest side of an image that the generator can make, in pixels. None: any."""
 
@@ -58,9 +62,11 @@ class Generator(Protocol):
 def generate(
     config: Generator, params: dict, layout: Float[Array, "B H W C"], remat: Remat = "none"
 ) -> Float[Array, "B {config.num_images} H W 3"]:
-    """Returns g(L; θ): a layout's images, RGB on the 0..255 scale, not clipped."""
-    images: Any = config.network(remat).apply({"params": params}, layout)  # Flax does not know what `apply` returns.
-    return images
+    """Returns g(L; θ): a layout's images, RGB on the 0..255 scale, not clipped. They do not depend on the rest of the batch."""
+    network: Any = config.network(remat)  # Flax does not know what `apply` returns
+    if config.mixes_batch:
+        return jax.vmap(lambda one: network.apply({"params": params}, one[None])[0])(layout)
+    return network.apply({"params": params}, layout)
 
 
 def num_channels(config: Generator) -> int:

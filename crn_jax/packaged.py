@@ -25,4 +25,4 @@ def packaged(source: str | Path) -> str | Path:
 
 def layouts_of(file: str | Path) -> tuple[Path, ...]:
     """Returns the files of the layouts to try that come with the file of a packaged run; there are none with others."""
-    return tuple(sorted(Path(file).with_suffix("").glob("*.png"))) if Path(file).parent == FOLDER else ()
+    return tuple(sorted(Path(file).with_suffix("").glob("[!.]*.png"))) if Path(file).parent == FOLDER else ()

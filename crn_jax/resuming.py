@@ -22,7 +22,7 @@ _MAY_CHANGE = (
     "vgg.weights",
 )
 
-_BY_CONTENT = ("data.labels", "init_from", "segmenter")
+BY_CONTENT = ("data.labels", "init_from", "segmenter")
 """The files and folders that may be moved when a run is resumed, because what they hold is compared."""
 
 
@@ -50,7 +50,7 @@ def description_changes(before: dict[str, Any], after: dict[str, Any]) -> list[s
       UserError: if a stored experiment does not fit this version of crn_jax.
     """
     after = json.loads(json.dumps(after))  # JSON's keys are strings
-    changes = differences(from_json(before["experiment"]), from_json(after["experiment"]), _BY_CONTENT)
+    changes = differences(from_json(before["experiment"]), from_json(after["experiment"]), BY_CONTENT)
     for part, keys in {"vgg19": ("weights", "sha256"), "data": after["data"]}.items():
         for key in keys:
             was, now = (description[part].get(key) for description in (before, after))

@@ -216,7 +216,7 @@ def load_run(
                 state = checkpoints.load_fields(step, abstract, "params", "opt_state", description=description)
                 return Run(experiment, label_space, state.params, step, description["vgg19"], state.opt_state)
             params = experiment.inference_params(checkpoints.load_params(step, abstract, description))
-            layouts, instances = (tuple(sorted((Path(here) / part).glob("*.png"))) for part in ("layouts", "instances"))
+            layouts, instances = (tuple(sorted((Path(here) / part).glob("[!.]*.png"))) for part in ("layouts", "instances"))
             return Run(experiment, label_space, params, step, description["vgg19"], layouts=layouts, instances=instances)
 
         try:
@@ -292,7 +292,7 @@ def output_folder(run: Path, name: str) -> Path:
 
     An artifact stays as it was exported.
     """
-    return run / name if (run / "run.json").is_file() else Path(f"{run.absolute().stem}_{name}")
+    return run / name if (run / "run.json").is_file() else Path(f"{run.absolute().name.removesuffix('.safetensors')}_{name}")
 
 
 def _no_checkpoint(folder: str | Path, checkpoint: str | int | np.integer, available: list[int]) -> UserError:

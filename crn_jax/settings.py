@@ -101,6 +101,7 @@ class CascadeConfig:
         return scale, scale
 
     fixed_size: ClassVar[bool] = False
+    mixes_batch: ClassVar[bool] = False
     largest_side: ClassVar[int | None] = None
 
     def network(self, remat: Remat = "none") -> "Cascade":
@@ -138,6 +139,7 @@ class EncoderDecoderConfig:
     fixed_size: ClassVar[bool] = False
     largest_side: ClassVar[int | None] = None
     boundaries: ClassVar[bool] = False
+    mixes_batch: ClassVar[bool] = False
 
     def network(self, remat: Remat = "none") -> "nn.Module":
         """Returns the network from layouts to images, which keeps all of its features whatever `remat` says."""
@@ -166,6 +168,7 @@ class FullResolutionConfig:
     min_size: ClassVar[tuple[int, int]] = (1, 1)  # any size up to `largest_side` fits
     fixed_size: ClassVar[bool] = False
     boundaries: ClassVar[bool] = False
+    mixes_batch: ClassVar[bool] = False
 
     def __post_init__(self):
         if min(self.maps, self.layers) < 1:
@@ -226,6 +229,7 @@ class GANConfig:
     fixed_size: ClassVar[bool] = True
     largest_side: ClassVar[int | None] = None
     boundaries: ClassVar[bool] = False
+    mixes_batch: ClassVar[bool] = True  # by batch norm, and by dropout
 
     def network(self, remat: Remat = "none") -> "nn.Module":
         """Returns the generator, from layouts [B, H, W, c] to images [B, 1, H, W, 3]; `remat` has no effect."""

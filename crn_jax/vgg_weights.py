@@ -65,12 +65,14 @@ def obtain_vgg19(config: VGGConfig | None, progressbar: bool = True) -> tuple[di
     """
     if config is None:
         return {}, {"weights": "none"}
-    try:
-        path = find_vgg19(config.weights) or download_vgg19(progressbar=progressbar)
-    except UserError as error:
-        if not config.allow_random:
-            raise
-        return random_vgg19(seed=0), {"weights": "random", "because": str(error)}
+    path = find_vgg19(config.weights)  # a file that was named must be there, whether or not random weights would do
+    if path is None:
+        try:
+            path = download_vgg19(progressbar=progressbar)
+        except UserError as error:
+            if not config.allow_random:
+                raise
+            return random_vgg19(seed=0), {"weights": "random", "because": str(error)}
     return load_vgg19(path), {"weights": "file", "file": path.name, "sha256": sha256_of(path)}
 
 

@@ -89,7 +89,7 @@ class Arguments:
 
 @dataclasses.dataclass(frozen=True)
 class Verify:
-    """Verifies a record of launch.ablate: computes every figure of its page again, from the scores of single images."""
+    """Verifies a record of launch.ablate: computes the figures of its page again, from the scores of single images."""
 
     record: Annotated[Path, tyro.conf.Positional]
     """The file record.json.gz of an ablation."""
@@ -204,7 +204,12 @@ def verify(asked: Verify) -> int:
 def join(asked: Join, command_line: str) -> int:
     """Joins records into one page. Returns the exit status 0."""
     set_up_jax()
-    tell(write_results(asked.out, joined(asked.records, command_line)), asked.out)
+    record = joined(asked.records, command_line)
+    try:
+        results_of(record)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise UserError(f"The results of these records cannot be computed ({error!r}). Fetch them again.") from error
+    tell(write_results(asked.out, record), asked.out)
     return 0
 
 
@@ -246,7 +251,7 @@ def plan(asked: Arguments, ablation: Ablation, budget: Budget, out: Path) -> tup
     """Returns the task of the suite's own segmenter, if that is needed, and an entry for each variant and seed."""
     root = [] if asked.data is None else ["--data.root", asked.data]
     vgg = ["--vgg.weights", asked.vgg] if asked.vgg else []
-    common = [*root, *shlex.split(asked.train)]
+    common = [*root, *words_of(asked.train)]
     trainings = [(*shlex.split(variant.arguments), *common, *vgg) for variant in ablation.variants]
     segmenter, own = asked.segmenter, []
     needed = asked.judge is None or any(map(trains_with_segmenter, trainings))
@@ -264,6 +269,18 @@ def plan(asked: Arguments, ablation: Ablation, budget: Budget, out: Path) -> tup
     return own, entries
 
 
+def words_of(train: str) -> list[str]:
+    """Splits the option --train into words, as a shell would.
+
+    Raises:
+      UserError: if a quotation mark has no partner.
+    """
+    try:
+        return shlex.split(train)
+    except ValueError as error:
+        raise UserError(f"--train {train}: {error}. Close every quotation mark.") from error
+
+
 def scoring(asked: Arguments, judge: str | Path | None, classes: tuple[str, ...]) -> list[str]:
     """Returns the arguments that launch.evaluate needs besides a run."""
     score = ["--segmenter", str(judge)] if judge else []
@@ -278,7 +295,14 @@ def tasks_of_this_job(tasks: list[Task]) -> list[Task]:
     environment = os.environ
     if "SLURM_ARRAY_TASK_ID" not in environment:
         return tasks
-    number, first, step, count = (int(environment[f"SLURM_ARRAY_TASK_{key}"]) for key in ("ID", "MIN", "STEP", "COUNT"))
+    number, first, last, step, count = (
+        int(environment[f"SLURM_ARRAY_TASK_{key}"]) for key in ("ID", "MIN", "MAX", "STEP", "COUNT")
+    )
+    if (last - first) // step + 1 != count:
+        raise UserError(
+            f"The {count} numbers of this array, from {first} to {last}, have no common step, so some trainings would be left "
+            f"out. Give --array a range, such as 0-{count - 1}. Finished trainings are not repeated."
+        )
     return tasks[(number - first) // step :: count]
 
 

@@ -105,7 +105,7 @@ def main(arguments: list[str] | None = None) -> None:
             with console.status(" ".join(str(setting[key]) for key in ("name", "dtype", "remat", "k", "batch", "mesh"))):
                 try:
                     measured = analyse(case) if asked.compile_only else measure(case, asked)
-                except (jax.errors.JaxRuntimeError, concurrent.futures.process.BrokenProcessPool) as error:
+                except (UserError, jax.errors.JaxRuntimeError, concurrent.futures.process.BrokenProcessPool) as error:
                     measured = {"error": str(error)}  # mostly for want of memory; other cases may fit
                     show_error(f"{setting}: {error}")
             report["cases"].append(setting | measured)
@@ -138,6 +138,11 @@ def cases_of(asked: Arguments) -> list[Experiment]:
         raise UserError("--profile records what is run, and --compile_only runs nothing. Leave out one of them.")
     if asked.against and set(asked.meshes) != {(1, 1)}:
         raise UserError(f"--against {asked.against} is measured on one device; leave out --meshes.")
+    if asked.against:
+        try:
+            importlib.import_module(asked.against).make_train_step  # noqa: B018
+        except (ImportError, AttributeError) as error:
+            raise UserError(f"--against {asked.against}: {error}. Name a module with a function make_train_step.") from error
     cases = []
     for experiment in (experiment_of_kind(name, Experiment) for name in asked.experiments):
         cascade = dataclasses.replace(experiment.cascade, widths=asked.widths or experiment.cascade.widths)
@@ -356,7 +361,9 @@ def input_rates(size: tuple[int, int], stored: tuple[int, int] = (1024, 2048), c
         roots = {"large": Path(folder, "large"), "png": Path(folder, "png")}
         size_on_disk = write_streets(roots["large"], stored, count)
         write_streets(roots["png"], size, count)
-        sources = {name: open_source(DataConfig("cityscapes", str(root)), "train", size) for name, root in roots.items()}
+        sources = {
+            name: open_source(DataConfig("cityscapes", str(root), fit="stretch"), "train", size) for name, root in roots.items()
+        }
         sources["cache"] = cached(sources["png"], Path(folder, "cache"))
         rates: dict[str, dict[str, list[float]]] = {name: {"example": [], "stream_1": [], "stream_2": []} for name in sources}
         for _ in range(3):

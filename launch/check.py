@@ -29,6 +29,8 @@ from crn_jax.formats.safetensors_file import load_run_file
 from crn_jax.run import read_description
 from crn_jax.storage import UNFINISHED
 from crn_jax.train import abstract_state
+from launch.ablation.record import FILE as RECORD
+from launch.ablation.record import read_record
 from launch.common.exit_status import FAILED
 from launch.common.jax_setup import set_up_jax
 from launch.common.names import as_typed
@@ -262,6 +264,8 @@ def results(folder: Folder) -> Iterator[Finding]:
         for file in sorted({*folder.path.glob(name), *folder.path.glob(f"*/{name}"), *folder.path.glob(f"*/*/{name}")}):
             if file.parent.name != "damaged":
                 yield _looked_at(folder, file, lambda file=file: None if read_json(file) else "")  # type: ignore[misc]
+    for file in sorted(folder.path.glob(RECORD)):
+        yield _looked_at(folder, file, lambda file=file: None if read_record(file) else "")  # type: ignore[misc]
 
 
 def exports(folder: Folder) -> Iterator[Finding]:

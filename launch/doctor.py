@@ -146,7 +146,11 @@ def vgg19_state(named: str | None) -> str:
     """Says where VGG-19's weights are, and whether the file can be read and is the published one."""
     folder = cache_folder()
     downloaded = folder / PUBLISHED_NAME if folder else None
-    path, origin = find_vgg19(named), "--vgg.weights" if named else ENVIRONMENT_VARIABLE
+    origin = "--vgg.weights" if named else ENVIRONMENT_VARIABLE
+    try:
+        path = find_vgg19(named)
+    except UserError as error:
+        return f"not usable ({origin}): {error}"
     if path is None:
         if downloaded is None:
             return "not found, and there is no home directory to download them to"

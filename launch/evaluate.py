@@ -145,6 +145,8 @@ def evaluate(asked: Arguments, comparison: Comparison, line: str) -> None:
     vgg_params = jax.device_put(vgg_params)
     methods = methods_of(comparison, vgg_params)
     judges, notes = judges_of(asked, comparison, methods, vgg_params, vgg19)
+    notes = [*comparison.notes(), *notes]
+    refuse_deleting(asked)
     count = len(comparison.examples.indices)
     if several_processes():
         agree({"examples": count, "methods": [method.about for method in methods], "VGG-19": vgg19})
@@ -197,6 +199,16 @@ def out_folder(asked: Arguments) -> Path:
     """Returns the folder for the results."""
     run = next((path for path in asked.methods if is_run(path)), None)
     return asked.out or (output_folder(run, "evaluation") if run else Path("evaluation"))
+
+
+def refuse_deleting(asked: Arguments) -> None:
+    """Raises UserError if --save_images would replace a folder of images that launch.evaluate has not made."""
+    images = out_folder(asked) / "images"
+    if asked.save_images and images.is_dir() and not (images.parent / "evaluation.json").is_file():
+        raise UserError(
+            f"{images} exists, and launch.evaluate did not make it: --save_images would replace it. Choose another folder "
+            f"with --out."
+        )
 
 
 def methods_of(comparison: Comparison, vgg_params: dict) -> list[Method]:

@@ -5,6 +5,7 @@ trains on the data. It writes inspection.html, with a contact sheet, and inspect
 can be trained on, 1 if one cannot, and 2 if the command line is wrong or says too little to inspect the data.
 """
 
+import contextlib
 import dataclasses
 import json
 import sys
@@ -33,7 +34,7 @@ from launch.common.names import command_line
 from launch.common.options import read_options
 from launch.common.output import staged, write_json
 from launch.common.page import data_url, write_page
-from launch.common.terminal import command, console, track
+from launch.common.terminal import command, console, show_error, track
 from launch.datasets.instance_survey import drawn as draw_instances
 from launch.datasets.instance_survey import first_instance
 from launch.datasets.instance_survey import summary as instance_summary
@@ -100,8 +101,19 @@ def main(arguments: list[str] | None = None) -> None:
         set_up_jax()
         check(asked)
         line = command_line("inspect", *(arguments or sys.argv[1:]))
-        if not all([inspect(asked, root, line) for root in asked.roots]):
+        if not all([can_be_trained_on(asked, root, line) for root in asked.roots]):
             sys.exit(FAILED)
+
+
+def can_be_trained_on(asked: Arguments, root: Path, line: str) -> bool:
+    """Inspects a data set. If several are asked for, one that cannot be inspected does not keep the others from it."""
+    try:
+        return inspect(asked, root, line)
+    except UserError as error:
+        if len(asked.roots) == 1:
+            raise
+        show_error(str(error))
+        return False
 
 
 def check(asked: Arguments) -> None:
@@ -120,7 +132,23 @@ def check(asked: Arguments) -> None:
 
 
 def inspect(asked: Arguments, root: Path, line: str) -> bool:
-    """Inspects a data set, and prints and writes the results. Returns whether it can be trained on."""
+    """Inspects a data set, and prints and writes the results. Returns whether it can be trained on.
+
+    The folder for the results is opened first, so that nobody learns after an hour of decoding that it cannot be written.
+    """
+    if not root.is_dir():
+        raise UserError(f"{root}: there is no such folder.")
+    out = out_folder(asked, root)
+    with staged(out) as folder:
+        found, page = inspected(asked, root, line)
+        write_json(folder / "inspection.json", found)
+        write_page("inspect.html", page, folder / "inspection.html")
+    tell(found, out)
+    return found["can_train"]
+
+
+def inspected(asked: Arguments, root: Path, line: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Inspects a data set. Returns what inspection.json and the page hold."""
     data, notes = data_of(asked, root)
     if asked.boundaries:
         data = dataclasses.replace(data, instances=str(asked.instances) if asked.instances else None)
@@ -153,18 +181,13 @@ def inspect(asked: Arguments, root: Path, line: str) -> bool:
         "unknown": unknown_summaries(pairs, looks, label_space, root),
         "duplicates": [[shown(pair.photograph, root) for pair in group] for group in duplicates(pairs, looks)],
     }
-    out = out_folder(asked, root)
-    with staged(out) as folder:
-        write_json(folder / "inspection.json", found)
-        chosen = [pairs[i] for i in representative(looks, _EXAMPLES)]
-        page = {
-            "found": found,
-            "examples": list(examples(chosen, label_space, first_instance(data))),
-            "readings": [reading for pair in ambiguous for reading in readings(pair, label_space, root)],
-        }
-        write_page("inspect.html", page, folder / "inspection.html")
-    tell(found, out)
-    return can_train
+    chosen = [pairs[i] for i in representative(looks, _EXAMPLES)]
+    page = {
+        "found": found,
+        "examples": list(examples(chosen, label_space, first_instance(data))),
+        "readings": [reading for pair in ambiguous for reading in readings(pair, label_space, root)],
+    }
+    return found, page
 
 
 def out_folder(asked: Arguments, root: Path) -> Path:
@@ -178,10 +201,8 @@ def data_of(asked: Arguments, root: Path) -> tuple[DataConfig, list[str]]:
     """Returns the data set in a folder, and notes on what was guessed.
 
     Raises:
-      UserError: if the folder is missing or looks like none of the sources, or if its layouts hold no classes.
+      UserError: if the folder looks like none of the sources, or if its layouts hold no classes.
     """
-    if not root.is_dir():
-        raise UserError(f"{root}: there is no such folder.")
     notes, data = [], DataConfig(asked.source or "folder", str(root), labels=asked.labels, read=asked.read)
     if not asked.source:
         data, pairs = guessed_source(data)
@@ -319,8 +340,10 @@ def examples(pairs: Sequence[Pair], label_space: LabelSpace, first: int) -> Iter
         scale = min(1, _EXAMPLE_WIDTH / photograph.width)
         size = round(scale * photograph.width), max(1, round(scale * photograph.height))
         pictures = {"layout": label_space.draw(layout)}
-        if pair.instances and layout.shape == (found := decoded(pair.instances)).shape:
-            pictures["instances"] = draw_instances(found, layout, label_space, first)
+        if pair.instances:
+            with contextlib.suppress(UserError):  # the list of problems names it
+                if (found := decoded(pair.instances)).shape == layout.shape:
+                    pictures["instances"] = draw_instances(found, layout, label_space, first)
         small = {key: Image.fromarray(drawn).resize(size, Image.Resampling.NEAREST) for key, drawn in pictures.items()}
         yield {
             "name": pair.name,

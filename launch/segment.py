@@ -6,7 +6,7 @@ segmenter has labelled already is not labelled again.
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -19,8 +19,9 @@ from PIL import Image
 from crn_jax.data.folders import by_name, unread
 from crn_jax.data.labels.label_space import LabelSpace
 from crn_jax.data.photographs import open_photograph
+from crn_jax.data.pictures import size_of
 from crn_jax.data.pipeline import spread
-from crn_jax.errors import UserError
+from crn_jax.errors import UserError, counted
 from crn_jax.scores.metrics import class_iou, confusion, segmentation_scores
 from launch.common.contact_sheet import Row, contact_sheet
 from launch.common.jax_setup import set_up_jax
@@ -58,7 +59,7 @@ class Arguments:
     checkpoint: str = "best"
     """The checkpoint of a run: best (largest held-out mIoU), latest, or a number of steps."""
     overwrite: bool = False
-    """Make all layouts again, and replace files that launch.segment did not make."""
+    """Make all layouts again, and replace files that launch.segment did not make. Needed after a plug-in's code has changed."""
 
 
 class Job(NamedTuple):
@@ -84,7 +85,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def segment(asked: Arguments) -> None:
-    """Labels as asked. It checks names and layouts before it labels the first photograph."""
+    """Labels as asked. It checks all names before it labels the first photograph."""
     if not asked.photographs:
         raise UserError("Give at least one photograph, or a folder of photographs, after the segmenter.")
     labeller = open_labeller(asked.segmenter, asked.labels, asked.checkpoint)
@@ -92,14 +93,20 @@ def segment(asked: Arguments) -> None:
     names = [job.photograph.stem for job in jobs]
     right = files_of(asked.layouts, names, (".png",)) if asked.layouts else {}
     to_do = [job for job in jobs if asked.overwrite or not job.is_done]
+    refused = list[str]()
     try:
         asked.out.mkdir(parents=True, exist_ok=True)
-        for _ in track(label_all(to_do, labeller), "labelling", len(to_do)):
+        for _ in track(label_all(to_do, labeller, refused.append), "labelling", len(to_do)):
             pass
     except OSError as error:
         raise UserError(
             f"{asked.out}: the layouts cannot be written there ({error}). Choose another folder with --out."
         ) from error
+    if refused:
+        raise UserError(
+            f"{counted(len(refused), 'photograph')} could not be labelled: {'; '.join(refused[:5])} The other layouts are in "
+            f"{asked.out}. The same command goes on with those that are missing."
+        )
     with staged(asked.out / OVERVIEW) as folder:
         if right:
             scores = compared(jobs, right, labeller.label_space)
@@ -125,7 +132,7 @@ def planned(asked: Arguments, labeller: Labeller) -> list[Job]:
         launch.segment did not make.
     """
     photographs, jobs = list(find_photographs(asked.photographs)), dict[str, Job]()
-    for photograph in photographs:
+    for photograph in track(photographs, "looking", len(photographs)):
         digest = hashlib.sha256(labeller.identity.encode("utf-8", "surrogateescape") + photograph.read_bytes()).hexdigest()
         job = Job(photograph, asked.out / f"{photograph.stem}.png", f"segmented, {digest[:24]}")
         other = jobs.setdefault(photograph.stem, job).photograph
@@ -161,11 +168,24 @@ def find_photographs(paths: tuple[Path, ...]) -> Iterator[Path]:
             raise UserError(f"{path}: there is no such file or folder.")
 
 
-def label_all(jobs: list[Job], labeller: Labeller) -> Iterator[Job]:
-    """Labels photographs, and yields each job when its layout is written. Threads read and write in the meantime."""
+def upright(path: Path) -> Image.Image:
+    """Opens a photograph as viewers show it, and as its layout will be: turned by a quarter if its EXIF orientation says so."""
+    height, width = size_of(path)
+    return open_photograph(path, (width, height))
 
-    def read(job: Job) -> tuple[Job, Image.Image]:
-        return job, open_photograph(job.photograph)
+
+def label_all(jobs: list[Job], labeller: Labeller, refuse: Callable[[str], object]) -> Iterator[Job]:
+    """Labels photographs, and yields each job when its layout is written. Threads read and write in the meantime.
+
+    A photograph that cannot be read is left out, and `refuse` is told why.
+    """
+
+    def read(job: Job) -> tuple[Job, Image.Image | None]:
+        try:
+            return job, upright(job.photograph)
+        except UserError as error:
+            refuse(str(error))
+            return job, None
 
     def write(labelled: tuple[Job, np.ndarray]) -> Job:
         job, layout = labelled
@@ -173,7 +193,7 @@ def label_all(jobs: list[Job], labeller: Labeller) -> Iterator[Job]:
         return job
 
     with ThreadPoolExecutor(2) as pool:
-        labelled = ((job, labeller.label(photograph)) for job, photograph in ahead(pool, read, jobs, 2))
+        labelled = ((job, labeller.label(photograph)) for job, photograph in ahead(pool, read, jobs, 2) if photograph)
         yield from ahead(pool, write, labelled, 2)
 
 
@@ -226,7 +246,7 @@ def write_sheet(jobs: list[Job], right: dict[str, Path], labeller: Labeller, pat
     """Writes a contact sheet: layouts and photographs, and right layouts if there are any."""
     rows = []
     for job in jobs:
-        photograph, found = open_photograph(job.photograph), labeller.label_space.read(job.target)
+        photograph, found = upright(job.photograph), labeller.label_space.read(job.target)
         scale = min(1, _SHEET_WIDTH / photograph.width)
         size = max(1, round(scale * photograph.width)), max(1, round(scale * photograph.height))
         small = np.asarray(photograph.resize(size, Image.Resampling.BICUBIC))

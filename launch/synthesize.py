@@ -111,6 +111,9 @@ def run_command(arguments: Arguments, out: Path) -> None:
     tasks = tasks_of(arguments, 1 if arguments.grid or choice is not None else run.generator.num_images, out)
     record = Record(out, f"{means.hexdigest()} {arguments.fit} {run.experiment.data.fit}", jax.process_index(), len(tasks))
     maps = instance_maps(arguments, run, [path for path, _ in tasks])
+    refuse_overwriting(list(maps.values()), [image for _, targets in tasks for image in targets])
+    if arguments.sheet and not arguments.overwrite:
+        refuse_foreign([out / SHEET_NAME])
     own = share(tasks, arguments.sheet)
     on_sheet = dict(tasks[:SHEET_ROWS] if arguments.sheet and is_first() else [])
 
@@ -271,8 +274,8 @@ def choice_of(arguments: Arguments, label_space: LabelSpace, num_images: int) ->
         raise UserError("--grid shows all images of a layout. Leave out --index and --pick, or --grid.")
     chosen: dict[str, int] = {}
     others = arguments.index or 0
-    for part in (arguments.pick or "").split(",") if arguments.pick is not None else ():
-        name, _, number = (piece.strip() for piece in part.partition("="))
+    for part in picked(arguments.pick, label_space.classes) if arguments.pick is not None else ():
+        name, _, number = (piece.strip() for piece in (part.rpartition("=") if "=" in part else (part, "", "")))
         if name not in label_space.classes:
             known = ", ".join(label_space.classes)
             raise UserError(f"--pick: there is no class '{name}'.{did_you_mean(name, label_space.classes)} Known: {known}.")
@@ -285,6 +288,16 @@ def choice_of(arguments: Arguments, label_space: LabelSpace, num_images: int) ->
         if not 0 <= u < num_images:
             raise UserError(f"{name}={u}: this run makes {num_images} image(s) of a layout, 0 to {num_images - 1}.")
     return np.array([chosen.get(name, others) for name in label_space.classes])
+
+
+def picked(pick: str, classes: tuple[str, ...]) -> list[str]:
+    """Splits CLASS=IMAGE,CLASS=IMAGE at its commas. The names of classes may have commas, too."""
+    parts = list[str]()
+    while pick:
+        name = next((name for name in sorted(classes, key=len, reverse=True) if pick.startswith(f"{name}=")), "")
+        part, _, pick = pick[len(name) :].partition(",")
+        parts.append(name + part)
+    return parts or [""]
 
 
 def target_names(paths: list[Path], num_images: int) -> list[list[str]]:
@@ -302,10 +315,12 @@ def target_names(paths: list[Path], num_images: int) -> list[list[str]]:
     return [[f"{s}.png"] if num_images == 1 else [f"{s}_{u}.png" for u in range(num_images)] for s in stems]
 
 
-def refuse_overwriting(layouts: list[Path], targets: list[Path]) -> None:
-    """Raises UserError if an image would replace a layout, or the sheet an image."""
-    if lost := {path.resolve() for path in layouts} & {path.resolve() for path in targets}:
-        raise UserError(f"{min(lost)}: the image would overwrite this layout. Choose another folder with --out.")
+def refuse_overwriting(inputs: list[Path], targets: list[Path]) -> None:
+    """Raises UserError if an image would replace a layout or an instance map, or the sheet an image."""
+    if lost := {path.resolve() for path in inputs} & {path.resolve() for path in targets}:
+        raise UserError(
+            f"{min(lost)}: the image would overwrite this layout or instance map. Choose another folder with --out."
+        )
     if len(set(targets)) < len(targets):
         raise UserError(f"A layout called {SHEET_NAME} leaves no name for the sheet. Rename it or leave out --sheet.")
 
@@ -323,7 +338,7 @@ def write_sheet(run: Run, rows: list[Row], path: Path) -> None:
     """Writes the contact sheet, which shows layouts beside their images."""
     warning = "trained with RANDOM VGG-19 weights" if run.vgg19["weights"] == "random" else ""
     sheet = contact_sheet(rows, run.label_space, f"{run.experiment.name}, step {run.step}", warning)
-    write_png(sheet, path)
+    write_png(sheet, path, f"synthesized, {SHEET_NAME}")
 
 
 if __name__ == "__main__":

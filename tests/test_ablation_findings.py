@@ -16,7 +16,7 @@ from crn_jax.experiment import to_json
 from crn_jax.run import describe_run
 from launch import ablate
 from launch.ablation import findings
-from launch.ablation.findings import collect, curve, difference, scores_of, together
+from launch.ablation.findings import collect, common_keys, curve, difference, scores_of, together
 from launch.ablation.join import joined
 from launch.ablation.record import FILE, Entry, read_record, record_of, write_record
 from launch.ablation.summary import conclusions, figures_table, markdown, order_kept, still_falling
@@ -27,7 +27,12 @@ from launch.evaluation.scoring import SCORES, means
 
 pytestmark = pytest.mark.quick
 
-DISTANCES = {"a": [10, 20, 30, 40], "b": [12, 22, 32, 42], "c": [9, 21, 31, 39], "d": [5, 15, 25, 35]}
+DISTANCES = {
+    "a": [10, 20, 30, 40, 25, 25],
+    "b": [12, 22, 32, 42, 27, 27],
+    "c": [9, 21, 31, 39, 24, 26],
+    "d": [5, 15, 25, 35, 20, 20],
+}
 
 
 def evaluation(name: str, distances, chosen=()) -> dict:
@@ -49,7 +54,7 @@ def evaluation(name: str, distances, chosen=()) -> dict:
         "device": "abacus",
         "notes": ["Intervals: 95%.", *["Of a collection."] * bool(chosen)],
         "scores": [score._asdict() for score in SCORES],
-        "candidates": [candidate(each, d) for each, d in [("photographs", [0] * 4), (name, distances), *chosen]],
+        "candidates": [candidate(each, d) for each, d in [("photographs", [0] * len(distances)), (name, distances), *chosen]],
     }
 
 
@@ -119,10 +124,12 @@ def test_curves_count_the_minutes_of_the_steps_before():
 def test_differences_are_paired():
     """Each of b's images is 2 farther than a's: no doubt at all, though each image is 10 from the next."""
     a, b = evaluation("x", DISTANCES["a"]), evaluation("y", DISTANCES["b"])
-    assert difference([(b, a)]) == {"value": 2, "low": 2, "high": 2, "nearer": 0, "seeds": [2]}
+    apart = difference([(b, a)])
+    assert apart.pop("seeds") == [2] and apart == pytest.approx({"value": 2, "low": 2, "high": 2, "nearer": 0, "images": 6})
     further = evaluation("y", np.add(DISTANCES["b"], 4))
     # Seeds are drawn, too: both may be the first, or the second.
-    assert difference([(b, a), (further, a)]) == {"value": 4, "low": 2, "high": 6, "nearer": 0, "seeds": [2, 6]}
+    apart = difference([(b, a), (further, a)])
+    assert apart.pop("seeds") == [2, 6] and apart == pytest.approx({"value": 4, "low": 2, "high": 6, "nearer": 0, "images": 6})
     apart = difference([(evaluation("c", DISTANCES["c"]), a)])
     assert apart["value"] == 0 and -1 <= apart["low"] < 0 < apart["high"] <= 1
 
@@ -147,7 +154,7 @@ def test_of_collections_the_best_is_compared():
     three = evaluation("seed_0", DISTANCES["a"], [("seed_0, best of 3", [1, 2, 3, 4]), ("seed_0, assembled", [9] * 4)])
     six = evaluation("seed_0", DISTANCES["b"], [("seed_0, best of 6", [0, 1, 2, 3])])
     assert difference([(evaluation("seed_0", [2, 3, 4, 5]), three)])["seeds"] == [1]
-    assert difference([(six, three)]) == {"value": -1, "low": -1, "high": -1, "nearer": 1, "seeds": [-1]}
+    assert difference([(six, three)]) == {"value": -1, "low": -1, "high": -1, "nearer": 1, "images": 4, "seeds": [-1]}
 
 
 def test_who_is_nearer_who_farther_and_who_cannot_be_told_apart(tmp_path):
@@ -199,7 +206,7 @@ def test_images_of_what_is_not_finished_are_not_looked_at(tmp_path):
 def test_collections_have_their_scores_whoever_comes_first(tmp_path):
     entries = [entry(tmp_path, "a"), entry(tmp_path, "b")]
     path = entries[1].task.folder / "evaluation" / "evaluation.json"
-    found = evaluation("seed_0", DISTANCES["b"], [("seed_0, best of 3", [1] * 4)])
+    found = evaluation("seed_0", DISTANCES["b"], [("seed_0, best of 3", [1] * 6)])
     found["candidates"][1]["scores"]["between"] = {"value": 3.0}
     path.write_text(json.dumps(found))
     results = collected(entries)
@@ -237,6 +244,18 @@ def test_whether_the_order_of_variants_has_settled():
 
     kept = order_kept([curves((2.0, 1.0), (4.0, 1.0)), curves((2.0, 2.0)), curves((5.0, 4.0))])
     assert "2 of 3 pairs of variants had this order" in kept
+
+
+def test_a_few_images_decide_nothing(tmp_path, monkeypatch):
+    """With four images, however far apart."""
+    assert "cannot decide" not in said([entry(tmp_path / "six", "a"), entry(tmp_path / "six", "b", shift=50)])
+    monkeypatch.setattr(f"{__name__}.DISTANCES", {name: values[:4] for name, values in DISTANCES.items()})
+    text = said([entry(tmp_path, "a"), entry(tmp_path, "b", shift=50)])
+    assert "Not clearly different from a: b" in text and "4 images cannot decide a difference: 6 is the least." in text
+
+
+def test_scores_that_one_seed_lacks_are_left_out():
+    assert common_keys([{"fid": 1, "distance": 2}, {"distance": 3}]) == ["distance"] and common_keys([]) == []
 
 
 def test_the_papers_order_is_counted_by_pairs(tmp_path):
@@ -319,7 +338,7 @@ def test_a_record_verifies_until_one_score_of_one_image_is_changed(tmp_path):
     assert unequal_results(record, tmp_path) == []
     record["trainings"][1]["evaluation"]["candidates"][1]["per_image"]["distance"][2] += 1
     apart = "\n".join(unequal_results(record, tmp_path))
-    assert "b/0: seed_0.distance.value: 27, now 27.25" in apart and "difference.value: 2, now 2.25" in apart
+    assert "b/0: seed_0.distance.value: 27, now 27.1667" in apart and "difference.value: 2, now 2.16667" in apart
     candidate = record["trainings"][1]["evaluation"]["candidates"][1]
     del candidate["per_image"]["distance"]
     assert list(unequal_means(candidate)) == ["seed_0.distance: the record lacks what it is computed from"]

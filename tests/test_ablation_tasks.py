@@ -16,8 +16,9 @@ from crn_jax.errors import UserError
 from crn_jax.experiment import GANExperiment, SegmenterExperiment, Synthesis
 from crn_jax.run import describe_run
 from launch import ablate
-from launch.ablation.tasks import Budget, Task, slug, with_segmenter
+from launch.ablation.tasks import Budget, Task, shown, slug, with_segmenter
 from launch.common.command_line import parse
+from launch.common.output import write_json
 from launch.common.terminal import console
 
 STEPS = Budget(steps=80)
@@ -33,8 +34,16 @@ def finish(task: Task, count: int | None = None) -> list[str]:
     while len(modules) != count and (command := task.outstanding()) is not None:
         modules.append(command[0])
         task.folder.mkdir(exist_ok=True)
+        if command[0] == "launch.evaluate":
+            evaluated(task.folder, command)
         task.done(command)
     return modules
+
+
+def evaluated(folder: Path, command: list[str]) -> None:
+    """Writes what launch.evaluate writes, as far as it matters here."""
+    (folder / "evaluation").mkdir(exist_ok=True)
+    write_json(folder / "evaluation" / "evaluation.json", {"command": shown(command)})
 
 
 @pytest.mark.parametrize("suite", ABLATIONS)
@@ -114,6 +123,18 @@ def test_another_judge_scores_again_what_is_trained_already(tmp_path):
     assert finish(task(tmp_path, score=("--segmenter", "S"))) == ["launch.evaluate", "launch.synthesize"]
 
 
+def test_scores_that_are_gone_or_of_another_command_are_measured_again(tmp_path):
+    """Somebody has scored the run beside others, into the same file; or launch.check has moved the file away."""
+    again = ["launch.evaluate", "launch.synthesize"]
+    finish(task(tmp_path))
+    evaluated(tmp_path, ["launch.evaluate", str(tmp_path), "runs/another"])
+    assert finish(task(tmp_path)) == ["launch.evaluate"]
+    for change in (Path.unlink, lambda path: path.write_text("{")):
+        change(tmp_path / "evaluation" / "evaluation.json")
+        assert finish(task(tmp_path))[0] == again[0]
+    assert finish(task(tmp_path)) == []
+
+
 def test_a_run_of_other_settings_counts_as_nothing(tmp_path):
     """configs.py may have another experiment of that name now. The training itself then says what differs."""
     finish(task(tmp_path))
@@ -191,11 +212,15 @@ def test_a_slurm_array_shares_the_tasks(monkeypatch):
         monkeypatch.setenv("SLURM_ARRAY_TASK_MIN", str(first))
         monkeypatch.setenv("SLURM_ARRAY_TASK_STEP", str(step))
         monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "3")
+        monkeypatch.setenv("SLURM_ARRAY_TASK_MAX", str(first + 2 * step))
         parts = []
         for i in range(first, first + 3 * step, step):
             monkeypatch.setenv("SLURM_ARRAY_TASK_ID", str(i))
             parts.append(ablate.tasks_of_this_job(tasks))
         assert parts == [[0, 3, 6], [1, 4], [2, 5]]
+    monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "2")  # such as --array=1,5
+    with pytest.raises(UserError, match=r"The 2 numbers of this array, from 1 to 5, have no common step.*such as 0-1"):
+        ablate.tasks_of_this_job(tasks)
 
 
 @pytest.mark.parametrize(
@@ -211,11 +236,12 @@ def test_a_slurm_array_shares_the_tasks(monkeypatch):
             "--judge nowhere: this is neither a run folder nor a file of weights nor package.module:factory",
         ),
         ("paper --budget soon", "--budget soon"),
+        ("paper --train='\"x'", '--train "x: No closing quotation'),
     ],
 )
 def test_mistakes_are_named(arguments, message, tmp_path):
     with console.capture() as capture, pytest.raises(SystemExit) as exit_:
-        ablate.main([*arguments.split(), "--out", str(tmp_path / "out")])
+        ablate.main([*shlex.split(arguments), "--out", str(tmp_path / "out")])
     assert exit_.value.code == 2 and message in capture.get()
     assert not (tmp_path / "out").exists()
 

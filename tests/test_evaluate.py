@@ -3,6 +3,7 @@
 import functools
 import json
 import shutil
+import unicodedata
 from pathlib import Path
 
 import jax
@@ -646,6 +647,11 @@ def test_each_example_has_its_own_file(tmp_path):
     (tmp_path / "a_fake.png").unlink()
     with pytest.raises(UserError, match=r"1 of 2 examples, such as a \(no file\)"):
         files_of(tmp_path, ["a", "a_b"], (".png",))  # those of a_b are not a's
+    with pytest.raises(UserError, match=r"1 of 1 example, such as a \(no file\)"):
+        files_of(tmp_path, ["a"], (".png",), others=["a", "a_b", "c"])  # nor if a_b itself is not asked for
+    decomposed = unicodedata.normalize("NFD", "é")
+    (tmp_path / f"{decomposed}_fake.png").touch()
+    assert files_of(tmp_path, [decomposed, "a_b"], (".png",))[decomposed].name == f"{decomposed}_fake.png"
     (tmp_path / "c_real.png").touch()
     with pytest.raises(UserError, match=r"c \(c_fake.png, c_real.png\)"):
         files_of(tmp_path, ["c"], (".png",))

@@ -505,9 +505,9 @@ def test_the_named_experiments_are_used_where_they_fit():
 
 
 def test_other_sizes_get_a_cascade_of_their_own():
-    _, experiment = training("camvid", {(360, 480): 3}, (48, 64))
-    assert experiment.size == (48, 64) and experiment.cascade.base == (3, 4) and experiment.data.fit == "resize"
-    assert experiment.cascade.widths[-2:] == (128, 64) and experiment.name == "some_where_48x64"
+    _, experiment = training("camvid", {(360, 480): 3}, (24, 32))
+    assert experiment.size == (24, 32) and experiment.cascade.base == (3, 4) and experiment.data.fit == "resize"
+    assert experiment.cascade.widths[-2:] == (128, 64) and experiment.name == "some_where_24x32"
     _, experiment = training("cityscapes", {(1024, 2048): 3}, (256, 256))
     assert experiment.size == (256, 256) and experiment.data.fit == "crop" and experiment.cascade.widths[0] == 1024
 

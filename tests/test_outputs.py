@@ -70,6 +70,12 @@ def test_an_image_is_done_only_if_its_file_is_whole(tmp_path):
     assert made_by(path) == ("demo, step 7; 0123", False)
 
 
+def test_how_an_image_was_made_may_be_told_in_any_script(tmp_path):
+    for made in ("улицы, step 7; 0123", "100% %41 \\x41 é", "日本"):
+        write_png(Image.new("RGB", (2, 2)), tmp_path / "0.png", made)
+        assert made_by(tmp_path / "0.png") == (made, True) and not is_foreign(tmp_path / "0.png")
+
+
 def test_what_others_made_is_foreign_however_large_it_says_it_is(tmp_path):
     size = struct.pack(">II", 60_000, 60_000) + b"\x08\2\0\0\0"
     header = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + b"IHDR" + size + struct.pack(">I", zlib.crc32(b"IHDR" + size))

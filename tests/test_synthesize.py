@@ -26,6 +26,7 @@ from launch.common.output import write_png
 from launch.common.terminal import console
 from launch.synthesis import stream
 from launch.synthesis.layouts import fitted
+from launch.synthesize import picked
 from tests.support.compiling import compiled
 from tests.support.rounding import assert_same_images
 
@@ -194,6 +195,23 @@ def test_a_panorama_loses_nothing_unless_it_is_asked_for(tmp_path, fit):
         save_layout(path, (30, 101))
         with pytest.raises(UserError, match=f"no multiple of 8x8.*--fit run brings it to the run's size, .* by {fit}"):
             fitted(path, cascade, fit, None)
+
+
+@pytest.mark.parametrize("kind", ["pix2pix", "dcgan"])
+def test_an_image_does_not_depend_on_the_rest_of_its_batch(kind):
+    """Batch norm takes the statistics of what the network is given at a time, so that is a single layout."""
+    config = GANConfig(5, (32, 64), kind, widths=(8, 8, 8))
+    params = init_params(config, jax.random.key(0))
+    layouts = np.random.default_rng(0).integers(0, 5, (3, 32, 64), np.uint8)
+    together = np.asarray(synthesize(config, params, layouts))
+    alone = np.concatenate([synthesize(config, params, layouts[i : i + 1]) for i in range(3)])
+    np.testing.assert_array_equal(together, alone)
+
+
+def test_classes_whose_names_have_commas_can_be_picked():
+    classes = ("building, edifice", "building", "sky=air", "void")
+    assert picked("building, edifice=1,sky=air=2, building=0", classes) == ["building, edifice=1", "sky=air=2", " building=0"]
+    assert picked("cloud=1", classes) == ["cloud=1"] and picked("", classes) == [""]
 
 
 def test_a_network_without_resampling_makes_any_size_that_its_layers_see(tmp_path):

@@ -147,9 +147,10 @@ def fetched(source: Source, folder: str | Path) -> Source | None:
     Raises:
       UserError: if the bucket cannot be read, or the cache does not fit on the disk.
     """
-    place, bucket = _place(source, folder)
-    if bucket is None:
+    if not is_bucket(folder):
         return None
+    place, bucket = _place(source, folder)
+    assert bucket is not None
     with _writing(place, source), _reaching(bucket, "fetched from"):
         place.mkdir(parents=True, exist_ok=True)
         with alone(place, lambda: None):

@@ -82,7 +82,7 @@ def numbered(ids: Integer[np.ndarray, "H W"], path: str | Path) -> UInt16[np.nda
 
 
 def instance_files(names: list[str], folder: Path, option: str) -> dict[str, Path]:
-    """Finds the instance map of each layout in a folder, by name. Further files in the folder are ignored.
+    """Finds the instance map of each layout in a folder, by name. Other PNGs, and pictures of other formats, are ignored.
 
     A file belongs to a layout of the same name. In Cityscapes, NAME_gtFine_instanceIds.png belongs to the layout NAME, or
     NAME_gtFine_labelIds.
@@ -97,7 +97,7 @@ def instance_files(names: list[str], folder: Path, option: str) -> dict[str, Pat
     """
     if not folder.is_dir():
         raise UserError(f"{option}: there is no folder {folder} of instance maps.")
-    files, numbered_files = by_name(folder), {}
+    files, numbered_files = by_name(folder, "*.[pP][nN][gG]"), {}
     for stem, path in files.items():
         if (match := _CITYSCAPES.fullmatch(stem)) and match[2] == "instanceIds":
             numbered_files[match[1]] = path

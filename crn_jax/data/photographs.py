@@ -48,7 +48,7 @@ def read_photograph(path: str | Path, layout_size: tuple[int, int] | None = None
     the layout has the turned size, and not if the layout has the size of the pixels.
 
     Raises:
-      UserError: if it is damaged, if it has more than 8 bits a channel, which Pillow would clip, if its colours cannot be
+      UserError: if it is damaged, if it is grey with more than 8 bits, which Pillow would clip, if its colours cannot be
         converted, or if people see something else than its pixels, because viewers turn or mirror it and its layout does not
         tell whether it is turned, or because parts of it are transparent.
     """

@@ -276,11 +276,14 @@ def onnx_model(
     """
     free = isinstance(config, CascadeConfig | EncoderDecoderConfig)
     height, width = chosen = size or config.size
+    if min(chosen) < 1 or max(chosen) > (config.largest_side or max(chosen)):
+        most = f", and at most {config.largest_side}" if config.largest_side else ""
+        raise UserError(f"--size {height} {width} does not fit: both have to be at least 1{most}.")
     if config.fixed_size and chosen != config.size or height % config.min_size[0] or width % config.min_size[1]:
         fitting_sizes = "{}x{} only" if config.fixed_size else "multiples of {}x{}"
         fitting_size = config.size if config.fixed_size else config.min_size
         raise UserError(f"--size {height} {width} does not fit: this network makes {fitting_sizes.format(*fitting_size)}.")
-    batch = 1 if isinstance(config, GANConfig) and config.networks == "pix2pix" else "batch"
+    batch = 1 if config.mixes_batch else "batch"
     shape = [batch, "height", "width"] if free and size is None else [batch, *chosen]
 
     graph, elements = Graph(half), helper.np_dtype_to_tensor_dtype(np.dtype(dtype))

@@ -90,7 +90,7 @@ def variant_results(group: Sequence[dict[str, Any]], reference: Sequence[dict[st
         **first["variant"],
         "differs": differences(before, now) if group is not reference else [],
         "figures": figures(group),
-        "scores": {key: together([one[key] for one in scores]) for key in (scores[0] if scores else {})},
+        "scores": {key: together([one[key] for one in scores]) for key in common_keys(scores)},
         "difference": difference(pairs) if pairs and group is not reference else None,
         "class_difference": difference(pairs, "class_distance") if pairs and group is not reference else None,
         "rescaling": unused_rescaling(first),
@@ -133,6 +133,11 @@ def scores_of(evaluation: dict[str, Any]) -> dict[str, dict[str, float]]:
     return scores | chosen
 
 
+def common_keys(scores: Sequence[dict[str, Any]]) -> list[str]:
+    """Returns the scores that every seed has. One may have been scored with more files, or by another version."""
+    return [key for key in (scores[0] if scores else {}) if all(key in one for one in scores)]
+
+
 def together(scores: Sequence[dict[str, float]]) -> dict[str, float]:
     """Combines a score over seeds: the mean, the outer ends of all intervals, and the standard deviation over seeds."""
     ends = {"low": min, "high": max}
@@ -146,9 +151,9 @@ def difference(pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]], key: str 
     """Returns the difference of two variants' perceptual distances, from a pair of evaluations for each seed.
 
     A collection's distance is that of its best image, which is what its loss rewards (Eq. 2 and 3). `nearer` is the probability
-    that the first variant is nearer to the photograph of an image drawn at random, and `seeds` holds the difference of each
-    seed. With the key `class_distance`, images that have none of the classes do not count; without any image that counts, the
-    difference is None.
+    that the first variant is nearer to the photograph of an image drawn at random, `images` the number of images, and `seeds`
+    holds the difference of each seed. With the key `class_distance`, images that have none of the classes do not count; without
+    any image that counts, the difference is None.
     """
     measured = [[chosen_from(evaluation)["best_distance"]["per_image"].get(key) for evaluation in pair] for pair in pairs]
     if any(values is None for pair in measured for values in pair):
@@ -160,7 +165,7 @@ def difference(pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]], key: str 
     first, second = first[:, counts], second[:, counts]
     apart = compared(first, second)
     ends = {"value": apart.value, "low": apart.low, "high": apart.high}
-    return {**ends, "nearer": apart.smaller, "seeds": (first - second).mean(1).tolist()}
+    return {**ends, "nearer": apart.smaller, "images": first.shape[1], "seeds": (first - second).mean(1).tolist()}
 
 
 def curve(lines: Sequence[dict[str, Any]]) -> list[list[float]]:

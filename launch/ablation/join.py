@@ -7,9 +7,12 @@ from typing import Any
 
 from crn_jax.errors import UserError
 from crn_jax.experiment import from_json
-from crn_jax.resuming import differences
+from crn_jax.resuming import BY_CONTENT, differences
 from launch.ablation.record import read_record
 from launch.ablation.verify import APART, unequal
+
+ROUNDING = 1e-6
+"""How far scores of the photographs may be apart that are 0 but for rounding, such as their Fréchet distance to themselves."""
 
 _SAME = ("suite", "question", "budget", "classes")
 """What the records of one suite have in common."""
@@ -24,6 +27,8 @@ def joined(paths: Sequence[Path], command: str) -> dict[str, Any]:
     Raises:
       UserError: if the records are of different suites, or hold the same training twice, or a variant with two settings.
     """
+    if not paths:
+        raise UserError("Name at least one record, such as runs/ablations/paper/record.json.gz.")
     records = [read_record(path) for path in paths]
     first = records[0]
     trainings: dict[tuple[str, int], tuple[Path, dict[str, Any]]] = {}
@@ -40,7 +45,7 @@ def joined(paths: Sequence[Path], command: str) -> dict[str, Any]:
     chosen = [trainings[seat] for seat in seats]
     check_settings(chosen)
     check_scoring(chosen)
-    return first | {
+    return {key: value for key, value in first.items() if key != "results"} | {
         "command": command,
         "versions": {key: ", ".join(distinct(record["versions"].get(key) for record in records)) for key in first["versions"]},
         "trainings": [training for _, training in chosen],
@@ -53,13 +58,18 @@ def more_finished(one: tuple[Path, dict[str, Any]], other: tuple[Path, dict[str,
     """Returns whether the second of two records of a training is the finished one.
 
     Raises:
-      UserError: if both are finished, and differ.
+      UserError: if both are finished, and have other scores.
     """
     (path, kept), (other_path, training) = one, other
-    if kept["evaluation"] and training["evaluation"] and kept != training:
+    if kept["evaluation"] and training["evaluation"] and scores_of_images(kept) != scores_of_images(training):
         name = f"{kept['variant']['name']}, seed {kept['seed']}"
         raise UserError(f"{path} and {other_path} both have '{name}' with other scores. Train other seeds with --first_seed.")
     return not kept["evaluation"] and bool(training["evaluation"])
+
+
+def scores_of_images(training: dict[str, Any]) -> list[dict[str, Any]]:
+    """Returns the scores of all images of a finished training."""
+    return [candidate["per_image"] for candidate in training["evaluation"]["candidates"]]
 
 
 def check_settings(trainings: Sequence[tuple[Path, dict[str, Any]]]) -> None:
@@ -67,7 +77,7 @@ def check_settings(trainings: Sequence[tuple[Path, dict[str, Any]]]) -> None:
     for (path, one), (other_path, other) in itertools.pairwise(trainings):
         if one["variant"]["name"] == other["variant"]["name"]:
             before, now = (from_json(each["experiment"] | {"seed": 0}) for each in (one, other))
-            if apart := differences(before, now):
+            if apart := differences(before, now, BY_CONTENT):  # of a folder, the record has the name alone
                 name = one["variant"]["name"]
                 raise UserError(f"{path} and {other_path}: '{name}' was trained with two settings: {', '.join(apart)}.")
 
@@ -80,7 +90,7 @@ def check_scoring(trainings: Sequence[tuple[Path, dict[str, Any]]]) -> None:
     scored = [(path, training["evaluation"]) for path, training in trainings if training["evaluation"]]
     for path, evaluation in scored[1:]:
         first_path, first = scored[0]
-        apart = list(unequal(conditions(first), conditions(evaluation), rel_tol=APART))
+        apart = list(unequal(conditions(first), conditions(evaluation), APART, ROUNDING))
         if apart:
             raise UserError(f"{first_path} and {path} were scored in different ways: {'; '.join(apart[:3])}.")
 

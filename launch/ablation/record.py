@@ -60,8 +60,9 @@ _RECORD = {
     "budget": str,
     "classes": [str],
     "notes": [str],
+    "versions": dict,
     "trainings": [_TRAINING],
-    "examples": [dict],
+    "examples": [{"name": str, "images": dict}],
     "results": dict,
 }
 
@@ -122,7 +123,7 @@ def training_of(entry: Entry, notes: list[str]) -> dict[str, Any]:
 def evaluation_of(task: Task) -> dict[str, Any] | None:
     """Returns what launch.evaluate found of a finished task, or None before."""
     path = task.folder / "evaluation" / "evaluation.json"
-    return read_evaluation(path) if task.outstanding() is None and path.is_file() else None
+    return read_evaluation(path) if task.outstanding() is None else None
 
 
 def lines_of(task: Task, notes: list[str]) -> list[dict[str, Any]]:
@@ -173,6 +174,11 @@ def write_record(path: Path, record: dict[str, Any]) -> None:
     text = json.dumps(sealed(finite(record)), separators=(",", ":"))
     if len(text) > LARGEST and record["examples"]:
         return write_record(path, record | {"examples": []})
+    if len(text) > LARGEST:
+        raise UserError(
+            f"{path}: the record has {len(text) >> 20} MB of JSON, and at most {LARGEST >> 20} are read again. Score fewer "
+            f"examples (--examples), or put fewer trainings into one record."
+        )
     with replacing(path) as file:
         file.write(gzip.compress(text.encode(), mtime=0))
 

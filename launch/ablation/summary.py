@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import rich.table
 
+from crn_jax.errors import counted
+from launch.evaluation.ranking import FEWEST
 from launch.evaluation.score_tables import number
 
 _BESIDE = ("accuracy", "miou_void", "accuracy_void")
@@ -24,11 +26,14 @@ def conclusions(results: dict[str, Any]) -> Iterator[str]:
         yield f"These trainings are not finished, so they are not compared: {', '.join(missing)}."
     compared = [variant for variant in others if variant["difference"]]
     yield from compared_with(reference["name"], compared, results["compared"])
+    yield from too_few(compared)
     within = [v | {"difference": v["class_difference"]} for v in others if v.get("class_difference")]
     for sentence in compared_with(reference["name"], within, results["compared"]):
         yield f"On the pixels of {' and '.join(results['classes'])}: {sentence[0].lower()}{sentence[1:]}"
+    for sentence in too_few(within):
+        yield f"On the pixels of {' and '.join(results['classes'])}: {sentence}"
     if any(variant["preferred"] for variant in compared):
-        yield from papers_order(results, [reference, *compared])
+        yield from papers_order(results, [reference, *(variant for variant in compared if variant["preferred"])])
     if compared:
         yield from limits([reference, *compared])
 
@@ -40,6 +45,7 @@ def compared_with(name: str, compared: Sequence[dict[str, Any]], by: str) -> Ite
         apart = variant["difference"]
         signs = {np.sign(value) for value in (apart["low"], apart["high"], *apart["seeds"])}
         kind = {frozenset({1.0}): "farther", frozenset({-1.0}): "nearer"}.get(frozenset(signs), "either")
+        kind = kind if apart["images"] >= FEWEST else "either"
         seeds = ", ".join(f"{value:+.1f}" for value in apart["seeds"])
         each = f"; seeds {seeds}" if len(apart["seeds"]) > 1 else ""
         kinds[kind].append(f"{variant['name']} ({apart['value']:+.1f}; {apart['low']:+.1f} to {apart['high']:+.1f}{each})")
@@ -49,6 +55,12 @@ def compared_with(name: str, compared: Sequence[dict[str, Any]], by: str) -> Ite
         yield f"Nearer to the photographs than {name}: {', '.join(kinds['nearer'])}."
     if kinds["either"]:
         yield f"Not clearly different from {name}: {', '.join(kinds['either'])}."
+
+
+def too_few(compared: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Yields that differences rest on too few images to be decided, if they do."""
+    if (fewest := min((variant["difference"]["images"] for variant in compared), default=FEWEST)) < FEWEST:
+        yield f"{counted(fewest, 'image')} cannot decide a difference: {FEWEST} is the least."
 
 
 def papers_order(results: dict[str, Any], variants: Sequence[dict[str, Any]]) -> Iterator[str]:
@@ -81,8 +93,8 @@ def limits(variants: Sequence[dict[str, Any]]) -> Iterator[str]:
         yield f"Intervals are over images and seeds. {seeds} seeds agree in sign by chance in one of {2 ** (seeds - 1)} cases."
     if len(others) > 5:
         yield f"About {round(0.05 * len(others), 1):g} of {len(others)} differences would look clear by chance, at 95%."
-        yield order_kept([[run["curve"] for run in variant["runs"] if run["curve"]] for variant in variants])
-    falls = {variant["name"]: still_falling(variant["runs"][0]["curve"]) for variant in variants}
+        yield order_kept([[curve for curve in curves if curve] for curves in finished_curves(variants).values()])
+    falls = {name: still_falling(curves[0]) for name, curves in finished_curves(variants).items()}
     if falling := [f"{name} ({change})" for name, change in falls.items() if change]:
         yield f"These distances still fell by more than 1% in the last eighth of the steps: {', '.join(falling)}."
     yield from (f"{variant['name']}: {variant['rescaling']}." for variant in variants if variant["rescaling"])
@@ -95,6 +107,11 @@ def limits(variants: Sequence[dict[str, Any]]) -> Iterator[str]:
         "The perceptual distance is what the cascade is trained by, so it is no neutral judge. "
         "launch.evaluate --study_page asks people."
     )
+
+
+def finished_curves(variants: Sequence[dict[str, Any]]) -> dict[str, list[Sequence[Sequence[float]]]]:
+    """Returns the learning curves of each variant's finished trainings, by the variant's name."""
+    return {variant["name"]: [run["curve"] for run in variant["runs"] if run["status"] == "finished"] for variant in variants}
 
 
 def still_falling(curve: Sequence[Sequence[float]]) -> str | None:
@@ -180,7 +197,7 @@ def preference_columns(results: dict[str, Any]) -> list[Column]:
     """Returns columns that tell how many of a hundred people preferred the cascade, by the paper."""
 
     def text(name: str, variant: dict[str, Any]) -> str:
-        return f"{variant['preferred'][name]:g}" if variant["preferred"] else ""
+        return f"{variant['preferred'][name]:g}" if name in (variant["preferred"] or ()) else ""
 
     names = dict.fromkeys(itertools.chain(*(variant["preferred"] or () for variant in results["variants"])))
     return [Column(f"cascade preferred, {name}, %", functools.partial(text, name)) for name in names]

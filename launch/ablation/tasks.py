@@ -129,8 +129,18 @@ class Task:
         for command in self.commands():
             if finished[len(reached) : len(reached) + 1] != [command] and (reached or not self._is_timed()):
                 return reached, command
+            if command[0] == "launch.evaluate" and not self._has_scores_of(command):
+                return reached, command
             reached.append(command)
         return reached, None
+
+    def _has_scores_of(self, command: list[str]) -> bool:
+        """Whether the run folder has the scores of this command. Somebody may have scored the run in another way since."""
+        try:
+            stored = read_json(self.folder / "evaluation" / "evaluation.json").get("command")
+        except UserError:  # they are gone, or damaged
+            return False
+        return stored is None or stored.partition("evaluate ")[2] == shown(command).partition("evaluate ")[2]
 
     def _is_timed(self) -> bool:
         """Whether enough steps are trained to time a budget in minutes, such as by a training with another budget."""

@@ -75,14 +75,15 @@ def unequal_means(candidate: dict[str, Any]) -> Iterator[str]:
             yield f"{candidate['name']}.{key}: the record lacks what it is computed from"
     stored = {key: candidate["scores"][key] for key in images if key in candidate["scores"]}
     again = {key: score for key, score in means(images).items() if key in stored}
-    yield from unequal(stored, finite(again), candidate["name"])
+    yield from unequal(stored, finite(again), where=candidate["name"])
     if candidate.get("confusion"):
         pixels = pixels_by_class(np.array(candidate["confusion"]))
         for key, suffix in itertools.product(("miou", "accuracy"), ("", "_void")):
             if key + suffix not in candidate["scores"]:
                 continue  # an older version did not measure it
             score = float(percent_of(key, count_void=bool(suffix))(pixels))
-            yield from unequal(candidate["scores"][key + suffix]["value"], finite(score), f"{candidate['name']}.{key}{suffix}")
+            where = f"{candidate['name']}.{key}{suffix}"
+            yield from unequal(candidate["scores"][key + suffix]["value"], finite(score), where=where)
 
 
 def unequal_scores(record: dict[str, Any], folder: Path) -> Iterator[tuple[str, list[str]]]:
@@ -140,16 +141,16 @@ def unequal_images(stored: dict[str, Any], again: dict[str, Any]) -> Iterator[st
                 yield f"{key} of {one['name']} differs"
 
 
-def unequal(stored: Any, again: Any, where: str = "", rel_tol: float = 1e-9) -> Iterator[str]:
-    """Yields what differs between two pieces of JSON, with its place. Numbers may differ by `rel_tol`."""
+def unequal(stored: Any, again: Any, rel_tol: float = 1e-9, abs_tol: float = 0.0, where: str = "") -> Iterator[str]:
+    """Yields what differs between two pieces of JSON, with its place. Numbers may differ by tolerances."""
     if isinstance(stored, dict) and isinstance(again, dict) and stored.keys() == again.keys():
         for key in stored:
-            yield from unequal(stored[key], again[key], f"{where}.{key}" if where else key, rel_tol)
+            yield from unequal(stored[key], again[key], rel_tol, abs_tol, f"{where}.{key}" if where else key)
     elif isinstance(stored, list) and isinstance(again, list) and len(stored) == len(again):
         for n, (one, other) in enumerate(zip(stored, again)):
-            yield from unequal(one, other, f"{where}[{n}]", rel_tol)
+            yield from unequal(one, other, rel_tol, abs_tol, f"{where}[{n}]")
     elif is_number(stored) and is_number(again):
-        if not math.isclose(stored, again, rel_tol=rel_tol):
+        if not math.isclose(stored, again, rel_tol=rel_tol, abs_tol=abs_tol):
             yield f"{where}: {stored:.6g}, now {again:.6g}"
     elif stored != again:
         yield f"{where}: {short(stored)}, now {short(again)}"

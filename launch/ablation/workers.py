@@ -178,7 +178,11 @@ class Workers:
 
     def run(self, task: Task, locks: Sequence[int], environment: dict[str, str]) -> Outcome:
         """Runs the outstanding commands of a task, until one fails or is stopped."""
+        before = None
         while (command := task.outstanding()) is not None:
+            if command == before:
+                return "failed"  # it ended well, but left no results
+            before = command
             status = self.run_command(command, task.log, locks, environment)
             if status == 0:
                 task.done(command)

@@ -1,4 +1,4 @@
-"""Writes results to disk so that all of them appear, or none."""
+"""Writes results to disk when all of them are there, so that an error in between leaves the former ones."""
 
 import contextlib
 import json
@@ -6,6 +6,7 @@ import math
 import os
 import shutil
 import tempfile
+import urllib.parse
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from crn_jax.files import replace_text, replacing
 from crn_jax.formats import json_file
 
 _PNG = b"\x89PNG\r\n\x1a\n"
+_ASCII = "".join(chr(code) for code in range(32, 127) if code != ord("%"))
 _MADE = "crn_jax"  # the key of a PNG's text that says how the picture was made
 
 
@@ -26,13 +28,16 @@ _MADE = "crn_jax"  # the key of a PNG's text that says how the picture was made
 def staged(folder: Path) -> Iterator[Path]:
     """Yields a temporary folder, whose files replace those of the same name in `folder` at the end, unless there is an error.
 
+    The temporary folder lies within `folder`, because `folder` may be a file system of its own, such as a container's volume.
+
     Raises:
       UserError: if `folder` cannot be written.
     """
     folder = folder.resolve()
+    is_new = not folder.exists()
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f"{folder.name}.unfinished.", dir=folder.parent))
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=".unfinished.", dir=folder))
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error}); choose another folder with --out.") from error
     try:
@@ -40,6 +45,9 @@ def staged(folder: Path) -> Iterator[Path]:
         replace(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        if is_new:
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # only if nothing was written
 
 
 def replace(source: Path, folder: Path) -> None:
@@ -77,7 +85,7 @@ def write_png(image: Image.Image, path: Path, made: str = "") -> None:
     """Writes a picture as PNG, wholly or not at all, with a text that says how it was made."""
     info = PngImagePlugin.PngInfo()
     if made:
-        info.add_text(_MADE, made)
+        info.add_text(_MADE, urllib.parse.quote(made, safe=_ASCII))  # Pillow writes other letters as another kind of text
     with replacing(path) as file:
         image.save(file, "png", pnginfo=info)
 
@@ -103,7 +111,7 @@ def made_by(path: Path) -> tuple[str | None, bool]:
                 if checksum != zlib.crc32(kind + data).to_bytes(4, "big"):
                     return made, False
                 if kind == b"tEXt" and data.startswith(_MADE.encode() + b"\0"):
-                    made = data[len(_MADE) + 1 :].decode("latin-1")
+                    made = urllib.parse.unquote(data[len(_MADE) + 1 :].decode("latin-1"))
             return made, kind == b"IEND" and left == 0
     except FileNotFoundError:
         return None, False

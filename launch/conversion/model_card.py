@@ -157,10 +157,18 @@ def _front_matter(run: Run, folder: Path) -> str:
     return "---\n" + "".join(f"{name}: {json.dumps(value)}\n" for name, value in fields.items()) + "---\n"
 
 
+def _card_of(artifact: Path) -> str:
+    """Returns the model card of an artifact, or an empty text if it has none."""
+    try:
+        return (artifact / "README.md").read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return ""
+
+
 def _held_out(folder: Path, step: int) -> tuple[int, float] | None:
     """Returns the newest validation up to this step, as its step and held-out distance, or None if there was none."""
     if (folder / "artifact.json").is_file():  # it is being renewed, and its model card has the figure
-        found = re.search(r"distance at step ([\d,]+) is ([\d.]+)\.\n", (folder / "README.md").read_text(encoding="utf-8"))
+        found = re.search(r"distance at step ([\d,]+) is ([\d.]+)\.\n", _card_of(folder))
         return (int(found[1].replace(",", "")), float(found[2])) if found else None
     if folder.is_file():  # a .safetensors file says nothing of how the training went
         return None
@@ -173,7 +181,8 @@ def _held_out(folder: Path, step: int) -> tuple[int, float] | None:
 def _scores(folder: Path, step: int) -> str:
     """Writes the held-out distance at this step, and the scores of an evaluation, if there is one."""
     if (folder / "artifact.json").is_file():  # it is being renewed, and its model card has the scores
-        return (folder / "README.md").read_text(encoding="utf-8").partition("## Scores\n\n")[2].partition("\n\n## ")[0]
+        scores = _card_of(folder).partition("## Scores\n\n")[2].partition("\n\n## ")[0]
+        return scores or "No scores were measured."
     texts = []
     if measured := _held_out(folder, step):
         texts.append(f"The held-out perceptual distance at step {measured[0]:,} is {measured[1]:.1f}.")

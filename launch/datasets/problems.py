@@ -1,6 +1,7 @@
 """Finds what is wrong with a data set, from what decoding its files has shown. Each problem comes with its remedy."""
 
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -63,6 +64,11 @@ def shown(path: Path, root: Path) -> str:
     return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
 
 
+def without_root(reason: str, root: Path) -> str:
+    """Returns a message with the paths in it relative to the data set's folder. Other paths stay as they are."""
+    return re.sub(rf"(?<!\S){re.escape(str(root) + os.sep)}", "", reason)
+
+
 def by(size: tuple[int, int]) -> str:
     """Returns a size as text, such as "256x512"."""
     return "{}x{}".format(*size)
@@ -93,7 +99,7 @@ def _incomplete(parts: dict[Split, Part], root: Path) -> Iterator[Problem]:
 
 
 def _unreadable(looks: Sequence[Look], root: Path) -> Iterator[Problem]:
-    reasons = [reason.replace(f"{root}{os.sep}", "") for look in looks for reason in dict.fromkeys(look.refused)]
+    reasons = [without_root(reason, root) for look in looks for reason in dict.fromkeys(look.refused)]
     if reasons:
         remedy = "Download or make these files again, or remove them and their partners."
         yield Problem(True, f"{counted(len(reasons), 'file')} cannot be read", remedy, reasons[:_EXAMPLES])
@@ -101,7 +107,7 @@ def _unreadable(looks: Sequence[Look], root: Path) -> Iterator[Problem]:
 
 def _ambiguous(pairs: Sequence[Pair], looks: Sequence[Look], label_space: LabelSpace, root: Path) -> Iterator[Problem]:
     """Finds palette PNGs that could be read in two ways, and those whose indices cannot be ids, as palettes differ."""
-    said = [look.ambiguous.replace(f"{root}{os.sep}", "") for look in looks if look.ambiguous]
+    said = [without_root(look.ambiguous, root) for look in looks if look.ambiguous]
     if said:
         what = f"{counted(len(said), 'palette PNG')} could hold ids or colours"
         remedy = "Say which with --data.read ids or --data.read colors. The page inspection.html shows both readings."
@@ -219,7 +225,7 @@ def _of_two_sizes(pairs: Sequence[Pair], looks: Sequence[Look], root: Path) -> I
 def _repeated(pairs: Sequence[Pair], looks: Sequence[Look], root: Path) -> Iterator[Problem]:
     groups = duplicates(pairs, looks)
     across = [group for group in groups if len({pair.split for pair in group}) > 1]
-    within = [group for group in groups if group not in across]
+    within = [group for group in groups if len({pair.split for pair in group}) == 1]
     for found, what, remedy in (
         (
             across,

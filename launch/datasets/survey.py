@@ -183,8 +183,14 @@ def readable(pairs: Sequence[Pair], label_space: LabelSpace) -> list[Examined]:
         except UserError:
             return []
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(threads()) as pool:
         return [layout for found in pool.map(read, pairs) for layout in found]
+
+
+def threads() -> int:
+    """Returns how many threads decode: one for each core, but at most 16, because each holds a whole picture."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, 16)
 
 
 def fitting_labels(pairs: Sequence[Pair], label_spaces: dict[str, LabelSpace]) -> list[str]:
@@ -291,8 +297,8 @@ def used_palette(path: Path) -> dict[int, Color]:
 
 
 def scan(pairs: Sequence[Pair], label_space: LabelSpace, first_instance: int = 1) -> Iterator[Look]:
-    """Decodes every pair, in order, on as many threads as there are cores. Pillow and NumPy release Python's lock."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    """Decodes every pair, in order, on several threads. Pillow and NumPy release Python's lock."""
+    with ThreadPoolExecutor(threads()) as pool:
         looks = pool.map(lambda pair: look_at(pair, label_space, first_instance), pairs)
         try:
             yield from looks

@@ -41,13 +41,15 @@ def training_arguments(
     """
     assert data.root is not None, "data sets that are inspected lie in a folder"
     sizes = Counter(look.size for look in looks if look.size)
-    with_boundaries = ["--cascade.boundaries"] * boundaries + (["--data.instances", data.instances] if data.instances else [])
+    root = no_option(data.root)
+    labels, instances = (path and no_option(path) for path in (data.labels, data.instances))
+    with_boundaries = ["--cascade.boundaries"] * boundaries + (["--data.instances", instances] if instances else [])
     for name, experiment in experiments().items():
         same = experiment.trains == "cascade" and experiment.data.source == data.source
         same = same and label_space_of(dataclasses.replace(experiment.data, read=data.read)) == label_space
         same = same and size in (None, experiment.size)
         if same and all(alike(found, experiment.size) for found in sizes):
-            return [name, "--data.root", data.root, *(["--data.read", data.read] if data.read else []), *with_boundaries]
+            return [name, "--data.root", root, *(["--data.read", data.read] if data.read else []), *with_boundaries]
     base, modules = cascade_of_size(size) if size else cascade_for(sizes)
     height, width = (side * 2 ** (modules - 1) for side in base)
     narrow = (256,) * (modules - 2) + (128, 64)
@@ -55,13 +57,13 @@ def training_arguments(
     start = experiments()[_START]
     examples = max(1, sum(pair.split == "train" for pair in pairs))
     epochs = max(2, round(start.epochs * _START_EXAMPLES / examples))
-    name = re.sub(r"[^\w.-]+", "_", Path(data.root).resolve().name)
+    name = re.sub(r"[^\w.-]+", "_", Path(data.root).resolve().name).lstrip("-")
     options: dict[str, Sequence[Any]] = {
         "--name": [f"{name}_{height}x{width}"],
         "--about": [f"The photographs of {name} at {height}x{width}."],
         "--data.source": [data.source],
-        "--data.root": [data.root],
-        "--data.labels": [data.labels] if data.labels else [],
+        "--data.root": [root],
+        "--data.labels": [labels] if labels else [],
         "--data.read": [data.read] if data.read else [],
         "--data.fit": [] if all(alike(found, (height, width)) for found in sizes) else ["crop"],
         "--cascade.num_classes": [label_space.num_classes],
@@ -72,6 +74,11 @@ def training_arguments(
     }
     words = [str(word) for option, values in options.items() if values for word in (option, *values)]
     return [_START, *words, *with_boundaries]
+
+
+def no_option(path: str) -> str:
+    """Returns a path that no command line takes for an option."""
+    return f"./{path}" if path.startswith("-") else path
 
 
 def cascade_for(sizes: Counter[tuple[int, int]]) -> tuple[tuple[int, int], int]:

@@ -31,6 +31,16 @@ class Comparison(NamedTuple):
     examples: Examples
     given: dict[str, Run | Path]
 
+    def notes(self) -> list[str]:
+        """Says which runs were trained on photographs that differ from the examples, which are the first run's."""
+        said = []
+        for name, run in ((name, run) for name, run in self.given.items() if isinstance(run, Run)):
+            for field in ("clear_days", "vivid", "fit"):
+                here, there = (getattr(each.data, field) for each in (self.experiment, run.experiment))
+                if here != there:
+                    said.append(f"{name} was trained with --data.{field} {there}, and these examples have {here}.")
+        return said
+
 
 def open_comparison(
     paths: Sequence[Path],
@@ -74,7 +84,7 @@ def open_comparison(
 def common_ground(paths: Sequence[Path], runs: dict[Path, Run], name: str | None) -> tuple[Synthesis, LabelSpace]:
     """Returns the experiment whose data and size all methods use, and its classes.
 
-    Without a `name`, this is the first run's experiment; the other runs must have the same data set and size. The classes are
+    Without a `name`, this is the first run's experiment; the other runs must have the same source and size. The classes are
     those that the run's folder records, so its label file may have changed or gone.
 
     Raises:

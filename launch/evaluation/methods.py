@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import time
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -134,7 +134,7 @@ def images_of_folder(name: str, folder: Path, examples: Examples) -> Method:
         another size than the first.
     """
     folder = results_of_program(folder)
-    files, (height, width) = files_of(folder, examples.names, IMAGES), examples.source.size
+    files, (height, width) = files_of(folder, examples.names, IMAGES, examples.source.names), examples.source.size
     first = files[examples.names[0]]
     w, h = open_photograph(first).size
     if not alike((h, w), (height, width)):
@@ -179,27 +179,25 @@ def results_of_program(folder: Path) -> Path:
     return folder
 
 
-def files_of(folder: Path, examples: Sequence[str], suffixes: Sequence[str]) -> dict[str, Path]:
+def files_of(folder: Path, examples: Sequence[str], suffixes: Sequence[str], others: Sequence[str] = ()) -> dict[str, Path]:
     """Returns the file of each example in a folder. Its stem is the example's name, or that name, an underscore and more.
 
-    Of several such files, the one counts whose stem ends as programs mark what they synthesize (`SYNTHESIZED`).
+    A file belongs to the longest name that fits, of the examples and of `others`, which need no file themselves. Of several
+    such files, the one counts whose stem ends as programs mark what they synthesize (`SYNTHESIZED`).
 
     Raises:
       UserError: if there is no such folder, or if examples have no file in it, or several files.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder.")
-    owned: dict[str, list[Path]] = {name: [] for name in examples}
-    longest_first = sorted(owned, key=len, reverse=True)
+    owned: dict[str, list[Path]] = {composed(name): [] for name in (*examples, *others)}
     for path in sorted(folder.iterdir()):
-        stem = unicodedata.normalize("NFC", path.stem)  # macOS may store "é" as two characters
-        exact = stem if stem in owned else None
-        name = exact or next((name for name in longest_first if stem.startswith(f"{name}_")), None)
-        if name and path.suffix.lower() in suffixes:
+        if path.suffix.lower() in suffixes and (name := _owner(composed(path.stem), owned)):
             owned[name].append(path)
     files, problems = {}, []
-    for name, paths in owned.items():
-        paths = [path for path in paths if unicodedata.normalize("NFC", path.stem) == name] or paths
+    for name in examples:
+        paths = owned[composed(name)]
+        paths = [path for path in paths if composed(path.stem) == composed(name)] or paths
         if len(paths) > 1:
             paths = [path for path in paths if path.stem.endswith(SYNTHESIZED)] or paths
         if len(paths) == 1:
@@ -213,6 +211,20 @@ def files_of(folder: Path, examples: Sequence[str], suffixes: Sequence[str]) -> 
             f"Files are named after the examples: {examples[0]}.png, or {examples[0]}_*.png."
         )
     return files
+
+
+def composed(name: str) -> str:
+    """Returns a name with each letter and its accent as one character. macOS may store "é" as two."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _owner(stem: str, names: Collection[str]) -> str | None:
+    """Returns the longest of the names that is the stem, or its beginning before an underscore."""
+    while stem not in names:
+        stem, underscore, _ = stem.rpartition("_")
+        if not underscore:
+            return None
+    return stem
 
 
 def run_of(name: str, run: Run, vgg_params: dict) -> Method:

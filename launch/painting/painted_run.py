@@ -148,6 +148,6 @@ def parted(asked: str) -> tuple[str, str]:
     """Splits `RUN@CHECKPOINT`. A path that exists is a run, and `@` in an address of the Hub names a revision."""
     path = expanded(asked)
     source, at, checkpoint = path.rpartition("@")
-    if not at or not source or path.startswith("hf:") or Path(path).exists():
+    if not at or not source or "/" in checkpoint or path.startswith("hf:") or Path(path).exists():
         return path, ""
     return source, checkpoint

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from crn_jax.data.labels.label_space import LabelSpace
+from crn_jax.packaged import packaged
 from launch.common.names import as_argument, command_line
 from launch.painting.painted_run import PaintedRun
 from launch.segmentation.layout_files import layout_image
@@ -38,6 +39,7 @@ def synthesize_command(painted: PaintedRun, index: int, picks: Mapping[int, int]
     chosen = [f"{classes[class_id]}={image}" for class_id, image in sorted(picks.items()) if image != index]
     options = ["--index", str(index)] if painted.run.generator.num_images > 1 else []
     options += ["--pick", ",".join(chosen)] if chosen else []
-    source = painted.source if painted.source.startswith("hf:") else as_argument(painted.source)
+    named = painted.source.startswith("hf:") or packaged(painted.source) != painted.source  # neither is a place on this disk
+    source = painted.source if named else as_argument(painted.source)
     where = source.absolute() if isinstance(source, Path) else source
     return command_line("synthesize", where, Path(file), "--checkpoint", str(painted.run.step), *options)

@@ -1,6 +1,7 @@
 """What labels photographs: a run of launch.train segmenter_*, or a plug-in."""
 
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -29,7 +30,7 @@ class Labeller(NamedTuple):
     name: str
     """How messages and pages call it."""
     identity: str
-    """A text that differs if its answers may differ."""
+    """A text that differs if its parameters or its classes do. Whether a plug-in's code has changed is not known."""
 
 
 def open_labeller(asked: str, labels: str | None, checkpoint: str) -> Labeller:
@@ -57,7 +58,8 @@ def open_labeller(asked: str, labels: str | None, checkpoint: str) -> Labeller:
     def label(photograph: Image.Image) -> np.ndarray:
         return answers("", [""], np.asarray(photograph)[None])[0]
 
-    return Labeller(label, label_space, f"plug-in {asked}", asked)
+    identity = json.dumps([asked, label_space.classes, sorted(label_space.ids.items()), label_space.colors])
+    return Labeller(label, label_space, f"plug-in {asked}", identity)
 
 
 def _of_run(folder: str, labels: str | None, checkpoint: str) -> Labeller:

@@ -72,8 +72,10 @@ def _from_fields(fields: Any, default_name: str) -> LabelSpace:
 def _classes(names: Any) -> tuple[str, ...]:
     if not isinstance(names, list) or not names or not all(isinstance(name, str) and name.strip() for name in names):
         raise ValueError(f'classes: a list of names is needed, such as ["lawn", "path"], got {shown(names)}.')
-    if len(names) > _MAX_CLASSES:
-        raise ValueError(f"classes: at most {_MAX_CLASSES:,} can be told apart by their ids, got {len(names):,}.")
+    if len({*names, "void"}) > _MAX_CLASSES:
+        raise ValueError(
+            f"classes: at most {_MAX_CLASSES:,}, void included, can be told apart by their ids, got {len(names):,}."
+        )
     seen = set[str]()
     for i, name in enumerate(names):
         if name in seen:

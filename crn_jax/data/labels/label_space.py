@@ -156,20 +156,28 @@ class LabelSpace:
         return f"void's colour, {self.colors[-1]}"
 
     def _look_up(self, stored: np.ndarray) -> tuple[np.ndarray, dict[int | Color, int]]:
-        """Turns ids or colours into class ids, and unknown ones into void; counts the pixels of these, the most first."""
-        if colored := stored.ndim == 3:
-            stored = _code(np.moveaxis(stored.astype(np.int32), -1, 0))
-            table = {_code(color): index for color, index in self.class_of_color.items()}
-        else:
-            table = self.ids
+        """Turns ids or colours into class ids, and unknown ones into void; counts the pixels of these, the most first.
+
+        It takes some rows at a time, because its 64-bit arrays are many times as large as the layout.
+        """
+        colored = stored.ndim == 3
+        table = {_code(color): index for color, index in self.class_of_color.items()} if colored else self.ids
         known = np.array(sorted(table))
-        position = np.minimum(np.searchsorted(known, stored), len(known) - 1)
-        layout = np.array([table[i] for i in known.tolist()], self.dtype)[position]
-        unknown = known[position] != stored
-        if not unknown.any():
+        classes = np.array([table[i] for i in known.tolist()], self.dtype)
+        layout, found = np.empty(stored.shape[:2], self.dtype), list[tuple[np.ndarray, np.ndarray]]()
+        rows = max(1, _AT_ONCE // max(1, stored.shape[1]))
+        for start in range(0, len(stored), rows):
+            part = stored[start : start + rows]
+            codes = _code(np.moveaxis(part.astype(np.int32), -1, 0)) if colored else part
+            position = np.minimum(np.searchsorted(known, codes), len(known) - 1)
+            unknown = known[position] != codes
+            layout[start : start + rows] = np.where(unknown, self.dtype(self.num_classes - 1), classes[position])
+            if unknown.any():
+                found.append(np.unique(codes[unknown], return_counts=True))
+        if not found:
             return layout, {}
-        layout[unknown] = self.num_classes - 1
-        values, counts = np.unique(stored[unknown], return_counts=True)
+        values, place = np.unique(np.concatenate([values for values, _ in found]), return_inverse=True)
+        counts = np.bincount(place, np.concatenate([counts for _, counts in found])).astype(np.int64)
         order = np.argsort(-counts, kind="stable")
         keys = [(v >> 16, v >> 8 & 255, v & 255) if colored else v for v in values[order].tolist()]
         return layout, dict(zip(keys, counts[order].tolist()))
@@ -209,6 +217,10 @@ class LabelSpace:
     def _nearest(self, color: Color) -> str:
         distances = np.square(np.array(self.colors) - color).sum(-1)
         return " or ".join(self.classes[i] for i in np.flatnonzero(distances == distances.min()))
+
+
+_AT_ONCE = 1 << 20
+"""The number of pixels that are looked up at a time."""
 
 
 def _code(color):

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
+from PIL import Image
 
 from crn_jax.data.labels.indexed import Indexed
 from crn_jax.data.pictures import open_picture
@@ -26,11 +27,11 @@ def stored_pixels(path: str | Path, what: str, paint: str) -> np.ndarray | Index
     if picture.lossy:
         kind = picture.format.upper()
         raise UserError(f"{path}: lossy {kind} blends ids and colours. Make the file again from its source, as PNG.")
+    if (clear := _clear_pixels(image)) and image.mode != "P":
+        refuse_clear(path, clear, paint)
     if image.mode in ("RGB", "RGBA"):
         if bits == 16:  # Pillow would drop the lower 8.
             raise UserError(f"{path}: a colour PNG of 16 bits a channel. Save colours with 8.")
-        if image.mode == "RGBA" and (clear := int(np.count_nonzero(np.asarray(image)[..., 3] < 255))):
-            refuse_clear(path, clear, paint)
         return np.asarray(image.convert("RGB"))
     if image.mode == "P":
         return Indexed.of(image, path)
@@ -40,6 +41,17 @@ def stored_pixels(path: str | Path, what: str, paint: str) -> np.ndarray | Index
     if image.mode in ("L", "I", "I;16"):
         return np.asarray(image)
     raise UserError(f"{path}: {what} is a PNG of ids (8 or 16 bits) or of colours, not of mode {image.mode}.")
+
+
+def _clear_pixels(image: Image.Image) -> int:
+    """Counts the transparent pixels of an image with an alpha channel, or with one transparent colour or grey."""
+    if image.mode == "RGBA":
+        return int(np.count_nonzero(np.asarray(image)[..., 3] < 255))
+    transparent = image.info.get("transparency")
+    if transparent is None or image.mode == "P":
+        return 0
+    same = np.asarray(image) == np.array(transparent)
+    return int(np.count_nonzero(same.all(-1) if same.ndim == 3 else same))
 
 
 def refuse_clear(path: str | Path, clear: int, paint: str) -> NoReturn:
