@@ -110,7 +110,7 @@ camvid_96x128 = Experiment(
     about="CamVid at 96x128 by a narrow cascade, trained in an hour or two on two CPU cores.",
     data=DataConfig("camvid"),
     cascade=CascadeConfig(CAMVID.num_classes, widths=(256, 256, 256, 256, 128, 64), base=(3, 4)),
-    lambdas=LambdaConfig(rescale_epoch=2, conv5_2_factor=10),
+    lambdas=LambdaConfig(rescale_epoch=2),
     optimizer=OptimizerConfig(ema_decay=0.999),
     epochs=22,
     run=RunConfig(validate_every=734, checkpoint_every=367),
@@ -125,7 +125,7 @@ camvid_48x64 = dataclasses.replace(
     name="camvid_48x64",
     about="CamVid at 48x64 by a narrow cascade: the size at which many trainings are compared on a CPU.",
     cascade=CascadeConfig(CAMVID.num_classes, widths=(256, 256, 256, 128, 64), base=(3, 4)),
-    lambdas=LambdaConfig(rescale_epoch=1, conv5_2_factor=10),
+    lambdas=LambdaConfig(rescale_epoch=1),
     optimizer=OptimizerConfig(learning_rate=5e-4, ema_decay=0.99),
     epochs=3,
     run=RunConfig(validate_every=183, validation_examples=25, checkpoint_every=367),
@@ -187,7 +187,7 @@ camvid_192x256 = dataclasses.replace(
     name="camvid_192x256",
     about="CamVid at 192x256 by a cascade of the paper's widths, trained on a GPU.",
     cascade=CascadeConfig(CAMVID.num_classes, widths=PAPER_WIDTHS[:7], base=(3, 4)),
-    lambdas=LambdaConfig(rescale_epoch=10, conv5_2_factor=10),
+    lambdas=LambdaConfig(rescale_epoch=10),
     epochs=100,
 )
 
@@ -522,7 +522,7 @@ def _designs_choices(of: Experiment) -> Ablation:
             Variant("untrained VGG-19", f"{of.name} --vgg.untrained", "In the loss; the scores use ImageNet's weights."),
             Variant("λ never rescaled", f"{of.name} --lambdas.rescale_epoch None", "λ is 1/elements throughout."),
             Variant("λ rescaled at epoch 2", f"{of.name} --lambdas.rescale_epoch 2"),
-            Variant("conv5_2 not tenfold", f"{of.name} --lambdas.conv5_2_factor 1", "All layers contribute equally."),
+            Variant("conv5_2 tenfold", f"{of.name} --lambdas.conv5_2_factor 10", "The others contribute equally."),
             Variant(
                 "λ released",
                 f"{of.name} --lambdas.initial {_RELEASED} --lambdas.rescale_epoch None",

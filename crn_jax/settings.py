@@ -294,7 +294,8 @@ class LambdaConfig:
     """What rescaling leaves unchanged, before conv5_2_factor: total keeps the expected loss, image the image's term (the
     authors' "relative to l0")."""
     conv5_2_factor: float = 1.0
-    """The factor of conv5_2's weight after rescaling. The released programs use 10."""
+    """The factor of conv5_2's weight after rescaling. At 1, all terms contribute equally, as with the released weights, whose
+    factor of 10 for conv5_2 is part of that balance (docs/fidelity.md)."""
 
     def __post_init__(self):
         if len(self.initial) != len(TAPS):
