@@ -197,7 +197,7 @@ def application(studio: Studio, host: str, token: str | None = None) -> Guard:
             Route("/scenes", scenes),
             Route("/layouts/{number:int}", held_out),
             Route("/render/{run:int}", of_this_session(render), methods=["POST"]),
-            Route("/open/{kind:str}", open_file, methods=["POST"]),
+            Route("/open/{kind:str}", of_this_session(open_file), methods=["POST"]),
             Route("/save/{run:int}", of_this_session(save_layout), methods=["POST"]),
             Route("/command", of_this_session(command), methods=["POST"]),
         ],

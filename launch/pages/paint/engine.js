@@ -52,9 +52,11 @@ export async function render(number, ids, run, session) {
 }
 
 /** Opens a file as "layout" or "photograph": class ids and sentences about what was done. */
-export async function open(kind, file, bytes, reading) {
+export async function open(kind, file, bytes, reading, session) {
+  const name = file.name ?? "The picture";
+  const content = await file.arrayBuffer().catch(() => { throw new Error(`${name} cannot be read. It may be a folder, or have changed.`); });
   const read = reading ? `&read=${reading}` : "";
-  const answer = await post(`open/${kind}?name=${encodeURIComponent(file.name ?? "The picture")}${read}`, file);
+  const answer = await post(`open/${kind}?name=${encodeURIComponent(name)}${read}&session=${session}`, content);
   const { layout, notes } = await whole(answer, "json");
   return { ids: idsOf(bytesOf(layout).buffer, bytes), notes };
 }

@@ -34,6 +34,7 @@ export async function saveLayout(work, panel, live) {
 export async function saveImage(work, panel, live, times) {
   const rgb = panel.shown();
   if (!rgb) return complain(new Error("There is no image yet."));
+  if (!live.isSettled) return complain(new Error("The image of this layout is still being made. Save it when it is there."));
   const layoutName = await layoutFile(work, panel, live).then(({ name }) => name, () => "layout.png");
   const { width, height } = panel.run, own = element("canvas", { width, height });
   put(own, pixelOf(rgb));

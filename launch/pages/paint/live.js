@@ -102,7 +102,9 @@ export class Live extends EventTarget {
   async #hear() {
     const news = await engine.about(), isOther = news.session !== this.info.session;
     if (isOther && !this.#isAlike(news)) {
+      this.problem = "The server now paints with other runs. Save your layout, and reload the page.";
       this.#tell("other");
+      this.#tell("status");
       return false;
     }
     this.info.session = news.session;

@@ -34,7 +34,7 @@ async function start() {
   const tools = makeTools(work, state, stamps, info.classes.length - 1);
   showTools(tools, state, info);
   offerObjects(stamps, info, state, colors);
-  const starts = await offerStarts(info, scenes, work, colors);
+  const starts = await offerStarts(info, scenes, work, colors, () => live.look());
   const kept = keep(info, work, state, panels), before = kept.read();
 
   let dirty = null;

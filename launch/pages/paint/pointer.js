@@ -27,7 +27,7 @@ export function listen(view, camera, state, tools, work, onPlace) {
   }
 
   function stop() {
-    pressed?.cancel?.();
+    (pressed?.interrupt ?? pressed?.cancel)?.call(pressed);
     pressed = null;
   }
 

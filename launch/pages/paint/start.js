@@ -5,8 +5,8 @@ import * as engine from "./engine.js";
 import { complain, tell } from "./messages.js";
 import { put } from "./view.js";
 
-/** Fills the shelf. Returns how files are opened, and the layout to begin with. */
-export async function offerStarts(info, scenes, work, colors) {
+/** Fills the shelf. Returns how files are opened, and the layout to begin with. `look` asks whether the server is another one. */
+export async function offerStarts(info, scenes, work, colors, look) {
   const { width, height, bytes } = info, shelf = $("start");
 
   const thumbnail = (ids) => {
@@ -51,7 +51,8 @@ export async function offerStarts(info, scenes, work, colors) {
     }
     const busy = kind === "photograph" && setTimeout(() => tell("The segmenter is labelling the photograph…"), 300);
     try {
-      const { ids, notes } = await engine.open(kind, file, bytes, reading);
+      await look();
+      const { ids, notes } = await engine.open(kind, file, bytes, reading, info.session);
       work.replace(ids);
       for (const note of notes) tell(note);
     } catch (error) {

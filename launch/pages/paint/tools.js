@@ -1,5 +1,5 @@
 // The tools. Each one takes points in pixels of the layout: `down`, `move` while pressed, `up`. `cancel` takes back what is not
-// done, and `leave` is called when another tool is chosen. `key` takes what the keyboard says to this tool. `draw` paints its
+// done, `interrupt` only what the last press has done (if it is there; a second finger calls it), and `leave` is called when another tool is chosen. `key` takes what the keyboard says to this tool. `draw` paints its
 // marks. `paints` is the class that it paints, if not the chosen one. A step may end while the pointer is still down, by an undo
 // or by a file that is opened: `move` then does nothing.
 
@@ -68,10 +68,19 @@ export function makeTools(work, state, stamps, voidId) {
     };
   };
 
-  const clicked = (id, label, shortcut, hint, click) => ({
-    id, label, shortcut, hint,
-    down(p) { if (inside(p)) click(...at(p)); },
-  });
+  /** A tool that acts when the pointer is released: a second finger, which zooms, takes the click back. */
+  const clicked = (id, label, shortcut, hint, click) => {
+    let place = null;
+    return {
+      id, label, shortcut, hint,
+      down(p) { place = inside(p) ? at(p) : null; },
+      up() {
+        if (place) click(...place);
+        place = null;
+      },
+      cancel() { place = null; },
+    };
+  };
 
   const tools = [
     brush("brush", "Brush", "B", "Drag to paint. Shift and click paints a straight line from the last place.", () => state.classId),
@@ -121,12 +130,17 @@ export function makeTools(work, state, stamps, voidId) {
       move(p) {
         const last = points.at(-1);
         if (!last || (!dragging && Math.hypot(p.x - last.x, p.y - last.y) * p.unit < 4)) return;
-        if (!dragging && points.length > 1) points = [last];
+        if (!dragging && points.length > 1) return; // a click that slips does not undo the corners before
         dragging = true;
         points.push({ x: p.x, y: p.y });
       },
       up() { if (dragging) close(); dragging = false; },
       cancel() { points = []; },
+      interrupt() {
+        if (dragging) points = [];
+        else points.pop();
+        dragging = false;
+      },
       leave() { points = []; },
       key(name) {
         if (name === "Enter") close();
@@ -153,7 +167,7 @@ export function makeTools(work, state, stamps, voidId) {
     let held = null; // its class ids
     let under = null; // the class ids of the layout without the area, once it was moved
     let copied = null;
-    let from = null, start = null, dragsArea = false;
+    let from = null, start = null, dragsArea = false, copies = false;
 
     const covers = ({ x, y }) => {
       const [column, row] = [Math.floor(x) - area.x, Math.floor(y) - area.y];
@@ -200,8 +214,9 @@ export function makeTools(work, state, stamps, voidId) {
         if (!area || !covers(p)) return;
         dragsArea = true;
         start = { x: area.x, y: area.y };
-        if (p.copies) under = null;
-        lift(p.copies);
+        copies = p.copies;
+        if (copies) under = null;
+        lift(copies);
         work.begin();
       },
       move(p) {
@@ -215,6 +230,7 @@ export function makeTools(work, state, stamps, voidId) {
           own = true;
           work.commit();
           own = false;
+          if (copies && area.x === start.x && area.y === start.y) under = null; // nothing was copied
         } else if (Math.hypot(p.x - from.x, p.y - from.y) * p.unit < 4) {
           select(inside(from) ? raster.region(work.layout, ...at(from)) : null);
         }
@@ -224,6 +240,7 @@ export function makeTools(work, state, stamps, voidId) {
         if (dragsArea && work.isBusy) {
           work.cancel();
           [area.x, area.y] = [start.x, start.y];
+          if (copies) under = null;
         } else select(null);
         dragsArea = false;
       },
