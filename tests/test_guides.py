@@ -8,6 +8,7 @@ import io
 import re
 import shlex
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from launch import ablate
 from launch.ablation.tasks import Budget
 from launch.common.command_line import parse_stages
 from launch.common.terminal import console
+from tests.support.commands import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
@@ -250,3 +252,11 @@ def test_no_docstring_leans_on_the_one_before(room):
         if text.startswith(WEAK_OPENINGS)
     ]
     assert weak == []
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs" / "records").glob("*.gz")), ids=lambda path: path.name)
+def test_the_records_behind_the_tables_verify(path):
+    """This version of the code computes the records of ablations again. Its process has the networks in their full widths."""
+    command = [sys.executable, "-m", "launch.ablate", "verify", str(path)]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
+    assert ended.returncode == 0 and "numbers computed again, 0 differ" in " ".join(ended.stdout.split()), ended.stdout
