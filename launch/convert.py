@@ -215,6 +215,8 @@ def check_parameters(expected: dict, found: dict) -> None:
 
 def to_safetensors(asked: Safetensors) -> None:
     """Converts a run to one .safetensors file."""
+    if asked.out.suffix != ".safetensors":
+        raise UserError(f"{asked.out}: give the file the ending .safetensors, by which the commands know a run.")
     run = load_run(asked.run, asked.checkpoint, kind=Regression)
     _, _, description = read_description(asked.run)
     params = jax.tree.map(lambda leaf: np.asarray(leaf, asked.dtype), run.params)

@@ -103,5 +103,6 @@ def _name(host: str) -> str:
 
 
 def _own_names() -> set[str]:
+    """Returns the names of this machine under which others may reach it: with and without its domain, and by mDNS."""
     name = socket.gethostname().lower()
-    return {name, f"{name}.local"}
+    return {name, f"{name}.local", socket.getfqdn().lower()}
