@@ -301,7 +301,7 @@ class LambdaConfig:
         if len(self.initial) != len(TAPS):
             raise ValueError(f"initial needs {len(TAPS)} weights ({', '.join(TAPS)}), got {self.initial}.")
         if not all(0 <= weight < math.inf for weight in self.initial) or max(self.initial) == 0:
-            raise ValueError(f"initial weights must be finite, not negative, and not all 0, got {self.initial}.")
+            raise ValueError(f"initial weights must not be negative, infinite or NaN, nor all 0, got {self.initial}.")
         if not 0 <= self.conv5_2_factor < math.inf:
             raise ValueError(f"conv5_2_factor must be finite and not negative, got {self.conv5_2_factor}.")
         if self.keep == "image" and self.initial[0] == 0:

@@ -197,7 +197,7 @@ def test_intervals_must_be_positive():
         (lambda: OptimizerConfig(learning_rate=-1), "learning_rate must be finite and not negative, got -1"),
         (lambda: OptimizerConfig(learning_rate=float("nan")), "learning_rate must be finite and not negative, got nan"),
         (lambda: OptimizerConfig(b1=1.0), "b1 must be at least 0 and less than 1, got 1.0"),
-        (lambda: LambdaConfig(initial=(float("inf"),) * 6), "finite, not negative, and not all 0"),
+        (lambda: LambdaConfig(initial=(float("inf"),) * 6), "must not be negative, infinite or NaN, nor all 0"),
         (lambda: LambdaConfig(conv5_2_factor=-10), "conv5_2_factor must be finite and not negative, got -10"),
         (lambda: GANLossConfig(l1_weight=-1), "l1_weight must be finite and not negative, got -1"),
         (lambda: DataConfig("streets", num_scenes=0), "num_scenes must be at least 1"),
