@@ -1,5 +1,6 @@
 """The command launch.evaluate, from run folders to its files; the scores' definitions are tested in files of their own."""
 
+import dataclasses
 import functools
 import json
 import shutil
@@ -676,6 +677,17 @@ def test_results_are_written_as_a_whole_or_not_at_all(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be written"), staged(tmp_path / "file" / "out"):
         pass
+
+
+def test_images_of_others_are_not_replaced(tmp_path):
+    """SPADE and pix2pixHD keep what they synthesize in a folder `images`, too."""
+    (tmp_path / "images").mkdir()
+    asked = evaluate.Arguments((tmp_path,), save_images=True, out=tmp_path)
+    with pytest.raises(UserError, match="launch.evaluate did not make it: --save_images would replace it"):
+        evaluate.refuse_deleting(asked)
+    evaluate.refuse_deleting(dataclasses.replace(asked, save_images=False))
+    (tmp_path / "evaluation.json").touch()
+    evaluate.refuse_deleting(asked)
 
 
 def test_numbers_of_tables():

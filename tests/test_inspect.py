@@ -317,6 +317,30 @@ def test_cocostuff_numbered_from_1_is_noticed(tmp_path):
     assert told["examples"][0].startswith("11: street sign, ")
 
 
+def test_a_folder_that_cannot_be_inspected_does_not_keep_the_next_from_it(camvid, tmp_path, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        inspect.main([str(tmp_path / "missing"), str(camvid), "--out", str(tmp_path / "results")])
+    assert exit_.value.code == 1 and (tmp_path / "results" / "data" / "inspection.html").exists()
+    assert "missing: there is no such folder" in capsys.readouterr().out
+
+
+def test_results_that_cannot_be_written_are_told_before_anything_is_decoded(camvid, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(inspect, "scan", lambda *_: pytest.fail("it has decoded files"))
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit) as exit_:
+        inspect.main([str(camvid), "--out", str(tmp_path / "file" / "out")])
+    assert exit_.value.code == 2 and "choose another folder with --out" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_folder_whose_name_begins_with_a_dash(camvid, tmp_path, monkeypatch):
+    camvid.rename(tmp_path / "-set")
+    monkeypatch.chdir(tmp_path)
+    inspect.main(["./-set", "--out", "out"])
+    found = json.loads(Path("out/inspection.json").read_text())
+    assert found["can_train"] and experiment_of(found).data.root == "./-set"
+    assert not experiment_of(found).name.startswith("-")
+
+
 def test_several_data_sets_are_inspected_one_by_one(camvid, tmp_path, capsys):
     official(tmp_path / "other", "ade20k")
     roots, out = [str(camvid), str(tmp_path / "other")], tmp_path / "results"

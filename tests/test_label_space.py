@@ -123,6 +123,35 @@ def test_transparent_pixels_are_refused(tmp_path):
         CAMVID.read(save(rgba, tmp_path / "half.png"))
 
 
+def test_a_colour_or_a_grey_that_is_declared_transparent_is_refused(tmp_path):
+    """As programs write RGBA files that have only whole pixels and clear ones."""
+    color = tuple(int(value) for value in CAMVID.colors[1])
+    count = int((IDS == 1).sum())
+    assert count
+    Image.fromarray(CAMVID.draw(IDS)).save(tmp_path / "rgb.png", transparency=color)
+    Image.fromarray(IDS.astype(np.uint8)).save(tmp_path / "grey.png", transparency=1)
+    for name in ("rgb.png", "grey.png"):
+        with pytest.raises(UserError, match=rf"{name}: {count} pixels are transparent"):
+            CAMVID.read(tmp_path / name)
+    Image.fromarray(CAMVID.draw(IDS)).save(tmp_path / "unused.png", transparency=(1, 2, 3))
+    assert (CAMVID.read(tmp_path / "unused.png") == IDS).all()
+
+
+@pytest.mark.parametrize("colored", [False, True])
+def test_a_layout_is_looked_up_in_bands_as_in_one(tmp_path, monkeypatch, colored):
+    """Whatever the number of pixels that are looked up at a time: the class ids, and the unknown values by their pixels."""
+    stored = np.random.default_rng(0).integers(0, 14, (17, 5), np.uint8)  # CamVid's ids end at 11
+    if colored:
+        stored = np.concatenate([CAMVID.draw(np.minimum(stored, 11)), np.full((3, 5, 3), 77, np.uint8)])
+    path = save(stored, tmp_path / "layout.png")
+    whole = CAMVID.examine(path)
+    assert whole.unknown
+    monkeypatch.setattr("crn_jax.data.labels.label_space._AT_ONCE", 12)
+    banded = CAMVID.examine(path)
+    np.testing.assert_array_equal(banded.layout, whole.layout)
+    assert list(banded.unknown.items()) == list(whole.unknown.items())
+
+
 def test_lossy_formats_are_refused_even_where_every_value_is_known(tmp_path):
     save(np.full((8, 8), 3, np.uint8), tmp_path / "ids.jpg")
     save(CAMVID.draw(IDS), tmp_path / "rgb.webp")

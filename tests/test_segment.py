@@ -177,6 +177,31 @@ def test_a_plug_in_labels_with_the_classes_that_are_named(photographs, tmp_path)
     assert "--labels NAME" in refused(segment.main, plug_in, photograph, "--out", tmp_path / "b")
 
 
+def test_a_photograph_that_cannot_be_read_does_not_keep_the_others_from_it(tiny_segmenter, photographs, tmp_path):
+    """One is damaged, and one is turned by viewers, as a phone stores it."""
+    _, run = tiny_segmenter
+    whole, turned, damaged = (tmp_path / "in" / name for name in ("whole.jpg", "turned.jpg", "damaged.jpg"))
+    whole.parent.mkdir()
+    with Image.open(photographs / "photos" / "[0] é.png") as image:
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        image.convert("RGB").resize((40, 24)).save(turned, exif=exif)
+        image.convert("RGB").save(whole)
+    damaged.write_bytes(whole.read_bytes()[:400])
+    told = refused(segment.main, run, tmp_path / "in", "--out", tmp_path / "out")
+    assert "1 photograph could not be labelled" in told and "damaged.jpg" in told and "goes on with those" in told
+    assert CITYSCAPES.read(tmp_path / "out" / "turned.png").shape == (40, 24)
+    assert CITYSCAPES.read(tmp_path / "out" / "whole.png").shape == (48, 64)
+
+
+def test_other_classes_of_a_plug_in_label_again(photographs, tmp_path):
+    plug_in, photograph = "tests.test_segment:first_class", photographs / "photos" / "[2] é.webp"
+    arguments = (plug_in, photograph, "--out", tmp_path)
+    labelled(*arguments, "--labels", "camvid")
+    assert "existed already" in labelled(*arguments, "--labels", "camvid")
+    assert "existed already" not in labelled(*arguments, "--labels", "cityscapes")
+
+
 def test_what_cannot_be_labelled_is_refused_before_the_first(tiny_segmenter, trained_streets, photographs, tmp_path):
     _, run = tiny_segmenter
     photos, out = photographs / "photos", tmp_path / "out"

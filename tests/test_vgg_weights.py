@@ -160,6 +160,13 @@ def test_only_an_experiment_that_allows_it_goes_on_with_random_weights(monkeypat
     assert source == {"weights": "random", "because": "no network"} and params["conv5_2"]["kernel"].shape == (3, 3, 512, 512)
 
 
+def test_a_file_that_was_named_wrongly_is_no_reason_for_random_weights(monkeypatch):
+    monkeypatch.delenv("NOPE", raising=False)
+    for named in ("$NOPE/x.h5", "none.h5"):
+        with pytest.raises(UserError):
+            vgg_weights.obtain_vgg19(vgg_weights.VGGConfig(weights=named, allow_random=True))
+
+
 def test_where_the_weights_come_from_is_recorded(keras_file):
     _, source = vgg_weights.obtain_vgg19(vgg_weights.VGGConfig(weights=str(keras_file)))
     digest = hashlib.sha256(keras_file.read_bytes()).hexdigest()
