@@ -117,8 +117,8 @@ camvid_96x128 = Experiment(
     run=RunConfig(validate_every=734, checkpoint_every=367),
 )
 
-# CamVid at 48x64, for ablations on a CPU: with one core for each training, a step takes 0.15 s. A larger rate than the paper's
-# lets the distance settle within three epochs (docs/ablations.md).
+# CamVid at 48x64, for ablations on a CPU: with one core for each training, a step takes 0.15 s. The rate is larger than the
+# paper's, for three epochs are few. With conv5_2 tenfold, the paper's rate did better all the same (docs/ablations.md).
 #   python -m launch.train camvid_48x64 --data.root DIR
 # Expect: a held-out distance of 212 (the mean photograph has 280) after 1,101 steps, in four minutes on one core.
 camvid_48x64 = dataclasses.replace(

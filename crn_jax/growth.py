@@ -17,6 +17,11 @@ class Recipe:
     """The command line of launch.train for each stage, by the stage's name: a named experiment, and flags."""
 
 
+def part_of(name: str) -> str:
+    """Returns the part of a cascade that a parameter or a layer belongs to: a refinement module, or the head."""
+    return name.partition("/")[0]
+
+
 def grow(fresh: dict, trained: dict) -> tuple[dict, list[str]]:
     """Puts a trained cascade's modules into a fresh cascade.
 
@@ -49,8 +54,8 @@ def grow(fresh: dict, trained: dict) -> tuple[dict, list[str]]:
     if problems:
         raise ValueError("; ".join(problems))
     missing = target.keys() - used.keys()
-    whole = {name.split("/")[0] for name in missing} - {name.split("/")[0] for name in used}
-    parts = {name.split("/")[0] if name.split("/")[0] in whole else name.rpartition("/")[0] for name in missing}
+    partly = set(map(part_of, used))
+    parts = {name.rpartition("/")[0] if part_of(name) in partly else part_of(name) for name in missing}
     return flax.traverse_util.unflatten_dict({**target, **used}, sep="/"), sorted(parts)
 
 
@@ -68,7 +73,7 @@ def grow_state(fresh: "TrainState", trained: "TrainState") -> "tuple[TrainState,
     """
     params, parts = grow(fresh.params, trained.params)
     moments = trained.opt_state or {}
-    changed = {part.split("/")[0] for part in parts}
+    changed = set(map(part_of, parts))
     kept = {part: moments[part] for part in fresh.opt_state if part in moments and part not in changed}
     ema = None if fresh.ema is None else params
     return fresh._replace(params=params, opt_state={**fresh.opt_state, **kept}, ema=ema), parts, list(kept)

@@ -10,7 +10,7 @@ import fnmatch
 import math
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from crn_jax.baselines.shapes import dilations, fitting, patches
+from crn_jax.baselines.shapes import PATCH_WIDTHS, dilations, fitting, patches
 from crn_jax.errors import UserError
 from crn_jax.vgg_layers import TAPS
 
@@ -54,8 +54,20 @@ def check_levels(size: tuple[int, int], widths: tuple[int, ...]) -> None:
         raise ValueError(f"size must be multiples of 2^(levels - 1) = {scale}, got {size[0]} {size[1]}.")
 
 
+class _Network:
+    """What holds for most generators (see `Generator`). A config that differs says so itself."""
+
+    fixed_size: ClassVar[bool] = False
+    mixes_batch: ClassVar[bool] = False
+
+    @property
+    def largest_side(self) -> int | None:
+        """The longest side of an image that the generator can make, in pixels. None: any."""
+        return None
+
+
 @dataclasses.dataclass(frozen=True)
-class CascadeConfig:
+class CascadeConfig(_Network):
     """The architecture of a cascade. Module i has `widths[i]` feature maps and works at `base * 2**i` pixels."""
 
     num_classes: int
@@ -100,10 +112,6 @@ class CascadeConfig:
         scale = 2 ** (len(self.widths) - 1)
         return scale, scale
 
-    fixed_size: ClassVar[bool] = False
-    mixes_batch: ClassVar[bool] = False
-    largest_side: ClassVar[int | None] = None
-
     def network(self, remat: Remat = "none") -> "Cascade":
         """Returns the network g(L; θ)."""
         from crn_jax.cascade import Cascade
@@ -112,7 +120,7 @@ class CascadeConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class EncoderDecoderConfig:
+class EncoderDecoderConfig(_Network):
     """The encoder-decoder baseline. The paper gives no widths; these are our reconstruction."""
 
     num_classes: int
@@ -136,10 +144,7 @@ class EncoderDecoderConfig:
         scale = 2 ** (len(self.widths) - 1)
         return scale, scale
 
-    fixed_size: ClassVar[bool] = False
-    largest_side: ClassVar[int | None] = None
     boundaries: ClassVar[bool] = False
-    mixes_batch: ClassVar[bool] = False
 
     def network(self, remat: Remat = "none") -> "nn.Module":
         """Returns the network from layouts to images, which keeps all of its features whatever `remat` says."""
@@ -149,7 +154,7 @@ class EncoderDecoderConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class FullResolutionConfig:
+class FullResolutionConfig(_Network):
     """The full-resolution baseline. The paper's network has 10 layers of 256 maps, which its GPU could just hold."""
 
     num_classes: int
@@ -166,9 +171,7 @@ class FullResolutionConfig:
     """The dtype of the convolutions."""
 
     min_size: ClassVar[tuple[int, int]] = (1, 1)  # any size up to `largest_side` fits
-    fixed_size: ClassVar[bool] = False
     boundaries: ClassVar[bool] = False
-    mixes_batch: ClassVar[bool] = False
 
     def __post_init__(self):
         if min(self.maps, self.layers) < 1:
@@ -188,7 +191,7 @@ class FullResolutionConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class GANConfig:
+class GANConfig(_Network):
     """A generator and a discriminator."""
 
     num_classes: int
@@ -214,7 +217,7 @@ class GANConfig:
         if self.networks == "dcgan":
             fitting(self.discriminator_widths or (1, 1), *self.size, smallest)
         else:
-            patches(len(self.discriminator_widths or (64, 128, 256, 512)), *self.size)
+            patches(len(self.discriminator_widths or PATCH_WIDTHS), *self.size)
 
     @property
     def num_images(self) -> int:
@@ -227,7 +230,6 @@ class GANConfig:
         return self.size
 
     fixed_size: ClassVar[bool] = True
-    largest_side: ClassVar[int | None] = None
     boundaries: ClassVar[bool] = False
     mixes_batch: ClassVar[bool] = True  # by batch norm, and by dropout
 

@@ -28,7 +28,7 @@ from launch.ablation.join import joined
 from launch.ablation.record import FILE, Entry, read_record, record_of, write_record
 from launch.ablation.summary import figures_table, markdown
 from launch.ablation.tasks import Budget, Task, shown, slug, trains_with_segmenter, with_segmenter
-from launch.ablation.verify import numbers_in, results_of, stored_part, unequal_results, unequal_scores
+from launch.ablation.verify import computable, numbers_in, results_of, stored_part, unequal_results, unequal_scores
 from launch.ablation.workers import Workers, check_jobs
 from launch.common.catalogue import ablations, take_configs
 from launch.common.exit_status import FAILED, TRY_AGAIN
@@ -108,7 +108,7 @@ class Join:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Reads the command line and works through the suite, or verifies a record."""
+    """Reads the command line and works through the suite, verifies a record, or joins records."""
     with command():
         given = sys.argv[1:] if arguments is None else arguments
         rest = take_configs(given)
@@ -205,11 +205,9 @@ def join(asked: Join, command_line: str) -> int:
     """Joins records into one page. Returns the exit status 0."""
     set_up_jax()
     record = joined(asked.records, command_line)
-    try:
-        results_of(record)
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise UserError(f"The results of these records cannot be computed ({error!r}). Fetch them again.") from error
-    tell(write_results(asked.out, record), asked.out)
+    with computable(*asked.records):
+        results = write_results(asked.out, record)
+    tell(results, asked.out)
     return 0
 
 

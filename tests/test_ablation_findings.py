@@ -440,6 +440,12 @@ def test_the_command_that_joins(machines, tmp_path, capsys):
     record = read_record(tmp_path / "out" / FILE)
     assert record["command"].startswith("python -m launch.ablate join")
     assert record["results"] == stored_part(json.loads(json.dumps(results_of(record))))
+    broken = read_record(first)
+    del broken["trainings"][0]["evaluation"]["candidates"][1]  # a record may come from anybody
+    write_record(tmp_path / "broken.gz", broken)
+    with pytest.raises(SystemExit) as exit_:
+        ablate.main(["join", str(tmp_path / "broken.gz"), "--out", str(tmp_path / "third")])
+    assert exit_.value.code == 2 and "broken.gz: the results cannot be computed" in " ".join(capsys.readouterr().out.split())
     with pytest.raises(SystemExit) as exit_:
         ablate.main(["join", str(tmp_path / "none.gz"), "--out", str(tmp_path / "other")])
     assert exit_.value.code == 2 and "there is no such file" in capsys.readouterr().out

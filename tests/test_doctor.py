@@ -45,6 +45,12 @@ def test_a_report_of_a_machine_where_all_is_well(tmp_path, monkeypatch):
     assert lines["training step"].startswith("16x32, ") and "loss" in lines["training step"]
 
 
+def test_weights_that_are_named_wrongly_are_part_of_the_report(monkeypatch):
+    monkeypatch.delenv("NOPE", raising=False)
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, "$NOPE/x.h5")
+    assert doctor.vgg19_state(None).startswith(f"not usable ({ENVIRONMENT_VARIABLE}): ")
+
+
 def test_a_step_that_fails_is_reported_and_ends_with_status_1(monkeypatch):
     def fail(objective):
         raise RuntimeError("no cuDNN [here]")

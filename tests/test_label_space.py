@@ -146,7 +146,7 @@ def test_a_layout_is_looked_up_in_bands_as_in_one(tmp_path, monkeypatch, colored
     path = save(stored, tmp_path / "layout.png")
     whole = CAMVID.examine(path)
     assert whole.unknown
-    monkeypatch.setattr("crn_jax.data.labels.label_space._AT_ONCE", 12)
+    monkeypatch.setattr("crn_jax.data.labels.label_space.AT_ONCE", 12)
     banded = CAMVID.examine(path)
     np.testing.assert_array_equal(banded.layout, whole.layout)
     assert list(banded.unknown.items()) == list(whole.unknown.items())

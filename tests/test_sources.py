@@ -1,5 +1,6 @@
 import dataclasses
 import itertools
+import os
 from pathlib import Path
 
 import cattrs
@@ -8,6 +9,7 @@ import pytest
 import scipy.io
 from PIL import Image
 
+from crn_jax.data.folders import by_name
 from crn_jax.data.labels.published import CAMVID
 from crn_jax.data.photographs import open_photograph
 from crn_jax.data.pipeline import spread, steps_per_epoch, training_batches, validation_batches
@@ -231,6 +233,25 @@ def test_a_folder_of_ones_own_holds_out_every_tenth(tmp_path, folder):
     assert val.names == ["00", "10"] and train.names == [f"{i:02d}" for i in range(20) if i % 10]
     assert [abs(int(train[i]["photograph"][0, 0, 0]) - 10 * int(name)) < 3 for i, name in enumerate(train.names)] == [True] * 18
     assert one_class(val, 1) == "road" and "every 10th name, 2 in all, is held out" in val.notes[0]
+
+
+def test_pictures_within_a_folder_of_pictures_are_not_left_out_without_a_word(tmp_path):
+    own(tmp_path, "", 20)
+    photograph(tmp_path / "photographs" / "day2" / "20.png", 9)
+    (tmp_path / "layouts" / "notes").mkdir()
+    notes = open_source(DataConfig("folder", str(tmp_path), labels="cityscapes"), "train", (6, 8)).notes
+    (note,) = (note for note in notes if "are not read" in note)
+    assert note.startswith(f"The pictures in {tmp_path / 'photographs' / 'day2'} are not read. Bring them into ")
+
+
+@pytest.mark.parametrize("hidden", ["photographs", "photographs/ulm"])
+def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch, hidden):
+    """Python's glob leaves out what it may not list. The superuser may list everything, so the system's answer is pretended."""
+    photograph(tmp_path / "photographs" / "ulm" / "0.png", 9)
+    real = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path / hidden and real(path, mode))
+    with pytest.raises(UserError, match=f"{hidden}: the folder may not be read"):
+        by_name(tmp_path / "photographs", "*/*")
 
 
 def test_a_folder_of_ones_own_with_a_split(tmp_path):

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from crn_jax.baselines.shapes import fitting, patches
+from crn_jax.baselines.shapes import PATCH_WIDTHS, fitting, patches
 from crn_jax.kernels.convolution import DIMENSIONS
 from crn_jax.settings import GANConfig
 from crn_jax.sharding import MIN_ROWS, constrain
@@ -179,7 +179,7 @@ class PatchDiscriminator(nn.Module):
     channel. A logit sees 70x70 pixels, and its neighbour sees those 8 pixels further on, so that h = H/8 - 2 and w = W/8 - 2.
     """
 
-    widths: tuple[int, ...] = (64, 128, 256, 512)
+    widths: tuple[int, ...] = PATCH_WIDTHS
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact

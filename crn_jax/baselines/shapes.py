@@ -2,6 +2,9 @@
 
 from crn_jax.errors import counted
 
+PATCH_WIDTHS = (64, 128, 256, 512)
+"""The feature maps of the published PatchGAN, whose logits see 70x70 pixels."""
+
 
 def dilations(height: int, width: int, layers: int) -> tuple[int, ...]:
     """Returns dilations of 3x3 convolutions through which every pixel sees the whole image.

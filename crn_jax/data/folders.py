@@ -183,9 +183,9 @@ def by_name(folder: Path, pattern: str = "*", name: Callable[[Path], str] = lamb
         if folder.is_symlink():
             raise UserError(f"{folder}: the link leads nowhere; {os.readlink(folder)} does not exist.")
         raise UserError(f"{folder}: there is no such folder. Does --data.root name the data set's top folder?")
-    for listed in [folder, *(sorted(folder.iterdir()) if "/" in pattern and os.access(folder, os.R_OK) else [])]:
-        if listed.is_dir() and not os.access(listed, os.R_OK | os.X_OK):  # glob would leave it out without a word
-            raise UserError(f"{listed}: the folder may not be read. Change its permissions, or move it out of the data set.")
+    _refuse_unreadable(folder)
+    for path in sorted(folder.iterdir()) if "/" in pattern else ():
+        _refuse_unreadable(path)
     files: dict[str, Path] = {}
     for path in sorted(folder.glob(pattern), key=str):
         if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
@@ -205,13 +205,20 @@ def by_name(folder: Path, pattern: str = "*", name: Callable[[Path], str] = lamb
     return files
 
 
+def _refuse_unreadable(path: Path) -> None:
+    """Raises UserError if a folder may not be listed. Python's `glob` would leave it out without a word."""
+    if path.is_dir() and not os.access(path, os.R_OK | os.X_OK):
+        raise UserError(f"{path}: the folder may not be read. Change its permissions, or move it out of the data set.")
+
+
 def unread(folder: Path) -> str:
     """Says which pictures in a folder are left out, because of their format or because they lie in folders within it.
 
     Returns an empty string if there are none.
     """
     inside = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
-    deeper = [path for path in inside if path.is_dir() and any(p.suffix.lower() in SUFFIXES for p in path.iterdir())]
+    folders = [path for path in inside if path.is_dir() and os.access(path, os.R_OK | os.X_OK)]
+    deeper = [path for path in folders if any(picture.suffix.lower() in SUFFIXES for picture in path.iterdir())]
     said = [f"The pictures in {some([str(path) for path in deeper])} are not read. Bring them into {folder}."] * bool(deeper)
     others = [path.name for path in inside if path.suffix.lower() in _OTHER_SUFFIXES]
     return " ".join([*said, *[_of_other_formats(others, folder)] * bool(others)])

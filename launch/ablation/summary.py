@@ -85,6 +85,7 @@ def papers_order(results: dict[str, Any], variants: Sequence[dict[str, Any]]) ->
 def limits(variants: Sequence[dict[str, Any]]) -> Iterator[str]:
     """Yields what these trainings do not show."""
     _, *others = variants
+    finished = finished_curves(variants)
     counts = {len(variant["difference"]["seeds"]) for variant in others}
     if (seeds := min(counts)) == 1:
         who = "Each variant was" if counts == {1} else "Some variants were"
@@ -93,8 +94,8 @@ def limits(variants: Sequence[dict[str, Any]]) -> Iterator[str]:
         yield f"Intervals are over images and seeds. {seeds} seeds agree in sign by chance in one of {2 ** (seeds - 1)} cases."
     if len(others) > 5:
         yield f"About {round(0.05 * len(others), 1):g} of {len(others)} differences would look clear by chance, at 95%."
-        yield order_kept([[curve for curve in curves if curve] for curves in finished_curves(variants).values()])
-    falls = {name: still_falling(curves[0]) for name, curves in finished_curves(variants).items()}
+        yield order_kept([[curve for curve in curves if curve] for curves in finished.values()])
+    falls = {name: still_falling(curves[0]) for name, curves in finished.items()}
     if falling := [f"{name} ({change})" for name, change in falls.items() if change]:
         yield f"These distances still fell by more than 1% in the last eighth of the steps: {', '.join(falling)}."
     yield from (f"{variant['name']}: {variant['rescaling']}." for variant in variants if variant["rescaling"])

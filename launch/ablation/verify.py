@@ -4,6 +4,7 @@ The results are computed from the lines and evaluations that the record holds, b
 by launch.evaluate as they were for the record. A record may come from anybody, so nothing that it names is executed.
 """
 
+import contextlib
 import itertools
 import json
 import math
@@ -39,13 +40,29 @@ def results_of(record: dict[str, Any]) -> dict[str, Any]:
     return finite(results | {"conclusions": list(conclusions(results))})
 
 
+@contextlib.contextmanager
+def computable(*paths: Path) -> Iterator[None]:
+    """Turns errors within the `with` block, which computes results of records in these files, into one that names the files.
+
+    Raises:
+      UserError: if the results cannot be computed.
+    """
+    where = ", ".join(map(str, paths))
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise UserError(f"{where}: the results cannot be computed from this ({error!r}). Fetch the record again.") from error
+
+
 def unequal_results(record: dict[str, Any], path: Path) -> list[str]:
     """Computes the results again, and returns what differs from those that the record in the file `path` holds.
 
     Raises:
       UserError: if nothing can be computed from the record.
     """
-    try:
+    with computable(path):
         apart = [
             f"{training['folder']}: {line}"
             for training in record["trainings"]
@@ -54,10 +71,6 @@ def unequal_results(record: dict[str, Any], path: Path) -> list[str]:
             for line in unequal_means(candidate)
         ]
         again = json.loads(json.dumps(results_of(record)))
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: the results cannot be computed from this record ({error!r}). Fetch it again.") from error
     return apart + list(unequal(record["results"], stored_part(again)))
 
 

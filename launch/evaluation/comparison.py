@@ -33,13 +33,13 @@ class Comparison(NamedTuple):
 
     def notes(self) -> list[str]:
         """Says which runs were trained on photographs that differ from the examples, which are the first run's."""
-        said = []
-        for name, run in ((name, run) for name, run in self.given.items() if isinstance(run, Run)):
-            for field in ("clear_days", "vivid", "fit"):
-                here, there = (getattr(each.data, field) for each in (self.experiment, run.experiment))
-                if here != there:
-                    said.append(f"{name} was trained with --data.{field} {there}, and these examples have {here}.")
-        return said
+        runs = {name: run.experiment.data for name, run in self.given.items() if isinstance(run, Run)}
+        return [
+            f"{name} was trained with --data.{field} {there}, and these examples have {here}."
+            for name, data in runs.items()
+            for field in ("clear_days", "vivid", "fit")
+            if (there := getattr(data, field)) != (here := getattr(self.experiment.data, field))
+        ]
 
 
 def open_comparison(

@@ -31,6 +31,10 @@ class Examined(NamedTuple):
     """The colour of each index that occurs, if the file is a palette PNG whose indices are ids."""
 
 
+AT_ONCE = 1 << 20
+"""The number of pixels that are looked up at a time."""
+
+
 @dataclasses.dataclass(frozen=True)
 class LabelSpace:
     """The names, colours and raw ids of a data set's classes. The last class is void."""
@@ -165,7 +169,7 @@ class LabelSpace:
         known = np.array(sorted(table))
         classes = np.array([table[i] for i in known.tolist()], self.dtype)
         layout, found = np.empty(stored.shape[:2], self.dtype), list[tuple[np.ndarray, np.ndarray]]()
-        rows = max(1, _AT_ONCE // max(1, stored.shape[1]))
+        rows = max(1, AT_ONCE // max(1, stored.shape[1]))
         for start in range(0, len(stored), rows):
             part = stored[start : start + rows]
             codes = _code(np.moveaxis(part.astype(np.int32), -1, 0)) if colored else part
@@ -217,10 +221,6 @@ class LabelSpace:
     def _nearest(self, color: Color) -> str:
         distances = np.square(np.array(self.colors) - color).sum(-1)
         return " or ".join(self.classes[i] for i in np.flatnonzero(distances == distances.min()))
-
-
-_AT_ONCE = 1 << 20
-"""The number of pixels that are looked up at a time."""
 
 
 def _code(color):

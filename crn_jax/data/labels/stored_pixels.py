@@ -27,7 +27,7 @@ def stored_pixels(path: str | Path, what: str, paint: str) -> np.ndarray | Index
     if picture.lossy:
         kind = picture.format.upper()
         raise UserError(f"{path}: lossy {kind} blends ids and colours. Make the file again from its source, as PNG.")
-    if (clear := _clear_pixels(image)) and image.mode != "P":
+    if clear := _clear_pixels(image):
         refuse_clear(path, clear, paint)
     if image.mode in ("RGB", "RGBA"):
         if bits == 16:  # Pillow would drop the lower 8.
@@ -44,7 +44,10 @@ def stored_pixels(path: str | Path, what: str, paint: str) -> np.ndarray | Index
 
 
 def _clear_pixels(image: Image.Image) -> int:
-    """Counts the transparent pixels of an image with an alpha channel, or with one transparent colour or grey."""
+    """Counts the transparent pixels of an image with an alpha channel, or with one transparent colour or grey.
+
+    A palette says more, so `Indexed` and its readers look at that.
+    """
     if image.mode == "RGBA":
         return int(np.count_nonzero(np.asarray(image)[..., 3] < 255))
     transparent = image.info.get("transparency")
