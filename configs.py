@@ -38,7 +38,7 @@ def _fields(experiment: Training, *names: str) -> dict[str, Any]:
 # Procedural streets at 64x128. The demo shows the whole path and needs no data.
 #   python -m launch.train demo
 # Expect: 500 steps in about three minutes on two CPU cores. Images show surfaces, trees, cars and people in their places, but
-# softly. The held-out distance is 106 with random VGG-19 weights. They define the distance, so do not compare it with others.
+# softly. The held-out distance is 100 with random VGG-19 weights. They define the distance, so do not compare it with others.
 demo = Experiment(
     name="demo",
     about="A first look: procedural streets at 64x128, trained in minutes on a CPU.",
