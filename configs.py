@@ -5,7 +5,7 @@ comment above each one gives its command, its cost, and the result to expect, wh
 """
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from crn_jax.ablation import Ablation, Variant
@@ -446,8 +446,11 @@ RECIPES = {
 # launch.train, and the first variant is the reference with which the others are compared.
 
 
-def _papers_comparison(data: str, cascade: str) -> Ablation:
-    """Returns the comparison of the paper's Table 1, in its order, with the percentages of people who preferred the cascade."""
+def _papers_comparison(data: str, cascade: str, size: Mapping[str, str]) -> Ablation:
+    """Returns the comparison of the paper's Table 1, in its order, with the percentages of people who preferred the cascade.
+
+    `size` gives, for a variant or the segmenter, the words of the command line that change its experiment's size.
+    """
     published = {
         "full_resolution": (67.7, 65.8),
         "encoder_decoder": (78.3, 71.2),
@@ -458,7 +461,7 @@ def _papers_comparison(data: str, cascade: str) -> Ablation:
     about = {
         "full_resolution": "Ten dilated convolutions without resampling. We chose what the paper does not say.",
         "encoder_decoder": "A U-Net with about as many parameters, and the same loss and procedure. We chose the widths.",
-        "pix2pix": "The published networks and losses, with one-hot layouts and, at 96x128, five of the eight levels. All "
+        "pix2pix": "The published networks and losses, with one-hot layouts and as many of the eight levels as fit. All "
         "variants see the same data, so there is no jitter or mirroring. Both networks are updated at once, and there is no "
         "moving average of the parameters.",
         "gan_segmentation": "A GAN in the manner of DCGAN. We chose the widths and the weights. It is trained to please the "
@@ -466,14 +469,18 @@ def _papers_comparison(data: str, cascade: str) -> Ablation:
         "parameters.",
         "image_space": "The same cascade, trained with the difference of the colours alone.",
     }
+
+    def words(name: str, experiment: str) -> str:
+        return f"{experiment} {size.get(name, '')}".strip()
+
     others = (
-        Variant(name.replace("_", "-"), f"{data}_{name}", about[name], dict(zip(("Cityscapes", "NYU"), people)))
+        Variant(name.replace("_", "-"), words(name, f"{data}_{name}"), about[name], dict(zip(("Cityscapes", "NYU"), people)))
         for name, people in published.items()
     )
     return Ablation(
         "What does the cascade gain over what the paper compares it with?",
-        (Variant("cascade", cascade, "The paper's cascade, trained end to end with the perceptual loss."), *others),
-        f"segmenter_{data}",
+        (Variant("cascade", words("cascade", cascade), "The paper's cascade, trained with the perceptual loss."), *others),
+        words("segmenter", f"segmenter_{data}"),
     )
 
 
@@ -539,10 +546,26 @@ _DIVERSE = "streets_diverse"
 ABLATIONS = {
     # python -m launch.ablate paper --data DIR --budget 2202
     # Expect: the results in docs/ablations.md after three and a half hours on two cores beside other work, with the segmenter.
-    "paper": _papers_comparison("camvid", "camvid_96x128"),
+    "paper": _papers_comparison("camvid", "camvid_96x128", {}),
+    # The widths at 48x64 give the encoder-decoder as many parameters as the cascade.
+    #   python -m launch.ablate paper_48x64 --data DIR --budget 8808 --jobs 2
+    # Expect: the results in docs/ablations.md after an hour for each seed on two cores.
+    "paper_48x64": _papers_comparison(
+        "camvid",
+        "camvid_96x128",
+        {
+            "cascade": f"--cascade.widths {_words(camvid_48x64.cascade.widths)}",
+            "image_space": f"--cascade.widths {_words(camvid_48x64.cascade.widths)}",
+            "full_resolution": "--baseline.size 48 64",
+            "encoder_decoder": "--baseline.size 48 64 --baseline.widths 48 96 192 320",
+            "pix2pix": "--gan.size 48 64",
+            "gan_segmentation": "--gan.size 48 64",
+            "segmenter": "--segmenter.size 48 64",
+        },
+    ),
     # python -m launch.ablate paper_cityscapes --data DIR --jobs 6
     # Expect: we have not yet run it.
-    "paper_cityscapes": _papers_comparison("cityscapes", "cityscapes_256p"),
+    "paper_cityscapes": _papers_comparison("cityscapes", "cityscapes_256p", {}),
     # python -m launch.ablate design --data DIR --seeds 3 --jobs 2
     # Expect: the results in docs/ablations.md after an hour for each seed on two cores.
     "design": _designs_choices(camvid_48x64),

@@ -24,6 +24,6 @@ class Ablation:
     variants: tuple[Variant, ...]
     """The trainings. The first one is the reference with which the others are compared."""
     segmenter: str | None = None
-    """The named experiment of the segmenter that judges the images. An adversarial variant may also train with it."""
+    """Arguments of launch.train for the segmenter that judges the images. An adversarial variant may also train with it."""
     classes: tuple[str, ...] = ()
     """Classes on whose pixels alone the distance is compared, too."""

@@ -255,7 +255,7 @@ def plan(asked: Arguments, ablation: Ablation, budget: Budget, out: Path) -> tup
     needed = asked.judge is None or any(map(trains_with_segmenter, trainings))
     if segmenter is None and ablation.segmenter is not None and needed:
         segmenter = out / "segmenter"
-        own = [Task("segmenter", segmenter, (ablation.segmenter, *common))]
+        own = [Task("segmenter", segmenter, (*shlex.split(ablation.segmenter), *common))]
     score = scoring(asked, asked.judge or segmenter, ablation.classes)
     entries = []
     for variant, arguments in zip(ablation.variants, trainings):

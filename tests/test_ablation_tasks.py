@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import tyro
 
-from configs import ABLATIONS, EXPERIMENTS
+from configs import ABLATIONS
 from crn_jax.data.sources import label_space_of
 from crn_jax.errors import UserError
 from crn_jax.experiment import GANExperiment, SegmenterExperiment, Synthesis
@@ -56,7 +56,7 @@ def test_every_variant_can_be_trained_and_compared_with_the_first(suite):
     assert len(set(experiments)) == len(experiments)  # none is there twice
     assert len({slug(variant.name) for variant in ablation.variants}) == len(experiments)
     if ablation.segmenter:
-        segmenter = EXPERIMENTS[ablation.segmenter]
+        segmenter = parse(shlex.split(ablation.segmenter)).experiment
         assert isinstance(segmenter, SegmenterExperiment) and (segmenter.size, segmenter.data.source) == (
             first.size,
             first.data.source,
@@ -65,7 +65,7 @@ def test_every_variant_can_be_trained_and_compared_with_the_first(suite):
 
 def test_the_papers_suites_have_its_preferences():
     """Table 1: the published shares, and so the order."""
-    for suite in ("paper", "paper_cityscapes"):
+    for suite in ("paper", "paper_48x64", "paper_cityscapes"):
         first, *others = ABLATIONS[suite].variants
         assert first.preferred is None
         assert [variant.preferred["Cityscapes"] for variant in others] == [67.7, 78.3, 96.9, 98.5, 99.7]
