@@ -37,6 +37,9 @@ from launch.synthesis.stream import ahead
 OVERVIEW = "overview"
 """The folder within OUT for the contact sheet and the scores. OUT itself holds nothing but layouts."""
 
+MADE = "segmented"
+"""How the note in a layout's file begins."""
+
 _SHEET_ROWS, _SHEET_WIDTH = 12, 384
 
 
@@ -67,13 +70,20 @@ class Job(NamedTuple):
 
     photograph: Path
     target: Path
-    made: str
-    """A text in the layout's file that says how it was made."""
+    segmenter: str
+    """What identifies the segmenter."""
+
+    @property
+    def made(self) -> str:
+        """A text in the layout's file that says how it was made. It takes reading the photograph."""
+        identity = self.segmenter.encode("utf-8", "surrogateescape")
+        return f"{MADE}, {hashlib.sha256(identity + self.photograph.read_bytes()).hexdigest()[:24]}"
 
     @property
     def is_done(self) -> bool:
         """Whether the layout exists already, made by the same segmenter from the same photograph."""
-        return made_by(self.target) == (self.made, True)
+        made, whole = made_by(self.target)
+        return whole and made is not None and made == self.made
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -92,7 +102,7 @@ def segment(asked: Arguments) -> None:
     jobs = planned(asked, labeller)
     names = [job.photograph.stem for job in jobs]
     right = files_of(asked.layouts, names, (".png",)) if asked.layouts else {}
-    to_do = [job for job in jobs if asked.overwrite or not job.is_done]
+    to_do = [job for job in track(jobs, "looking", len(jobs)) if asked.overwrite or not job.is_done]
     refused = list[str]()
     try:
         asked.out.mkdir(parents=True, exist_ok=True)
@@ -132,9 +142,8 @@ def planned(asked: Arguments, labeller: Labeller) -> list[Job]:
         launch.segment did not make.
     """
     photographs, jobs = list(find_photographs(asked.photographs)), dict[str, Job]()
-    for photograph in track(photographs, "looking", len(photographs)):
-        digest = hashlib.sha256(labeller.identity.encode("utf-8", "surrogateescape") + photograph.read_bytes()).hexdigest()
-        job = Job(photograph, asked.out / f"{photograph.stem}.png", f"segmented, {digest[:24]}")
+    for photograph in photographs:
+        job = Job(photograph, asked.out / f"{photograph.stem}.png", labeller.identity)
         other = jobs.setdefault(photograph.stem, job).photograph
         if not other.samefile(photograph):
             raise UserError(f"{other} and {photograph} would both become {job.target}. Label them into two folders.")
@@ -143,7 +152,7 @@ def planned(asked: Arguments, labeller: Labeller) -> list[Job]:
         if job.target.resolve() in inputs:
             raise UserError(f"{job.target}: the layout would replace this photograph. Choose another folder with --out.")
         made, _ = made_by(job.target)
-        if job.target.exists() and not asked.overwrite and not (made or "").startswith("segmented"):
+        if job.target.exists() and not asked.overwrite and not (made or "").startswith(MADE):
             raise UserError(
                 f"{job.target}: this file exists already, and launch.segment did not make it. Choose another folder with "
                 f"--out, or replace it with --overwrite."
