@@ -632,6 +632,14 @@ def test_images_are_saved_as_they_are_and_enlarged(painter, tmp_path):
     assert np.corrcoef(means.ravel(), page.image().ravel())[0, 1] > 0.9
 
 
+def test_the_run_whose_image_is_clicked_is_saved(painter, tmp_path):
+    page = painter(start="held-out layout 3", fresh=True)
+    page.page.locator(".image-view .frame").nth(1).click()
+    assert page.page.locator(".chosen figcaption b").all_inner_texts() == ["run_1.safetensors, step 7"]
+    saved = page.downloaded(lambda: page.page.get_by_role("button", name="Save image", exact=True).click(), tmp_path)
+    np.testing.assert_array_equal(np.asarray(Image.open(saved).convert("RGB")), page.image(1))
+
+
 def test_the_copied_command_makes_the_same_image(painter, server, tmp_path, monkeypatch):
     page = painter(start="held-out layout 1", fresh=True, permissions=["clipboard-read", "clipboard-write"])
     page.page.get_by_role("button", name="Look at image 1").click()

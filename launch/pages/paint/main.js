@@ -10,7 +10,7 @@ import { listenToKeys } from "./keys.js";
 import { Live } from "./live.js";
 import { complain, tell } from "./messages.js";
 import { SIZES, resize, showTools } from "./options.js";
-import { Panel } from "./panels.js";
+import { Panel, chooseOne } from "./panels.js";
 import { listen, navigate } from "./pointer.js";
 import { maskOf, union } from "./raster.js";
 import { offerObjects, offerStarts } from "./start.js";
@@ -60,7 +60,7 @@ async function start() {
   const classes = listClasses(info, work, state), collection = showCollection(panels, info, state);
   const live = new Live(info, work, panels);
 
-  const shownPanel = () => collection.panel() ?? panels[0];
+  const shownPanel = chooseOne(panels, collection.panel() ?? panels[0]);
   const select = tools.get("select");
   const clipboard = (act) => {
     if (!select.hasSelection) return false;

@@ -133,3 +133,16 @@ export class Panel extends EventTarget {
     this.dispatchEvent(new Event("change"));
   }
 }
+
+/** Lets a click choose the panel whose image, layout and command are saved. Returns a function that gives it. */
+export function chooseOne(panels, first) {
+  let chosen = null;
+  const choose = (panel) => {
+    chosen = panel;
+    for (const each of panels) each.figure.classList.toggle("chosen", panels.length > 1 && each === chosen);
+    if (panels.length > 1) $("save-image").title = `Save the image of ${chosen.run.name} at the size of the run; click the image of another run to save that`;
+  };
+  for (const panel of panels) for (const kind of ["focus", "click"]) panel.view.frame.addEventListener(kind, () => choose(panel));
+  choose(first);
+  return () => chosen;
+}
