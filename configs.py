@@ -541,7 +541,7 @@ def _designs_choices(of: Experiment) -> Ablation:
     )
 
 
-_DIVERSE = "streets_diverse"
+_DIVERSE = "streets_diverse --cascade.widths 128 128 96 48"
 
 ABLATIONS = {
     # python -m launch.ablate paper --data DIR --budget 2202
@@ -569,8 +569,8 @@ ABLATIONS = {
     # python -m launch.ablate design --data DIR --seeds 3 --jobs 2
     # Expect: the results in docs/ablations.md after an hour for each seed on two cores.
     "design": _designs_choices(camvid_48x64),
-    # This ablation uses procedural streets, whose hidden choices are known, and needs no data.
-    #   python -m launch.ablate diversity --budget 2000
+    # This ablation uses procedural streets at 32x64, whose hidden choices are known, and needs no data.
+    #   python -m launch.ablate diversity --budget 1500 --jobs 2
     # Expect: we have not yet run it.
     "diversity": Ablation(
         "How many images, which of them is rewarded, and what does the mean add?",
