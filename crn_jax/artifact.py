@@ -128,7 +128,7 @@ def _describe(run: Run, size: tuple[int, int]) -> dict[str, Any]:
         "calling_convention": jax.export.maximum_supported_calling_convention_version,
         "platforms": PLATFORMS,
         "step": run.step,
-        "vgg19": run.vgg19,
+        "vgg19": {key: value for key, value in run.vgg19.items() if key != "because"},  # which names folders of this machine
         "experiment": without_folders(to_json(run.experiment)),
     }
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from crn_jax.errors import UserError
 
 _ADDRESS = re.compile(r"hf:/{1,2}([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")  # a Path has made one slash of two
-_FILES = ["*.json", "*.safetensors", "README.md"]  # a run needs no function that was exported
+_FILES = ["*.json", "*.safetensors", "README.md", "metrics.jsonl"]  # a run needs no function that was exported
 
 
 def fetched(source: str | Path) -> str | Path:

@@ -9,6 +9,7 @@ import importlib.util
 import io
 import json
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -44,7 +45,9 @@ def load(folder):
     try:
         exported = jax.export.deserialize(bytearray(function))
     except Exception as error:  # jax raises errors of many classes for functions that it no longer knows
-        raise RuntimeError(f"jax {jax.__version__} can no longer read {folder}. {RENEWAL.format(folder)}") from error
+        raise RuntimeError(
+            f"jax {jax.__version__} can no longer read {folder}. {RENEWAL.format(shlex.quote(str(folder)))}"
+        ) from error
     function, params = jax.jit(exported.call), jax.device_put(weights)
     (height, width), classes = about["size"], len(about["classes"])
 
@@ -159,6 +162,6 @@ def _supported_until(exported):
 if __name__ == "__main__":
     here = Path(__file__).parent
     try:
-        print(window(read(here)[0]), RENEWAL.format(here), sep="\n")
+        print(window(read(here)[0]), RENEWAL.format(shlex.quote(str(here))), sep="\n")
     except ValueError as error:
         sys.exit(str(error))

@@ -164,8 +164,7 @@ def from_authors(asked: Authors) -> None:
     height, width = experiment.size
     console.print(
         f"{asked.out}: {height}x{width}, k = {config.num_images}, {count_parameters(params):,} parameters; Adam's moments: "
-        f"{', '.join(moments) or 'none'}.\nNext: {command_line('synthesize', asked.out)} LAYOUT.png",
-        markup=False,
+        f"{', '.join(moments) or 'none'}.\nNext: {command_line('synthesize', asked.out)} LAYOUT.png"
     )
 
 
@@ -221,17 +220,18 @@ def to_safetensors(asked: Safetensors) -> None:
     _, _, description = read_description(asked.run)
     params = jax.tree.map(lambda leaf: np.asarray(leaf, asked.dtype), run.params)
     save_run(asked.out, params, description | {"step": run.step})
-    console.print(f"{asked.out}: step {run.step}, {count_parameters(run.params):,} parameters", markup=False)
+    console.print(f"{asked.out}: step {run.step}, {count_parameters(run.params):,} parameters")
 
 
 def from_safetensors(asked: FromSafetensors) -> None:
-    """Converts a .safetensors file to a run folder."""
+    """Converts a .safetensors file to a run folder. As it has neither λ nor Adam's moments, no training may resume it."""
     params, description = load_run_file(asked.file)
     step = description.pop("step", 0)
+    description["data"] = {"converted_from": asked.file.name, "as": "λ and Adam's moments are not in the file"}
     described, _ = parse_description(description, asked.file)
     experiment = require_kind(described, Regression, f"The run in {asked.file}")
     write_run(asked.out, experiment, description, params, step)
-    console.print(f"{asked.out}: step {step}. Next: {command_line('synthesize', asked.out)} LAYOUT.png", markup=False)
+    console.print(f"{asked.out}: step {step}. Next: {command_line('synthesize', asked.out)} LAYOUT.png")
 
 
 def export(asked: Export) -> None:
@@ -242,7 +242,7 @@ def export(asked: Export) -> None:
         card = model_card(run, asked.run, use_of_artifact(about), size=about["size"])
         replace_text(unfinished / "README.md", card)
     megabytes = sum(path.stat().st_size for path in asked.out.iterdir()) / 1e6
-    console.print(f"{asked.out}: step {run.step}, {megabytes:.1f} MB. Its README.md says how to use it.", markup=False)
+    console.print(f"{asked.out}: step {run.step}, {megabytes:.1f} MB. Its README.md says how to use it.")
 
 
 def to_onnx(asked: Onnx) -> None:
@@ -253,8 +253,7 @@ def to_onnx(asked: Onnx) -> None:
     console.print(
         f"{asked.out}: step {run.step}, {asked.out.stat().st_size / 1e6:.1f} MB. Input: layout_ids, "
         f"{np.dtype(run.label_space.dtype)} {shape}{instances}. "
-        f"Output: images, uint8 [B, {run.generator.num_images}, H, W, 3].",
-        markup=False,
+        f"Output: images, uint8 [B, {run.generator.num_images}, H, W, 3]."
     )
 
 
@@ -265,10 +264,10 @@ def write_onnx(file: Path, run: Run, source: Path, size: tuple[int, int] | None,
     metadata = {
         "classes": json.dumps(run.label_space.classes),
         "colors": json.dumps(run.label_space.colors),
-        "size": json.dumps(run.experiment.size),
+        "size": json.dumps(size or run.experiment.size),
         "step": str(run.step),
         "licences": "\n".join(licences(run)),
-        "model_card": model_card(run, source, use_of_onnx(run, file.name)),
+        "model_card": model_card(run, source, use_of_onnx(run, file.name), size=size),
     }
     model = onnx_model(run.generator, run.params, run.label_space.dtype, size, half=half, metadata=metadata)
     save_onnx(file, model)
@@ -289,8 +288,7 @@ def to_web(asked: Web) -> None:
     megabytes = sum(path.stat().st_size for path in asked.out.rglob("*") if path.is_file()) / 1e6
     console.print(
         f"{asked.out}: step {run.step}, {megabytes:.1f} MB. Any web server can serve it. To try it here: "
-        f"python -m http.server --directory {quoted(str(asked.out))} --bind 127.0.0.1 8000, and open http://127.0.0.1:8000/.",
-        markup=False,
+        f"python -m http.server --directory {quoted(str(asked.out))} --bind 127.0.0.1 8000, and open http://127.0.0.1:8000/."
     )
 
 

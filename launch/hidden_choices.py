@@ -22,7 +22,7 @@ from crn_jax.synthesize import synthesize
 from launch.common.jax_setup import set_up_jax
 from launch.common.options import BucketPath, read_options
 from launch.common.terminal import command, console, track
-from launch.training.metrics_log import read_metrics
+from launch.training.metrics_log import measured_folder, read_metrics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,9 +61,10 @@ def main(arguments: list[str] | None = None) -> None:
         console.print(table)
 
 
-def held_out_distances(folder: Path, step: int) -> tuple[float, float]:
+def held_out_distances(source: Path, step: int) -> tuple[float, float]:
     """Reads the held-out distance at a step, and that of the assembled images; NaN if none was measured then."""
-    for line in read_metrics(folder / "metrics.jsonl"):
+    folder = measured_folder(source)
+    for line in read_metrics(folder / "metrics.jsonl") if folder.is_dir() else ():
         if "validation" in line and line["step"] == step:
             distance = line["validation"]["distance"]
             return distance, line["validation"].get("diversity", {}).get("assembled_distance", distance)

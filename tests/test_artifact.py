@@ -19,18 +19,21 @@ import safetensors.numpy
 from PIL import Image
 
 from crn_jax import load_artifact
-from crn_jax.artifact import export_synthesize, without_folders
+from crn_jax.artifact import export_synthesize, without_folders, write_artifact
 from crn_jax.cascade import CascadeConfig
 from crn_jax.checksums import KEY, sealed
 from crn_jax.data.labels.published import CITYSCAPES
 from crn_jax.errors import UserError
 from crn_jax.files import sha256_of
 from crn_jax.generator import init_params
+from crn_jax.resuming import description_changes
 from crn_jax.run import describe_run, load_run, read_description
 from crn_jax.synthesize import synthesize
 from launch import convert
 from launch import synthesize as launch_synthesize
 from launch.common.command_line import parse
+from launch.common.output import write_json
+from launch.conversion.model_card import model_card
 from tests.support import commands
 
 refused = functools.partial(commands.refused, convert.main)
@@ -257,6 +260,24 @@ def test_the_model_card(artifact, trained):
     assert str(trained.parent) not in card
 
 
+def test_the_model_card_has_the_scores_of_its_own_step_alone(trained, tmp_path):
+    folder = tmp_path / "travelled"
+    shutil.copytree(trained, folder)
+    (folder / "evaluation").mkdir()
+    run, fields = load_run(folder), {"title": "held-out", "versions": {}, "device": "", "notes": []}
+    for step, is_told in ((7, True), (70, False), (8, False)):
+        scored = {"name": "travelled", "about": f"step {step}, k = 2", "resources": {}, "per_image": {"distance": [1.0]}}
+        scored |= {"scores": {"distance": {"value": 160.25}}}
+        scores = [{"key": "distance", "title": "perceptual distance", "unit": ""}]
+        write_json(folder / "evaluation" / "evaluation.json", fields | {"scores": scores, "candidates": [scored]})
+        assert ("| perceptual distance | 160.2 |" in model_card(run, folder, "")) == is_told
+
+
+def test_an_artifact_does_not_tell_why_there_were_no_weights(trained, tmp_path):
+    run = load_run(trained)._replace(vgg19={"weights": "random", "because": f"{tmp_path} is full"})
+    assert write_artifact(tmp_path / "artifact", run)["vgg19"] == {"weights": "random"}
+
+
 def test_another_size_and_one_that_does_not_fit(trained, tmp_path):
     convert.main(["export", str(trained), str(tmp_path / "wide"), "--size", "48", "128"])
     assert json.loads((tmp_path / "wide" / "artifact.json").read_text())["size"] == [48, 128]
@@ -275,7 +296,8 @@ def test_a_round_trip_is_bit_exact(trained, tmp_path):
     convert.main(["run", str(file), str(back)])
     (one, other), (_, _, described), (_, _, original) = map(load_run, (trained, back)), *map(read_description, (back, trained))
     assert (one.step, one.experiment, one.label_space) == (other.step, other.experiment, other.label_space)
-    assert described == original
+    assert described | {"data": None} == original | {"data": None}
+    assert description_changes(described, original) == ["data.examples: None, now 6"]  # so that no training resumes it
     jax.tree.map(np.testing.assert_array_equal, one.params, other.params)
     assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(other.params))
 

@@ -35,6 +35,7 @@ from crn_jax.train import TrainState, abstract_state
 from launch import ablate, check, convert, inspect, segment, synthesize, train
 from launch.common.command_line import named_experiment
 from launch.common.terminal import console, is_of_the_system
+from launch.hidden_choices import held_out_distances
 from launch.training.lock import OWNER, BucketRecords, Owner, Ownership
 from launch.training.run_files import run_files
 from tests.support import savers
@@ -318,6 +319,8 @@ def test_every_command_reads_it(trained, trained_streets, tmp_path, monkeypatch,
     convert.main(["safetensors", run, "x.safetensors"])
     trained.write("x.safetensors", Path("x.safetensors").read_bytes())
     assert same(load_run(f"{run}/x.safetensors").params, load_run("x.safetensors").params)
+    assert held_out_distances(Path(run), 12) == held_out_distances(disk, 12) != (np.nan, np.nan)
+    assert np.isnan(held_out_distances(Path("x.safetensors"), 12)).all()
     with pytest.raises(SystemExit) as end:
         check.main([run])
     assert end.value.code == 0

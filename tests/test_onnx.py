@@ -152,4 +152,7 @@ def test_the_command(tiny, tmp_path, capsys):
     assert "Creative Commons" in metadata["licences"] and 'InferenceSession("run.onnx")' in metadata["model_card"]
     layouts = layouts_of(1, experiment.size, 20)
     assert_same_images(images_of(str(file), layouts), np.asarray(synthesize(experiment.cascade, params, layouts)))
+    convert.main(["onnx", str(tmp_path / "run"), str(tmp_path / "wide.onnx"), "--size", "48", "128"])
+    metadata = {entry.key: entry.value for entry in onnx.load(tmp_path / "wide.onnx").metadata_props}
+    assert json.loads(metadata["size"]) == [48, 128] and "layout of 48x128 pixels" in metadata["model_card"]
     assert f"{file} exists already" in commands.refused(convert.main, "onnx", tmp_path / "run", file)

@@ -10,9 +10,9 @@ from crn_jax.errors import counted
 from crn_jax.experiment import to_json
 from crn_jax.run import Run
 from launch.common.terminal import console
-from launch.evaluation.evaluation_file import read_evaluation
+from launch.evaluation.evaluation_file import at_step, read_evaluation
 from launch.evaluation.score_tables import number
-from launch.training.metrics_log import read_metrics
+from launch.training.metrics_log import measured_folder, read_metrics
 
 _LICENCES = {
     "cityscapes": "Cityscapes: for research and other non-commercial purposes.",
@@ -26,24 +26,25 @@ _LICENCES = {
 }
 
 
-def model_card(run: Run, folder: Path, use: str, *, size: tuple[int, int] | None = None) -> str:
+def model_card(run: Run, source: str | Path, use: str, *, size: tuple[int, int] | None = None) -> str:
     """Writes the model card in Markdown, with the front matter that the Hugging Face Hub reads.
 
     Args:
       run: the run.
-      folder: its run folder.
+      source: where it was loaded from.
       use: what to say about the use of the exported file, by `use_of_artifact` or `use_of_onnx`.
       size: the height and the width of the exported layouts, in pixels. None: the run's own.
     """
-    experiment, k = run.experiment, run.generator.num_images
+    experiment, k, folder = run.experiment, run.generator.num_images, measured_folder(source)
     height, width = size or experiment.size
     steps = f"{run.step:,} steps" if run.step else "Converted from another program, so the number of steps is unknown"
     title = f"# {experiment.name}\n\n{experiment.about}".strip()
     return f"""{_front_matter(run, folder)}
 {title}
 
-This {experiment.trains} makes {counted(k, "photograph")} of each semantic layout of {height}x{width} pixels. crn_jax trained it
-(Cascaded Refinement Networks, [Chen & Koltun, ICCV 2017](https://arxiv.org/abs/1707.09405)).
+This {experiment.trains} makes {counted(k, "photograph")} of each semantic layout of {height}x{width} pixels.
+{"crn_jax trained it" if run.step else "It runs in crn_jax"} (Cascaded Refinement Networks, [Chen & Koltun, ICCV
+2017](https://arxiv.org/abs/1707.09405)).
 
 {use}
 The class ids are {", ".join(f"{i} {name}" for i, name in enumerate(run.label_space.classes))}.
@@ -186,15 +187,20 @@ def _scores(folder: Path, step: int) -> str:
     texts = []
     if measured := _held_out(folder, step):
         texts.append(f"The held-out perceptual distance at step {measured[0]:,} is {measured[1]:.1f}.")
-    texts += _evaluation(folder / "evaluation" / "evaluation.json", folder.resolve().name)
+    texts += _evaluation(folder / "evaluation" / "evaluation.json", folder.resolve().name, step)
     return "\n".join(texts) or "No scores were measured."
 
 
-def _evaluation(path: Path, name: str) -> list[str]:
-    """Writes a table of launch.evaluate's scores, if there are any. They belong to the latest checkpoint at that time."""
+def _evaluation(path: Path, name: str, step: int) -> list[str]:
+    """Writes a table of launch.evaluate's scores of the run at this step, if there are any."""
     if not path.is_file():
         return []
     evaluation = read_evaluation(path)
+    candidates = [
+        each for each in evaluation["candidates"] if each["name"] == name and each.get("about", "").startswith(at_step(step))
+    ]
+    if not candidates:
+        return []
     lines = [
         "",
         f"Scores by launch.evaluate, {evaluation['title']}, with 95% intervals in brackets:",
@@ -202,9 +208,7 @@ def _evaluation(path: Path, name: str) -> list[str]:
         "| score | |",
         "|---|---|",
     ]
-    for candidate in evaluation["candidates"]:
-        if candidate["name"] != name:
-            continue
+    for candidate in candidates:
         for score in evaluation["scores"]:
             cell = candidate["scores"].get(score["key"])
             if cell and cell["value"] is not None:

@@ -8,6 +8,7 @@ from launch.common.output import read_json
 _SCORE = {"value": (float, None), "low?": (float, None), "high?": (float, None)}
 _CANDIDATE = {
     "name": str,
+    "about?": str,
     "scores": {"distance": {**_SCORE, "value": float}, "*": _SCORE},
     "resources": {"*": float},
     "per_image": {"distance": [float]},
@@ -21,6 +22,11 @@ EVALUATION = {
     "candidates": [_CANDIDATE],
 }
 """What the content must have (see `json_file.check`)."""
+
+
+def at_step(step: int) -> str:
+    """Returns how the field `about` of a run's candidate begins, which says at which step the run was scored."""
+    return f"step {step:,}, "
 
 
 def read_evaluation(path: Path) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from crn_jax.run import Run
 from crn_jax.sharding import over_local_devices
 from crn_jax.synthesize import synthesize
 from launch.cost.dry_run import total_bytes
+from launch.evaluation.evaluation_file import at_step
 
 PHOTOGRAPHS = "photographs"
 IMAGES = (".png", ".jpg", ".jpeg", ".webp")
@@ -252,7 +253,7 @@ def run_of(name: str, run: Run, vgg_params: dict) -> Method:
     names: dict[str, Kind] = {name: "run"}
     names |= {f"{name}, best of {k}": "chosen", f"{name}, assembled": "chosen"} if k > 1 else {}
     return Method(
-        names, f"step {run.step:,}, k = {k}", several if k > 1 else one, lambda batch: resources_of(config, run.params, batch)
+        names, f"{at_step(run.step)}k = {k}", several if k > 1 else one, lambda batch: resources_of(config, run.params, batch)
     )
 
 

@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from crn_jax.buckets import copied, is_bucket
 from crn_jax.errors import UserError
 from crn_jax.files import replace_text
 from crn_jax.formats.json_file import parse_json, read_sound_lines
+from crn_jax.run import nearby
 from crn_jax.vgg import by_layer
 from launch.common.terminal import console
 
@@ -63,6 +65,20 @@ _LINE = {"step": int, "seconds_per_step?": float, "validation?": {"distance?": f
 def read_metrics(path: Path, note: Callable[[str], None] = lambda text: None) -> list[dict[str, Any]]:
     """Returns the lines of a metrics.jsonl, as `read_sound_lines` does."""
     return read_sound_lines(path, _LINE, note)
+
+
+def measured_folder(source: str | Path) -> Path:
+    """Returns the folder here where metrics.jsonl and evaluation/ of a run are read, copied from a bucket or from the Hub.
+
+    A run that is a single file has no such folder: its file is returned.
+
+    Raises:
+      UserError: if they cannot be fetched.
+    """
+    place = Path(nearby(source))
+    if is_bucket(source) and not place.is_file():
+        copied(source, lambda name: name in ("metrics.jsonl", "evaluation/evaluation.json"))
+    return place
 
 
 def last_step(path: Path) -> int:
