@@ -154,6 +154,19 @@ def test_processes_that_do_not_agree_say_on_what(tiny, tmp_path):
     assert not (tmp_path / "run.json").exists()
 
 
+def test_two_processes_start_from_a_smaller_run_with_its_moving_average(tiny, tmp_path):
+    """The moving average of a fresh module is a copy of parameters that are spread over both processes."""
+    trained, folder = tmp_path / "small", tmp_path / "grown"
+    short = [*tiny, "--steps", "1", "--sharding.mesh"]
+    train.main([*short, "1", "1", "--cascade.widths", "8", "8", "8", "--run.folder", str(trained)])
+    with started([[*short, "1", "2", "--init_from", str(trained)]] * 2, folder) as together:
+        texts = outputs(together)
+    assert [process.returncode for process in together] == [0, 0], texts
+    assert "Fresh: module_3, to_rgb." in texts[0]
+    state = final_state(folder)
+    assert int(state.step) == 1 and state.ema["module_3"].keys() == state.params["module_3"].keys()
+
+
 def test_an_error_that_one_process_meets_ends_all_with_its_status(tiny, tmp_path):
     """A person has to mend it, so that no launcher may start the run again."""
     arguments = [*tiny, "--sharding.mesh", "1", "2"]
@@ -303,8 +316,9 @@ def test_a_terminal_that_is_closed_ends_a_run_between_two_steps(monkeypatch):
         signal.signal(signal.SIGHUP, handler)
         with Stop() as stop:
             assert not stop.requested_at(1)
-            os.kill(os.getpid(), signal.SIGHUP)
-            assert stop.requested_at(2) == stops
+            for _ in range(2):  # the shell sends one, and the kernel another
+                os.kill(os.getpid(), signal.SIGHUP)
+                assert stop.requested_at(2) == stops
     signal.signal(signal.SIGHUP, before)
 
 
@@ -342,6 +356,26 @@ Path("done").touch()
         process.stdout.close()
         assert process.wait(timeout=PATIENCE) == 0
     assert (tmp_path / "done").exists()
+
+
+@pytest.mark.parametrize("unbuffered", [["-u"], []])
+def test_a_pipe_that_does_not_block_gets_everything(tmp_path, unbuffered):
+    """Another program that holds the same pipe may have made it so."""
+    program = """
+import os
+import launch
+os.set_blocking(1, False)
+launch.prepare()
+from launch.common.terminal import console
+for i in range(2000):
+    console.print("line", i, "x" * 100)
+"""
+    command = [sys.executable, *unbuffered, "-c", program]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        process.stdout.readline()
+        lines = process.stdout.read().splitlines()
+        assert process.wait(timeout=PATIENCE) == 0
+    assert len(lines) == 1999 and lines[-1].startswith("line 1999 ")
 
 
 SLURM = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "n[1-4]", "SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}

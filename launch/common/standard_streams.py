@@ -9,6 +9,7 @@ import contextlib
 import errno
 import io
 import os
+import select
 import sys
 from typing import Any, TextIO
 
@@ -47,9 +48,18 @@ class _Lasting(io.FileIO):
     """A standard stream that goes on into nowhere when it cannot be written to any more."""
 
     def write(self, data: Any) -> int:
-        """Writes bytes, or discards them and those that follow. A reason that is no fault of the reader's is told once."""
+        """Writes all bytes, or discards them and those that follow. A reason that is no fault of the reader's is told once.
+
+        Another program may have made the terminal or the pipe non-blocking. Then it waits until there is room.
+        """
         try:
-            return super().write(data)
+            rest = memoryview(data).cast("B")
+            while rest:
+                written = super().write(rest)
+                if written is None:
+                    select.select([], [self], [])
+                rest = rest[written or 0 :]
+            return len(data)
         except OSError as error:
             silence(self.fileno())
             if error.errno not in (errno.EPIPE, errno.EIO):  # the reader, or the terminal, is gone

@@ -10,8 +10,9 @@ from jax.experimental import multihost_utils
 from launch.common.standard_streams import silence
 
 REPEATED_SECONDS = 5.0
-"""Seconds after the first SIGTERM in which another one is the same request. When SLURM preempts a job without grace, it sends
-it twice within some milliseconds: to each process, and through srun."""
+"""Seconds after the first SIGTERM or SIGHUP in which another one is the same request. When SLURM preempts a job without grace,
+it sends SIGTERM twice within some milliseconds: to each process, and through srun. When a terminal is closed, its shell and
+the kernel both send SIGHUP."""
 
 
 class Stop:
@@ -55,7 +56,7 @@ class Stop:
         return self._reached(step) if self._by_jax else bool(self._noted)
 
     def _note(self, number, _frame) -> None:
-        """Notes a signal, and lets a second one end the process at once, unless it is a repeated SIGTERM."""
+        """Notes a signal, and lets a second one end the process at once, unless it is a repeated SIGTERM or SIGHUP."""
         if number in self._noted:
             if time.monotonic() - self._noted[number] > REPEATED_SECONDS:
                 signal.signal(number, signal.SIG_DFL)
@@ -65,7 +66,7 @@ class Stop:
         if number == signal.SIGHUP:
             for terminal in self._terminals:  # it is gone, and writing to it would fail
                 silence(terminal)
-        if number != signal.SIGTERM:
+        if number == signal.SIGINT:
             signal.signal(number, signal.SIG_DFL)
         if self._by_jax:
             os.kill(os.getpid(), signal.SIGTERM)

@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from crn_jax.checkpoint import Checkpoints
@@ -107,6 +108,8 @@ def started_from(start: Start, label_space: LabelSpace, state: TrainState, origi
     def placed(like: jax.Array, value: jax.Array) -> jax.Array:
         if value is like:
             return like
+        if isinstance(value, jax.Array) and value.sharding == like.sharding:  # fresh, and perhaps spread over processes
+            return jnp.copy(value)  # the step uses up the parameters and their moving average, so both need one
         host = np.asarray(value)
         return jax.make_array_from_callback(like.shape, like.sharding, lambda index: host[index])
 
