@@ -10,7 +10,7 @@ import dataclasses
 import datetime
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, NoReturn
 
@@ -20,23 +20,25 @@ import rich.text
 import tyro
 
 from crn_jax.buckets import BucketFolder, address_of, copied, copy_of, is_bucket
-from crn_jax.checkpoint import Checkpoints, UnreachableCheckpoint
+from crn_jax.checkpoint import Checkpoints, DamagedCheckpoint, UnreachableCheckpoint
+from crn_jax.checksums import KEY, unsealed
 from crn_jax.data.cache import is_intact, open_arrays, open_checksums
 from crn_jax.errors import UserError
 from crn_jax.experiment import AnyExperiment, from_json
 from crn_jax.files import expanded, set_aside, sha256_of
+from crn_jax.formats.json_file import parse_json
 from crn_jax.formats.safetensors_file import load_run_file
 from crn_jax.run import read_description
 from crn_jax.storage import UNFINISHED
 from crn_jax.train import abstract_state
 from launch.ablation.record import FILE as RECORD
 from launch.ablation.record import read_record
-from launch.common.exit_status import FAILED
+from launch.common.exit_status import FAILED, USER_ERROR
 from launch.common.jax_setup import set_up_jax
 from launch.common.names import as_typed
 from launch.common.options import BucketPath, read_options
 from launch.common.output import read_json
-from launch.common.terminal import command, console, progress_bar
+from launch.common.terminal import command, console, progress_bar, show_error
 from launch.training.ledger import FILE, Account, account_of, read_ledger
 from launch.training.lock import OWNER, is_in_use, owned
 from launch.training.metrics_log import read_metrics
@@ -94,13 +96,27 @@ def main(arguments: list[str] | None = None) -> None:
         set_up_jax()
         if not asked.runs:
             raise UserError("Name at least one run folder.")
-        damaged = {run: [finding for finding in check(run) if finding.verdict == "damaged"] for run in asked.runs}
-        if asked.repair:
-            for run, findings in damaged.items():
-                repair(run, findings)
-        elif any(damaged.values()):
-            console.print("To move what is damaged out of the way, give the same command with --repair.")
-        sys.exit(FAILED if any(damaged.values()) else 0)
+        sys.exit(check_all(asked.runs, asked.repair))
+
+
+def check_all(runs: Sequence[Path], is_repaired: bool) -> int:
+    """Checks folders in turn, and repairs each one if asked to. Returns the exit status.
+
+    A folder that cannot be checked does not keep the others from being checked.
+    """
+    status, is_damaged = 0, False
+    for run in runs:
+        try:
+            damaged = [finding for finding in check(run) if finding.verdict == "damaged"]
+            is_damaged |= bool(damaged)
+            if is_repaired:
+                repair(run, damaged)
+        except UserError as error:
+            show_error(str(error))
+            status = USER_ERROR
+    if is_damaged and not is_repaired:
+        console.print("To move what is damaged out of the way, give the same command with --repair.")
+    return status or (FAILED if is_damaged else 0)
 
 
 def repair(run: Path, damaged: list[Finding]) -> None:
@@ -152,7 +168,7 @@ def check(path: Path) -> list[Finding]:
 
 def _is_checked(name: str) -> bool:
     """Returns whether a file of this name is read in a folder. Checkpoints of a bucket have copies of their own."""
-    return name.partition("/")[0] not in ("checkpoints", "damaged", OWNER, "tensorboard", "contact_sheets")
+    return name.partition("/")[0] not in ("checkpoints", "compiled", "damaged", OWNER, "tensorboard", "contact_sheets")
 
 
 def _looked_at(folder: Folder, file: Path, look: Callable[[], str | None]) -> Finding:
@@ -164,26 +180,43 @@ def _looked_at(folder: Folder, file: Path, look: Callable[[], str | None]) -> Fi
         return f"moved to {BucketFolder(folder.place).set_aside(what) if in_bucket else set_aside(file, folder.path)}"
 
     try:
-        return Finding(what, "whole", look() or "")
+        note = look() or ""
+        if not file.suffix.startswith(".json") or _has_its_checksum(file):
+            return Finding(what, "whole", note)
+        return Finding(what, "unverified", note or "it can be read, but it has no checksum")
     except (OSError, UserError, ValueError, LookupError, TypeError, RecursionError) as error:
         return Finding(what, "damaged", str(error), repair)
+
+
+def _has_its_checksum(file: Path) -> bool:
+    """Whether a JSON file holds the checksum of its values. Files of lines, and those of older versions, have none."""
+    try:
+        fields = parse_json(file.read_bytes(), file, "")
+        return KEY in fields and bool(unsealed(fields))
+    except (OSError, UserError, ValueError):
+        return False
 
 
 def run_json(folder: Folder) -> Iterator[Finding]:
     """Checks run.json, which describes the run."""
     file = folder.path / "run.json"
     if file.exists():
-        yield _looked_at(folder, file, lambda: None if read_description(folder.path) else "")
+        found = _looked_at(folder, file, lambda: None if read_description(folder.path) else "")
+        if found.verdict == "damaged" and _has_its_checksum(file):
+            found = Finding(found.what, "unverified", found.note)  # another version of crn_jax wrote it
+        yield found
 
 
 def checkpoints(folder: Folder) -> Iterator[Finding]:
     """Checks every array of every checkpoint."""
     stored = Checkpoints(f"{folder.place}/checkpoints")
     for step in stored.steps():
-        yield _checkpoint(folder, stored, step)
+        found = _checkpoint(folder, stored, step)
+        if found.verdict == "whole" or step in Checkpoints(stored.folder).steps():  # else a training has deleted it meanwhile
+            yield found
     for unfinished in sorted((folder.path / "checkpoints").glob(f"*{UNFINISHED}*")):
         yield Finding(
-            f"checkpoints/{unfinished.name}", "whole", "a save that is going on or was killed; the next one deletes it"
+            f"checkpoints/{unfinished.name}", "unverified", "a save that is going on or was killed; the next one deletes it"
         )
 
 
@@ -199,8 +232,10 @@ def _checkpoint(folder: Folder, stored: Checkpoints, step: int) -> Finding:
         stored.load(step, abstract_state(experiment.objective(steps_per_epoch=1)), folder.description)
     except UnreachableCheckpoint:
         raise  # --repair must not move a checkpoint that may be whole
-    except UserError as error:
+    except DamagedCheckpoint as error:
         return Finding(what, "damaged", str(error), lambda: f"moved to {stored.set_aside(step)}")
+    except UserError as error:  # it may be whole, but another version of crn_jax, or another experiment, has saved it
+        return Finding(what, "unverified", str(error))
     if manifest is None:
         return Finding(what, "unverified", "it can be read, but it has no checksums, because an older version saved it")
     size = sum(np.prod(array.shape, dtype=np.int64) * np.dtype(array.dtype).itemsize for array in manifest.arrays.values())

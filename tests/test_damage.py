@@ -224,6 +224,35 @@ def test_a_run_is_checked_and_repaired(trained_streets, tmp_path):
     assert checked(folder) == (0, [])
 
 
+def test_what_another_version_wrote_is_not_damaged_and_stays(trained_streets, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(trained_streets, folder)
+    about = unsealed(json.loads((folder / "run.json").read_text()))
+    about["experiment"]["cascade"]["newer"] = 1
+    (folder / "run.json").write_text(json.dumps(sealed(about)))
+    found = {finding.what: finding for finding in check.check(folder)}
+    assert found["run.json"].verdict == "unverified" and "does not fit this version" in found["run.json"].note
+    assert checked(folder, "--repair") == (0, []) and (folder / "run.json").exists()
+
+
+def test_what_has_no_checksum_is_not_called_whole(trained_streets, tmp_path):
+    shutil.copy(trained_streets / "run.json", tmp_path)
+    redescribe(tmp_path, lambda about: None)
+    (tmp_path / "task.json").write_text('{"finished": []}')
+    assert {(each.what, each.verdict) for each in check.check(tmp_path)} == {
+        ("run.json", "unverified"),
+        ("task.json", "unverified"),
+    }
+
+
+def test_a_folder_that_is_none_keeps_no_other_from_being_repaired(trained_streets, tmp_path):
+    shutil.copy(trained_streets / "run.json", tmp_path)
+    (tmp_path / "task.json").write_text("{")
+    with pytest.raises(SystemExit) as exit_:
+        check.main([str(tmp_path / "none"), str(tmp_path), "--repair"])
+    assert exit_.value.code == 2 and (tmp_path / "damaged" / "task.json").exists()
+
+
 def test_a_check_goes_on_past_what_cannot_be_read(trained_streets, tmp_path):
     folder, cache, other = tmp_path / "run", tmp_path / "cache" / "48x64-0123456789abcdef", tmp_path / "cache" / "48x64-f"
     for made in (folder / "exported", cache, other / "cache.json"):
@@ -236,7 +265,9 @@ def test_a_check_goes_on_past_what_cannot_be_read(trained_streets, tmp_path):
     damaged = [finding for finding in check.check(folder) if finding.verdict == "damaged"]
     assert [finding.what for finding in damaged] == ["exported/artifact.json", str(cache), str(other)]
     check.repair(folder, damaged)
-    assert all(finding.verdict == "whole" for finding in check.check(folder)) and not cache.exists() and not other.exists()
+    assert (
+        not any(finding.verdict == "damaged" for finding in check.check(folder)) and not cache.exists() and not other.exists()
+    )
 
 
 def checked(folder: Path, *flags: str) -> tuple[int, list[str]]:

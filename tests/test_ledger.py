@@ -330,7 +330,7 @@ def test_the_ledger_of_a_run_is_checked_and_printed(trained_streets, tmp_path):
         return capture.get()
 
     text = shown()
-    assert "ledger.jsonl  whole" in text and "starts: 1, killed: 0, running: 0" in text and "lost" in text
+    assert "ledger.jsonl  unverified" in text and "starts: 1, killed: 0, running: 0" in text and "lost" in text
     (tmp_path / "ledger.jsonl").write_bytes(b"{}\n" + (trained_streets / FILE).read_bytes())
     text = shown()
     assert "1 line is damaged and left out: 1." in text and "starts:" not in text
