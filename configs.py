@@ -57,7 +57,7 @@ COLLECTION = LossConfig(best_per="class", mean_share=0.001)
 # Procedural streets with hidden choices (time of day, weather, colours of cars). The cascade synthesizes six images for each
 # layout, and the loss takes the best one for each class.
 #   python -m launch.train streets_diverse
-# Expect: 2,000 steps of one second each on two cores. Different images show day, dusk, night and haze. With ImageNet's VGG-19
+# Expect: 2,000 steps of 0.6 s each on two quiet cores. Different images show day, dusk, night and haze. With ImageNet's VGG-19
 # weights, the held-out distance is 188 (206 for a cascade with one image).
 streets_diverse = dataclasses.replace(
     demo,
@@ -375,8 +375,8 @@ _RELEASED = " ".join(f"{weight:.6g}" for weight in RELEASED_WEIGHTS["cityscapes_
 # Recipes of growth: a cascade is trained at one size, and then with one more module at twice that size. Adam starts anew in
 # each stage.
 
-_GROWN_512P = "cityscapes_512p --epochs 20 --run.validate_every 2975"
-_GROWN_1024P = "cityscapes_1024p --epochs 5 --run.validate_every 2975"
+_GROWN_512P = "cityscapes_512p --epochs 20"
+_GROWN_1024P = "cityscapes_1024p --epochs 5"
 _CAMVID_WIDTHS, _STREETS_WIDTHS = "256 256 256 256 128", "128 128 128 96 48"
 _COLOURS = (
     "detailed_streets --lambdas.initial 1 0 0 0 0 0 --loss.mean_share 0.2 --run.validate_every 2000 "

@@ -47,6 +47,13 @@ def check_widths(widths: tuple[int, ...]) -> None:
         raise ValueError(f"widths must be one or more positive numbers, got {widths}.")
 
 
+def check_positive(config: object, *names: str) -> None:
+    """Raises ValueError unless these fields of a config are positive."""
+    for name in names:
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name} must be positive, got {getattr(config, name)}.")
+
+
 def check_levels(size: tuple[int, int], widths: tuple[int, ...]) -> None:
     """Raises ValueError unless height and width can be halved from each level to the next."""
     scale = 2 ** (len(widths) - 1)
@@ -97,8 +104,9 @@ class CascadeConfig(_Network):
 
     def __post_init__(self):
         check_widths(self.widths)
-        if min(self.num_classes, self.num_images, *self.base) < 1:
-            raise ValueError(f"num_classes, num_images and base must be positive, got {self}.")
+        check_positive(self, "num_classes", "num_images")
+        if min(self.base) < 1:
+            raise ValueError(f"base must be positive, got {self.base}.")
 
     @property
     def size(self) -> tuple[int, int]:
@@ -135,6 +143,7 @@ class EncoderDecoderConfig(_Network):
     """The dtype of the convolutions."""
 
     def __post_init__(self):
+        check_positive(self, "num_classes", "num_images")
         check_widths(self.widths)
         check_levels(self.size, self.widths)
 
@@ -174,8 +183,7 @@ class FullResolutionConfig(_Network):
     boundaries: ClassVar[bool] = False
 
     def __post_init__(self):
-        if min(self.maps, self.layers) < 1:
-            raise ValueError(f"maps and layers must be positive, got {self.maps} and {self.layers}.")
+        check_positive(self, "num_classes", "num_images", "maps", "layers")
         dilations(*self.size, self.layers)
 
     @property
@@ -210,6 +218,7 @@ class GANConfig(_Network):
     """The dtype of the convolutions."""
 
     def __post_init__(self):
+        check_positive(self, "num_classes")
         for widths in filter(None, (self.widths, self.discriminator_widths)):
             check_widths(widths)
         smallest = 1 if self.networks == "pix2pix" else 3

@@ -144,7 +144,7 @@ def ablate(asked: Arguments, command_line: str) -> int:
     if asked.dry_run:
         for task in (*segmenter, *chosen):
             for line in itertools.islice(task.commands(), None if budget.minutes is None else 1):
-                console.print(shown(line), markup=False)
+                console.print(shown(line))
         return 0
     check_files(asked)
 
@@ -179,10 +179,8 @@ def tell(results: dict[str, Any], out: Path) -> None:
     """Prints the scores and conclusions."""
     console.print(figures_table(results))
     for sentence in results["conclusions"]:
-        console.print(f"- {sentence}", markup=False)
-    console.print(
-        f"{out / 'ablation.html'} shows it with curves and images; {FILE} beside it lets others verify it.", markup=False
-    )
+        console.print(f"- {sentence}")
+    console.print(f"{out / 'ablation.html'} shows it with curves and images; {FILE} beside it lets others verify it.")
 
 
 def verify(asked: Verify) -> int:
@@ -190,13 +188,11 @@ def verify(asked: Verify) -> int:
     set_up_jax()
     record = read_record(asked.record)
     apart = unequal_results(record, asked.record)
-    console.print(
-        f"{asked.record}: {numbers_in(record['results']):,} numbers computed again, {len(apart)} differ.", markup=False
-    )
+    console.print(f"{asked.record}: {numbers_in(record['results']):,} numbers computed again, {len(apart)} differ.")
     for line in apart[:SHOWN]:
-        console.print(f"  {line}", markup=False)
+        console.print(f"  {line}")
     for name, differing in unequal_scores(record, asked.runs) if asked.runs else ():
-        console.print(f"  {name}: {', '.join(differing) or 'the same scores of all images'}", markup=False)
+        console.print(f"  {name}: {', '.join(differing) or 'the same scores of all images'}")
         apart += differing
     return FAILED if apart else 0
 

@@ -11,7 +11,6 @@ import importlib
 import importlib.metadata
 import itertools
 import json
-import math
 import multiprocessing
 import os
 import platform
@@ -287,6 +286,7 @@ def measure_steps(case: Experiment, cache: str, count: int, against: str | None,
     result = {
         "first_step_at": time.time(),
         "device": jax.devices()[0].device_kind,
+        "mesh": mesh_of(case).devices.shape,  # without the -1 that may be asked for
         **memory_of(step),
         "peak_bytes": peak_bytes(),
     }
@@ -328,7 +328,7 @@ def measure_steps(case: Experiment, cache: str, count: int, against: str | None,
     result["matrix_flops_per_s"] = 3 * 2 * side**3 / result.pop("product_s")["median"]
     flops = identity(case)
     for part in ("forward", "step"):
-        rate = flops[f"{part}_flops"] / result[f"{part}_s"]["median"] / math.prod(case.sharding.mesh)  # per device
+        rate = flops[f"{part}_flops"] / result[f"{part}_s"]["median"] / mesh_of(case).size  # per device
         result[f"{part}_of_matrix_rate"] = rate / result["matrix_flops_per_s"]
     return result
 

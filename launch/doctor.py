@@ -66,19 +66,19 @@ def main(arguments: list[str] | None = None) -> None:
         set_up_jax()
         for lines in (software(), environment(), cache_line(), [f"VGG-19: {vgg19_state(asked.vgg)}"]):
             for line in lines:
-                console.print(line, markup=False)
+                console.print(line)
         if problem := missing_platform():
-            console.print(f"devices: none. {problem}", markup=False)
+            console.print(f"devices: none. {problem}")
             sys.exit(FAILED)
         try:
             for line in hardware():
-                console.print(line, markup=False)
+                console.print(line)
             with console.status("compiling and running a training step, which takes up to a minute"):
                 done = training_step()
-            console.print(done, markup=False)
+            console.print(done)
         except Exception as error:  # whatever goes wrong is what the report is about
-            console.print(f"training step: failed, {type(error).__name__}: {error}", markup=False)
-            console.print(traceback.format_exc(), markup=False)
+            console.print(f"training step: failed, {type(error).__name__}: {error}")
+            console.print(traceback.format_exc())
             sys.exit(FAILED)
 
 

@@ -189,10 +189,10 @@ def tell(evaluation: dict[str, Any], notes: Sequence[str], out: Path) -> None:
     if "protocols" in evaluation:
         console.print(protocols_table(evaluation))
     for line in ranking(evaluation):
-        console.print(line, markup=False)
+        console.print(line)
     for note in notes:
-        console.print(note, markup=False, style="dim")
-    console.print(f"{out / 'report.html'} shows it with images, {out / 'evaluation.json'} has every number.", markup=False)
+        console.print(note, style="dim")
+    console.print(f"{out / 'report.html'} shows it with images, {out / 'evaluation.json'} has every number.")
 
 
 def out_folder(asked: Arguments) -> Path:
@@ -484,8 +484,8 @@ def make_study(asked: Arguments, page: Path, comparison: Comparison) -> None:
         pairs=asked.study_pairs,
         seed=asked.study_seed,
     )
-    console.print(f"Open {page} in a browser, or send it to people. Then analyse the files that they save:", markup=False)
-    console.print("python -m launch.evaluate --study RESULT.json [RESULT.json ...]", markup=False)
+    console.print(f"Open {page} in a browser, or send it to people. Then analyse the files that they save:")
+    console.print("python -m launch.evaluate --study RESULT.json [RESULT.json ...]")
 
 
 def tell_study(asked: Arguments, files: Sequence[Path]) -> None:

@@ -371,29 +371,27 @@ def readings(pair: Pair, label_space: LabelSpace, root: Path) -> Iterator[dict[s
 def tell(found: dict[str, Any], out: Path) -> None:
     """Prints what is there, how to train on it, and what is wrong."""
     for note in found["notes"]:
-        console.print(note, markup=False, style="dim")
+        console.print(note, style="dim")
     console.print(splits_table(found))
     console.print(classes_table(found))
     if told := found["instances"]:
         in_all = f"{counted(told['instances'], 'instance')} in {counted(told['maps'], 'instance map')}"
         console.print(f"{in_all}: {told['mean']:.1f} on average, {told['most']:,} at most.\n")
-    console.print(
-        f"{out / 'inspection.html'} shows it with a contact sheet, {out / 'inspection.json'} has every number.\n", markup=False
-    )
+    console.print(f"{out / 'inspection.html'} shows it with a contact sheet, {out / 'inspection.json'} has every number.\n")
     blocking, others = ([p for p in found["problems"] if p["blocks"] is blocks] for blocks in (True, False))
     if found["can_train"]:
         console.print("It can be trained on:", style="bold green")
-        console.print(found["train"], markup=False)
+        console.print(found["train"])
     for problem in others + blocking:
         sign, style = ("error", "bold red") if problem["blocks"] else ("note", "bold yellow")
         console.print(Text.assemble("\n", (f"{sign}:", style), f" {problem['what']}."))
         for example in problem["examples"]:
-            console.print(f"  {example}", markup=False, style="dim")
-        console.print(f"  {problem['remedy']}", markup=False)
+            console.print(f"  {example}", style="dim")
+        console.print(f"  {problem['remedy']}")
     if blocking:
         until = f" until {counted(len(blocking), 'error')} above {'is' if len(blocking) == 1 else 'are'} mended."
         console.print(Text.assemble("\n", ("It cannot be trained on", "bold red"), f"{until} After that, train with:"))
-        console.print(found["train"], markup=False)
+        console.print(found["train"])
 
 
 def splits_table(found: dict[str, Any]) -> rich.table.Table:

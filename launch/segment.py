@@ -6,7 +6,7 @@ segmenter has labelled already is not labelled again.
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -102,6 +102,7 @@ def segment(asked: Arguments) -> None:
     jobs = planned(asked, labeller)
     names = [job.photograph.stem for job in jobs]
     right = files_of(asked.layouts, names, (".png",)) if asked.layouts else {}
+    refuse_to_replace(right.values(), jobs)
     to_do = [job for job in track(jobs, "looking", len(jobs)) if asked.overwrite or not job.is_done]
     refused = list[str]()
     try:
@@ -158,6 +159,14 @@ def planned(asked: Arguments, labeller: Labeller) -> list[Job]:
                 f"--out, or replace it with --overwrite."
             )
     return list(jobs.values())
+
+
+def refuse_to_replace(right: Iterable[Path], jobs: list[Job]) -> None:
+    """Raises UserError if a layout would replace one of the right layouts, which then would agree with itself."""
+    there = {path.resolve() for path in right}
+    for job in jobs:
+        if job.target.resolve() in there:
+            raise UserError(f"{job.target}: the layout would replace this right layout. Choose another folder with --out.")
 
 
 def find_photographs(paths: tuple[Path, ...]) -> Iterator[Path]:

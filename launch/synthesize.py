@@ -149,7 +149,7 @@ def report(run: Run, images: list[Path], new: int, out: Path) -> None:
         new = int(sum_over_processes(np.array([new], np.int32))[0])
     total = len(images)
     kept = f", of which {total - new:,} existed already (--overwrite makes them again)" if new < total else ""
-    console.print(f"{total:,} image{'s' * (total > 1)} in {out}{kept}, the first: {images[0]} (step {run.step})", markup=False)
+    console.print(f"{total:,} image{'s' * (total > 1)} in {out}{kept}, the first: {images[0]} (step {run.step})")
 
 
 Task = tuple[Path, list[Path]]

@@ -2,7 +2,7 @@
 # Trains on a slice of Cloud TPU VMs. It runs the same command on all hosts of the slice, which find each other by themselves.
 #
 #   launch/tpu_vm.sh NAME ZONE cityscapes_1024p --data.root /shared/cityscapes --run.folder /shared/runs/cityscapes_1024p \
-#     --cascade.dtype bfloat16 --batch_size 4 --sharding.mesh 4 4
+#     --cascade.dtype bfloat16 --remat none --batch_size 4 --sharding.mesh 4 4
 #
 # NAME is a slice that gcloud compute tpus tpu-vm create has made. /shared is a file system that all of its hosts mount, such
 # as Filestore; a bucket, gs://BUCKET/FOLDER, will do as well. This script copies the repository to every host, installs it,

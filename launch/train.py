@@ -51,11 +51,13 @@ def estimate(stages: list[Command]) -> None:
     """Prints the memory, exchanges, operations and time of a training step of each stage, without running it."""
     from launch.common.jax_setup import set_up_jax
     from launch.cost.dry_run import dry_run
+    from launch.training.failures import explained_memory
 
     set_up_jax()
     for stage in stages:
         experiment = require_kind(stage.experiment, Experiment, f"--dry_run: '{stage.experiment.name}'")
-        dry_run(experiment, stage.topology)
+        with explained_memory(experiment, dry_run=True):
+            dry_run(experiment, stage.topology)
 
 
 def train(stages: list[Command], began: float | None) -> None:

@@ -63,15 +63,15 @@ def test_a_run_writes_all_it_measured(tmp_path, capsys, in_this_process, monkeyp
 
 
 def test_devices_share_out_a_step_and_its_operations(tmp_path, capsys, in_this_process):
-    command = "demo --widths 8 8 8 --steps 1 --batch_sizes 2 --meshes 2 2 --json".split()
+    command = "demo --widths 8 8 8 --steps 1 --batch_sizes 2 --meshes 2 -1 --json".split()
     benchmark.main([*command, str(tmp_path / "results.json")])
     (case,) = json.loads((tmp_path / "results.json").read_text())["cases"]
-    assert case["mesh"] == [2, 2]
-    assert 4 * case["step_of_matrix_rate"] * case["matrix_flops_per_s"] * case["step_s"]["median"] == pytest.approx(
+    assert case["mesh"] == [2, 4]
+    assert 8 * case["step_of_matrix_rate"] * case["matrix_flops_per_s"] * case["step_s"]["median"] == pytest.approx(
         case["step_flops"]
     )
     printed = capsys.readouterr().out
-    assert "2 x 2" in printed and "images a second" in printed
+    assert "2 x 4" in printed and "images a second" in printed
 
 
 def test_a_reference_on_several_devices_is_refused():

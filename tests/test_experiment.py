@@ -188,7 +188,7 @@ def test_intervals_must_be_positive():
         (lambda: EncoderDecoderConfig(20, (72, 96), (4,) * 5), r"multiples of 2\^\(levels - 1\) = 16, got 72 96"),
         (lambda: EncoderDecoderConfig(20, (64, 96), ()), "one or more positive numbers, got ()"),
         (lambda: FullResolutionConfig(20, (96, 128), 4, layers=4), "see the whole of 16 pixels, not of 96x128"),
-        (lambda: FullResolutionConfig(20, (96, 128), 0), "maps and layers must be positive, got 0 and 10"),
+        (lambda: FullResolutionConfig(20, (96, 128), 0), "maps must be positive, got 0"),
         (lambda: GANConfig(20, (98, 128), "pix2pix"), "Sides of 98x128 can be halved 1 time"),
         (lambda: GANConfig(20, (16, 16), "pix2pix"), "16x16 is too small for a single patch of 4 levels"),
         (lambda: GANConfig(20, (8, 8), "dcgan"), r"can be halved 1 time \(to no less than 3\)"),

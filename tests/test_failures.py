@@ -5,7 +5,9 @@ import pytest
 
 from configs import EXPERIMENTS
 from crn_jax.errors import UserError
+from launch import train
 from launch.training.failures import explained_memory
+from tests.support.commands import refused
 
 pytestmark = pytest.mark.quick
 
@@ -28,6 +30,17 @@ def test_too_little_memory_is_explained_by_options_that_there_are(name, tells, i
     assert "trying to allocate 9 bytes" in message and "and much more" not in message
     assert all(part in message for part in [*tells, "--batch_size", "--sharding.mesh"])
     assert not any(part in message for part in is_silent_on)
+
+
+def test_a_dry_run_that_does_not_fit_is_explained(monkeypatch):
+    """The compiler for TPUs refuses what does not fit. (Here: whatever is lowered.)"""
+
+    def refuse(*_):
+        raise jax.errors.JaxRuntimeError(FULL)
+
+    monkeypatch.setattr("launch.cost.dry_run.lower_step", refuse)
+    told = refused(train.main, "demo", "--dry_run")
+    assert "The devices' memory does not suffice" in told and "--remat full" in told and "--dry_run says" not in told
 
 
 def test_other_errors_of_the_devices_stay_as_they_are():

@@ -111,6 +111,16 @@ def test_figures_that_the_documents_give(name, forward, step):
     assert tuple(f"{count / 1e12:.3g}" for count in counts) == (forward, step)
 
 
+def test_parts_that_are_not_trained_have_no_gradients():
+    """Gradients by their inputs are not needed either, because nothing before them is trained."""
+    experiment = EXPERIMENTS["demo"]
+    frozen = dataclasses.replace(experiment.optimizer, freeze=("module_[0-3]",))
+    counts = [step_flops(each.objective(1)) for each in (experiment, dataclasses.replace(experiment, optimizer=frozen))]
+    layers = cascade_layers(experiment.cascade)
+    frozen_layers, next_layer = layers[:8], layers[8]  # two convolutions in each of four modules
+    assert counts[0] - counts[1] == 2 * (2 * sum(frozen_layers) + next_layer - by_layouts(experiment.cascade))
+
+
 # Single operations, by hand.
 
 

@@ -114,6 +114,9 @@ def test_a_run_does_not_need_the_file_again(written, tiny, tmp_path, monkeypatch
         named_experiment("mine")
 
 
+RECIPE = "from crn_jax.growth import Recipe\nRECIPES = {'new': Recipe('', "
+
+
 @pytest.mark.parametrize(
     "text, parts",
     [
@@ -128,7 +131,7 @@ def test_a_run_does_not_need_the_file_again(written, tiny, tmp_path, monkeypatch
         ),
         (
             "from configs import demo\nfrom crn_jax.growth import Recipe\n"
-            "EXPERIMENTS = {'new': demo}\nRECIPES = {'new': Recipe('', {})}",
+            "EXPERIMENTS = {'new': demo}\nRECIPES = {'new': Recipe('', {'one': 'demo'})}",
             ["'new' in RECIPES of {file}", "EXPERIMENTS of {file}"],
         ),
         ("a = 1\nb = (", ["{file}, line 2: "]),
@@ -142,6 +145,11 @@ def test_a_run_does_not_need_the_file_again(written, tiny, tmp_path, monkeypatch
         ("EXPERIMENTS = []", ["{file}: EXPERIMENTS is of type list"]),
         ("EXPERIMENTS = {'new': 3}", ["{file}: EXPERIMENTS['new'] is of type int, not an experiment"]),
         ("from configs import demo\nRECIPES = {'new': demo}", ["RECIPES['new'] is of type Experiment, not a Recipe"]),
+        (f"{RECIPE}{{}})}}", ["RECIPES['new'] has no stages"]),
+        (f"{RECIPE}{{'one': ''}})}}", ["RECIPES['new'], stage 'one'", "not with ''"]),
+        (f"{RECIPE}{{'one': 'demo --name \"a'}})}}", ["stage 'one': No closing quotation. Close every quotation mark"]),
+        (f"{RECIPE}{{'one': 'segmenter_camvid'}})}}", ["an experiment that trains a cascade, not with 'segmenter_camvid'"]),
+        (f"{RECIPE}{{'one': 'dem'}})}}", ["not with 'dem'"]),
     ],
 )
 def test_what_is_wrong_is_said_with_its_place(written, text, parts):

@@ -120,6 +120,9 @@ def test_what_is_set_is_set_for_each_stage_and_the_first_may_start_elsewhere(rec
     assert [stage.seed for stage in stages] == [7, 7]
     assert [stage.init_from for stage in stages] == ["runs/begun", "runs/grown/small"]
     assert [stage.folder for stage in stages] == ["runs/grown/small", "runs/grown/large"]
+    named = [command.experiment for command in parse_stages(["grown", "--name", "mine"])]
+    assert [stage.folder for stage in named] == ["runs/mine/small", "runs/mine/large"]
+    assert [stage.name for stage in named] == ["mine_small", "mine_large"]
     assert command_line.parse(["demo"]).experiment.init_from is None
 
 

@@ -218,6 +218,10 @@ def test_what_cannot_be_labelled_is_refused_before_the_first(tiny_segmenter, tra
     problem = refused(segment.main, run, one, "--out", out, "--layouts", tmp_path / "twin")
     assert "must hold one image of each example. It does not for 1 of 1 example, such as [0] é (no file)" in problem
     assert not out.exists()
+    right = photographs / "layouts"
+    told = refused(segment.main, run, one, "--out", right, "--layouts", right, "--overwrite")
+    assert "would replace this right layout" in told
+    assert "neither a folder nor a module:factory" in refused(segment.main, ".mod:f", one, "--labels", "camvid", "--out", out)
     out.mkdir()
     Image.open(one).save(out / "[0] é.png")
     assert "launch.segment did not make it" in refused(segment.main, run, one, "--out", out)

@@ -17,7 +17,6 @@ gives an example's place in the file. Threads write in any order, and all proces
 
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
 import logging
@@ -334,6 +333,8 @@ def _remedy(place: Path) -> str:
 @contextlib.contextmanager
 def alone(place: Path, waiting: Callable[[], None]) -> Iterator[None]:
     """Holds the lock of a folder while the context lasts. The kernel frees it when this process ends, however it ends."""
+    import fcntl  # only Unix has it, and only a cache that is built needs it
+
     with open(place / "lock", "a") as file:
         while True:
             try:

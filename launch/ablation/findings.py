@@ -18,6 +18,7 @@ from crn_jax.resuming import differences
 from crn_jax.scores.statistics import difference as compared
 from launch.cost.flops import forward_flops, step_flops
 from launch.evaluation.scoring import SCORES
+from launch.training.progress import late_rescaling
 
 CHOSEN = (
     ("best of ", "best_distance", "distance, best of k", "Perceptual distance of that one of k images which is nearest"),
@@ -104,8 +105,9 @@ def unused_rescaling(training: dict[str, Any]) -> str | None:
     if epoch is None:
         return None
     experiment = from_json(training["trained"])
-    last, due = experiment.last_step(epoch), experiment.rescale_epoch * epoch
-    return f"λ is rescaled after step {due:,}, so none of the {last:,} steps used it" if last <= due else None
+    if (due := late_rescaling(experiment, epoch)) is None:
+        return None
+    return f"λ is rescaled after step {due:,}, so none of the {experiment.last_step(epoch):,} steps used it"
 
 
 def run_results(training: dict[str, Any]) -> dict[str, Any]:

@@ -256,6 +256,6 @@ def say(task: Task, outcome: Outcome) -> None:
     """Prints the outcome of a task."""
     if outcome == "failed":
         console.print(Text.assemble((f"{task.name}: failed", "bold red"), f", see {task.log}"))
-        console.print(task.problem(), markup=False)
+        console.print(task.problem())
     else:
-        console.print(f"{task.name}: {outcome}", markup=False)
+        console.print(f"{task.name}: {outcome}")

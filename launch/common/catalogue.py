@@ -9,6 +9,7 @@ import functools
 import linecache
 import os
 import runpy
+import shlex
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 import configs
 from crn_jax.ablation import Ablation
 from crn_jax.errors import UserError
-from crn_jax.experiment import AnyExperiment, Training
+from crn_jax.experiment import AnyExperiment, Experiment, Training
 from crn_jax.files import expanded
 from crn_jax.growth import Recipe
 
@@ -105,8 +106,25 @@ def _read(file: Path) -> dict[str, dict[str, Any]]:
     trained = ("EXPERIMENTS", "RECIPES")  # launch.train takes a name of either
     _refuse_twice(file, found, trained)
     _refuse_twice(file, found, ("ABLATIONS",))
+    for name, recipe in found["RECIPES"].items():
+        _check_stages(f"{file}: RECIPES['{name}']", recipe, configs.EXPERIMENTS | found["EXPERIMENTS"])
     named = {name: dataclasses.replace(experiment, name=name) for name, experiment in found["EXPERIMENTS"].items()}
     return {**found, "EXPERIMENTS": named}
+
+
+def _check_stages(which: str, recipe: Recipe, known: Mapping[str, AnyExperiment]) -> None:
+    """Raises UserError unless every stage of a recipe is a command line that begins with the name of a cascade's experiment."""
+    if not recipe.stages:
+        raise UserError(f"{which} has no stages. Give it at least one.")
+    for stage, words in recipe.stages.items():
+        try:
+            base = next(iter(shlex.split(words)), "")
+        except ValueError as error:
+            raise UserError(f"{which}, stage '{stage}': {error}. Close every quotation mark.") from error
+        if not isinstance(known.get(base), Experiment):
+            raise UserError(
+                f"{which}, stage '{stage}': begin with the name of an experiment that trains a cascade, not with '{base}'."
+            )
 
 
 def _run(file: Path) -> dict[str, Any]:

@@ -89,12 +89,12 @@ def parse_stages(arguments: list[str]) -> list[Command]:
     description = f"{recipe.about} Stages: {', '.join(recipe.stages)}. Options given here apply to every stage."
     for stage, words in recipe.stages.items():
         base, *settings = shlex.split(words)
-        experiment = dataclasses.replace(named_experiment(base), about=f"{recipe.about} Stage {stage}.")
+        experiment = dataclasses.replace(named_experiment(base), name=name, about=f"{recipe.about} Stage {stage}.")
         command = _overridden(experiment, [*settings, *overrides], name, description)
         experiment = command.experiment
-        run = dataclasses.replace(experiment.run, folder=f"{experiment.run.folder or f'runs/{name}'}/{stage}")
+        run = dataclasses.replace(experiment.run, folder=f"{experiment.run.folder or f'runs/{experiment.name}'}/{stage}")
         start = before.folder if before else experiment.init_from
-        experiment = dataclasses.replace(experiment, name=f"{name}_{stage}", run=run, init_from=start)
+        experiment = dataclasses.replace(experiment, name=f"{experiment.name}_{stage}", run=run, init_from=start)
         check_growth(before, experiment)
         commands.append(dataclasses.replace(command, experiment=experiment))
         before = experiment

@@ -39,7 +39,7 @@ def staged(folder: Path) -> Iterator[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=".unfinished.", dir=folder))
     except OSError as error:
-        raise UserError(f"{folder} cannot be written ({error}); choose another folder with --out.") from error
+        raise UserError(f"{folder} cannot be written ({error}); choose another folder.") from error
     try:
         yield temporary
         replace(temporary, folder)
@@ -63,7 +63,7 @@ def replace(source: Path, folder: Path) -> None:
                 shutil.rmtree(folder / path.name)
             os.replace(path, folder / path.name)
     except OSError as error:
-        raise UserError(f"{folder} cannot be written ({error}); choose another folder with --out.") from error
+        raise UserError(f"{folder} cannot be written ({error}); choose another folder.") from error
 
 
 def write_json(path: Path, fields: dict[str, Any]) -> None:
@@ -116,7 +116,7 @@ def made_by(path: Path) -> tuple[str | None, bool]:
     except FileNotFoundError:
         return None, False
     except OSError as error:
-        raise UserError(f"{path}: the file cannot be read ({error.strerror}). Choose another folder with --out.") from error
+        raise UserError(f"{path}: the file cannot be read ({error.strerror}). Choose another folder.") from error
 
 
 def finite(value: Any) -> Any:

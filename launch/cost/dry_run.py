@@ -24,6 +24,7 @@ from launch.cost.hlo import Exchange, collectives, schedule, traffic
 from launch.cost.meshes import LEFT_OUT, Costs, costs_of, steps_of, time_table, to_compare
 from launch.cost.rates import Rates, rates_of
 from launch.cost.topologies import bandwidth, devices_of
+from launch.training.failures import is_out_of_memory
 
 
 def dry_run(experiment: Experiment, topology: str | None) -> None:
@@ -82,8 +83,13 @@ def print_times(
     for number, (other, its_devices) in enumerate(others):
         its_mesh = make_mesh(other.sharding, other.batch_size, other.cascade.size[0], its_devices)
         shape = " x ".join(map(str, its_mesh.devices.shape))
-        with console.status(f"compiling the step for {shape} (mesh {number + 1} of {len(others)})"):
-            costs.append(of(its_mesh, other.batch_size, lower_step(other, its_mesh).compile()))
+        try:
+            with console.status(f"compiling the step for {shape} (mesh {number + 1} of {len(others)})"):
+                costs.append(of(its_mesh, other.batch_size, lower_step(other, its_mesh).compile()))
+        except jax.errors.JaxRuntimeError as error:  # a compiler may refuse what does not fit
+            if not is_out_of_memory(error):
+                raise
+            console.print(f"On the mesh {shape}, the step needs more memory than a device has.")
     costs.sort(key=lambda each: (each.devices, each.spatial))
     steps, why = steps_of(experiment)
     console.print(time_table(costs, rates, steps * experiment.batch_size))

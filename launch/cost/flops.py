@@ -40,9 +40,13 @@ def step_flops(objective: Trainable, batch_size: int = 1) -> int:
     objective = dataclasses.replace(static, **exact)
     batch = abstract_batch_of(objective, batch_size)
     params, lambdas = _params(objective), jax.eval_shape(objective.init_lambdas)
-    step = jax.ShapeDtypeStruct((), jnp.int32)
-    frozen = objective.abstract_frozen()
-    return operations(jax.value_and_grad(objective.loss_of, has_aux=True), params, lambdas, frozen, batch, step)
+    trained = {part: params[part] for part in jax.eval_shape(objective.optimizer.init, params)}
+    step, frozen = jax.ShapeDtypeStruct((), jnp.int32), objective.abstract_frozen()
+
+    def loss_of(trained: dict, params: dict, *rest: Any) -> tuple[jax.Array, dict]:
+        return objective.loss_of({**params, **trained}, *rest)
+
+    return operations(jax.value_and_grad(loss_of, has_aux=True), trained, params, lambdas, frozen, batch, step)
 
 
 def _exact(config: Any) -> Any:

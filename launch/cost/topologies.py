@@ -65,7 +65,7 @@ def devices_of(topology: str) -> list[jax.Device]:
             f"There is no compiler for the devices '{topology}' here: {error}\nThe compiler for GPUs ({', '.join(GPUS)}; "
             "h100:8 means eight on one host, h100:4x8 eight on each of four) comes with pip install -e '.[cuda13]'. The "
             "compiler for TPUs comes with '.[tpu]'; slices are named v5e:2x2, v5p:2x2x1, v6e:2x4 and so on. If a compilation "
-            "for TPUs was killed, remove libtpu's lock file."
+            "for TPUs was killed, remove libtpu's lock file, /tmp/libtpu_lockfile."
         ) from error
     return list(found.devices)
 

@@ -97,12 +97,11 @@ def published(path: Path, label_space: LabelSpace) -> Opened:
     if data is None:
         known = ", ".join(f"{judge_on(data)} those of {data}" for data in PROTOCOLS)
         raise UserError(
-            f"--segmenter {path}: published weights know the classes of one data set each ({known}), but the layouts have "
-            "others."
+            f"{path}: published weights know the classes of one data set each ({known}), but the layouts have others."
         )
     network, opened = judge_on(data), {"cityscapes": _drn, "ade20k": _upernet, "cocostuff": _deeplab}[data]
     if path.is_dir() and opened is not _upernet:
-        raise UserError(f"--segmenter {path} has the files of UPerNet101, but the judge of {data} is {network}.")
+        raise UserError(f"{path} has the files of UPerNet101, but the judge of {data} is {network}.")
     described, segmenter = opened(path)
     return Opened(segmenter, f"{network}, {described}", True, network)
 
@@ -138,13 +137,13 @@ def _part(path: Path, part: str) -> Path:
         named = next((other for other in ("encoder", "decoder") if path.name.startswith(other)), None)
         if named is None:
             raise UserError(
-                f"--segmenter {path}: the judge for ADE20K, UPerNet101, has two files, encoder_epoch_50.pth and "
+                f"{path}: the judge for ADE20K, UPerNet101, has two files, encoder_epoch_50.pth and "
                 f"decoder_epoch_50.pth. Give one of them, or their folder."
             )
         return path.with_name(part + path.name.removeprefix(named))
     found = _parts(path, part)
     if len(found) > 1:
-        raise UserError(f"--segmenter {path} has several files: {', '.join(file.name for file in found)}. Give one of them.")
+        raise UserError(f"{path} has several files: {', '.join(file.name for file in found)}. Give one of them.")
     return found[0] if found else path / f"{part}_epoch_50.pth"
 
 
@@ -153,11 +152,11 @@ def plug_in(asked: str) -> Segmenter:
     module, _, name = asked.partition(":")
     try:
         factory = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"--segmenter {asked}: this is neither a folder nor a module:factory to import ({error}).") from error
+    except (ImportError, AttributeError, TypeError, ValueError) as error:  # TypeError: a relative import
+        raise UserError(f"{asked}: this segmenter is neither a folder nor a module:factory to import ({error}).") from error
     function = factory() if callable(factory) else factory
     if not callable(function):
-        raise UserError(f"--segmenter {asked}: the factory must return a function of images, not a {type(function).__name__}.")
+        raise UserError(f"{asked}: the factory must return a function of images, not a {type(function).__name__}.")
     return lambda method, names, images: np.asarray(function(images))
 
 
@@ -187,7 +186,7 @@ def predictions(
       UserError: if files are missing. The segmenter raises it for unknown ids or colours, and for labels of another size.
     """
     if not folder.is_dir():
-        raise UserError(f"--segmenter {folder}: this is neither a folder nor module:factory.")
+        raise UserError(f"{folder}: this segmenter is neither a folder nor module:factory.")
     files = {}
     for method in methods:
         if not (folder / method).is_dir():

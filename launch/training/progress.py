@@ -36,11 +36,22 @@ def announce(experiment: AnyExperiment, mesh: Mesh, state: TrainState, first_ste
     )
     if experiment.about:
         console.print(experiment.about, style="dim")
+    if due := late_rescaling(experiment, epoch):
+        console.print(
+            f"λ is never rescaled, because that is due after step {due:,}. --lambdas.rescale_epoch chooses another epoch.",
+            style="dim",
+        )
     if first_step:
         console.print(f"Resuming {experiment.folder} at step {first_step}.")
     if vgg19["weights"] == "random":
         console.print(RANDOM_WARNING, style="bold yellow")
         console.print(vgg19["because"], style="dim")
+
+
+def late_rescaling(experiment: AnyExperiment, epoch: int) -> int | None:
+    """Returns the step after which λ is to be rescaled, if no step would use it any more, and None otherwise."""
+    due = experiment.rescale_epoch * epoch
+    return due if experiment.last_step(epoch) <= due else None
 
 
 def _own(line: dict[str, Any]) -> dict[str, float]:
