@@ -18,7 +18,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from crn_jax.errors import UserError, some
-from crn_jax.manifest import FOLDER, Manifest, ManifestWriter, differing, named_leaves, read_manifest
+from crn_jax.manifest import FOLDER, LaterVersion, Manifest, ManifestWriter, differing, named_leaves, read_manifest
 from crn_jax.resuming import description_changes
 from crn_jax.storage import storage_of
 from crn_jax.train import TrainState
@@ -29,6 +29,10 @@ WAIT_SECONDS = 60.0
 
 class DamagedCheckpoint(UserError):
     """The error that a checkpoint is not what was saved: it is incomplete, changed, or that of another step."""
+
+
+class ForeignCheckpoint(DamagedCheckpoint):
+    """The error that another run, or a later version of crn_jax, has saved a checkpoint. It may be whole."""
 
 
 class UnreachableCheckpoint(UserError):
@@ -175,6 +179,8 @@ class Checkpoints:
             if not (checkpoint / FOLDER).exists() and FOLDER not in _items(checkpoint):
                 return None
             return read_manifest(checkpoint, step)
+        except LaterVersion as error:
+            raise ForeignCheckpoint(f"{checkpoint}: {error}.") from error
         except Exception as error:  # the clients of buckets raise errors of many classes
             raise _damaged(checkpoint, str(error)) from error
 
@@ -201,7 +207,7 @@ class Checkpoints:
             if manifest is not None:
                 _require_arrays(checkpoint, manifest, abstract)
                 if description is not None and (changes := description_changes(manifest.description, description)):
-                    raise _damaged(checkpoint, f"it belongs to another run: {'; '.join(changes)}")
+                    raise ForeignCheckpoint(f"{checkpoint}: the checkpoint belongs to another run: {'; '.join(changes)}.")
             state = _read(checkpoint, self._place_to_read(step), abstract)
         if manifest is not None and (wrong := differing(manifest, state)):
             raise _damaged(checkpoint, f"these arrays are not what was saved, by their checksums: {some(wrong)}")

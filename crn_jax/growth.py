@@ -74,6 +74,7 @@ def grow_state(fresh: "TrainState", trained: "TrainState") -> "tuple[TrainState,
     params, parts = grow(fresh.params, trained.params)
     moments = trained.opt_state or {}
     changed = set(map(part_of, parts))
-    kept = {part: moments[part] for part in fresh.opt_state if part in moments and part not in changed}
+    # A run that was converted from a file without moments has counted no step of Adam.
+    kept = {part: moments[part] for part in fresh.opt_state if part in moments and part not in changed and moments[part].count}
     ema = None if fresh.ema is None else params
     return fresh._replace(params=params, opt_state={**fresh.opt_state, **kept}, ema=ema), parts, list(kept)

@@ -7,6 +7,7 @@ shapes, so rescaling recompiles nothing.
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from crn_jax.settings import LambdaConfig
@@ -35,7 +36,7 @@ def update_lambdas(
     sums = jnp.where(step % steps_per_epoch == 0, 0.0, state.sums) + terms
     if config.rescale_epoch is None:
         return LambdaState(state.weights, sums)
-    due = step + 1 == config.rescale_epoch * steps_per_epoch
+    due = step + 1 == min(config.rescale_epoch * steps_per_epoch, np.iinfo(np.int32).max)  # no training has so many steps
     rescaled = rescale(config, state.weights, sums / steps_per_epoch)
     return LambdaState(jnp.where(due, rescaled, state.weights), sums)
 

@@ -30,6 +30,10 @@ FOLDER = "checksums"
 _FORMAT = 1
 
 
+class LaterVersion(ValueError):
+    """The error that a later version of crn_jax wrote a manifest, in a form that this version does not know."""
+
+
 class Block(NamedTuple):
     """A part of an array: its first index along each axis, its last index plus 1, and the CRC-32C of its elements."""
 
@@ -152,7 +156,7 @@ def _read_file(checkpoint: Path, process: int, step: int) -> dict[str, Any]:
         raise ValueError(f"{place} is damaged ({error})") from error
     # What its own checksum confirms has the form that this module has written.
     if fields["format"] != _FORMAT:
-        raise ValueError(f"{place} was written by a later version of crn_jax")
+        raise LaterVersion(f"{place} was written by a later version of crn_jax")
     if fields["process"] != process:
         raise ValueError(f"{place} is the file of process {fields['process']}")
     if fields["step"] != step:

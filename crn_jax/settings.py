@@ -219,8 +219,9 @@ class GANConfig(_Network):
 
     def __post_init__(self):
         check_positive(self, "num_classes")
-        for widths in filter(None, (self.widths, self.discriminator_widths)):
-            check_widths(widths)
+        for widths in (self.widths, self.discriminator_widths):
+            if widths is not None:
+                check_widths(widths)
         smallest = 1 if self.networks == "pix2pix" else 3
         fitting(self.widths or (1, 1), *self.size, smallest)
         if self.networks == "dcgan":

@@ -27,13 +27,13 @@ from crn_jax.run import holds_run
 from launch.ablation.join import joined
 from launch.ablation.record import FILE, Entry, read_record, record_of, write_record
 from launch.ablation.summary import figures_table, markdown
-from launch.ablation.tasks import Budget, Task, shown, slug, trains_with_segmenter, with_segmenter
+from launch.ablation.tasks import Budget, Task, shown, trains_with_segmenter, with_segmenter
 from launch.ablation.verify import computable, numbers_in, results_of, stored_part, unequal_results, unequal_scores
 from launch.ablation.workers import Workers, check_jobs
 from launch.common.catalogue import ablations, take_configs
 from launch.common.exit_status import FAILED, TRY_AGAIN
 from launch.common.jax_setup import set_up_jax
-from launch.common.names import command_line
+from launch.common.names import command_line, slug
 from launch.common.options import BucketPath, read_options
 from launch.common.output import staged, write_json
 from launch.common.page import write_page
@@ -200,6 +200,10 @@ def verify(asked: Verify) -> int:
 def join(asked: Join, command_line: str) -> int:
     """Joins records into one page. Returns the exit status 0."""
     set_up_jax()
+    if (asked.out / FILE).resolve() in {path.resolve() for path in asked.records}:
+        raise UserError(
+            f"--out {asked.out}: the record of all trainings would replace one of the records. Choose another folder."
+        )
     record = joined(asked.records, command_line)
     with computable(*asked.records):
         results = write_results(asked.out, record)

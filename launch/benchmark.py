@@ -19,7 +19,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -142,7 +142,14 @@ def cases_of(asked: Arguments) -> list[Experiment]:
             importlib.import_module(asked.against).make_train_step  # noqa: B018
         except (ImportError, AttributeError) as error:
             raise UserError(f"--against {asked.against}: {error}. Name a module with a function make_train_step.") from error
-    cases = []
+    try:
+        return list(combinations(asked))
+    except ValueError as error:  # of a config
+        raise UserError(str(error)) from error
+
+
+def combinations(asked: Arguments) -> Iterator[Experiment]:
+    """Yields every combination of the given settings. A ValueError of a config says what cannot be."""
     for experiment in (experiment_of_kind(name, Experiment) for name in asked.experiments):
         cascade = dataclasses.replace(experiment.cascade, widths=asked.widths or experiment.cascade.widths)
         axes = itertools.product(
@@ -156,8 +163,7 @@ def cases_of(asked: Arguments) -> list[Experiment]:
             model = dataclasses.replace(cascade, num_images=num_images, dtype=dtype)
             case = dataclasses.replace(experiment, cascade=model, batch_size=batch_size, remat=remat, sharding=sharding)
             profiler_of(case, asked.profile)  # a wrong range is told at once
-            cases.append(case)
-    return cases
+            yield case
 
 
 def describe_machine() -> dict[str, Any]:
@@ -217,7 +223,7 @@ def identity(case: Experiment) -> dict[str, Any]:
 
 def analyse(case: Experiment) -> dict[str, Any]:
     """Returns what the compiler tells about a case, without allocating anything."""
-    return memory_of(lower_step(case, mesh_of(case)).compile())
+    return {"mesh": mesh_of(case).devices.shape, **memory_of(lower_step(case, mesh_of(case)).compile())}
 
 
 def mesh_of(case: Experiment) -> Mesh:

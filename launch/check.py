@@ -20,7 +20,7 @@ import rich.text
 import tyro
 
 from crn_jax.buckets import BucketFolder, address_of, copied, copy_of, is_bucket
-from crn_jax.checkpoint import Checkpoints, DamagedCheckpoint, UnreachableCheckpoint
+from crn_jax.checkpoint import Checkpoints, DamagedCheckpoint, ForeignCheckpoint, UnreachableCheckpoint
 from crn_jax.checksums import KEY, unsealed
 from crn_jax.data.cache import is_intact, open_arrays, open_checksums
 from crn_jax.errors import UserError
@@ -232,6 +232,8 @@ def _checkpoint(folder: Folder, stored: Checkpoints, step: int) -> Finding:
         stored.load(step, abstract_state(experiment.objective(steps_per_epoch=1)), folder.description)
     except UnreachableCheckpoint:
         raise  # --repair must not move a checkpoint that may be whole
+    except ForeignCheckpoint as error:
+        return Finding(what, "unverified", str(error))
     except DamagedCheckpoint as error:
         return Finding(what, "damaged", str(error), lambda: f"moved to {stored.set_aside(step)}")
     except UserError as error:  # it may be whole, but another version of crn_jax, or another experiment, has saved it
@@ -314,7 +316,8 @@ def exports(folder: Folder) -> Iterator[Finding]:
     for file in sorted({*folder.path.glob("artifact.json"), *folder.path.glob("*/artifact.json")}):
         if file.parent.name != "damaged":
             yield _looked_at(folder, file, lambda file=file: artifact(file))  # type: ignore[misc]
-    for file in sorted(folder.path.glob("*.safetensors")):
+    parts = {"weights.safetensors"} if (folder.path / "artifact.json").exists() else set()  # artifact.json has its SHA-256
+    for file in sorted(file for file in folder.path.glob("*.safetensors") if file.name not in parts):
         yield _looked_at(folder, file, lambda file=file: f"step {load_run_file(file)[1].get('step')}")  # type: ignore[misc]
 
 

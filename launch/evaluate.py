@@ -17,6 +17,7 @@ import numpy as np
 import tyro
 from PIL import Image
 
+from crn_jax.buckets import is_bucket
 from crn_jax.data.geometry import Fit
 from crn_jax.data.labels.indexed import Reading
 from crn_jax.data.labels.label_space import LabelSpace
@@ -35,7 +36,7 @@ from launch.common.catalogue import take_configs
 from launch.common.jax_setup import set_up_jax
 from launch.common.names import command_line
 from launch.common.options import BucketPath, read_options
-from launch.common.output import staged, write_json
+from launch.common.output import read_json, staged, write_json
 from launch.common.processes import Processes, agree, first_says, gather, is_first, join_apart, several_processes, wait_for_all
 from launch.common.terminal import command, console, progress_bar
 from launch.evaluation.comparison import Comparison, open_comparison
@@ -165,6 +166,7 @@ def evaluate(asked: Arguments, comparison: Comparison, line: str) -> None:
                 "device": jax.devices()[0].device_kind,
                 "vgg19": vgg19,
                 "notes": notes,
+                "saved_images": asked.save_images or has_saved_images(out_folder(asked)),
                 "classes": comparison.examples.source.label_space.classes,
                 "names": comparison.examples.names,
                 "scores": [score._asdict() for score in SCORES if any(score.key in result["scores"] for result in results)],
@@ -204,11 +206,21 @@ def out_folder(asked: Arguments) -> Path:
 def refuse_deleting(asked: Arguments) -> None:
     """Raises UserError if --save_images would replace a folder of images that launch.evaluate has not made."""
     images = out_folder(asked) / "images"
-    if asked.save_images and images.is_dir() and not (images.parent / "evaluation.json").is_file():
+    if not asked.save_images or not images.is_dir():
+        return
+    if inside := [path for path in asked.methods if not is_bucket(path) and path.resolve().is_relative_to(images.resolve())]:
+        raise UserError(f"{inside[0]} is to be scored, and --save_images would replace {images}. Choose another --out.")
+    if not has_saved_images(out_folder(asked)):
         raise UserError(
             f"{images} exists, and launch.evaluate did not make it: --save_images would replace it. Choose another folder "
             f"with --out."
         )
+
+
+def has_saved_images(out: Path) -> bool:
+    """Whether an evaluation in this folder has saved images there. Those of older versions do not say, and may have."""
+    file = out / "evaluation.json"
+    return file.is_file() and (out / "images").is_dir() and read_json(file).get("saved_images", True)
 
 
 def methods_of(comparison: Comparison, vgg_params: dict) -> list[Method]:

@@ -118,6 +118,7 @@ def segment(asked: Arguments) -> None:
             f"{counted(len(refused), 'photograph')} could not be labelled: {'; '.join(refused[:5])} The other layouts are in "
             f"{asked.out}. The same command goes on with those that are missing."
         )
+    (asked.out / OVERVIEW / "scores.json").unlink(missing_ok=True)  # they may be those of another segmenter
     with staged(asked.out / OVERVIEW) as folder:
         if right:
             scores = compared(jobs, right, labeller.label_space)

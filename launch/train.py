@@ -25,7 +25,10 @@ def main(arguments: list[str] | None = None) -> None:
             list_experiments(__doc__)
             sys.exit(0 if arguments else USER_ERROR)
         stages = parse_stages(arguments)
-        if stages[0].dry_run or stages[0].topology:
+        estimated = stages[0].dry_run or stages[0].topology is not None
+        if stages[0].cache_only + estimated + (stages[0].profile is not None) > 1:
+            raise UserError("--cache_only, --dry_run (or --topology) and --profile are for different calls. Give one of them.")
+        if estimated:
             estimate(stages)
         elif stages[0].cache_only:
             build_caches(stages)

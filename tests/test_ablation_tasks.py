@@ -16,8 +16,9 @@ from crn_jax.errors import UserError
 from crn_jax.experiment import GANExperiment, SegmenterExperiment, Synthesis
 from crn_jax.run import describe_run
 from launch import ablate
-from launch.ablation.tasks import Budget, Task, shown, slug, with_segmenter
+from launch.ablation.tasks import Budget, Task, shown, with_segmenter
 from launch.common.command_line import parse
+from launch.common.names import slug
 from launch.common.output import write_json
 from launch.common.terminal import console
 

@@ -290,14 +290,16 @@ def test_another_size_and_one_that_does_not_fit(trained, tmp_path):
 # One file
 
 
-def test_a_round_trip_is_bit_exact(trained, tmp_path):
+def test_a_round_trip_is_bit_exact(trained, tiny, tmp_path):
     file, back = tmp_path / "run.safetensors", tmp_path / "back"
     convert.main(["safetensors", str(trained), str(file)])
     convert.main(["run", str(file), str(back)])
     (one, other), (_, _, described), (_, _, original) = map(load_run, (trained, back)), *map(read_description, (back, trained))
     assert (one.step, one.experiment, one.label_space) == (other.step, other.experiment, other.label_space)
     assert described | {"data": None} == original | {"data": None}
-    assert description_changes(described, original) == ["data.examples: None, now 6"]  # so that no training resumes it
+    assert description_changes(described, original) == ["data.examples: None, now 6"]
+    message = commands.refused_run([*tiny, "--cascade.num_images", "2"], back)  # it has neither λ nor Adam's moments
+    assert "was converted from run.safetensors, without all that a training needs" in message and "--init_from" in message
     jax.tree.map(np.testing.assert_array_equal, one.params, other.params)
     assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(other.params))
 

@@ -124,6 +124,9 @@ def test_a_case_that_failed_hides_no_other(capsys):
         (["demo", "--profile", "1:2", "--compile_only"], "--profile records what is run"),
         (["demos"], "Did you mean 'demo'"),
         (["segmenter_camvid"], "trains a segmenter"),
+        (["packaged_streets"], "'packaged_streets' is a recipe of several stages"),
+        (["demo", "--widths", "8", "0"], "widths must be one or more positive numbers"),
+        (["demo", "--num_images", "0"], "num_images must be positive, got 0"),
     ],
 )
 def test_unknown_experiments(arguments, message):

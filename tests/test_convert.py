@@ -18,6 +18,7 @@ from crn_jax.data.sources import DataConfig, label_space_of
 from crn_jax.errors import UserError
 from crn_jax.experiment import Experiment
 from crn_jax.generator import one_hot
+from crn_jax.growth import grow_state
 from crn_jax.run import describe_run, load_run
 from crn_jax.train import init_state
 from launch import convert, synthesize
@@ -90,6 +91,9 @@ def test_moments_are_kept_in_the_run(tmp_path):
     run = load_run(tmp_path / "run", moments=True)
     jax.tree.map(np.testing.assert_array_equal, run.params, params)
     jax.tree.map(np.testing.assert_array_equal, {part: run.opt_state[part] for part in moments}, moments)
+    state = init_state(experiment.objective(1), 1)
+    _, _, kept = grow_state(state, state._replace(params=run.params, opt_state=run.opt_state))
+    assert set(kept) == set(moments)  # not those that were never there
     assert {part: int(adam.count) for part, adam in run.opt_state.items()} == {"module_0": 0, "module_1": 5, "to_rgb": 5}
     with pytest.raises(UserError, match=r"not those of the experiment.*module_0.*kernel"):
         wrong = {**params, "module_0": params["module_1"]}

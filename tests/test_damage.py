@@ -18,7 +18,7 @@ from crn_jax.manifest import named_leaves
 from crn_jax.run import load_run
 from crn_jax.sharding import ShardingConfig, make_mesh
 from crn_jax.train import abstract_state, init_state
-from launch import check, synthesize
+from launch import check, convert, synthesize
 from launch.common.terminal import console
 from launch.training.metrics_log import read_metrics
 from tests.damage import KINDS, STEP, Target, campaign
@@ -203,7 +203,9 @@ def test_a_checkpoint_of_another_run_is_refused(tiny, trained_streets, tmp_path)
     run([*tiny, "--seed", "1", "--epochs", "2", "--run.checkpoint_every", "4"], other)
     shutil.rmtree(folder / "checkpoints" / "12")
     shutil.copytree(other / "checkpoints" / "12", folder / "checkpoints" / "12")
-    with pytest.raises(UserError, match=r"(?s)it belongs to another run: seed: 1, now 0\..*step 8 is whole.*--checkpoint 8"):
+    with pytest.raises(
+        UserError, match=r"(?s)the checkpoint belongs to another run: seed: 1, now 0\..*step 8 is whole.*--checkpoint 8"
+    ):
         load_run(folder)
     assert load_run(folder, 8).step == 8
 
@@ -233,6 +235,31 @@ def test_what_another_version_wrote_is_not_damaged_and_stays(trained_streets, tm
     found = {finding.what: finding for finding in check.check(folder)}
     assert found["run.json"].verdict == "unverified" and "does not fit this version" in found["run.json"].note
     assert checked(folder, "--repair") == (0, []) and (folder / "run.json").exists()
+    shutil.copy(trained_streets / "run.json", folder)
+    file = folder / "checkpoints" / "12" / "checksums" / "process_0.json"
+    file.write_text(json.dumps(sealed(unsealed(json.loads(file.read_text())) | {"format": 1000})))
+    redescribe(folder, lambda about: about["experiment"].update(seed=3))  # by hand, as run.json's messages propose
+    found = {finding.what: (finding.verdict, finding.note) for finding in check.check(folder)}
+    assert found["checkpoints/12"][0] == "unverified" and "a later version" in found["checkpoints/12"][1]
+    assert found["checkpoints/8"][0] == "unverified" and "belongs to another run: seed: 0, now 3" in found["checkpoints/8"][1]
+
+
+def test_a_run_whose_checkpoints_were_all_moved_away_does_not_begin_anew(tiny, trained_streets, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(trained_streets, folder)
+    for step in (8, 12):
+        flip_a_bit(folder / "checkpoints" / str(step) / "state")
+    lines = (folder / "metrics.jsonl").read_bytes()
+    assert checked(folder, "--repair") == (1, ["checkpoints/8", "checkpoints/12"])
+    message = refused_run([*tiny, "--epochs", "2", "--run.checkpoint_every", "4"], folder)
+    assert f"those of steps 8, 12 were damaged and lie in {folder}/damaged" in message
+    assert (folder / "metrics.jsonl").read_bytes() == lines
+
+
+def test_the_weights_of_an_artifact_are_no_damage(trained_streets, tmp_path):
+    convert.main(["export", str(trained_streets), str(tmp_path / "artifact")])
+    assert checked(tmp_path / "artifact", "--repair") == (0, [])
+    assert (tmp_path / "artifact" / "weights.safetensors").exists()
 
 
 def test_what_has_no_checksum_is_not_called_whole(trained_streets, tmp_path):

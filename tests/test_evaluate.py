@@ -686,8 +686,14 @@ def test_images_of_others_are_not_replaced(tmp_path):
     with pytest.raises(UserError, match="launch.evaluate did not make it: --save_images would replace it"):
         evaluate.refuse_deleting(asked)
     evaluate.refuse_deleting(dataclasses.replace(asked, save_images=False))
-    (tmp_path / "evaluation.json").touch()
+    write_json(tmp_path / "evaluation.json", {"saved_images": False})  # the images were there before this evaluation
+    with pytest.raises(UserError, match="launch.evaluate did not make it"):
+        evaluate.refuse_deleting(asked)
+    write_json(tmp_path / "evaluation.json", {"saved_images": True})
     evaluate.refuse_deleting(asked)
+    (tmp_path / "images" / "theirs").mkdir()
+    with pytest.raises(UserError, match="theirs is to be scored, and --save_images would replace"):
+        evaluate.refuse_deleting(dataclasses.replace(asked, methods=(tmp_path / "images" / "theirs",)))
 
 
 def test_numbers_of_tables():

@@ -193,6 +193,8 @@ def test_intervals_must_be_positive():
         (lambda: GANConfig(20, (16, 16), "pix2pix"), "16x16 is too small for a single patch of 4 levels"),
         (lambda: GANConfig(20, (8, 8), "dcgan"), r"can be halved 1 time \(to no less than 3\)"),
         (lambda: GANConfig(20, (64, 64), "dcgan", widths=(8, 0)), r"one or more positive numbers, got \(8, 0\)"),
+        (lambda: GANConfig(20, (64, 64), "pix2pix", discriminator_widths=()), "one or more positive numbers"),
+        (lambda: FullResolutionConfig(20, (64, 64), maps=8, num_images=0), "num_images must be positive, got 0"),
         (lambda: CascadeConfig(20, (8, 0)), r"one or more positive numbers, got \(8, 0\)"),
         (lambda: OptimizerConfig(learning_rate=-1), "learning_rate must be finite and not negative, got -1"),
         (lambda: OptimizerConfig(learning_rate=float("nan")), "learning_rate must be finite and not negative, got nan"),

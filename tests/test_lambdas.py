@@ -44,6 +44,13 @@ def test_no_epoch_no_rescaling():
     assert (history == np.arange(1, 7)).all()
 
 
+def test_an_epoch_that_never_comes_is_no_overflow():
+    """Somebody may write a million for never; Cityscapes has 2,975 steps in an epoch."""
+    config = LambdaConfig(rescale_epoch=1_000_000)
+    state = jax.eval_shape(lambda: update_lambdas(config, init_lambdas(config), jnp.ones(6), jnp.int32(7), 2975))
+    assert state.weights.shape == (6,)
+
+
 positive = st.lists(st.floats(1e-3, 1e3), min_size=6, max_size=6).map(lambda v: np.array(v, np.float32))
 
 

@@ -115,6 +115,7 @@ def test_a_run_does_not_need_the_file_again(written, tiny, tmp_path, monkeypatch
 
 
 RECIPE = "from crn_jax.growth import Recipe\nRECIPES = {'new': Recipe('', "
+ABLATION = "from crn_jax.ablation import Ablation, Variant\nABLATIONS = {'new': Ablation('', "
 
 
 @pytest.mark.parametrize(
@@ -146,10 +147,19 @@ RECIPE = "from crn_jax.growth import Recipe\nRECIPES = {'new': Recipe('', "
         ("EXPERIMENTS = {'new': 3}", ["{file}: EXPERIMENTS['new'] is of type int, not an experiment"]),
         ("from configs import demo\nRECIPES = {'new': demo}", ["RECIPES['new'] is of type Experiment, not a Recipe"]),
         (f"{RECIPE}{{}})}}", ["RECIPES['new'] has no stages"]),
-        (f"{RECIPE}{{'one': ''}})}}", ["RECIPES['new'], stage 'one'", "not with ''"]),
+        (f"{RECIPE}['demo'])}}", ["RECIPES['new'] has no stages. Give it at least one, in a dict"]),
+        (f"{RECIPE}{{'one': 3}})}}", ["stage 'one': '3' does not begin with an experiment"]),
+        (f"{RECIPE}{{'one': ''}})}}", ["RECIPES['new'], stage 'one'", "'' does not begin with an experiment"]),
         (f"{RECIPE}{{'one': 'demo --name \"a'}})}}", ["stage 'one': No closing quotation. Close every quotation mark"]),
-        (f"{RECIPE}{{'one': 'segmenter_camvid'}})}}", ["an experiment that trains a cascade, not with 'segmenter_camvid'"]),
-        (f"{RECIPE}{{'one': 'dem'}})}}", ["not with 'dem'"]),
+        (f"{RECIPE}{{'one': 'segmenter_camvid'}})}}", ["'segmenter_camvid' does not begin with an experiment"]),
+        (f"{RECIPE}{{'one': 'dem'}})}}", ["'dem' does not begin with an experiment that trains a cascade"]),
+        (f"{ABLATION}())}}", ["ABLATIONS['new'] has no variants"]),
+        (f"{ABLATION}(Variant('a', ''),))}}", ["variant 'a': '' does not begin with an experiment"]),
+        (f"{ABLATION}(Variant('a', 'demo \"'),))}}", ["variant 'a': No closing quotation"]),
+        (f"{ABLATION}(Variant('a', 'demo'),), 'demo \"')}}", ["segmenter: No closing quotation"]),
+        (f"{ABLATION}(Variant('a b', 'demo'), Variant('a_b', 'demo')))}}", ["'a b' and 'a_b' need names"]),
+        (f"{ABLATION}(Variant('???', 'demo'),))}}", ["'???' need names that give different folders"]),
+        ("from configs import demo\nEXPERIMENTS = {3: demo}", ["EXPERIMENTS has the key 3, which is no name"]),
     ],
 )
 def test_what_is_wrong_is_said_with_its_place(written, text, parts):

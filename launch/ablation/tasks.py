@@ -166,11 +166,6 @@ class Task:
         return (error + message)[:2000].strip() or last[-500:].strip()
 
 
-def slug(name: str) -> str:
-    """Turns a name into the name of a folder."""
-    return re.sub(r"[^\w.]+", "_", name).strip("_")
-
-
 def shown(command: list[str]) -> str:
     """Returns a command as a person would type it."""
     own = configs_arguments() if command[0] == "launch.train" else []

@@ -21,6 +21,7 @@ from crn_jax.errors import UserError
 from crn_jax.experiment import AnyExperiment, Experiment, Training
 from crn_jax.files import expanded
 from crn_jax.growth import Recipe
+from launch.common.names import slug
 
 VARIABLE = "CRN_JAX_CONFIGS"
 
@@ -101,30 +102,56 @@ def _read(file: Path) -> dict[str, dict[str, Any]]:
         if not isinstance(found[kind], dict):
             raise UserError(f"{file}: {kind} is of type {type(found[kind]).__name__}. Make it a dict, as in configs.py.")
         for name, value in found[kind].items():
+            if not isinstance(name, str):
+                raise UserError(f"{file}: {kind} has the key {name!r}, which is no name.")
             if not isinstance(value, type_):
                 raise UserError(f"{file}: {kind}['{name}'] is of type {type(value).__name__}, not {_a(type_)}.")
     trained = ("EXPERIMENTS", "RECIPES")  # launch.train takes a name of either
     _refuse_twice(file, found, trained)
     _refuse_twice(file, found, ("ABLATIONS",))
+    known = configs.EXPERIMENTS | found["EXPERIMENTS"]
     for name, recipe in found["RECIPES"].items():
-        _check_stages(f"{file}: RECIPES['{name}']", recipe, configs.EXPERIMENTS | found["EXPERIMENTS"])
+        _check_stages(f"{file}: RECIPES['{name}']", recipe, known)
+    for name, ablation in found["ABLATIONS"].items():
+        _check_variants(f"{file}: ABLATIONS['{name}']", ablation, known)
     named = {name: dataclasses.replace(experiment, name=name) for name, experiment in found["EXPERIMENTS"].items()}
     return {**found, "EXPERIMENTS": named}
 
 
 def _check_stages(which: str, recipe: Recipe, known: Mapping[str, AnyExperiment]) -> None:
     """Raises UserError unless every stage of a recipe is a command line that begins with the name of a cascade's experiment."""
-    if not recipe.stages:
-        raise UserError(f"{which} has no stages. Give it at least one.")
+    if not isinstance(recipe.stages, dict) or not recipe.stages:
+        raise UserError(f"{which} has no stages. Give it at least one, in a dict.")
     for stage, words in recipe.stages.items():
-        try:
-            base = next(iter(shlex.split(words)), "")
-        except ValueError as error:
-            raise UserError(f"{which}, stage '{stage}': {error}. Close every quotation mark.") from error
-        if not isinstance(known.get(base), Experiment):
-            raise UserError(
-                f"{which}, stage '{stage}': begin with the name of an experiment that trains a cascade, not with '{base}'."
-            )
+        if not isinstance(known.get(_first_word(f"{which}, stage '{stage}'", words)), Experiment):
+            raise UserError(f"{which}, stage '{stage}': '{words}' does not begin with an experiment that trains a cascade.")
+
+
+def _check_variants(which: str, ablation: Ablation, known: Mapping[str, AnyExperiment]) -> None:
+    """Raises UserError unless an ablation has variants that can be trained, each in a folder of its own."""
+    if not ablation.variants:
+        raise UserError(f"{which} has no variants. Give it at least one.")
+    if ablation.segmenter is not None:
+        _first_word(f"{which}, segmenter", ablation.segmenter)
+    folders = dict[str, str]()
+    for variant in ablation.variants:
+        if _first_word(f"{which}, variant '{variant.name}'", variant.arguments) not in known:
+            raise UserError(f"{which}, variant '{variant.name}': '{variant.arguments}' does not begin with an experiment.")
+        other = folders.setdefault(slug(variant.name), variant.name)
+        if not slug(variant.name) or other is not variant.name:
+            raise UserError(f"{which}: the variants '{other}' and '{variant.name}' need names that give different folders.")
+
+
+def _first_word(which: str, words: str) -> str:
+    """Returns the first word of a command line, or "" if it has none.
+
+    Raises:
+      UserError: if it is no text, or a quotation mark has no partner.
+    """
+    try:
+        return next(iter(shlex.split(words)), "") if isinstance(words, str) else ""
+    except ValueError as error:
+        raise UserError(f"{which}: {error}. Close every quotation mark.") from error
 
 
 def _run(file: Path) -> dict[str, Any]:

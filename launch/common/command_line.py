@@ -146,6 +146,8 @@ def named_experiment(name: str) -> AnyExperiment:
             experiment, _, _ = read_description(folder)
             run = dataclasses.replace(experiment.run, folder=folder)
             return dataclasses.replace(experiment, run=run)
+    if name in recipes():
+        raise UserError(f"'{name}' is a recipe of several stages. Name an experiment here, such as that of one of its stages.")
     known = [*experiments(), *recipes()]
     raise UserError(f"There is no experiment '{name}'.{did_you_mean(name, known)} Known: {', '.join(known)}.")
 

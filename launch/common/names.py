@@ -68,3 +68,8 @@ def summary(name: str) -> str:
     """Returns one line that says what a command does: the first line of its file, without the usage."""
     docstring = ast.get_docstring(ast.parse((_FOLDER / f"{name}.py").read_text("utf-8"))) or ""
     return docstring.partition("\n")[0].partition(": `")[0].rstrip(".") + "."
+
+
+def slug(name: str) -> str:
+    """Turns a name into the name of a folder."""
+    return re.sub(r"[^\w.]+", "_", name).strip("_")

@@ -143,7 +143,7 @@ def _front_matter(run: Run, folder: Path) -> str:
         "pipeline_tag": "image-to-image",
         "tags": ["jax", "semantic-image-synthesis", "cascaded-refinement-networks", experiment.data.source],
     }
-    if measured is not None:
+    if measured is not None and measured[0] == run.step:
         score = {
             "type": "perceptual-distance",
             "name": "held-out perceptual distance",
@@ -187,18 +187,16 @@ def _scores(folder: Path, step: int) -> str:
     texts = []
     if measured := _held_out(folder, step):
         texts.append(f"The held-out perceptual distance at step {measured[0]:,} is {measured[1]:.1f}.")
-    texts += _evaluation(folder / "evaluation" / "evaluation.json", folder.resolve().name, step)
+    texts += _evaluation(folder / "evaluation" / "evaluation.json", step)
     return "\n".join(texts) or "No scores were measured."
 
 
-def _evaluation(path: Path, name: str, step: int) -> list[str]:
+def _evaluation(path: Path, step: int) -> list[str]:
     """Writes a table of launch.evaluate's scores of the run at this step, if there are any."""
     if not path.is_file():
         return []
     evaluation = read_evaluation(path)
-    candidates = [
-        each for each in evaluation["candidates"] if each["name"] == name and each.get("about", "").startswith(at_step(step))
-    ]
+    candidates = [each for each in evaluation["candidates"] if each.get("about", "").startswith(at_step(step))]
     if not candidates:
         return []
     lines = [

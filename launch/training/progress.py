@@ -37,10 +37,8 @@ def announce(experiment: AnyExperiment, mesh: Mesh, state: TrainState, first_ste
     if experiment.about:
         console.print(experiment.about, style="dim")
     if due := late_rescaling(experiment, epoch):
-        console.print(
-            f"λ is never rescaled, because that is due after step {due:,}. --lambdas.rescale_epoch chooses another epoch.",
-            style="dim",
-        )
+        advice = "" if first_step else " --lambdas.rescale_epoch chooses another epoch."  # a run that goes on keeps its own
+        console.print(f"λ is to be rescaled after step {due:,}, so no step uses the rescaled λ.{advice}", style="dim")
     if first_step:
         console.print(f"Resuming {experiment.folder} at step {first_step}.")
     if vgg19["weights"] == "random":

@@ -1,11 +1,13 @@
 """The state that a training begins with: that of its last checkpoint, of another run (`--init_from RUN`), or a fresh one."""
 
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from crn_jax.buckets import BucketFolder, is_bucket
 from crn_jax.checkpoint import Checkpoints
 from crn_jax.data.labels.label_space import LabelSpace
 from crn_jax.data.sources import label_space_of
@@ -41,6 +43,7 @@ def first_state(
         if checkpoints.manifest(step) is None:
             console.print(f"The checkpoint of step {step} has no checksums, because an older version saved it. New ones have.")
     else:
+        refuse_to_begin_anew(experiment.folder)
         check_room(experiment.folder, abstract, copies=2)
         state = init_state(objective, experiment.seed, abstract)
         if experiment.start:
@@ -48,6 +51,20 @@ def first_state(
             state = started_from(experiment.start, label_space_of(experiment.data), state, origin)
     # Orbax and growth do not know the orders in memory.
     return step, jax.device_put(state, formats_of(abstract)), event
+
+
+def refuse_to_begin_anew(folder: str) -> None:
+    """Raises UserError if launch.check has moved all checkpoints of a run away, because they were damaged."""
+    if is_bucket(folder):
+        damaged = {name.split("/")[1] for name in BucketFolder(folder).objects("damaged")}
+    else:
+        damaged = {path.name for path in Path(folder, "damaged").glob("*")}
+    if steps := sorted(int(name) for name in damaged if name.isdigit()):
+        raise UserError(
+            f"{folder} has no checkpoint any more, because those of {'steps' if len(steps) > 1 else 'step'} "
+            f"{', '.join(map(str, steps))} were damaged and lie in {folder}/damaged. Fetch them again, or train anew with "
+            f"another --run.folder."
+        )
 
 
 def fall_back(checkpoints: Checkpoints, step: int, damaged: dict[int, str]) -> dict[str, Any]:
