@@ -549,7 +549,7 @@ ABLATIONS = {
     "paper": _papers_comparison("camvid", "camvid_96x128", {}),
     # The widths at 48x64 give the encoder-decoder as many parameters as the cascade.
     #   python -m launch.ablate paper_48x64 --data DIR --budget 8808 --jobs 2
-    # Expect: the results in docs/ablations.md after two hours for each seed on two cores.
+    # Expect: the results in docs/ablations.md; five variants took an hour and a half on two cores, beside other work.
     "paper_48x64": _papers_comparison(
         "camvid",
         "camvid_96x128",

@@ -83,7 +83,7 @@ class Job(NamedTuple):
     def is_done(self) -> bool:
         """Whether the layout exists already, made by the same segmenter from the same photograph."""
         made, whole = made_by(self.target)
-        return whole and made is not None and made == self.made
+        return whole and made == self.made
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -157,8 +157,9 @@ ABLATION = "from crn_jax.ablation import Ablation, Variant\nABLATIONS = {'new': 
         (f"{ABLATION}(Variant('a', ''),))}}", ["variant 'a': '' does not begin with an experiment"]),
         (f"{ABLATION}(Variant('a', 'demo \"'),))}}", ["variant 'a': No closing quotation"]),
         (f"{ABLATION}(Variant('a', 'demo'),), 'demo \"')}}", ["segmenter: No closing quotation"]),
-        (f"{ABLATION}(Variant('a b', 'demo'), Variant('a_b', 'demo')))}}", ["'a b' and 'a_b' need names"]),
-        (f"{ABLATION}(Variant('???', 'demo'),))}}", ["'???' need names that give different folders"]),
+        (f"{ABLATION}(Variant('a b', 'demo'), Variant('a_b', 'demo')))}}", ["'a b' and 'a_b' give no folder of their own"]),
+        (f"{ABLATION}(Variant('a', 'demo'), Variant('a', 'demo')))}}", ["'a' and 'a' give no folder of their own"]),
+        (f"{ABLATION}(Variant('???', 'demo'),))}}", [": '???' give no folder of their own"]),
         ("from configs import demo\nEXPERIMENTS = {3: demo}", ["EXPERIMENTS has the key 3, which is no name"]),
     ],
 )

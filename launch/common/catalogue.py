@@ -133,13 +133,17 @@ def _check_variants(which: str, ablation: Ablation, known: Mapping[str, AnyExper
         raise UserError(f"{which} has no variants. Give it at least one.")
     if ablation.segmenter is not None:
         _first_word(f"{which}, segmenter", ablation.segmenter)
-    folders = dict[str, str]()
+    folders = dict[str, str]()  # the variant of each folder
     for variant in ablation.variants:
         if _first_word(f"{which}, variant '{variant.name}'", variant.arguments) not in known:
             raise UserError(f"{which}, variant '{variant.name}': '{variant.arguments}' does not begin with an experiment.")
-        other = folders.setdefault(slug(variant.name), variant.name)
-        if not slug(variant.name) or other is not variant.name:
-            raise UserError(f"{which}: the variants '{other}' and '{variant.name}' need names that give different folders.")
+        folder = slug(variant.name)
+        if not folder or folder in folders:
+            other = f"'{folders[folder]}' and " if folder else ""
+            raise UserError(
+                f"{which}: {other}'{variant.name}' give no folder of their own. Change a name, by letters or digits."
+            )
+        folders[folder] = variant.name
 
 
 def _first_word(which: str, words: str) -> str:

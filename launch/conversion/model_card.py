@@ -196,8 +196,8 @@ def _evaluation(path: Path, step: int) -> list[str]:
     if not path.is_file():
         return []
     evaluation = read_evaluation(path)
-    candidates = [each for each in evaluation["candidates"] if each.get("about", "").startswith(at_step(step))]
-    if not candidates:
+    run = next((each for each in evaluation["candidates"] if each.get("kind") == "run"), None)  # whose folder this is
+    if run is None or not run.get("about", "").startswith(at_step(step)):
         return []
     lines = [
         "",
@@ -206,11 +206,10 @@ def _evaluation(path: Path, step: int) -> list[str]:
         "| score | |",
         "|---|---|",
     ]
-    for candidate in candidates:
-        for score in evaluation["scores"]:
-            cell = candidate["scores"].get(score["key"])
-            if cell and cell["value"] is not None:
-                interval = f" ({number(cell['low'])} to {number(cell['high'])})" if cell.get("low") is not None else ""
-                unit = f", {score['unit']}" if score["unit"] else ""
-                lines.append(f"| {score['title']}{unit} | {number(cell['value'])}{interval} |")
+    for score in evaluation["scores"]:
+        cell = run["scores"].get(score["key"])
+        if cell and cell["value"] is not None:
+            interval = f" ({number(cell['low'])} to {number(cell['high'])})" if cell.get("low") is not None else ""
+            unit = f", {score['unit']}" if score["unit"] else ""
+            lines.append(f"| {score['title']}{unit} | {number(cell['value'])}{interval} |")
     return lines

@@ -8,6 +8,7 @@ from launch.common.output import read_json
 _SCORE = {"value": (float, None), "low?": (float, None), "high?": (float, None)}
 _CANDIDATE = {
     "name": str,
+    "kind?": str,
     "about?": str,
     "scores": {"distance": {**_SCORE, "value": float}, "*": _SCORE},
     "resources": {"*": float},

@@ -96,13 +96,12 @@ def refuse_other_settings(folder: str, experiment: AnyExperiment, description: d
     """Raises UserError if the folder holds a run of other settings."""
     if holds_run(folder):
         _, _, before = read_description(folder)
-        changes = description_changes(before, description)
         if file := before["data"].get("converted_from"):
             raise UserError(
                 f"{folder} was converted from {file}, without all that a training needs to go on, such as λ. Start another run "
                 f"from it: --init_from {folder} --run.folder NEW_FOLDER."
             )
-        if changes:
+        if changes := description_changes(before, description):
             raise UserError(
                 f"{folder} holds a run of other settings; it cannot be resumed with these:\n  " + "\n  ".join(changes) + "\n"
                 "Give the settings of that run, or start another run with --run.folder."
