@@ -1,6 +1,6 @@
 """The evaluation of a generator on held-out examples: the images that it synthesizes, and their distances to photographs."""
 
-from collections.abc import Callable
+import functools
 from typing import NamedTuple
 
 import jax
@@ -39,29 +39,39 @@ class Evaluation(NamedTuple):
     collection: Collection | None
 
 
-def make_eval_step(
-    generator: Generator, perception: Perception, abstract: TrainState | None = None
-) -> Callable[[dict, dict, dict], Evaluation]:
-    """Makes the jitted function `evaluate(params, vgg_params, batch) -> Evaluation`.
+class EvalStep:
+    """The function `evaluate(params, vgg_params, batch) -> Evaluation`, as two jitted programs.
+
+    The second one, `compare(vgg_params, batch, images) -> Evaluation`, compares any images (0..255, `[B, k, H, W, 3]`) with a
+    batch's photographs, and with each other.
+    """
+
+    def __init__(self, generator: Generator, perception: Perception, everywhere: jax.sharding.Sharding | None = None):
+        def images_of(params: dict, batch: dict) -> Array:
+            layout = layout_of(generator, batch["layout"], batch.get("instances"))
+            return generate(generator, all_gathered(params, generator.dtype), layout)
+
+        self._images_of = jax.jit(images_of)
+        self.compare = jax.jit(functools.partial(evaluation_of, generator, perception), out_shardings=everywhere)
+
+    def __call__(self, params: dict, vgg_params: dict, batch: dict) -> Evaluation:
+        return self.compare(vgg_params, batch, self._images_of(params, batch))
+
+
+def make_eval_step(generator: Generator, perception: Perception, abstract: TrainState | None = None) -> EvalStep:
+    """Makes the function that evaluates a generator on a batch.
 
     On a mesh, give `abstract` as for the training step. Every device then ends up with a copy of the whole evaluation.
     """
-
-    def evaluate(params: dict, vgg_params: dict, batch: dict) -> Evaluation:
-        layout = layout_of(generator, batch["layout"], batch.get("instances"))
-        params = all_gathered(params, generator.dtype)
-        images = generate(generator, params, layout)
-        return evaluation_of(generator, perception, vgg_params, batch, images)
-
-    return jax.jit(evaluate, out_shardings=None if abstract is None else abstract.step.sharding)
+    return EvalStep(generator, perception, None if abstract is None else abstract.step.sharding)
 
 
 def evaluation_of(
     generator: Generator, perception: Perception, vgg_params: dict, batch: dict, images: Float[Array, "B k H W 3"]
 ) -> Evaluation:
-    """Compares the images (0..255) of a batch's layouts with its photographs, and with each other."""
+    """Compares images (0..255) of a batch's layouts with its photographs and, if there are several of each, with each other."""
     layout, photograph = one_hot(generator, batch["layout"]), batch["photograph"]
-    if generator.num_images == 1:
+    if images.shape[1] == 1:
         terms = layer_terms(vgg_params, photograph, images, None, perception)
         return Evaluation(terms.sum(2), to_uint8(images), None)
     terms = layer_terms(vgg_params, photograph, images, layout, perception)

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
 from crn_jax.lambdas import LambdaState
@@ -78,10 +79,12 @@ class Trainable(Protocol):
         return None
 
 
-def abstract_batch_of(objective: Trainable, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns the shapes and dtypes of a batch of at most 256 classes."""
+def abstract_batch_of(
+    objective: Trainable, batch_size: int, layout_dtype: DTypeLike = jnp.uint8
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns the shapes and dtypes of a batch. By default it has at most 256 classes."""
     shape = (batch_size, *objective.size)
-    batch = {"layout": jax.ShapeDtypeStruct(shape, jnp.uint8), "photograph": jax.ShapeDtypeStruct((*shape, 3), jnp.uint8)}
+    batch = {"layout": jax.ShapeDtypeStruct(shape, layout_dtype), "photograph": jax.ShapeDtypeStruct((*shape, 3), jnp.uint8)}
     return batch | ({"instances": jax.ShapeDtypeStruct(shape, jnp.uint16)} if objective.boundaries else {})
 
 

@@ -46,7 +46,7 @@ from crn_jax.train import abstract_state, init_state, make_train_step
 from crn_jax.vgg_weights import random_vgg19
 from launch.common.catalogue import experiments, take_configs
 from launch.common.command_line import experiment_of_kind
-from launch.common.jax_setup import set_up_jax
+from launch.common.jax_setup import collect_garbage_rarely, set_up_jax, use_cache
 from launch.common.names import command_line
 from launch.common.options import read_options
 from launch.common.profiler import Profiler
@@ -257,13 +257,9 @@ def random_batch(case: Experiment) -> dict[str, np.ndarray]:
     return batch | ({"instances": rng.integers(0, 1 << 16, shape, np.uint16)} if case.cascade.boundaries else {})
 
 
-def use_cache(folder: str) -> None:
-    """Makes JAX keep compiled programs in a folder."""
-    jax.config.update("jax_compilation_cache_dir", folder)
-
-
 def prepare(case: Experiment, cache: str) -> tuple:
     """Returns a case's compiled step, and its arguments. It is called in the case's own process."""
+    collect_garbage_rarely()
     use_cache(cache)
     mesh, objective = mesh_of(case), objective_of(case)
     abstract = abstract_state(objective, mesh)

@@ -33,6 +33,7 @@ def test_a_bit_that_differs_stops_the_run_before_it_is_saved(tiny, tmp_path, mon
             params = {**state.params, "to_rgb": {**state.params["to_rgb"], "bias": bias}}
             return state._replace(params=params), metrics
 
+        compute.lower = step.lower
         return compute
 
     monkeypatch.setattr(session, "make_train_step", functools.partial(once_wrong, session.make_train_step))

@@ -1,5 +1,6 @@
 """How a command sets JAX up: what it and Orbax log, and where compiled programs are kept for the next start."""
 
+import gc
 import logging
 import os
 import tempfile
@@ -22,7 +23,22 @@ def set_up_jax() -> None:
     for name in ("xla_bridge", "distributed"):  # they also tell of a GPU that is not used
         logging.getLogger(f"jax._src.{name}").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="orbax")
+    collect_garbage_rarely()
     keep_compiled()
+
+
+def collect_garbage_rarely() -> None:
+    """Makes Python look for garbage rarely: what is imported stays, and tracing makes few objects that are garbage."""
+    if not gc.get_freeze_count():
+        gc.freeze()
+    gc.set_threshold(100_000, 20, 100)
+
+
+def use_cache(folder: str | None) -> None:
+    """Makes JAX keep compiled programs in a folder, or nowhere. By default it leaves out those that compile within a second."""
+    jax.config.update("jax_compilation_cache_dir", folder)
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 def keep_compiled() -> None:
@@ -38,7 +54,7 @@ def keep_compiled() -> None:
     elif folder:
         problem = ""
     usable = folder if not problem or (folder and os.path.isdir(folder)) else None
-    jax.config.update("jax_compilation_cache_dir", usable)
+    use_cache(usable)
     if problem:
         warnings.filterwarnings("ignore", "Error writing persistent compilation cache entry")
         console.print(

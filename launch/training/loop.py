@@ -205,10 +205,10 @@ class TrainingLoop:
                 + "Try a smaller --optimizer.learning_rate, or --optimizer.schedule authors_fallback, in another --run.folder."
             )
 
-    def measure_floor(self, train_source: Source) -> None:
+    def measure_floor(self) -> None:
         """Logs the score that needs no training: that of the mean photograph, or of the most frequent class."""
         self.ledger.begin("validation")
-        floor = self.validator.floor(train_source)
+        floor = self.validator.floor()
         self.log.write(0, {self.validator.floor_name.replace(" ", "_"): floor.line()["validation"]})
         console.print(f"The floor to beat, the {self.validator.floor_name}: {floor.headline()}")
 

@@ -17,6 +17,7 @@ from crn_jax.train import TrainState
 from launch.common.contact_sheet import Row, contact_sheet
 from launch.common.names import as_argument, command_line
 from launch.common.processes import sum_over_processes
+from launch.training.ahead import Ahead
 
 
 class Segmentation(NamedTuple):
@@ -57,18 +58,30 @@ class SegmenterValidator:
 
     floor_name = "most frequent class"
 
-    def __init__(self, experiment: SegmenterExperiment, source: Source, mesh: Mesh, abstract: TrainState, vgg_params: dict):
+    def __init__(
+        self,
+        experiment: SegmenterExperiment,
+        source: Source,
+        mesh: Mesh,
+        abstract: TrainState,
+        vgg_params: dict,
+        train_source: Source | None = None,
+    ):
         self._mesh, self._batch_size, self._config = mesh, experiment.batch_size, experiment.segmenter
         self._indices = spread(source, experiment.run.validation_examples)
         self._source = source
         self._everywhere = abstract.step.sharding
         self._shown = set(spread(self._indices, experiment.run.sheet_examples))
+        self._counts = None if train_source is None else Ahead(self._pixels_of, train_source)
 
         def answers(params: dict, batch: dict) -> tuple[jax.Array, jax.Array]:
             params = all_gathered(params, experiment.segmenter.dtype)
             return segment(experiment.segmenter, params, batch["photograph"]), batch["layout"]
 
         self._answers = jax.jit(answers, out_shardings=self._everywhere)
+
+    def wait(self) -> None:
+        """Does nothing: a validation reads the examples anew."""
 
     def __call__(self, params: dict) -> Segmentation:
         """Labels the held-out examples with these parameters; every process has to call it."""
@@ -84,16 +97,21 @@ class SegmenterValidator:
                 row += 1
         return Segmentation(total, images)
 
-    def floor(self, train_source: Source, limit: int = 512) -> Segmentation:
-        """Returns the scores of giving every pixel the class that is most frequent in at most `limit` training layouts."""
-        num_classes, counts = self._config.num_classes, np.zeros(self._config.num_classes, np.int64)
-        total = np.zeros((num_classes, num_classes), np.int64)
-        for index in spread(train_source, limit)[jax.process_index() :: jax.process_count()]:
-            counts += np.bincount(train_source[index]["layout"].ravel(), minlength=num_classes)
+    def _pixels_of(self, source: Source, limit: int = 512) -> np.ndarray:
+        """Counts each class's pixels in this process's part of at most `limit` layouts."""
+        counts = np.zeros(self._config.num_classes, np.int64)
+        for index in spread(source, limit)[jax.process_index() :: jax.process_count()]:
+            counts += np.bincount(source[index]["layout"].ravel(), minlength=self._config.num_classes)
+        return counts
+
+    def floor(self) -> Segmentation:
+        """Returns the scores of giving every pixel the class that is most frequent in training layouts."""
+        assert self._counts
+        total, counts = np.zeros((self._config.num_classes,) * 2, np.int64), self._counts.result()
         most = int(sum_over_processes(counts)[:-1].argmax())
         for index in self._indices:
             layout = self._source[index]["layout"]
-            total += confusion(layout, np.full_like(layout, most), num_classes)
+            total += confusion(layout, np.full_like(layout, most), self._config.num_classes)
         return Segmentation(total, {})
 
     @staticmethod

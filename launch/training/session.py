@@ -10,12 +10,13 @@ from crn_jax.data.pipeline import steps_per_epoch, training_batches
 from crn_jax.experiment import AnyExperiment
 from crn_jax.run import describe_run
 from crn_jax.sharding import local_rows, make_mesh, put
-from crn_jax.train import abstract_state, make_train_step
+from crn_jax.train import abstract_batch_of, abstract_state, make_train_step
 from crn_jax.vgg_weights import obtain_vgg19
 from launch.common.processes import agree, is_first
 from launch.common.profiler import Profiler
 from launch.common.stop_signals import Stop
 from launch.common.terminal import console, opened, show_error
+from launch.training.ahead import compile_step
 from launch.training.failures import explained_memory, explained_writes
 from launch.training.frozen import objective_and_frozen
 from launch.training.ledger import Ledger
@@ -80,7 +81,12 @@ def train(experiment: AnyExperiment, began: float, profile: str | None = None) -
                 log.write(first_step, event)
             writing = (lambda: ownership.beating) if ownership else (lambda: 0)
             watchdog = stack.enter_context(Watchdog(experiment.run.stuck_seconds, show_error, writing, experiment.folder))
-            validator = VALIDATORS[experiment.measured_by](experiment, val_source, mesh, abstract, placed)
+            floored = None if first_step else train_source
+            validator = VALIDATORS[experiment.measured_by](experiment, val_source, mesh, abstract, placed, floored)
+            train_step = make_train_step(objective, abstract)
+            batch = abstract_batch_of(objective, batch_size, train_source.label_space.dtype)
+            compile_step(train_step, state, frozen, mesh, batch)
+            validator.wait()
             loop = TrainingLoop(
                 experiment,
                 description,
@@ -98,8 +104,8 @@ def train(experiment: AnyExperiment, began: float, profile: str | None = None) -
                 profiler,
             )
             if not first_step:
-                loop.measure_floor(train_source)
+                loop.measure_floor()
                 loop.validate(0, state)
             rows = local_rows(mesh, batch_size)
             batches = training_batches(train_source, batch_size, experiment.seed, first_step, data.threads, rows, data.flip)
-            return loop.run(make_train_step(objective, abstract), state, batches, first_step)
+            return loop.run(train_step, state, batches, first_step)

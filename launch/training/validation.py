@@ -3,7 +3,6 @@
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from PIL import Image
@@ -12,13 +11,13 @@ from crn_jax.data.examples import Source
 from crn_jax.data.pipeline import spread, validation_batches
 from crn_jax.evaluation import DISTANCE_WEIGHTS, Collection, make_eval_step
 from crn_jax.experiment import Synthesis
-from crn_jax.losses import layer_terms
 from crn_jax.sharding import local_rows, put, put_batch
 from crn_jax.train import TrainState
 from crn_jax.vgg import by_layer
 from launch.common.contact_sheet import Row, contact_sheet, win_map
 from launch.common.names import as_argument, command_line
 from launch.common.processes import sum_over_processes
+from launch.training.ahead import Ahead
 
 
 class Diversity(NamedTuple):
@@ -97,23 +96,40 @@ class Validator:
       mesh: the devices; each process decodes its part of the examples.
       abstract: the state's shapes and their placement on the mesh.
       vgg_params: VGG-19's parameters, on the mesh.
+      train_source: the training split, if its floor is to be measured. Threads read it, and the selection, at once.
     """
 
-    def __init__(self, experiment: Synthesis, source: Source, mesh: Mesh, abstract: TrainState, vgg_params: dict):
+    def __init__(
+        self,
+        experiment: Synthesis,
+        source: Source,
+        mesh: Mesh,
+        abstract: TrainState,
+        vgg_params: dict,
+        train_source: Source | None = None,
+    ):
         self._experiment = experiment
         self._mesh, self._batch_size, self._vgg_params = mesh, experiment.batch_size, vgg_params
-        self._rows = local_rows(mesh, self._batch_size)
+        rows = local_rows(mesh, self._batch_size)
         self._indices = spread(source, experiment.run.validation_examples)
-        self._batches = list(validation_batches(source, self._batch_size, self._indices, self._rows))
+        self._batches: Ahead[list[dict]] = Ahead(list, validation_batches(source, self._batch_size, self._indices, rows))
+        self._mean = None if train_source is None else MeanPhotograph(train_source, experiment.data.threads)
         self._evaluate = make_eval_step(experiment.generator, experiment.perception, abstract)
-        self._everywhere = abstract.step.sharding
         self._shown = set(spread(self._indices, experiment.run.sheet_examples))
+
+    def wait(self) -> None:
+        """Waits until the selection has been read.
+
+        Raises:
+          UserError: if one of its files is bad.
+        """
+        self._batches.result()
 
     def __call__(self, params: dict) -> Validation:
         """Measures these parameters; every process has to call it."""
         params = self._experiment.inference_params(params)
         numbers, images, assembled = [], dict[int, np.ndarray](), dict[int, np.ndarray]()
-        for start, local in zip(range(0, len(self._indices), self._batch_size), self._batches):
+        for start, local in zip(range(0, len(self._indices), self._batch_size), self._batches.result()):
             batch = put_batch(self._mesh, self._batch_size, local)
             terms, batch_images, collection = self._evaluate(params, self._vgg_params, batch)
             for row in sorted(self._shown & set(range(start, start + self._batch_size))):
@@ -126,24 +142,14 @@ class Validator:
         diversity = diversity_of(collection, assembled) if collection else None
         return _validation(_nearest(np.asarray(terms, np.float64)), images, diversity)
 
-    def floor(self, train_source: Source, limit: int = 512) -> Validation:
-        """Returns the distance of the mean of at most `limit` training photographs, which a generator has to beat."""
-        indices = spread(train_source, limit)
-        total = np.zeros((*train_source.size, 3), np.int32)
-        for index in indices[jax.process_index() :: jax.process_count()]:
-            total += train_source[index]["photograph"]
-        mean = np.float32(sum_over_processes(total) / len(indices))
-        shape, perception = (self._batch_size, 1, *mean.shape), self._experiment.perception
-
-        def measure(vgg_params, photograph, mean):
-            images = jnp.broadcast_to(mean[None, None], shape)
-            return layer_terms(vgg_params, photograph, images, None, perception)[:, 0, 0]
-
-        measure, mean = jax.jit(measure, out_shardings=self._everywhere), put(self._mesh, mean)
-        terms = []
-        for local in self._batches:
-            photograph = put_batch(self._mesh, self._batch_size, local)["photograph"]
-            terms.append(np.asarray(measure(self._vgg_params, photograph, mean), np.float64))
+    def floor(self) -> Validation:
+        """Returns the distance of the mean of training photographs, which a generator has to beat."""
+        assert self._mean
+        mean = np.broadcast_to(self._mean.result(), (self._batch_size, 1, *self._experiment.size, 3))
+        images, terms = put(self._mesh, mean), []
+        for local in self._batches.result():
+            batch = put_batch(self._mesh, self._batch_size, local)
+            terms.append(np.asarray(self._evaluate.compare(self._vgg_params, batch, images).terms[:, 0], np.float64))
         return _validation(np.concatenate(terms)[: len(self._indices)])
 
     floor_name = "mean photograph"
@@ -153,6 +159,28 @@ class Validator:
         instances = ["--instances", f"{folder}/instances"] if self._experiment.boundaries else []
         run, layouts = as_argument(folder), as_argument(f"{folder}/layouts")
         return f"Next: {command_line('synthesize', run, layouts, *instances, '--sheet')}"
+
+
+class MeanPhotograph:
+    """The mean of at most `limit` photographs, float32 `[H, W, 3]`, which threads of every process begin to read at once."""
+
+    def __init__(self, source: Source, threads: int, limit: int = 512):
+        indices = spread(source, limit)
+        own, threads = indices[jax.process_index() :: jax.process_count()], max(threads, 1)
+        self._count = len(indices)
+        self._totals = [Ahead(self._total, source, own[first::threads]) for first in range(threads)]
+
+    @staticmethod
+    def _total(source: Source, indices: list[int]) -> np.ndarray:
+        total = np.zeros((*source.size, 3), np.int32)
+        for index in indices:
+            total += source[index]["photograph"]
+        return total
+
+    def result(self) -> np.ndarray:
+        """Waits for the threads, and for the other processes."""
+        total = sum_over_processes(np.stack([each.result() for each in self._totals]).sum(0, dtype=np.int32))
+        return np.asarray(total / self._count, np.float32)
 
 
 def _validation(
