@@ -32,7 +32,8 @@ def load(folder):
       folder: the artifact.
 
     Raises:
-      ValueError: if a file is missing or not the one that was exported, or (by `synthesize`) if the class ids do not fit.
+      ValueError: if a file is missing or not the one that was exported, or (by `synthesize`) if there are no layouts,
+        or if the class ids do not fit.
       RuntimeError: if the installed jax is too old or too new for the artifact; the message has the remedy.
     """
     folder = Path(folder)
@@ -52,6 +53,8 @@ def load(folder):
     (height, width), classes = about["size"], len(about["classes"])
 
     def synthesize(ids, instances=None):
+        if ids.shape[:1] == (0,):
+            raise ValueError(f"There are no layouts: the class ids have the shape {list(ids.shape)}. Give at least one layout.")
         fits = ids.shape[1:] == (height, width) and ids.dtype.kind in "iu"
         if not fits or not 0 <= ids.min() <= ids.max() < classes:
             raise ValueError(

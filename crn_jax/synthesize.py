@@ -1,11 +1,11 @@
 """The function `synthesize`, which turns layouts into images."""
 
 import functools
-from typing import Any
+from typing import Any, TypeGuard
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Integer, UInt8
 
 from crn_jax.generator import Generator, generate, layout_of
@@ -22,7 +22,8 @@ def synthesize(
     """Synthesizes k images, RGB, from each layout. It compiles once for each config and shape.
 
     If the layouts are an array whose examples, or rows, are split over several devices, these devices share the work, and each
-    keeps its part of the images. Parameters that they have not got are copied to all of them.
+    keeps its part of the images. Layouts that were put on one device have their images made there. Parameters that the devices
+    have not got are copied to all of them.
 
     Args:
       config: the generator's config, such as a `CascadeConfig`.
@@ -33,11 +34,15 @@ def synthesize(
 
     Raises:
       ValueError: if height or width does not fit the generator (the message names the nearest sizes that fit a cascade), if
-        the ids are no integers, if a class id is out of range, or if instances are missing or not wanted. The range is checked
-        in NumPy arrays, not on a device.
+        the ids are no integers, if there are no layouts, if a class id is out of range, or if instances are missing or not
+        wanted. The range is checked in NumPy arrays, not on a device.
     """
     if layout_ids.dtype.kind not in "iu":
         raise ValueError(f"Class ids are integers, not {layout_ids.dtype}.")
+    if layout_ids.shape[:1] == (0,):
+        raise ValueError(
+            f"There are no layouts: the class ids have the shape {list(layout_ids.shape)}. Give at least one layout."
+        )
     if isinstance(layout_ids, np.ndarray) and layout_ids.size:
         for class_id in (layout_ids.min(), layout_ids.max()):
             if not 0 <= class_id < config.num_classes:
@@ -45,8 +50,30 @@ def synthesize(
     ids = (layout_ids,) if instance_ids is None else (layout_ids, _checked(instance_ids, layout_ids.shape))
     mesh = mesh_of(layout_ids)
     if mesh is None:
-        return _synthesize(config, params, *ids)
+        return _synthesize(config, *_beside(layout_ids, (params, *ids)))
     return synthesize_on(mesh, config)(params, *ids)
+
+
+def _beside(layout_ids: Array | np.ndarray, arguments: Any) -> Any:
+    """Returns a tree of arrays with those copied that lie on other devices than layouts that were put somewhere.
+
+    JAX moves arrays that were not put anywhere, and refuses the others.
+    """
+    if not _was_put(layout_ids):
+        return arguments
+    there, devices = layout_ids.sharding.device_set, list(layout_ids.sharding.devices_indices_map(layout_ids.shape))
+    everywhere = NamedSharding(Mesh(np.array(devices), ("device",)), PartitionSpec())  # JAX compares the order of devices, too
+
+    def placed(leaf: Any) -> Any:
+        if not _was_put(leaf) or leaf.sharding.device_set == there:
+            return leaf
+        return jax.device_put(leaf, devices[0] if len(devices) == 1 else everywhere)
+
+    return jax.tree.map(placed, arguments)
+
+
+def _was_put(array: Any) -> TypeGuard[jax.Array]:
+    return isinstance(array, jax.Array) and not isinstance(array, jax.core.Tracer) and array.committed
 
 
 def _checked(instance_ids: Array | np.ndarray, shape: tuple[int, ...]) -> Array | np.ndarray:

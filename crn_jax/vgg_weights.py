@@ -220,6 +220,9 @@ def _read_torchvision(path: Path) -> dict:
             kernel, bias = f"features.{index}.weight", f"features.{index}.bias"
             if missing := sorted({kernel, bias} - names):
                 raise KeyError(missing[0])
+            for key in (kernel, bias):
+                if (kind := file.get_slice(key).get_dtype()).startswith(("BF", "F8")):  # NumPy has no such numbers
+                    raise UserError(f"{path}: {key} holds {kind}, which is not read. Save the weights as float32.")
             params[name] = _layer(path, name, file.get_tensor(kernel).transpose(2, 3, 1, 0), file.get_tensor(bias))
     params["conv1_1"]["kernel"] /= (255 * _TORCHVISION_STD)[:, None]
     return params

@@ -24,12 +24,12 @@ from crn_jax.buckets import is_bucket
 from crn_jax.errors import UserError, did_you_mean
 from crn_jax.files import expanded
 from crn_jax.run import holds_run
-from launch.ablation.join import joined
+from launch.ablation.join import RESCORE, check_scoring, joined
 from launch.ablation.record import FILE, Entry, read_record, record_of, write_record
 from launch.ablation.summary import figures_table, markdown
 from launch.ablation.tasks import Budget, Task, shown, trains_with_segmenter, with_segmenter
 from launch.ablation.verify import computable, numbers_in, results_of, stored_part, unequal_results, unequal_scores
-from launch.ablation.workers import Workers, check_jobs
+from launch.ablation.workers import Workers, check_jobs, claimed
 from launch.common.catalogue import ablations, take_configs
 from launch.common.exit_status import FAILED, TRY_AGAIN
 from launch.common.jax_setup import set_up_jax
@@ -149,9 +149,11 @@ def ablate(asked: Arguments, command_line: str) -> int:
     check_files(asked)
 
     def report() -> dict[str, Any]:
-        reached = [entry._replace(outcome=workers.outcomes.get(entry.task.folder)) for entry in entries]
-        record = record_of(asked.suite, ablation.question, reached, str(budget), command_line, ablation.classes)
-        return write_results(out, record)
+        with claimed(out, wait=True):  # each task of a SLURM array reports, and the last one has read all that is finished
+            reached = [entry._replace(outcome=workers.outcomes.get(entry.task.folder)) for entry in entries]
+            record = record_of(asked.suite, ablation.question, reached, str(budget), command_line, ablation.classes)
+            check_scoring([(out / training["folder"], training) for training in record["trainings"]], RESCORE)
+            return write_results(out, record)
 
     with Workers(asked.jobs, out / "accelerators") as workers:
         workers.work(segmenter, lambda: None)
@@ -204,8 +206,8 @@ def join(asked: Join, command_line: str) -> int:
         raise UserError(
             f"--out {asked.out}: the record of all trainings would replace one of the records. Choose another folder."
         )
-    record = joined(asked.records, command_line)
     with computable(*asked.records):
+        record = joined(asked.records, command_line)
         results = write_results(asked.out, record)
     tell(results, asked.out)
     return 0

@@ -22,6 +22,7 @@ from crn_jax.synthesize import synthesize
 from launch.common.jax_setup import set_up_jax
 from launch.common.options import BucketPath, read_options
 from launch.common.terminal import command, console, track
+from launch.evaluation.comparison import names_of
 from launch.training.metrics_log import measured_folder, read_metrics
 
 
@@ -53,11 +54,11 @@ def main(arguments: list[str] | None = None) -> None:
         table = rich.table.Table(run_name, *headers, box=None)
         if not asked.runs:
             raise UserError("Give at least one run folder that launch.train made.")
-        for folder in asked.runs:
+        for name, folder in names_of(asked.runs).items():
             run = load_run(folder, asked.checkpoint)
             distances = [f"{distance:.1f}" for distance in held_out_distances(folder, run.step)]
             k = str(run.generator.num_images)
-            table.add_row(folder.resolve().name, k, *distances, *coverage(run, folder))
+            table.add_row(name, k, *distances, *coverage(run, folder))
         console.print(table)
 
 

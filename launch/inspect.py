@@ -7,12 +7,11 @@ can be trained on, 1 if one cannot, and 2 if the command line is wrong or says t
 
 import contextlib
 import dataclasses
-import json
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, get_args
 
 import numpy as np
 import rich.table
@@ -23,11 +22,9 @@ from rich.text import Text
 from crn_jax.data.instances import decoded
 from crn_jax.data.labels.indexed import Reading
 from crn_jax.data.labels.label_space import LabelSpace
-from crn_jax.data.labels.published import LABEL_SPACES, find_label_space
-from crn_jax.data.pipeline import spread
-from crn_jax.data.sources import DataConfig, Split, label_space_of, refuse_without_instances
+from crn_jax.data.labels.published import find_label_space
+from crn_jax.data.sources import Split, label_space_of, refuse_without_instances
 from crn_jax.errors import UserError, counted
-from crn_jax.files import replace_text
 from launch.common.exit_status import FAILED
 from launch.common.jax_setup import set_up_jax
 from launch.common.names import command_line
@@ -35,6 +32,7 @@ from launch.common.options import read_options
 from launch.common.output import staged, write_json
 from launch.common.page import data_url, write_page
 from launch.common.terminal import command, console, show_error, track
+from launch.datasets.guesses import OF_FILES, InFiles, choose, sample_of
 from launch.datasets.instance_survey import drawn as draw_instances
 from launch.datasets.instance_survey import first_instance
 from launch.datasets.instance_survey import summary as instance_summary
@@ -43,33 +41,21 @@ from launch.datasets.survey import (
     Look,
     Pair,
     Part,
-    Value,
     class_layouts,
     class_pixels,
-    drafted_labels,
     duplicates,
     fitting_labels,
     parts_of,
     representative,
     scan,
     unknown_values,
-    unpaired,
-    values_in,
 )
 from launch.datasets.training_command import cascade_of_size, rehearse, training_arguments
 
 _EXAMPLES, _EXAMPLE_WIDTH = 24, 320
 _TERMINAL_CLASSES = 40
 _UNKNOWN_TOLD = 64
-_OWN_CLASSES = 'For classes of your own, name a file: --labels FILE.json, which holds {"classes": ["lawn", "path"]}.'
-# The label spaces of NYU's .mat are left out: they have nearly a thousand raw ids, so they would fit almost any file.
-_OF_FILES = {name: space for name, space in LABEL_SPACES.items() if name not in ("nyu894", "nyu40", "nyu13")}
 _READINGS = 4  # ambiguous layouts that are shown
-_SAMPLE = 8  # number of layouts by which label spaces are guessed
-
-InFiles = Literal["camvid", "cityscapes", "ade20k", "nyu", "gta5", "cocostuff", "folder"]
-IN_FILES: tuple[InFiles, ...] = get_args(InFiles)
-"""The sources that are read from files."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,19 +135,22 @@ def inspect(asked: Arguments, root: Path, line: str) -> bool:
 
 def inspected(asked: Arguments, root: Path, line: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Inspects a data set. Returns what inspection.json and the page hold."""
-    data, notes = data_of(asked, root)
+    choice = choose(root, asked.source, asked.labels, asked.read, out_folder(asked, root) / "labels.json")
+    data, notes = choice.data, choice.notes
     if asked.boundaries:
         data = dataclasses.replace(data, instances=str(asked.instances) if asked.instances else None)
         refuse_without_instances(data)
     label_space, parts = label_space_of(data), parts_of(data, asked.boundaries)
+    if choice.all_needed:
+        parts = {split: dataclasses.replace(part, all_needed=True) for split, part in parts.items()}
     pairs = [pair for part in parts.values() for pair in part.pairs]
     looks = list(track(scan(pairs, label_space, first_instance(data)), "Decoding", len(pairs)))
     training = training_arguments(data, label_space, pairs, looks, asked.size, asked.boundaries)
     instances = [look.instances for look in looks if look.instances]
     strange = [pair for pair, look in zip(pairs, looks) if look.unknown]
-    fitting = fitting_labels([strange[i] for i in spread(strange, _SAMPLE)], _OF_FILES) if strange else []
+    fitting = fitting_labels(sample_of(strange), OF_FILES) if strange else []
     ambiguous = [pair for pair, look in zip(pairs, looks) if look.ambiguous][:_READINGS]
-    problems = problems_of(parts, looks, label_space, fitting, root)
+    problems = problems_of(parts, looks, label_space, fitting, root, choice.is_guess, choice.draft)
     if not any(problem.blocks for problem in problems):
         said, refusals = rehearse(training, pairs, looks)
         notes, problems = notes + said, problems + refusals
@@ -195,99 +184,6 @@ def out_folder(asked: Arguments, root: Path) -> Path:
     if asked.out and len(asked.roots) == 1:
         return asked.out
     return (asked.out or Path("inspections")) / root.resolve().name
-
-
-def data_of(asked: Arguments, root: Path) -> tuple[DataConfig, list[str]]:
-    """Returns the data set in a folder, and notes on what was guessed.
-
-    Raises:
-      UserError: if the folder looks like none of the sources, or if its layouts hold no classes.
-    """
-    notes, data = [], DataConfig(asked.source or "folder", str(root), labels=asked.labels, read=asked.read)
-    if not asked.source:
-        data, pairs = guessed_source(data)
-        labels = f" --labels {data.labels}" if data.labels != asked.labels else ""
-        notes.append(f"Guessed from the folders: --source {data.source}{labels}, which finds {counted(pairs, 'pair')}.")
-    if data.source == "folder" and data.labels is None:
-        labels, note = guessed_labels(data, root.resolve().name, out_folder(asked, root) / "labels.json")
-        notes.append(note)
-        data = dataclasses.replace(data, labels=labels)
-    return data, notes
-
-
-def guessed_source(data: DataConfig) -> tuple[DataConfig, int]:
-    """Returns the source that finds most pairs in the folder, and their number.
-
-    Raises:
-      UserError: if no source finds a pair.
-    """
-    candidates = [dataclasses.replace(data, source=source) for source in IN_FILES]
-    if data.labels is None:
-        candidates.append(dataclasses.replace(data, source="camvid", labels="camvid32"))
-        candidates.append(dataclasses.replace(data, source="cityscapes", labels="cityscapes_trainids"))
-    parts = [parts_of(candidate).values() for candidate in candidates]
-    counts = [sum(len(part.pairs) for part in found) for found in parts]
-    if not any(counts):
-        if lonely := next(filter(None, map(unpaired, parts)), ""):
-            raise UserError(f"No photograph has a layout: {lonely}")
-        missing = dict.fromkeys(part.missing for found in parts for part in found if part.missing)
-        reasons = [reason for reason in missing if "there is no such" not in reason]  # all sources but one lack their folders
-        raise UserError(
-            f"{data.root} has no photographs with layouts where {', '.join(IN_FILES)} have them. Give the data set's "
-            f"top folder; or name the data set by --source, which tells what is missing. {' '.join(reasons)}".strip()
-        )
-    return candidates[counts.index(max(counts))], max(counts)
-
-
-def guessed_labels(data: DataConfig, name: str, draft: Path) -> tuple[str, str]:
-    """Returns a label space that has all ids or colours of a few layouts, and a note that says why.
-
-    If there is none, it returns the label file `draft`, and writes it first, for the data set `name`, if it does not exist.
-    Ids tell little, so they stand for a known label space only if at least half of its classes occur.
-
-    Raises:
-      UserError: if the layouts cannot be read, or hold no classes.
-    """
-    if draft.exists():
-        return str(draft), f"The classes are those of {draft}. Give --labels for others."
-    parts = parts_of(data).values()
-    pairs = [pair for part in parts for pair in part.pairs]
-    if not pairs:
-        raise UserError(" ".join([*dict.fromkeys(part.missing for part in parts), unpaired(parts)]).strip())
-    sample = [pairs[i] for i in spread(pairs, _SAMPLE)]
-    values = values_in(sample, data.read)
-    spaces = {name: dataclasses.replace(space, read_as=data.read) for name, space in _OF_FILES.items()}
-    likely = [name for name in fitting_labels(sample, spaces) if is_likely(LABEL_SPACES[name], values)]
-    if likely:
-        also = f" ({', '.join(likely[1:])} would fit as well)" if likely[1:] else ""
-        return likely[0], f"Guessed from the layouts: --labels {likely[0]}{also}. {_OWN_CLASSES}"
-    fields = drafted_labels(pairs, name, data.read)
-    draft.parent.mkdir(parents=True, exist_ok=True)
-    lines = (f"  {json.dumps(field)}: {json.dumps(value, ensure_ascii=False)}" for field, value in fields.items())
-    replace_text(draft, "{\n" + ",\n".join(lines) + "\n}\n")  # one line for each field, because people edit it
-    found = counted(len(fields["classes"]), "colour" if "colors" in fields else "id")
-    note = f"The layouts hold {found} of no known label space. {draft} has a class for each. Give the classes names there."
-    return str(draft), " ".join([note, *questions(fields, values)])
-
-
-def questions(fields: dict[str, Any], values: Iterable[Value]) -> list[str]:
-    """Returns questions about void in a draft of a label file, because void is declared, never guessed."""
-    if fields.get("void_ids") == []:
-        listed = " and ".join(map(str, fields["ids"]))
-        return [f"They hold the ids {listed}. Is 255 void? If so, move 255 from ids to void_ids, and remove its class."]
-    if fields.get("void_ids") and 255 in values:
-        return ["Is 255 void? The draft says so in void_ids. If not, give it a class."]
-    if "colors" in fields and len(fields["colors"]) == 1:
-        return ['Is black void? The draft says so. If not, list black and, last, "void" in another colour.']
-    return []
-
-
-def is_likely(label_space: LabelSpace, values: Iterable[Value]) -> bool:
-    """Whether layouts with these ids or colours, all of which the label space has, are likely to be in it."""
-    ids = [value for value in values if isinstance(value, int)]
-    if not {*ids} <= label_space.ids.keys():  # they are indices of palettes that fit by their colours
-        return True
-    return not ids or 2 * len({label_space.ids[i] for i in ids}) >= label_space.num_classes
 
 
 def split_summary(split: Split, part: Part, pairs: Sequence[Pair], looks: Sequence[Look]) -> dict[str, Any]:

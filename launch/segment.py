@@ -4,6 +4,7 @@ It writes a layout PNG for each photograph, of the photograph's size, for launch
 segmenter has labelled already is not labelled again.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
@@ -105,14 +106,10 @@ def segment(asked: Arguments) -> None:
     refuse_to_replace(right.values(), jobs)
     to_do = [job for job in track(jobs, "looking", len(jobs)) if asked.overwrite or not job.is_done]
     refused = list[str]()
-    try:
+    with explained_writing(asked.out):
         asked.out.mkdir(parents=True, exist_ok=True)
-        for _ in track(label_all(to_do, labeller, refused.append), "labelling", len(to_do)):
-            pass
-    except OSError as error:
-        raise UserError(
-            f"{asked.out}: the layouts cannot be written there ({error}). Choose another folder with --out."
-        ) from error
+    for _ in track(label_all(to_do, labeller, refused.append), "labelling", len(to_do)):
+        pass
     if refused:
         raise UserError(
             f"{counted(len(refused), 'photograph')} could not be labelled: {'; '.join(refused[:5])} The other layouts are in "
@@ -193,6 +190,21 @@ def upright(path: Path) -> Image.Image:
     return open_photograph(path, (width, height))
 
 
+@contextlib.contextmanager
+def explained_writing(folder: Path) -> Iterator[None]:
+    """Turns an `OSError` within the block, which writes layouts, into an error that says what to do.
+
+    Raises:
+      UserError: if a file cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{folder}: the layouts cannot be written there ({error}). Choose another folder with --out."
+        ) from error
+
+
 def label_all(jobs: list[Job], labeller: Labeller, refuse: Callable[[str], object]) -> Iterator[Job]:
     """Labels photographs, and yields each job when its layout is written. Threads read and write in the meantime.
 
@@ -208,7 +220,8 @@ def label_all(jobs: list[Job], labeller: Labeller, refuse: Callable[[str], objec
 
     def write(labelled: tuple[Job, np.ndarray]) -> Job:
         job, layout = labelled
-        write_layout(layout, labeller.label_space, job.target, job.made)
+        with explained_writing(job.target.parent):
+            write_layout(layout, labeller.label_space, job.target, job.made)
         return job
 
     with ThreadPoolExecutor(2) as pool:

@@ -22,7 +22,7 @@ from crn_jax.data.instances import check_instances, instance_files
 from crn_jax.data.labels.indexed import Reading
 from crn_jax.data.labels.label_space import LabelSpace
 from crn_jax.diversity import assemble
-from crn_jax.errors import UserError, did_you_mean
+from crn_jax.errors import UserError, counted, did_you_mean
 from crn_jax.run import Run, load_run, output_folder
 from launch.common.contact_sheet import Row, contact_sheet, grid
 from launch.common.jax_setup import set_up_jax
@@ -33,7 +33,7 @@ from launch.common.profiler import Profiler
 from launch.common.terminal import command, console, track
 from launch.synthesis.layouts import Sizing, find_layouts, fitted, on_disk
 from launch.synthesis.record import Record
-from launch.synthesis.stream import Job, Synthesized, is_foreign, synthesize_all
+from launch.synthesis.stream import Job, Synthesized, image_note, is_foreign, sheet_note, synthesize_all
 
 SHEET_NAME = "contact_sheet.png"
 SHEET_ROWS = 32
@@ -126,7 +126,7 @@ def run_command(arguments: Arguments, out: Path) -> None:
         (to_do if arguments.overwrite or job.path in on_sheet or not job.is_done else done).append(job)
     if several_processes():  # all have checked their layouts
         agree({"layouts": len(tasks), "parameters and options": means.hexdigest()})
-    rows = {}
+    replaced, rows = sum(job.count_replaced() for job in to_do), {}
     try:
         out.mkdir(parents=True, exist_ok=True)
         for job in done:
@@ -140,16 +140,21 @@ def run_command(arguments: Arguments, out: Path) -> None:
             write_sheet(run, [rows[path] for path in on_sheet], out / SHEET_NAME)
     except OSError as error:
         raise UserError(f"{out}: the images cannot be written there ({error}). Choose another folder with --out.") from error
-    report(run, [image for _, targets in tasks for image in targets], sum(len(job.targets) for job in to_do), out)
+    report(run, [image for _, targets in tasks for image in targets], sum(len(job.targets) for job in to_do), replaced, out)
 
 
-def report(run: Run, images: list[Path], new: int, out: Path) -> None:
-    """Says where the images of all processes are, of which this one has made `new` ones."""
+def report(run: Run, images: list[Path], new: int, replaced: int, out: Path) -> None:
+    """Says where the images of all processes are. This one has made `new` ones, and `replaced` stand in place of others."""
     if several_processes():
-        new = int(sum_over_processes(np.array([new], np.int32))[0])
+        new, replaced = sum_over_processes(np.array([new, replaced], np.int32)).tolist()
     total = len(images)
     kept = f", of which {total - new:,} existed already (--overwrite makes them again)" if new < total else ""
     console.print(f"{total:,} image{'s' * (total > 1)} in {out}{kept}, the first: {images[0]} (step {run.step})")
+    if replaced:
+        console.print(
+            f"{counted(replaced, 'image')} made from other layouts, runs or options {'was' if replaced == 1 else 'were'} "
+            f"replaced. Another folder for --out keeps both."
+        )
 
 
 Task = tuple[Path, list[Path]]
@@ -248,7 +253,8 @@ def planned(arguments: Arguments, run: Run, tasks: list[Task], maps: dict[Path, 
         if instances := maps.get(path):
             check_instances(instances, path, size.shape)
             digest.update(instances.read_bytes())
-        jobs.append(Job(path, instances, size, targets, f"{run.experiment.name}, step {run.step}; {digest.hexdigest()[:16]}"))
+        note = image_note(run.experiment.name, run.step, digest.hexdigest()[:16])
+        jobs.append(Job(path, instances, size, targets, note))
     return jobs
 
 
@@ -338,7 +344,7 @@ def write_sheet(run: Run, rows: list[Row], path: Path) -> None:
     """Writes the contact sheet, which shows layouts beside their images."""
     warning = "trained with RANDOM VGG-19 weights" if run.vgg19["weights"] == "random" else ""
     sheet = contact_sheet(rows, run.label_space, f"{run.experiment.name}, step {run.step}", warning)
-    write_png(sheet, path, f"synthesized, {SHEET_NAME}")
+    write_png(sheet, path, sheet_note(SHEET_NAME))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from crn_jax.ablation import Variant
 from crn_jax.cascade import CascadeConfig
@@ -14,6 +15,7 @@ from crn_jax.data.sources import label_space_of
 from crn_jax.errors import UserError
 from crn_jax.experiment import to_json
 from crn_jax.run import describe_run
+from crn_jax.scores.statistics import Spread, few_images
 from launch import ablate
 from launch.ablation import findings
 from launch.ablation.findings import collect, common_keys, curve, difference, scores_of, together
@@ -127,9 +129,11 @@ def test_differences_are_paired():
     apart = difference([(b, a)])
     assert apart.pop("seeds") == [2] and apart == pytest.approx({"value": 2, "low": 2, "high": 2, "nearer": 0, "images": 6})
     further = evaluation("y", np.add(DISTANCES["b"], 4))
-    # Seeds are drawn, too: both may be the first, or the second.
-    apart = difference([(b, a), (further, a)])
-    assert apart.pop("seeds") == [2, 6] and apart == pytest.approx({"value": 4, "low": 2, "high": 6, "nearer": 0, "images": 6})
+    seeds = Spread(pooled=1.0, each=[1.0, 7.0], degrees=1)  # the variance of the difference is 8 / 2
+    apart = difference([(b, a), (further, a)], "distance", seeds, 1)
+    ends, wider = scipy.stats.t.ppf([0.025, 0.975], 1), few_images(6)
+    assert apart.pop("seeds") == [2, 6] and apart.pop("nearer") == 0 and apart.pop("images") == 6
+    assert apart == pytest.approx({"value": 4, "low": 4 + 2 * wider * ends[0], "high": 4 + 2 * wider * ends[1]}, rel=0.05)
     apart = difference([(evaluation("c", DISTANCES["c"]), a)])
     assert apart["value"] == 0 and -1 <= apart["low"] < 0 < apart["high"] <= 1
 
@@ -170,7 +174,9 @@ def test_seeds_that_disagree_tell_nothing(tmp_path):
     entries = [entry(tmp_path, "a", seed) for seed in (0, 1)]
     entries += [entry(tmp_path, "b", seed, shift) for seed, shift in ((0, 0), (1, -3))]
     text = said(entries)
-    assert "Not clearly different from a: b (+0.5; -1.0 to +2.0; seeds +2.0, -1.0)." in text
+    ends = [0.5 + 1.5 * few_images(6) * end for end in scipy.stats.t.ppf([0.025, 0.975], 1)]  # of a paired t-test
+    found = re.search(r"Not clearly different from a: b \(\+0.5; (\S+) to (\S+); seeds \+2.0, -1.0\)\.", text)
+    assert found and [float(end) for end in found.groups()] == pytest.approx(ends, rel=0.1)
     assert "Each variant was trained once" not in text
 
 

@@ -1,5 +1,6 @@
 """Synthesis and evaluation on all devices and processes: who computes what, and that the images are those of one device."""
 
+import dataclasses
 import json
 import os
 import re
@@ -62,6 +63,24 @@ def test_layouts_that_are_copied_to_all_devices_are_as_those_of_one(eight):
     mesh = jax.make_mesh((8,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
     images = synthesize(CONFIG, params, jax.device_put(layouts[:1], NamedSharding(mesh, PartitionSpec())))
     np.testing.assert_array_equal(images, expected[:1])
+
+
+@pytest.mark.parametrize("count", [1, 8])
+def test_parameters_of_one_device_follow_the_layouts_to_others(eight, count):
+    """They lie on the first device, as those of `load_run` do, and the instances of a generator with boundaries may do so."""
+    params, layouts, expected = eight
+    params = jax.device_put(params, jax.devices()[0])
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[: -1 - count : -1]), ("x",))
+    there = NamedSharding(mesh, PartitionSpec()) if count > 1 else jax.devices()[-1]
+    images = synthesize(CONFIG, params, jax.device_put(layouts[:1], there))
+    assert images.sharding.device_set == set(mesh.devices.flat)
+    np.testing.assert_array_equal(images, expected[:1])
+    split = dataclasses.replace(CONFIG, boundaries=True)
+    params, instances = init_params(split, jax.random.key(0)), layouts[:1].astype(np.int32)
+    alone = synthesize(split, params, layouts[:1], instances)
+    placed = jax.device_put((params, instances), jax.devices()[0])
+    images = synthesize(split, placed[0], jax.device_put(layouts[:1], there), placed[1])
+    np.testing.assert_array_equal(images, alone)
 
 
 @pytest.fixture(scope="module")

@@ -95,7 +95,7 @@ synthesize, about = load(".")
 layouts = np.load({str(tmp_path / "layouts.npy")!r})
 np.save({str(tmp_path / "three.npy")!r}, synthesize(layouts))
 np.save({str(tmp_path / "one.npy")!r}, synthesize(layouts[:1].astype(int)))
-for wrong in (layouts[:, :32], layouts + 20, layouts[0], layouts / 1, layouts.astype(int) - 1):
+for wrong in (layouts[:, :32], layouts + 20, layouts[0], layouts / 1, layouts.astype(int) - 1, layouts[:0]):
     try:
         synthesize(wrong)
     except ValueError as error:
@@ -104,6 +104,7 @@ for wrong in (layouts[:, :32], layouts + 20, layouts[0], layouts / 1, layouts.as
     result = run_alone(jax_alone, artifact, program)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("Layouts must be integer arrays [B, 48, 64] of class ids below 20") == 5
+    assert "There are no layouts: the class ids have the shape [0, 48, 64]." in result.stdout
     run = load_run(trained)
     expected = np.asarray(synthesize(run.experiment.cascade, run.params, layouts)).astype(int)
     three, one = np.load(tmp_path / "three.npy"), np.load(tmp_path / "one.npy")

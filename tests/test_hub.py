@@ -3,6 +3,7 @@
 import hashlib
 import http.server
 import json
+import shutil
 import threading
 from pathlib import Path
 
@@ -84,6 +85,24 @@ def test_a_run_is_fetched_and_loaded(hub):
     fetched = {path.name for path in (hub / "cache").rglob("snapshots/*/*")}
     assert "weights.safetensors" in fetched and "synthesize.bin" not in fetched
     assert load_run(Path("hf://somebody/streets")).step == 7  # as the command line gives it
+
+
+def test_an_uploaded_run_folder_is_told_what_to_upload(hub):
+    shutil.rmtree(hub / "artifact")
+    (hub / "artifact").mkdir()
+    shutil.copy(hub / "run" / "run.json", hub / "artifact")
+    with pytest.raises(UserError, match="hf://somebody/streets: the repository has no artifact.json") as refusal:
+        load_run("hf://somebody/streets")
+    assert "launch.convert export RUN ARTIFACT" in str(refusal.value) and "safetensors" not in str(refusal.value)
+
+
+def test_an_uploaded_file_is_named_as_what_can_be_loaded(hub):
+    shutil.rmtree(hub / "artifact")
+    (hub / "artifact").mkdir()
+    convert.main(["safetensors", str(hub / "run"), str(hub / "artifact" / "streets.safetensors")])
+    with pytest.raises(UserError, match="If its streets.safetensors is a run of launch.convert") as refusal:
+        load_run("hf://somebody/streets")
+    assert load_run(str(refusal.value).rpartition(": ")[2]).step == 7
 
 
 def test_a_run_that_is_not_there(hub):

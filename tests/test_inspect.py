@@ -97,7 +97,7 @@ def test_a_sound_data_set(camvid, capsys):
 def test_no_class_is_counted_that_does_not_occur(camvid, capsys):
     for path in camvid.glob("*annot/*"):
         save(np.full((24, 32), 3, np.uint8), path)
-    _, found = inspected(camvid)
+    _, found = inspected(camvid, "--labels", "camvid")
     assert [told["name"] for told in found["classes"] if told["share"]] == ["road"]
     assert "Classes that never occur: sky, building, pole, pavement" in capsys.readouterr().out
 
@@ -362,9 +362,16 @@ def test_several_data_sets_are_inspected_one_by_one(camvid, tmp_path, capsys):
 
 def test_gta5_as_published_lacks_some_partners(tmp_path, capsys):
     official(tmp_path / "data", "gta5")
+    for i, path in enumerate((tmp_path / "data" / "labels").iterdir()):
+        save(np.array([7, 8, 11, 12, 13, 17, 20, 21, 23, 24, 26], np.uint8)[layout(i, classes=11)], path)
     (tmp_path / "data" / "labels" / "00003.png").unlink()
     status, found = inspected(tmp_path / "data")
-    assert status == 0 and [split["pairs"] for split in found["splits"]] == [10, 2] and found["splits"][0]["photographs"] == 11
+    assert (
+        status == 0
+        and found["label_space"] == "gta5"
+        and [split["pairs"] for split in found["splits"]] == [10, 2]
+        and found["splits"][0]["photographs"] == 11
+    )
     assert "00003.png" in " ".join(found["notes"])
 
 
@@ -438,7 +445,102 @@ def test_a_damaged_layout_does_not_hinder_guessing(tmp_path):
     official(tmp_path / "data", "folder")
     (tmp_path / "data" / "layouts" / "1.png").write_bytes(b"nothing")
     status, found = inspected(tmp_path / "data")
-    assert status == 1 and found["label_space"] == "camvid" and problem(found, "cannot be read")
+    assert status == 1 and found["label_space"] == "data" and problem(found, "cannot be read")
+
+
+@pytest.mark.parametrize("source", ["gta5", "camvid", "ade20k", "cocostuff"])
+def test_folders_alone_do_not_make_published_classes(tmp_path, capsys, source):
+    """Anybody may have `images` and `labels`. Three classes of one's own are not road, sidewalk and void."""
+    root = tmp_path / "data"
+    official(root, source)
+    for i, path in enumerate(sorted((*root.glob("**/*.png"), *root.glob("**/*.jpg")))):
+        is_layout = np.asarray(Image.open(path)).ndim == 2
+        save(layout(i, classes=3) if is_layout else photograph(i), path.with_name(f"garden_{path.name}"))
+        path.unlink()
+    status, found = inspected(root)
+    said = " ".join(capsys.readouterr().out.split())
+    assert status == 0 and found["source"] == source and f"The folders are {source}'s, but" in said
+    assert {told["name"] for told in found["classes"] if told["share"]} == {"class 0", "class 1", "class 2"}
+    assert experiment_of(found).data.labels == str(tmp_path / "out" / "labels.json")
+    next(path for path in sorted(root.glob("**/*.png")) if np.asarray(Image.open(path)).ndim == 2).unlink()
+    assert inspected(root)[0] == 1 and "1 photograph without a layout" in capsys.readouterr().out
+
+
+def test_published_names_of_files_are_evidence(tmp_path):
+    official(tmp_path / "data", "ade20k")
+    status, found = inspected(tmp_path / "data")
+    assert status == 0 and found["label_space"] == "ade20k"
+
+
+def test_nearly_all_void_blocks_where_the_label_space_was_guessed(tmp_path):
+    official(tmp_path / "data", "cityscapes")
+    for path in tmp_path.glob("data/gtFine/*/*/*"):
+        save(layout(0, classes=5), path)
+    status, found = inspected(tmp_path / "data")
+    told = problem(found, "100% of all pixels are void")
+    assert status == 1 and told["blocks"] and "only guessed. If it is right, give --labels cityscapes" in told["remedy"]
+    assert inspected(tmp_path / "data", "--labels", "cityscapes")[0] == 0
+
+
+@pytest.mark.parametrize("classes, candidate", [(8, "camvid"), (13, "nyu13_mapped")])
+def test_ids_that_count_up_are_nobodys(tmp_path, capsys, classes, candidate):
+    status, found = inspected(own(tmp_path / "data", lambda i: layout(i, classes=classes)))
+    said = " ".join(capsys.readouterr().out.split())
+    assert status == 0 and found["label_space"] == "data" and experiment_of(found).cascade.num_classes == classes + 1
+    assert candidate in said and "have all of these, but ids that count up may be anybody's" in said
+
+
+def test_colours_of_a_palette_are_evidence_for_ids_that_count_up(tmp_path):
+    status, found = inspected(own(tmp_path / "data", layout, CAMVID.colors))
+    assert status == 0 and found["label_space"] == "camvid"
+
+
+def test_ids_with_the_gaps_of_a_known_label_space_are_evidence(tmp_path):
+    ids = np.array([7, 8, 11, 12, 13, 17, 20, 21, 23, 24, 26], np.uint8)
+    status, found = inspected(own(tmp_path / "data", lambda i: ids[layout(i, classes=11)]))
+    assert status == 0 and found["label_space"] == "cityscapes"
+
+
+def test_a_draft_of_another_data_set_is_refused(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, factor in (("a", 1), ("b", 2)):
+        own(tmp_path / name / "garden", lambda i, factor=factor: factor * layout(i, classes=3))
+    inspect.main(["a/garden"])
+    inspect.main(["a/garden"])
+    draft = Path("inspections", "garden", "labels.json")
+    kept = draft.read_text()
+    with pytest.raises(SystemExit) as exit_:
+        inspect.main(["b/garden"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert exit_.value.code == 2 and draft.read_text() == kept
+    assert f"{draft} was drafted for the data set {tmp_path / 'a' / 'garden'}" in said
+    assert f"--out DIR. If the classes are the same, give --labels {draft}." in said
+    inspect.main(["b/garden", "--out", "other"])
+
+
+def test_a_draft_that_lacks_an_id_can_be_made_anew(tmp_path):
+    root = own(tmp_path / "data", lambda i: layout(i, classes=3))
+    inspected(root)
+    save(layout(0, classes=4), root / "layouts" / "0.png")
+    status, found = inspected(root)
+    remedy = problem(found, "1 id in 1 layout is not in data")["remedy"]
+    assert status == 1 and remedy.endswith(f", or delete {tmp_path / 'out' / 'labels.json'} to draft anew.")
+
+
+def test_greys_of_three_channels_are_drafted_in_order_and_asked_about(tmp_path, capsys):
+    rare = np.array([0, 0, 0, 0, 1, 2, 2, 3], np.uint8)  # the order by frequency would be 2, 1, 3
+    status, found = inspected(own(tmp_path / "data", lambda i: rare[layout(i, classes=8)][..., None].repeat(3, -1)))
+    said = " ".join(capsys.readouterr().out.split())
+    fields = json.loads((tmp_path / "out" / "labels.json").read_text())
+    assert status == 0 and fields["colors"] == [[1, 1, 1], [2, 2, 2], [3, 3, 3]]
+    assert "These greys may be ids." in said and "Is black void? The draft says so." in said
+
+
+@pytest.mark.parametrize("classes", [3, 4])
+def test_black_is_asked_about_only_if_it_occurs(tmp_path, capsys, classes):
+    colors = np.array([(9, 9, 200), (200, 9, 9), (9, 200, 9), (0, 0, 0)], np.uint8)
+    inspected(own(tmp_path / "data", lambda i: colors[layout(i, classes=classes)]))
+    assert ("Is black void?" in " ".join(capsys.readouterr().out.split())) == (classes == 4)
 
 
 def test_layouts_that_can_be_no_classes(tmp_path, capsys):
@@ -778,6 +880,9 @@ def test_pictures_of_other_formats_and_links_are_named(tmp_path, capsys):
     assert status == 1 and "20.bmp" in problem(found, "1 layout without a photograph")["remedy"]
     (root / "photographs" / "20.png").symlink_to("nowhere.png")
     assert "20.png: the link leads nowhere" in refused(capsys, root, "--labels", "camvid")
+    (root / "photographs" / "20.png").unlink()
+    (root / "photographs" / "20.png").symlink_to("20.png")
+    assert "it leads back to itself. Mend or remove it." in refused(capsys, root, "--labels", "camvid")
 
 
 def test_pairs_in_subfolders_are_pointed_to(tmp_path, capsys):

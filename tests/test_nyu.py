@@ -71,6 +71,30 @@ def test_the_official_split_lies_beside(root, arrays):
         opened(root)
 
 
+def few_frames(root, dtype=np.uint8, count=4):
+    with h5py.File(root / "nyu_depth_v2_labeled.mat", "w") as file:
+        file["images"] = np.zeros((count, 3, WIDTH, HEIGHT), dtype)
+        file["labels"] = np.zeros((count, WIDTH, HEIGHT), np.uint16)
+    return root
+
+
+def test_fewer_frames_than_the_papers_need_a_list(tmp_path):
+    few_frames(tmp_path)
+    for split in ("train", "val"):
+        with pytest.raises(
+            UserError, match=r"labeled\.mat has 4 frames, .* Put splits\.mat beside it, which lists .*trainNdxs"
+        ):
+            opened(tmp_path, split)
+    scipy.io.savemat(tmp_path / "splits.mat", {"trainNdxs": [[1], [2], [4]], "testNdxs": [[3]]})
+    assert opened(tmp_path).names == ["0001", "0002", "0004"] and opened(tmp_path, "val").names == ["0003"]
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.uint16])
+def test_photographs_of_another_type_are_refused(tmp_path, dtype):
+    with pytest.raises(UserError, match=rf"labeled\.mat: images hold {np.dtype(dtype)}, not uint8\. Fetch"):
+        opened(few_frames(tmp_path, dtype))
+
+
 def test_threads_and_copies_in_other_processes_read_alike(root):
     source = opened(root)
     copy = pickle.loads(pickle.dumps(source))

@@ -18,7 +18,7 @@ from launch.ablation.workers import claimed
 from launch.common import output
 from launch.common.output import made_by, write_png
 from launch.common.page import write_page
-from launch.synthesis.stream import is_foreign
+from launch.synthesis.stream import image_note, is_foreign, sheet_note
 from tests.support.commands import PATIENCE, ROOT
 
 pytestmark = pytest.mark.quick
@@ -73,7 +73,21 @@ def test_an_image_is_done_only_if_its_file_is_whole(tmp_path):
 def test_how_an_image_was_made_may_be_told_in_any_script(tmp_path):
     for made in ("улицы, step 7; 0123", "100% %41 \\x41 é", "日本"):
         write_png(Image.new("RGB", (2, 2)), tmp_path / "0.png", made)
-        assert made_by(tmp_path / "0.png") == (made, True) and not is_foreign(tmp_path / "0.png")
+        assert made_by(tmp_path / "0.png") == (made, True)
+
+
+@pytest.mark.parametrize(
+    "made, foreign",
+    [
+        (image_note("улицы, step\n", 7, "0123"), False),
+        (sheet_note("contact_sheet.png"), False),
+        ("segmented, 0123456789abcdef01234567", True),  # a layout of launch.segment
+        ("for a test", True),
+    ],
+)
+def test_what_another_command_made_is_foreign(tmp_path, made, foreign):
+    write_png(Image.new("RGB", (2, 2)), tmp_path / "0.png", made)
+    assert is_foreign(tmp_path / "0.png") == foreign
 
 
 def test_what_others_made_is_foreign_however_large_it_says_it_is(tmp_path):

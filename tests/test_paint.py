@@ -67,6 +67,7 @@ def server(runs, tiny_segmenter):
     folder = runs[0]
     sources = tuple(str(folder / f"run_{i}.safetensors") for i in range(2))
     server = Server(paint.Arguments(sources, segmenter=str(tiny_segmenter[1]), port=0, browser=False))
+    until(lambda: {run["state"] for run in json.loads(ask(server, "GET", "/about")[2])["runs"]} == {"ready"})
     yield server
     server.stop()
 
@@ -435,6 +436,18 @@ def test_a_pen_paints_by_its_pressure_and_two_fingers_zoom(painter):
     for kind in ("pointerdown", "pointerup"):
         frame.evaluate(press, [kind, x, y, "pen", 0.25, 5])
     np.testing.assert_array_equal(page.layout() == CLASS["car"], disc(30, 20, 5))
+    for kind, at, pointer, number in (  # a hand comes down beside the pen, and goes first
+        ("pointerdown", (10.5, 8.5), "pen", 6),
+        ("pointerdown", (50, 40), "touch", 7),
+        ("pointermove", (14.5, 8.5), "pen", 6),
+        ("pointermove", (52, 40), "touch", 7),
+        ("pointerup", (52, 40), "touch", 7),
+        ("pointermove", (20.5, 8.5), "pen", 6),
+        ("pointerup", (20.5, 8.5), "pen", 6),
+    ):
+        frame.evaluate(press, [kind, *page.place(*at), pointer, 0, number])  # a pressure of 0 paints one pixel wide
+    rows, columns = np.nonzero((page.layout() == CLASS["car"]) & ~disc(30, 20, 5))
+    assert set(rows) == {8} and set(columns) == set(range(10, 21))
     before = page.layout()
     middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     for id, sign in ((11, -1), (12, 1)):
@@ -506,6 +519,38 @@ def test_a_layout_is_dropped_and_pasted(painter):
     for kind, layout in zip(("drop", "paste"), layouts):
         page.page.evaluate(hand_over, [kind, list(encoded(CITYSCAPES.draw(layout)))])
         until(lambda layout=layout: (page.layout() == layout).all())
+
+
+def test_what_was_copied_last_is_pasted(painter):
+    page = painter()
+    picture = list(encoded(CITYSCAPES.draw(np.full(CANVAS, CLASS["fence"], np.uint8))))
+    page.choose("Rectangle", "car")
+    page.drag((10.5, 30.5), (19.5, 35.5))
+    page.choose("Select and move")
+    page.click(15, 33)
+    page.page.evaluate("""() => {
+      globalThis.marks = [];
+      const set = DataTransfer.prototype.setData;
+      DataTransfer.prototype.setData = function (kind, text) { marks.push(text); set.call(this, kind, text); };
+    }""")
+    page.keys("Control+c")
+    until(lambda: page.page.evaluate("() => marks.length") == 1)
+    mark = page.page.evaluate("() => marks[0]")
+    assert mark.startswith("An area of a layout")
+    page.choose("Brush")  # the area can be pasted with any tool
+    before = page.layout()
+    paste = """([text, bytes]) => {
+      const data = new DataTransfer();
+      data.setData("text/plain", text);
+      if (bytes) data.items.add(new File([Uint8Array.from(bytes)], "older.png", { type: "image/png" }));
+      document.body.dispatchEvent(new ClipboardEvent("paste", { bubbles: true, cancelable: true, clipboardData: data }));
+    }"""
+    page.page.evaluate(paste, [mark, picture])
+    expected = before.copy()
+    expected[30:36, 16:26] = CLASS["car"]
+    np.testing.assert_array_equal(page.layout(), expected)
+    page.page.evaluate(paste, ["a text of another program", picture])
+    until(lambda: (page.layout() == CLASS["fence"]).all())
 
 
 def test_a_layout_of_another_shape_is_cropped_and_says_so(painter):
@@ -589,11 +634,19 @@ def test_a_picked_class_comes_from_that_image(painter):
     page.click(30, 24)
     page.settle()
     np.testing.assert_array_equal(page.image(), np.asarray(assemble(page.images(), page.layout(), choice)))
+    page.page.get_by_label("The image of all other classes").focus()
     page.page.get_by_label("The image of all other classes").select_option("2")
     choice[choice == 0] = 2
     np.testing.assert_array_equal(page.image(), np.asarray(assemble(page.images(), page.layout(), choice)))
+    focused = "() => document.activeElement.getAttribute('aria-label')"
+    until(lambda: page.page.evaluate(focused) == "The image of all other classes")  # though the chips were drawn anew
+    page.page.evaluate('async () => (await import("/page/main.js")).parts.live.request()')
+    page.settle()
+    assert page.page.evaluate(focused) == "The image of all other classes"
     page.page.get_by_role("button", name="Drop the pick road: image 1").click()
+    page.settle()
     np.testing.assert_array_equal(page.image(), page.images()[2])
+    until(lambda: page.page.evaluate(focused) == "Look at image 2")
 
 
 def test_the_map_of_choices_shows_where_each_class_comes_from(painter):
@@ -630,6 +683,28 @@ def test_images_are_saved_as_they_are_and_enlarged(painter, tmp_path):
     assert enlarged.size == (4 * W, 4 * H)
     means = np.asarray(enlarged, float).reshape(H, 4, W, 4, 3).mean((1, 3))
     assert np.corrcoef(means.ravel(), page.image().ravel())[0, 1] > 0.9
+
+
+def test_the_image_of_an_older_layout_is_not_saved(painter, tmp_path):
+    page = painter(start="held-out layout 3", fresh=True, tolerates=REFUSED_ON_CONSOLE)
+    older, other = page.image(), page.image(1)
+    fail = {
+        "status": 500,
+        "content_type": "application/json",
+        "body": json.dumps({"error": "The server has failed: no memory"}),
+    }
+    page.page.route("**/render/0**", lambda route: route.fulfill(**fail))
+    page.choose("Rectangle", "building")
+    page.drag((5.5, 5.5), (58.5, 40.5))
+    page.settle()
+    np.testing.assert_array_equal(page.image(), older)
+    assert (page.image(1) != other).any()  # the other run has made its image
+    assert page.page.locator("#status-text").inner_text() == "run_0.safetensors, step 7: The server has failed: no memory"
+    page.page.get_by_role("button", name="Save image", exact=True).click()
+    page.page.wait_for_selector(".message.error >> text=The image on the page is that of an older layout")
+    page.page.locator(".image-view .frame").nth(1).click()
+    saved = page.downloaded(lambda: page.page.get_by_role("button", name="Save image", exact=True).click(), tmp_path)
+    np.testing.assert_array_equal(np.asarray(Image.open(saved).convert("RGB")), page.image(1))
 
 
 def test_the_run_whose_image_is_clicked_is_saved(painter, tmp_path):
@@ -685,7 +760,7 @@ def test_two_tabs_paint_apart(painter, server, runs):
         np.testing.assert_array_equal(page.image(), page.images()[0])
 
 
-def test_painting_goes_on_while_the_server_is_restarted(painter, server):
+def test_painting_goes_on_while_the_server_is_restarted(painter, server, runs, tmp_path):
     page = painter()
     before = page.image()
     server.stop()
@@ -693,6 +768,8 @@ def test_painting_goes_on_while_the_server_is_restarted(painter, server):
         page.choose("Brush", "building", 14)
         page.drag((10, 10), (50, 20))
         page.page.wait_for_selector("#status[data-light=lost]")
+        saved = page.downloaded(lambda: page.page.get_by_role("button", name="Save layout").click(), tmp_path)
+        np.testing.assert_array_equal(runs[1].read_layout(saved), page.layout())
         assert (page.layout() == CLASS["building"]).sum() > 300
         np.testing.assert_array_equal(page.image(), before)
     finally:
@@ -718,6 +795,8 @@ def test_a_server_that_was_started_again_saves_for_its_own_runs_alone(painter, s
         page.page.get_by_role("button", name="Copy command").click()
         page.page.wait_for_selector(".message >> text=The server was started again, perhaps with other runs.")
         page.page.wait_for_selector(".message >> text=The server now paints with other runs.")
+        saved = page.downloaded(lambda: page.page.get_by_role("button", name="Save layout").click(), tmp_path)
+        np.testing.assert_array_equal(runs[1].read_layout(saved), page.layout())
     finally:
         server.stop()
         server.arguments = arguments
@@ -811,8 +890,6 @@ def test_every_answer_confines_the_page(server):
         ("/render/0", bytes([20]) * (H * W), 400),
         ("/render/2", bytes(H * W), 404),
         ("/render/99999999999999999999", bytes(H * W), 404),
-        ("/save/0", b"", 400),
-        ("/save/2", bytes(H * W), 404),
         ("/open/layout", b"no picture", 422),
         ("/open/layout?read=both", b"", 400),
         ("/open/photograph", b"", 422),
@@ -871,11 +948,23 @@ def test_a_hurried_page_has_one_turn_at_a_time(server, monkeypatch):
 def test_a_page_of_another_session_learns_that_the_server_was_started_again(server):
     session = json.loads(ask(server, "GET", "/about")[2])["session"]
     picked = json.dumps({"run": 0, "index": 0, "picks": {}}).encode()
-    for path, body in (("/render/0", bytes(H * W)), ("/save/0", bytes(H * W)), ("/command", picked)):
+    for path, body in (("/render/0", bytes(H * W)), ("/command", picked)):
         assert ask(server, "POST", f"{path}?session={session}", body)[0] == 200
         assert ask(server, "POST", f"{path}?session=another", body)[0] == 503
-    for path, body in (("/render/5", bytes(H * W)), ("/save/0", bytes(9 * H * W))):  # as the other runs had them
+    for path, body in (("/render/5", bytes(H * W)), ("/render/0", bytes(9 * H * W))):  # as the other runs had them
         assert ask(server, "POST", f"{path}?session=another", body)[0] == 503
+
+
+def test_the_page_gets_what_it_writes_layouts_with(server):
+    for run in json.loads(ask(server, "GET", "/about")[2])["runs"]:
+        assert run["labels"]["ids"]["26"] == CLASS["car"] and run["labels"]["colors"][VOID] == list(CITYSCAPES.colors[VOID])
+    names, seen = {"main.js"}, {}
+    while names - seen.keys():
+        name = min(names - seen.keys())
+        status, _, seen[name] = ask(server, "GET", f"/page/{name}")
+        assert status == 200, name
+        names |= set(re.findall(r'from "\./([\w.]+)"', seen[name].decode()))
+    assert {"layout_file.js", "png.js"} < seen.keys()
 
 
 def test_other_machines_need_the_token(runs, monkeypatch):
@@ -885,7 +974,11 @@ def test_other_machines_need_the_token(runs, monkeypatch):
         assert len(token) >= 32
         assert ask(server, "GET", f"/{token}/about")[0] == 200
         assert ask(server, "GET", f"/{token}/about", host="192.168.1.7:8000")[0] == 200
-        for path in ("/", "/about", "//about", f"/{token}", f"/{token[:-1]}/about", "/page/main.js"):
+        status, headers, _ = ask(server, "GET", f"/{token}")  # the address without its last slash
+        assert status == 307 and headers["location"] == f"/{token}/" and headers["referrer-policy"] == "no-referrer"
+        assert ask(server, "GET", headers["location"])[0] == 200
+        assert ask(server, "GET", f"/{token}", host="evil.example")[0] == 403
+        for path in ("/", "/about", "//about", f"/{token[:-1]}", f"/{token}x", f"/{token[:-1]}/about", "/page/main.js"):
             assert ask(server, "GET", path)[0] == 403
         assert ask(server, "GET", f"/{token}/about", host="evil.example")[0] == 403
     finally:

@@ -136,6 +136,57 @@ def test_bytes_too_many_before_a_mark_are_told(tmp_path):
     assert re.fullmatch(r"\d+ extraneous bytes before marker 0xd9", note)
 
 
+def with_quirk(content: bytes, quirk: str) -> bytes:
+    """The JPEG with something of which libjpeg warns, although no pixel is wrong."""
+    changed = bytearray(content)
+    scan = content.index(b"\xff\xda")
+    if quirk == "a scan's range":
+        changed[scan + int.from_bytes(content[scan + 2 : scan + 4])] = 0
+    elif quirk == "a new JFIF":
+        changed[content.index(b"JFIF\0") + 5] = 2
+    elif quirk == "an unknown Adobe transform":
+        changed[content.index(b"Adobe") + 11] = 7
+    else:
+        place = content.index(b"\xff\xdb")
+        changed[place:place] = bytes(3)
+    return bytes(changed)
+
+
+@pytest.mark.parametrize(
+    "mode, quirk, notes",
+    [
+        ("RGB", "a scan's range", ()),
+        ("RGB", "a new JFIF", ()),
+        ("CMYK", "an unknown Adobe transform", ()),
+        ("RGB", "bytes between parts", ("3 extraneous bytes before marker 0xdb",)),
+    ],
+)
+def test_a_harmless_warning_does_not_hide_damage(tmp_path, mode, quirk, notes):
+    content = with_quirk(encoded("JPEG", street().convert(mode), quality=90), quirk)
+    assert open_picture(written(tmp_path / "whole.jpg", content)).notes == notes
+    with pytest.raises(UserError, match=r"half\.jpg: the image is truncated or damaged \(Corrupt"):
+        open_picture(written(tmp_path / "half.jpg", content[: len(content) // 2 + 150] + b"\xff\xd9"))
+
+
+def test_a_jpeg_that_cannot_be_checked_is_told(tmp_path):
+    path = written(tmp_path / "cmyk.jpg", encoded("JPEG", street().convert("CMYK"), subsampling=2))
+    (note,) = open_picture(path).notes
+    assert note.startswith("its codes cannot be checked: ")
+
+
+def test_parts_of_a_colour_profile_may_be_counted_from_0(tmp_path):
+    content, profile = encoded("JPEG"), bytes(range(200))
+    for numbers in ((1, 2), (0, 1), (0, 2)):
+        parts = [b"ICC_PROFILE\0" + bytes([n, 2]) + half for n, half in zip(numbers, (profile[:100], profile[100:]))]
+        segments = b"".join(b"\xff\xe2" + struct.pack(">H", 2 + len(part)) + part for part in parts)
+        path = written(tmp_path / "profile.jpg", content[:2] + segments + content[2:])
+        if numbers == (0, 2):
+            with pytest.raises(UserError, match="parts of its colour profile are missing"):
+                open_picture(path)
+        else:
+            assert open_picture(path).profile == profile
+
+
 def test_zeros_at_the_end_of_a_lossy_webp_are_told(tmp_path):
     content = encoded("WEBP", quality=95)
     assert not open_picture(written(tmp_path / "whole.webp", content)).notes
@@ -202,7 +253,12 @@ def test_texts_in_a_png_do_no_harm(tmp_path):
 
 def test_files_that_are_not_there(tmp_path):
     (tmp_path / "link.png").symlink_to("nowhere.png")
-    for name, words in (("link.png", "the link leads nowhere; nowhere.png does not exist"), ("a.png", "there is no such file")):
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    for name, words in (
+        ("link.png", "the link leads nowhere; nowhere.png does not exist"),
+        ("loop.png", "the link leads nowhere; it leads back to itself"),
+        ("a.png", "there is no such file"),
+    ):
         with pytest.raises(UserError, match=rf"{name}: {words}"):
             open_picture(tmp_path / name)
     with pytest.raises(UserError, match="the file cannot be read"):

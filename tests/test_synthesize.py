@@ -22,6 +22,7 @@ from crn_jax.settings import FullResolutionConfig
 from crn_jax.synthesize import synthesize
 from launch import convert
 from launch import synthesize as command
+from launch.common.contact_sheet import Row, contact_sheet
 from launch.common.output import write_png
 from launch.common.terminal import console
 from launch.synthesis import stream
@@ -58,6 +59,13 @@ def test_it_compiles_once_per_shape():
 def test_an_index_out_of_range_is_refused(index):
     with pytest.raises(ValueError, match=rf"id {index} is out of range: this generator knows 0\.\.4"):
         synthesize(CONFIG, {}, np.full((1, *CONFIG.size), index))
+
+
+@pytest.mark.quick
+def test_no_layouts_are_refused_in_words():
+    for nothing in (np.zeros((0, *CONFIG.size), np.uint8), jax.numpy.zeros((0, *CONFIG.size), np.uint8)):
+        with pytest.raises(ValueError, match=r"There are no layouts: the class ids have the shape \[0, 4, 6\]"):
+            synthesize(CONFIG, {}, nothing)
 
 
 @pytest.mark.parametrize("kind", [np.float32, bool])
@@ -280,6 +288,48 @@ def test_images_of_another_origin_are_not_overwritten(trained, tmp_path):
     assert len(list(tmp_path.iterdir())) == 3 and (read(photograph) != (9, 8, 7)).any()
 
 
+def test_images_of_other_layouts_are_replaced_and_counted(trained, tmp_path):
+    folder, _ = trained
+    for seed, name in enumerate("ab"):
+        (tmp_path / name).mkdir()
+        for i in range(3):
+            save_layout(tmp_path / name / f"{i}.png", (48, 64), seed if i < 2 else 9)
+
+    def said(layouts: str, *options: str) -> str:
+        with console.capture() as capture:
+            command.main([str(folder), str(tmp_path / layouts), "--out", str(tmp_path / "out"), *options])
+        return capture.get()
+
+    assert "replaced" not in said("a") and "replaced" not in said("a", "--overwrite")
+    assert "2 images made from other layouts, runs or options were replaced." in said("b")
+    assert "replaced" not in said("b")
+    (tmp_path / "b" / "1.png").unlink()
+    (tmp_path / "b" / "2.png").unlink()
+    assert "1 image made from other layouts, runs or options was replaced." in said("b", "--checkpoint", "8")
+
+
+def test_layouts_that_launch_segment_made_are_not_replaced(trained, tmp_path):
+    folder, layouts = trained
+    out = shutil.copytree(layouts, tmp_path / "photographs_labelled")
+    with Image.open(layouts / "ids.png") as layout:
+        write_png(layout, out / "ids.png", "segmented, 0123456789abcdef01234567")
+    before = (out / "ids.png").read_bytes()
+    with console.capture() as capture, pytest.raises(SystemExit):
+        command.main([str(folder), str(layouts / "ids.png"), "--out", str(out)])
+    assert "ids.png: this image exists already" in capture.get() and (out / "ids.png").read_bytes() == before
+
+
+def test_a_sheet_of_large_images_is_shrunk():
+    def sheet(height: int, width: int) -> Image.Image:
+        images = np.full((2, height, width, 3), 77, np.uint8)
+        return contact_sheet([Row(np.zeros((height, width), np.uint8), images[0], images)] * 3, CITYSCAPES, "large")
+
+    assert sheet(512, 1024).width == 4 * 512 + 5 * 4 and sheet(512, 1024).height < 3 * 256 + 100
+    assert sheet(1200, 400).width == 4 * 171 + 5 * 4  # the height counts, too
+    assert sheet(256, 512).width == sheet(512, 1024).width
+    assert {color for _, color in sheet(1200, 400).crop((4, 60, 175, 500)).getcolors()} == {CITYSCAPES.colors[0]}
+
+
 def test_a_folder_of_a_mac(trained, tmp_path):
     folder, layouts = trained
     (tmp_path / "layouts").mkdir()
@@ -316,7 +366,7 @@ def test_wrong_input_is_named_before_anything_is_written(trained, tmp_path):
         (folder, layouts, tmp_path / "torn.png"): "torn.png: the image is truncated or damaged",
         (folder, layouts, "--batch_size", "0"): "--batch_size 0",
         (folder, layouts / "ids.png", tmp_path / "ids.png"): "Several layouts are called ids",
-        (folder, tmp_path / "empty"): "there is no PNG in this folder",
+        (folder, tmp_path / "empty"): "there is no PNG or WebP file in this folder",
         (folder, tmp_path / "none.png"): "there is no such file or folder",
         (layouts, layouts): "not a run folder",
     }

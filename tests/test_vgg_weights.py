@@ -1,4 +1,5 @@
 import hashlib
+import json
 import zlib
 
 import h5py
@@ -64,6 +65,19 @@ def test_keras_files_with_nested_groups_and_half_precision(tmp_path):
     params = vgg_weights.load_vgg19(path)
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype(np.float32)}
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-3), params, expected)
+
+
+def test_numbers_that_numpy_does_not_have_are_named(tmp_path):
+    """Shapes and types alone, for a file of bfloat16, which safetensors' own NumPy functions do not write."""
+    header, size = {}, 0
+    for index, (channels_in, channels_out) in ((0, LAYERS["conv1_1"]), (2, LAYERS["conv1_2"])):
+        for part, shape in (("weight", [channels_out, channels_in, 3, 3]), ("bias", [channels_out])):
+            begin, size = size, size + 2 * int(np.prod(shape))
+            header[f"features.{index}.{part}"] = {"dtype": "BF16", "shape": shape, "data_offsets": [begin, size]}
+    text = json.dumps(header).encode()
+    (tmp_path / "half.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + bytes(size))
+    with pytest.raises(UserError, match=r"half\.safetensors: features\.0\.weight holds BF16, .* Save the weights as float32"):
+        vgg_weights.load_vgg19(tmp_path / "half.safetensors")
 
 
 def test_torchvision_and_keras_trees_have_the_same_structure(torchvision_file):

@@ -133,7 +133,7 @@ def test_what_is_painted_is_what_onnxruntime_and_synthesize_make(painter, expect
     assert_alike(page.image(), page.images()[0])  # of `synthesize`
     for u in range(3):
         assert_alike(page.tile(f"Look at image {u}"), expected(painted)[u])
-    assert "ms from stroke to image" in page.page.locator("#status-text").inner_text()
+    assert "ms from stroke to image" in page.page.locator("#latency").inner_text()
 
 
 def test_the_newest_layout_wins_and_nothing_queues_up(painter, expected):

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from crn_jax.data.pictures import leads_nowhere
 from crn_jax.errors import UserError, counted, some
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp")
@@ -181,7 +182,7 @@ def by_name(folder: Path, pattern: str = "*", name: Callable[[Path], str] = lamb
     """
     if not folder.is_dir():
         if folder.is_symlink():
-            raise UserError(f"{folder}: the link leads nowhere; {os.readlink(folder)} does not exist.")
+            raise UserError(f"{leads_nowhere(folder)} Mend or remove it.")
         raise UserError(f"{folder}: there is no such folder. Does --data.root name the data set's top folder?")
     _refuse_unreadable(folder)
     for path in sorted(folder.iterdir()) if "/" in pattern else ():
@@ -192,7 +193,7 @@ def by_name(folder: Path, pattern: str = "*", name: Callable[[Path], str] = lamb
             continue
         if not path.is_file():
             if path.is_symlink() and not path.exists():
-                raise UserError(f"{path}: the link leads nowhere; {os.readlink(path)} does not exist. Mend or remove it.")
+                raise UserError(f"{leads_nowhere(path)} Mend or remove it.")
             continue
         key = unicodedata.normalize("NFC", name(path))
         if other := files.get(key):

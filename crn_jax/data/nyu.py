@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import UInt8, UInt16
 
 from crn_jax.data.folders import numbers_in
-from crn_jax.errors import UserError
+from crn_jax.errors import UserError, counted
 
 if TYPE_CHECKING:
     import h5py
@@ -29,22 +29,33 @@ def find_frames(root: Path, split: str) -> tuple[Path, list[int], str]:
     first 1200 frames are for training and the last 249 are held out, as in the paper.
 
     Raises:
-      UserError: if the file is missing, or if its arrays have other shapes.
+      UserError: if the file is missing, if its arrays have other shapes or types, or if it has too few frames for the paper's
+        split.
     """
     path = root / _FILE
     if not path.is_file():
         raise UserError(f"{path}: there is no such file. Does --data.root name the folder that it is in?")
     with _opened(path) as file:
-        shapes = {key: _shape(path, file, key) for key in ("images", "labels")}
-    images, labels = shapes["images"], shapes["labels"]
+        (images, colors), (labels, ids) = (_shape_and_type(path, file, key) for key in ("images", "labels"))
     if not images or not labels or len(images) != 4 or images[1] != 3 or labels != (images[0], *images[2:]):
         raise UserError(f"{path}: images and labels are {images} and {labels}, not [1449, 3, 640, 480] and [1449, 640, 480].")
+    for key, dtype, is_right, wanted in (
+        ("images", colors, colors == np.uint8, "uint8"),
+        ("labels", ids, ids is not None and ids.kind in "uif", "uint16"),
+    ):
+        if not is_right:
+            raise UserError(f"{path}: {key} hold {dtype}, not {wanted}. Fetch the published file, or store them as {wanted}.")
     count = images[0]
     if (root / _SPLIT).is_file():
         frames = sorted(numbers_in(root / _SPLIT, {"train": "trainNdxs", "val": "testNdxs"}[split]))
         if not 1 <= frames[0] <= frames[-1] <= count:
             raise UserError(f"{root / _SPLIT} lists frames {frames[0]}..{frames[-1]}, but {path} has 1..{count}.")
         return path, frames, f"{root / _SPLIT} splits the frames."
+    if count <= _TRAINING:
+        raise UserError(
+            f"{path} has {counted(count, 'frame')}, and without a list the first {_TRAINING:,} are for training, so none is "
+            f"held out. Put {_SPLIT} beside it, which lists the frames as trainNdxs and testNdxs."
+        )
     first, last = (1, _TRAINING) if split == "train" else (_TRAINING + 1, count)
     note = f"{root} has no {_SPLIT}, so the first {_TRAINING} frames are for training, and the others are held out."
     return path, list(range(first, last + 1)), note
@@ -69,13 +80,14 @@ def read_frame(path: Path, number: int) -> tuple[UInt8[np.ndarray, "H W 3"], UIn
     return np.ascontiguousarray(photograph.T), np.ascontiguousarray(ids.T)
 
 
-def _shape(path: Path, file: "h5py.File", key: str) -> tuple[int, ...] | None:
+def _shape_and_type(path: Path, file: "h5py.File", key: str) -> tuple[tuple[int, ...] | None, np.dtype | None]:
     from crn_jax.formats.hdf5_file import member
 
     try:
-        return getattr(member(file, key), "shape", None)
+        array = member(file, key)
+        return getattr(array, "shape", None), getattr(array, "dtype", None)
     except KeyError:
-        return None
+        return None, None
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(f"{path}: {key} cannot be read ({error}). Fetch the file again.") from error
 

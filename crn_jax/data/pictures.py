@@ -6,12 +6,14 @@ checks are these:
 
 - PNG: the checksums of all parts, and that the data fill all rows. Pillow fills missing rows with zeros.
 - JPEG: that the data end neither early nor amid a code, by libjpeg's own warnings, which Pillow does not pass on. What was not
-  there would be grey. Flipped bits and overwritten bytes that leave the codes aligned cannot be noticed.
+  there would be grey. libjpeg's check ends at its first warning, so it gets a copy without anything harmless to warn of.
+  Flipped bits and overwritten bytes that leave the codes aligned cannot be noticed.
 - WebP: that the file is as long as it says. It has no checksum, so zeros at the end of lossy data are only told.
 
 The number of pixels is read from the header and bounded, so a small file cannot fill the memory.
 """
 
+import errno
 import io
 import os
 import re
@@ -74,6 +76,9 @@ class _File(NamedTuple):
     chunks: dict[bytes, bytes] = {}  # noqa: RUF012  # nobody changes it
     interlaced: bool = False
     channels: int = 1
+    codes: bytes = b""
+    """A JPEG with nothing in it of which libjpeg would warn, except damaged codes."""
+    notes: tuple[str, ...] = ()
 
 
 def open_picture(path: str | Path) -> Picture:
@@ -146,12 +151,22 @@ def _content(path: str | Path) -> bytes:
         if (size := os.stat(path).st_size) > _MAX_BYTES:
             raise UserError(f"{path}: the file has {size:,} bytes, and at most {_MAX_BYTES:,} are read. Save it smaller.")
         return Path(path).read_bytes()
-    except FileNotFoundError as error:
-        if os.path.islink(path):
-            raise UserError(f"{path}: the link leads nowhere; {os.readlink(path)} does not exist.") from error
-        raise UserError(f"{path}: there is no such file.") from error
     except OSError as error:
+        if os.path.islink(path) and not os.path.exists(path):
+            raise UserError(leads_nowhere(path)) from error
+        if isinstance(error, FileNotFoundError):
+            raise UserError(f"{path}: there is no such file.") from error
         raise UserError(f"{path}: the file cannot be read ({error.strerror or error}).") from error
+
+
+def leads_nowhere(link: str | Path) -> str:
+    """Returns a sentence that says why a broken symbolic link leads nowhere."""
+    try:
+        os.stat(link)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return f"{link}: the link leads nowhere; it leads back to itself."
+    return f"{link}: the link leads nowhere; {os.readlink(link)} does not exist."
 
 
 def _damaged(path: str | Path, error: Exception) -> UserError:
@@ -286,39 +301,31 @@ def _inflated(stream: bytes, enough: int) -> int:
 # JPEG (ITU T.81)
 
 _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # neither a stuffed byte, nor a restart marker, nor filling
-_ALONE = (0x01, 0xD8)
+_ALONE = (0x01, 0xD8, 0xD9)
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _SCAN, _END, _EXIF, _PROFILE, _ADOBE, _COMMENT = 0xDA, 0xD9, 0xE1, 0xE2, 0xEE, 0xFE
 _NOTES = {*range(0xE1, 0xF0), _COMMENT} - {_ADOBE}
+_JFIF, _SEQUENTIAL = 0xE0, (0xC0, 0xC1)
 _ICC = b"ICC_PROFILE\0"
 
 
 def _jpeg(data: bytes) -> _File:
-    kept, place, scans = [b"\xff\xd8"], 2, 0
+    kept, codes, notes = [b"\xff\xd8"], [b"\xff\xd8"], list[str]()
+    scans = before = 0
     frame = exif = None
     profile: dict[int, bytes] = {}
     parts = 0
-    while True:
-        found = _MARKER.search(data, place)
-        if found is None:
-            raise _Damaged("it ends before its end mark")
-        marker, begin = data[found.end() - 1], found.end() - 2
-        if marker == _END:
-            kept.append(data[place : found.end()])
-            break
-        if marker in _ALONE:
-            kept.append(data[place : found.end()])
-            place = found.end()
-            continue
-        end = found.end() + int.from_bytes(data[found.end() : found.end() + 2])
-        body = data[found.end() + 2 : end]
-        if end > len(data) or end < found.end() + 2:
-            raise _Damaged(f"it ends within a part that should have {end - found.end():,} bytes")
-        kept.append(data[place:begin] if marker in _NOTES else data[place:end])
+    for marker, between, part in _jpeg_parts(data):
+        body = part[4:]
+        kept += [between] if marker in _NOTES else [between, part]
+        codes += [between if before == _SCAN else b"", _without_quirks(marker, part, frame)]
+        if before != _SCAN and between.strip(b"\xff"):  # 0xff may fill any gap
+            notes.append(f"{len(between):,} extraneous bytes before marker 0x{marker:02x}")
+        before = marker
         if marker in _FRAMES:
             if frame:
                 raise _Damaged("it has two headers")
-            frame = struct.unpack(">BHHB", body[:6])
+            frame = marker, *struct.unpack(">BHH", body[:5])
         elif marker == _SCAN:
             scans += 1
         elif marker == _EXIF and body.startswith(b"Exif\0") and exif is None:
@@ -326,31 +333,59 @@ def _jpeg(data: bytes) -> _File:
         elif marker == _PROFILE and body.startswith(_ICC):
             number, parts = body[12], body[13]
             profile[number] = body[14:]
-        place = end
-    if frame is None or not scans or not frame[1] or not frame[2]:
+    if frame is None or not scans or not frame[2] or not frame[3]:
         raise _Damaged("it has no pixels")
     if scans > _MAX_SCANS:
         raise _Damaged(f"it has {scans:,} scans")
-    if profile and sorted(profile) != list(range(1, parts + 1)):
+    if profile and sorted(profile) not in ([*range(1, parts + 1)], [*range(parts)]):  # some programs count from 0
         raise _Damaged("parts of its colour profile are missing")
     icc = b"".join(profile[number] for number in sorted(profile)) or None
-    bits, height, width, _ = frame
-    return _File("JPEG", width, height, b"".join(kept), bits, True, icc, exif)
+    _, bits, height, width = frame
+    return _File(
+        "JPEG", width, height, b"".join(kept), bits, True, icc, exif, codes=b"".join(codes), notes=tuple(notes)
+    )  # fmt: skip
+
+
+def _jpeg_parts(data: bytes) -> Iterator[tuple[int, bytes, bytes]]:
+    """Yields the marker of each part, the bytes between the part before it and itself, and all its bytes, to the end mark."""
+    place, marker = 2, 0
+    while marker != _END:
+        found = _MARKER.search(data, place)
+        if found is None:
+            raise _Damaged("it ends before its end mark")
+        marker, begin, end = data[found.end() - 1], found.start(), found.end()
+        if marker not in _ALONE:
+            end += int.from_bytes(data[end : end + 2])
+            if end > len(data) or end < found.end() + 2:
+                raise _Damaged(f"it ends within a part that should have {end - found.end():,} bytes")
+        yield marker, data[place:begin], data[begin:end]
+        place = end
+
+
+def _without_quirks(marker: int, part: bytes, frame: tuple[int, ...] | None) -> bytes:
+    """Returns a part of a JPEG as libjpeg takes it without a warning, because its check of the codes ends at the first one.
+
+    Parts that do not change the codes are left out, and a scan of a sequential JPEG gets the one range that it can have.
+    """
+    if marker in _NOTES or marker in (_JFIF, _ADOBE):
+        return b""
+    return part[:-3] + b"\0\x3f\0" if marker == _SCAN and frame and frame[0] in _SEQUENTIAL else part
 
 
 def _check_jpeg(file: _File, image: Image.Image) -> tuple[str, ...]:
-    """Refuses a JPEG whose data libjpeg finds corrupt. To find out, it decodes a grey picture of an eighth of the size."""
+    """Refuses a JPEG whose codes libjpeg finds corrupt. To find out, it decodes a grey picture of an eighth of the size."""
     import simplejpeg  # only JPEGs need it, and layouts are none
 
     try:
-        simplejpeg.decode_jpeg(file.stream, "GRAY", min_height=1, min_width=1, min_factor=8, strict=True)
+        simplejpeg.decode_jpeg(file.codes, "GRAY", min_height=1, min_width=1, min_factor=8, strict=True)
     except ValueError as error:
         said = str(error)
-        if re.fullmatch(r"Corrupt JPEG data: \d+ extraneous bytes before marker 0x\w+", said):  # some cameras write these
-            return (said.removeprefix("Corrupt JPEG data: "),)
+        if re.fullmatch(r"Corrupt JPEG data: \d+ extraneous bytes before marker 0xd9", said):  # some cameras write these
+            return (*file.notes, said.removeprefix("Corrupt JPEG data: "))
         if re.match("Corrupt|Premature|Inconsistent|Invalid progressive|Bogus", said):
             raise _Damaged(said) from error
-    return ()
+        return (*file.notes, f"its codes cannot be checked: {said}")
+    return file.notes
 
 
 # WebP (RFC 9649)

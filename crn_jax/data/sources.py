@@ -280,8 +280,6 @@ def _listed(data: DataConfig, split: Split, size: tuple[int, int], label_space: 
         return Streets(label_space, names, size, first, data.clear_days, has_instances=instances)
     if data.source == "nyu":
         file, frames, note = nyu.find_frames(_root(data), split)
-        if not frames:
-            raise UserError(f"{file}: there is no frame to {'train on' if split == 'train' else 'hold out'}.")
         names = [f"{frame:04d}" for frame in frames]
         return LabelledFrames(label_space, names, size, file, frames, fit=fit, notes=(note,))
     found = _found(data, split, label_space)

@@ -1,8 +1,9 @@
 """How sure a score is, and how sure the difference of two: bootstrap over images, and over seeds where there are several.
 
-All is computed by NumPy. The draws depend on the seed and on the numbers of images and seeds alone.
+The draws depend on the seed and on the numbers of images and seeds alone.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -57,8 +58,56 @@ def bootstrap(
     return _interval(values, level) if len(values) else (np.nan, np.nan)
 
 
+class Spread(NamedTuple):
+    """How far seeds move the mean scores of several methods, beyond what a seed does to all of them."""
+
+    pooled: float
+    """The variance that all methods show together."""
+    each: list[float]
+    """The variance of each method: the pooled one, or its own if its seeds are farther apart."""
+    degrees: int
+    """The degrees of freedom of the pooled variance."""
+
+    def of_difference(self, first: int, second: int, seeds: int) -> float:
+        """Returns the variance of the difference of two methods' means over the same seeds."""
+        return (self.each[first] + self.each[second]) / seeds
+
+
+def spread_of_seeds(means: Float[np.ndarray, "m s"]) -> Spread | None:
+    """Returns how far seeds move a score; None if there are no two methods with two seeds.
+
+    A seed is a block, as in a randomized block design: it means the same order of the data and the same first numbers for all
+    methods, and what it does to all of them is no difference between them. Two or three seeds of one method tell little about
+    the variance that is left. The median over all methods tells more, and a method whose seeds are far apart does not raise
+    it. Each variance is divided by the median of its distribution, which is that of chi-squared over its degrees of
+    freedom for normal scores, because that of few seeds is mostly too small.
+
+    Args:
+      means: the mean score of each method (row) with each seed (column). NaN stands for trainings that are missing.
+    """
+    from scipy.special import chdtri
+
+    known = np.isfinite(means)
+    several = known.sum(1) > 1
+    blocks = known[several].sum(0) > 1  # a seed of one method alone shows nothing
+    rows = np.flatnonzero(several & (known[:, blocks].sum(1) > 1))
+    if len(rows) < 2:
+        return None
+    left = means[np.ix_(rows, blocks)]
+    left = left - np.nanmean(left, 1, keepdims=True)
+    left = left - np.nanmedian(left, 0)
+    degrees = np.isfinite(left).sum(1) - 1
+    lost = len(rows) / (len(rows) - 1)  # the blocks' effects are estimated, too
+    own = lost * np.nanvar(left, 1) * (degrees + 1) / degrees
+    # With two methods, the blocks leave one variance, and the comparison is a paired t-test.
+    pooled = own[0] if len(rows) == 2 else np.median(own * degrees / chdtri(degrees, 0.5))
+    each = np.full(len(means), pooled)
+    each[rows] = np.maximum(own, pooled)
+    return Spread(float(pooled), each.tolist(), int(degrees.sum() / lost))
+
+
 class Difference(NamedTuple):
-    """The difference of the means of two methods, first less second, with its percentile interval."""
+    """The difference of the means of two methods, first less second, with its interval."""
 
     value: float
     low: float
@@ -76,20 +125,25 @@ class Difference(NamedTuple):
 def difference(
     first: Float[np.ndarray, "s n"],
     second: Float[np.ndarray, "t n"],
+    variance: float = 0.0,
+    degrees: int = 1,
     resamples: int = RESAMPLES,
     seed: int = 0,
     level: float = 0.95,
 ) -> Difference:
     """Compares two methods on the same n images, where each was trained with one or several seeds.
 
-    The bootstrap is paired over images: both methods lose and repeat the same ones. It is stratified over seeds: those of each
-    method are drawn among themselves (Agarwal et al. 2021, "Deep RL at the Edge of the Statistical Precipice"). With a single
-    seed, nothing is known about other seeds, and the interval is over images alone.
+    Images are drawn by a bootstrap that is paired: both methods lose and repeat the same ones. To each resample comes what
+    seeds add, by Student's t distribution. To draw the seeds with replacement, too, would not do: with two or three of
+    them, such intervals leave out 0 for 30% and 15% of equal methods.
 
     Args:
       first: the score of each image, with each seed of the first method.
       second: those of the second method.
-      resamples: how many times images and seeds are drawn, with replacement.
+      variance: the variance of the difference that comes from seeds, see `Spread.of_difference`. By default, the interval is
+        over images alone.
+      degrees: the degrees of freedom of that variance.
+      resamples: how many times images are drawn, with replacement.
       seed: the seed of the draws.
       level: the fraction of resamples within the interval.
 
@@ -99,27 +153,38 @@ def difference(
     Raises:
       ValueError: if there are no images or seeds, or if the methods have other numbers of images.
     """
+    from scipy.special import stdtrit
+
     first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
     if first.ndim != 2 or second.ndim != 2 or first.shape[1] != second.shape[1] or not first.size or not second.size:
         raise ValueError(f"Scores [seeds, images] of the same images are compared, got {first.shape} and {second.shape}.")
     rng, n = np.random.default_rng(seed), first.shape[1]
     images = _drawn(rng, n, resamples)
-    means = [_seeds(rng, len(scores), resamples, _means(images, scores.T)) for scores in (first, second)]
     with np.errstate(invalid="ignore"):
-        value, values = first.mean() - second.mean(), means[0] - means[1]
+        value = first.mean() - second.mean()
+        values = _means(images, first.T).mean(1) - _means(images, second.T).mean(1)
+    # The quantiles of the distribution in random order, and not random draws, whose ends would differ from seed to seed.
+    quantiles = stdtrit(degrees, (np.arange(resamples) + 0.5) / resamples)
+    values = values + math.sqrt(variance) * rng.permutation(quantiles)
     low, high = (np.nan, np.nan) if np.isnan(values).any() else _interval(values, level)
+    if np.isfinite(value):
+        low, high = (float(value + few_images(n, level) * (end - value)) for end in (low, high))
     pairs = first[:, None], second[None]
     smaller = (np.less(*pairs) + 0.5 * np.equal(*pairs)).mean()
     unknown = np.isnan(first).any() or np.isnan(second).any()
     return Difference(float(value), low, high, np.nan if unknown else float(smaller))
 
 
-def _seeds(rng: np.random.Generator, count: int, resamples: int, means: np.ndarray) -> np.ndarray:
-    """Averages `[r, s]` over seeds that are drawn anew for each resample."""
-    if count == 1:
-        return means[:, 0]
-    chosen = rng.integers(count, size=(resamples, count))
-    return np.take_along_axis(means, chosen, axis=1).mean(1)
+def few_images(n: int, level: float = 0.95) -> float:
+    """Returns by how much a percentile interval over n images is too narrow: 1.08 for 25 images, 1.44 for 6.
+
+    The variance of resamples lacks the factor n / (n - 1), and few images call for Student's t in place of the normal
+    distribution (Hesterberg 2015, "What Teachers Should Know About the Bootstrap").
+    """
+    from scipy.special import stdtrit
+
+    end = (1 + level) / 2
+    return 1.0 if n == 1 else math.sqrt(n / (n - 1)) * float(stdtrit(n - 1, end) / stdtrit(np.inf, end))
 
 
 def _drawn(rng: np.random.Generator, n: int, resamples: int) -> np.ndarray:

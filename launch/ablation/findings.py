@@ -1,22 +1,25 @@
 """Compares the variants of an ablation, by its record alone (see `record.py`).
 
 A score of several seeds is their mean, and its interval reaches from the lowest end of their intervals to the highest. The
-difference of two variants is paired image by image, with a 95% bootstrap interval over images and seeds.
+difference of two variants is paired image by image, with a 95% interval over images and seeds.
 """
 
 import functools
 import itertools
 import json
+import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from crn_jax.experiment import SegmenterExperiment, Synthesis, from_json, require_kind
 from crn_jax.resuming import differences
+from crn_jax.scores.statistics import Spread, spread_of_seeds
 from crn_jax.scores.statistics import difference as compared
 from launch.cost.flops import forward_flops, step_flops
+from launch.evaluation.ranking import FEWEST
 from launch.evaluation.scoring import SCORES
 from launch.training.progress import late_rescaling
 
@@ -40,11 +43,13 @@ def collect(record: dict[str, Any]) -> dict[str, Any]:
     trainings = record["trainings"]
     known = [training["evaluation"] for training in trainings if training["evaluation"]]
     groups = [list(group) for _, group in itertools.groupby(trainings, key=lambda training: training["variant"]["name"])]
-    variants = [variant_results(group, groups[0]) for group in groups]
+    seeds = sorted({training["seed"] for training in trainings})
+    spreads = {key: spread_of(groups, key, seeds) for key in _COMPARED}
+    variants = [variant_results(groups, row, spreads) for row in range(len(groups))]
+    spread = spreads["distance"]
     of_all = {key for variant in variants for key in variant["scores"]}
     collections = any(len(evaluation["candidates"]) > 2 for evaluation in known)
     first = known[0] if known else {}
-    seeds = sorted({training["seed"] for training in trainings})
     return {
         "title": f"{record['suite']}: {first.get('title', 'nothing is finished yet')}",
         "question": record["question"],
@@ -58,6 +63,8 @@ def collect(record: dict[str, Any]) -> dict[str, Any]:
         + record["notes"],
         "scores": [score for score in (*(s._asdict() for s in SCORES), *chosen_scores(collections)) if score["key"] in of_all],
         "compared": "perceptual distance" + " of the best of k" * collections,
+        "fewest": FEWEST,
+        "spread": spread and {"std": math.sqrt(spread.pooled), "degrees": spread.degrees},
         "classes": record["classes"],
         "photographs": first["candidates"][0]["scores"] if first else {},
         "variants": variants,
@@ -79,8 +86,14 @@ def several_seeds(seeds: Sequence[int]) -> list[str]:
     return ["A score is the mean over seeds. Its interval reaches from the lowest end of the seeds' intervals to the highest."]
 
 
-def variant_results(group: Sequence[dict[str, Any]], reference: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Returns a variant's trainings and what they show together, as ablation.json holds them."""
+def variant_results(
+    groups: Sequence[Sequence[dict[str, Any]]], row: int, spreads: Mapping[str, Spread | None]
+) -> dict[str, Any]:
+    """Returns the trainings of the variant `groups[row]` and what they show together, as ablation.json holds them.
+
+    `spreads` tells, for each of the compared scores, how far seeds move it.
+    """
+    group, reference = groups[row], groups[0]
     first = group[0]
     before, now = (from_json(each[0]["experiment"]) for each in (reference, group))
     scores = [scores_of(training["evaluation"]) for training in group if training["evaluation"]]
@@ -89,11 +102,10 @@ def variant_results(group: Sequence[dict[str, Any]], reference: Sequence[dict[st
     pairs = [(ours, theirs) for ours, theirs in both if ours and theirs]
     return {
         **first["variant"],
-        "differs": differences(before, now) if group is not reference else [],
+        "differs": differences(before, now) if row else [],
         "figures": figures(group),
         "scores": {key: together([one[key] for one in scores]) for key in common_keys(scores)},
-        "difference": difference(pairs) if pairs and group is not reference else None,
-        "class_difference": difference(pairs, "class_distance") if pairs and group is not reference else None,
+        **{of: difference(pairs, key, spreads[key], row) if pairs and row else None for key, of in _COMPARED.items()},
         "rescaling": unused_rescaling(first),
         "runs": [run_results(training) for training in group],
     }
@@ -149,15 +161,42 @@ def together(scores: Sequence[dict[str, float]]) -> dict[str, float]:
     return {"value": statistics.fmean(values), **found, **over_seeds}
 
 
-def difference(pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]], key: str = "distance") -> dict[str, Any] | None:
+_COMPARED = {"distance": "difference", "class_distance": "class_difference"}
+"""The scores by which variants are compared, and what ablation.json calls their differences."""
+
+
+def spread_of(groups: Sequence[Sequence[dict[str, Any]]], key: str, seeds: Sequence[int]) -> Spread | None:
+    """Returns how far seeds move a score, as all variants show together; None if no two variants have two seeds."""
+    means = np.full((len(groups), len(seeds)), np.nan)
+    for row, group in enumerate(groups):
+        for training in group:
+            measured = measured_of(training["evaluation"], key) if training["evaluation"] else None
+            values = np.array(measured or [], np.float64)
+            if np.isfinite(values).any():
+                means[row, seeds.index(training["seed"])] = values[np.isfinite(values)].mean()
+    return spread_of_seeds(means)
+
+
+def measured_of(evaluation: dict[str, Any], key: str) -> list[float | None] | None:
+    """Returns the scores of all images by which a training is compared; None if it has none."""
+    return chosen_from(evaluation)["best_distance"]["per_image"].get(key)
+
+
+def difference(
+    pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]],
+    key: str = "distance",
+    spread: Spread | None = None,
+    variant: int = 1,
+) -> dict[str, Any] | None:
     """Returns the difference of two variants' perceptual distances, from a pair of evaluations for each seed.
 
     A collection's distance is that of its best image, which is what its loss rewards (Eq. 2 and 3). `nearer` is the probability
     that the first variant is nearer to the photograph of an image drawn at random, `images` the number of images, and `seeds`
     holds the difference of each seed. With the key `class_distance`, images that have none of the classes do not count; without
-    any image that counts, the difference is None.
+    any image that counts, the difference is None. `spread` tells how far seeds move the variants' scores. Its row 0 is the
+    reference, and `variant` is the row of the other one.
     """
-    measured = [[chosen_from(evaluation)["best_distance"]["per_image"].get(key) for evaluation in pair] for pair in pairs]
+    measured = [[measured_of(evaluation, key) for evaluation in pair] for pair in pairs]
     if any(values is None for pair in measured for values in pair):
         return None
     first, second = np.array(measured, np.float64).swapaxes(0, 1)  # [seeds, images]; null becomes NaN
@@ -165,7 +204,8 @@ def difference(pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]], key: str 
     if not counts.any():
         return None
     first, second = first[:, counts], second[:, counts]
-    apart = compared(first, second)
+    from_seeds = (spread.of_difference(variant, 0, len(pairs)), spread.degrees) if spread else ()
+    apart = compared(first, second, *from_seeds)
     ends = {"value": apart.value, "low": apart.low, "high": apart.high}
     return {**ends, "nearer": apart.smaller, "images": first.shape[1], "seeds": (first - second).mean(1).tolist()}
 

@@ -43,11 +43,13 @@ def joined(paths: Sequence[Path], command: str) -> dict[str, Any]:
     order = list(dict.fromkeys(name for name, _ in trainings))
     seats = sorted(trainings, key=lambda seat: (order.index(seat[0]), seat[1]))
     chosen = [trainings[seat] for seat in seats]
-    check_settings(chosen)
+    check_settings(chosen, by_time="minutes" in first["budget"])
     check_scoring(chosen)
     return {key: value for key, value in first.items() if key != "results"} | {
         "command": command,
-        "versions": {key: ", ".join(distinct(record["versions"].get(key) for record in records)) for key in first["versions"]},
+        "versions": {
+            key: ", ".join(map(str, distinct(record["versions"].get(key) for record in records))) for key in first["versions"]
+        },
         "trainings": [training for _, training in chosen],
         "notes": distinct(itertools.chain(*(record["notes"] for record in records))),
         "examples": joined_examples(records),
@@ -72,17 +74,30 @@ def scores_of_images(training: dict[str, Any]) -> list[dict[str, Any]]:
     return [candidate["per_image"] for candidate in training["evaluation"]["candidates"]]
 
 
-def check_settings(trainings: Sequence[tuple[Path, dict[str, Any]]]) -> None:
-    """Raises UserError if trainings of one variant have other settings than the seed."""
+def check_settings(trainings: Sequence[tuple[Path, dict[str, Any]]], by_time: bool = False) -> None:
+    """Raises UserError if trainings of one variant differ in other settings than the seed, or in their steps.
+
+    With a budget in minutes (`by_time`), machines may have made different numbers of steps.
+    """
     for (path, one), (other_path, other) in itertools.pairwise(trainings):
         if one["variant"]["name"] == other["variant"]["name"]:
             before, now = (from_json(each["experiment"] | {"seed": 0}) for each in (one, other))
-            if apart := differences(before, now, BY_CONTENT):  # of a folder, the record has the name alone
+            apart = differences(before, now, BY_CONTENT)  # the record has the names of folders alone
+            steps, now_steps = (
+                each["lines"][-1]["step"] if each["evaluation"] and each["lines"] else 0 for each in (one, other)
+            )
+            if steps and now_steps and steps != now_steps and not by_time:
+                apart.append(f"steps: {steps:,}, now {now_steps:,}")
+            if apart:
                 name = one["variant"]["name"]
                 raise UserError(f"{path} and {other_path}: '{name}' was trained with two settings: {', '.join(apart)}.")
 
 
-def check_scoring(trainings: Sequence[tuple[Path, dict[str, Any]]]) -> None:
+RESCORE = "Remove the folder evaluation of those that were scored first, and give the command again."
+"""The remedy for trainings of one ablation that were scored in different ways."""
+
+
+def check_scoring(trainings: Sequence[tuple[Path, dict[str, Any]]], remedy: str = "") -> None:
     """Raises UserError if the trainings were not scored on the same images, or by other weights or another judge.
 
     The photographs are scored, too. Another judge or other weights give them other scores.
@@ -92,7 +107,7 @@ def check_scoring(trainings: Sequence[tuple[Path, dict[str, Any]]]) -> None:
         first_path, first = scored[0]
         apart = list(unequal(conditions(first), conditions(evaluation), APART, ROUNDING))
         if apart:
-            raise UserError(f"{first_path} and {path} were scored in different ways: {'; '.join(apart[:3])}.")
+            raise UserError(f"{first_path} and {path} were scored in different ways: {'; '.join(apart[:3])}. {remedy}".rstrip())
 
 
 def conditions(evaluation: dict[str, Any]) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def conclusions(results: dict[str, Any]) -> Iterator[str]:
     if any(variant["preferred"] for variant in compared):
         yield from papers_order(results, [reference, *(variant for variant in compared if variant["preferred"])])
     if compared:
-        yield from limits([reference, *compared])
+        yield from limits([reference, *compared], results["spread"])
 
 
 def compared_with(name: str, compared: Sequence[dict[str, Any]], by: str) -> Iterator[str]:
@@ -82,18 +82,24 @@ def papers_order(results: dict[str, Any], variants: Sequence[dict[str, Any]]) ->
             yield f"By {score['title']}: {order}; {agree} of {len(pairs)} pairs are in the paper's order."
 
 
-def limits(variants: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """Yields what these trainings do not show."""
+def limits(variants: Sequence[dict[str, Any]], spread: dict[str, float] | None) -> Iterator[str]:
+    """Yields what these trainings do not show. `spread` tells how far seeds move the distance, if any variant has several."""
     _, *others = variants
     finished = finished_curves(variants)
     counts = {len(variant["difference"]["seeds"]) for variant in others}
-    if (seeds := min(counts)) == 1:
+    if min(counts) == 1:
         who = "Each variant was" if counts == {1} else "Some variants were"
-        yield f"{who} trained once, so nobody knows how far another seed would move these figures (see --seeds)."
+        yield f"{who} trained once (see --seeds)."
+    if spread is None:
+        yield "Nobody knows how far another seed would move these figures. Intervals tell trainings apart here, not variants."
     else:
-        yield f"Intervals are over images and seeds. {seeds} seeds agree in sign by chance in one of {2 ** (seeds - 1)} cases."
+        yield (
+            f"Intervals are over images and seeds. Beyond what a seed does to all variants, it moves a distance by "
+            f"{spread['std']:.1f} (standard deviation), or by more where a variant's own seeds are farther apart."
+        )
+        if len(others) > 5:
+            yield f"About {round(0.05 * len(others), 1):g} of {len(others)} differences would look clear by chance, at 95%."
     if len(others) > 5:
-        yield f"About {round(0.05 * len(others), 1):g} of {len(others)} differences would look clear by chance, at 95%."
         yield order_kept([[curve for curve in curves if curve] for curves in finished.values()])
     falls = {name: still_falling(curves[0]) for name, curves in finished.items()}
     if falling := [f"{name} ({change})" for name, change in falls.items() if change]:

@@ -20,6 +20,7 @@ from launch.common.catalogue import configs_arguments
 from launch.common.command_line import parse
 from launch.common.names import command_line
 from launch.common.output import read_json, write_json
+from launch.evaluation.evaluation_file import at_step
 from launch.training.metrics_log import last_step, read_metrics
 
 PROBE_STEPS = 60
@@ -81,17 +82,21 @@ class Task:
 
         A budget in minutes becomes a number of steps when the first command is finished.
         """
-        steps = self.budget.steps
         if self.budget.minutes is not None:
             yield self.training(PROBE_STEPS)
-            steps = max(PROBE_STEPS, round(60 * self.budget.minutes / self._seconds_per_step()))
-        yield self.training(steps)
+        yield self.training(self._steps())
         if self.score is not None:
             run, generator = str(self.folder), require_kind(self.experiment, Synthesis, self.name).generator
             grid = ["--grid"] if generator.num_images > 1 else []
             instances = ["--instances", str(self.folder / "instances")] if generator.boundaries else []
             yield ["launch.evaluate", run, *self.score]
             yield ["launch.synthesize", run, str(self.folder / "layouts"), *instances, *grid]
+
+    def _steps(self) -> int | None:
+        """Returns the number of steps of the whole training, or None if the experiment says it."""
+        if self.budget.minutes is None:
+            return self.budget.steps
+        return max(PROBE_STEPS, round(60 * self.budget.minutes / self._seconds_per_step()))
 
     def training(self, steps: int | None) -> list[str]:
         """Returns the command that trains this number of steps in all, or as many as the experiment says."""
@@ -127,18 +132,33 @@ class Task:
         """Returns the commands that need not be run again, and the next one."""
         finished, reached = self.finished(), list[list[str]]()
         for command in self.commands():
-            if finished[len(reached) : len(reached) + 1] != [command] and (reached or not self._is_timed()):
-                return reached, command
-            if command[0] == "launch.evaluate" and not self._has_scores_of(command):
+            is_next = finished[len(reached) : len(reached) + 1] != [command] and (reached or not self._is_timed())
+            if is_next or (command[0] == "launch.evaluate" and not self._has_scores_of(command)):
+                if command[0] != "launch.train":
+                    self._check_not_trained_further()
                 return reached, command
             reached.append(command)
         return reached, None
 
+    def _check_not_trained_further(self) -> None:
+        """Raises UserError if the run has more steps than this budget, by a larger one that was begun."""
+        steps = self._steps()
+        newest = max((int(path.name) for path in (self.folder / "checkpoints").glob("[0-9]*")), default=0)
+        if steps is not None and newest > steps:
+            raise UserError(
+                f"{self.folder} is trained to step {newest:,} already, so it cannot be scored after the {steps:,} of this budget. "
+                f"Give the larger --budget, or another --out."
+            )
+
     def _has_scores_of(self, command: list[str]) -> bool:
         """Whether the run folder has the scores of this command. Somebody may have scored the run in another way since."""
         try:
-            stored = read_json(self.folder / "evaluation" / "evaluation.json").get("command")
-        except UserError:  # they are gone, or damaged
+            evaluation = read_json(self.folder / "evaluation" / "evaluation.json")
+            stored, steps = evaluation.get("command"), self._steps()
+            at = at_step(steps) if steps else ""
+            if not evaluation["candidates"][1]["about"].startswith(at):
+                return False
+        except (UserError, AttributeError, LookupError, TypeError):  # they are gone, damaged, or of an older version
             return False
         return stored is None or stored.partition("evaluate ")[2] == shown(command).partition("evaluate ")[2]
 

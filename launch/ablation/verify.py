@@ -26,9 +26,13 @@ from launch.ablation.workers import own
 from launch.common.output import finite
 from launch.evaluation.evaluation_file import read_evaluation
 from launch.evaluation.scoring import AVERAGED, means, percent_of
+from launch.training.metrics_log import read_metrics
 
 SCORING = ("--segmenter", "--inception", "--lpips", "--classes", "--examples", "--vgg.weights")
 """The options of launch.evaluate that an ablation gives, and a record may repeat."""
+
+SETS_APART = 1e-2
+"""How far a score of a whole set may be from the record's, relatively, or absolutely if it is small."""
 
 APART = 2e-3
 """How far the score of an image may be from the record's, relative to the largest. Another device rounds otherwise."""
@@ -129,7 +133,9 @@ def unequal_scores(record: dict[str, Any], folder: Path) -> Iterator[tuple[str, 
             if found.returncode:
                 raise UserError(f"{run}: the run cannot be scored again.\n{found.stdout.strip()[-4000:]}")
             again = read_evaluation(Path(out) / "evaluation.json")
-        yield name, list(unequal_images(training["evaluation"], again))
+        lines = read_metrics(run / "metrics.jsonl")
+        logged = [f"the line of step {line['step']} is not in metrics.jsonl" for line in training["lines"] if line not in lines]
+        yield name, [*unequal_images(training["evaluation"], again), *unequal_sets(training["evaluation"], again), *logged[:3]]
 
 
 def check_scoring(arguments: Sequence[str], name: str) -> None:
@@ -152,6 +158,17 @@ def unequal_images(stored: dict[str, Any], again: dict[str, Any]) -> Iterator[st
             apart = APART * abs(first[np.isfinite(first)]).max(initial=0)
             if first.shape != second.shape or not np.allclose(first, second, 0, apart, equal_nan=True):
                 yield f"{key} of {one['name']} differs"
+
+
+def unequal_sets(stored: dict[str, Any], again: dict[str, Any]) -> Iterator[str]:
+    """Yields what else differs between two evaluations of the same run: the weights, the images, and scores of whole sets."""
+    weights, now = (each.get("vgg19", {}).get("sha256") for each in (stored, again))
+    yield from unequal(weights, now, where="VGG-19") if weights else ()  # an older version has not written it
+    yield from unequal(stored["names"], again.get("names"), where="names") if "names" in stored else ()
+    for one, other in zip(stored["candidates"], again["candidates"]):
+        for key, score in one["scores"].items():
+            now, where = other["scores"].get(key, {"value": None}), f"{one['name']}.{key}"
+            yield from unequal(score["value"], now["value"], SETS_APART, SETS_APART, where)
 
 
 def unequal(stored: Any, again: Any, rel_tol: float = 1e-9, abs_tol: float = 0.0, where: str = "") -> Iterator[str]:

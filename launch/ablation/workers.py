@@ -29,8 +29,10 @@ Outcome = Literal["finished", "failed", "stopped"]
 
 
 @contextlib.contextmanager
-def claimed(folder: Path) -> Iterator[int | None]:
+def claimed(folder: Path, wait: bool = False) -> Iterator[int | None]:
     """Holds a folder's lock, and yields its file descriptor, or None if another process holds the lock.
+
+    With `wait`, it waits until nobody else holds the lock.
 
     Commands that inherit the descriptor keep the lock. The operating system frees it when the last of them ends, however it
     ends.
@@ -45,7 +47,7 @@ def claimed(folder: Path) -> Iterator[int | None]:
         raise UserError(f"{folder} cannot be written ({error}). Choose another folder with --out.") from error
     try:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             lock: int | None = file
         except BlockingIOError:
             lock = None

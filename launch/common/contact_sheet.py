@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from crn_jax.boundaries import boundaries_of
 from crn_jax.data.labels.label_space import LabelSpace
 
+_CELL = 512  # pixels; the longer side of a cell of large images
 _GAP, _TEXT, _INK, _PAPER, _FULL = 4, 14, (32, 32, 32), (255, 255, 255), (0, 70, 140)
 
 
@@ -28,10 +29,11 @@ def contact_sheet(
 ) -> Image.Image:
     """Draws the sheet. `made` is the word above the images that says how they came about.
 
-    Small images are enlarged by a whole number, without smoothing, so that the widest is about 256 pixels wide.
+    Small images are enlarged by a whole number, without smoothing, so that the widest is about 256 pixels wide. Images of more
+    than 512 pixels are shrunk, because 32 rows of several at 1024x2048 would make a picture of hundreds of megapixels.
     """
-    zoom = max(1, round(256 / max(row.layout.shape[1] for row in rows)))
-    cell_w = max(row.layout.shape[1] for row in rows) * zoom
+    sizes = _cell_sizes([row.layout.shape for row in rows])
+    cell_w = max(width for _, width in sizes)
     columns = ["layout"] if rows[0].photograph is None else ["layout", "photograph"]
     count = len(rows[0].images)
     columns += [made] if count == 1 else [f"{made} {u}" for u in range(count)]
@@ -42,7 +44,7 @@ def contact_sheet(
     sheet_w = len(columns) * (cell_w + _GAP) + _GAP
     entries = _legend_positions([label_space.classes[i] for i in present], font, sheet_w)
     header = (2 + bool(warning)) * (_TEXT + 8)
-    legend_top = header + sum(row.layout.shape[0] * zoom + _GAP for row in rows)
+    legend_top = header + sum(height + _GAP for height, _ in sizes)
     sheet = Image.new("RGB", (sheet_w, legend_top + (entries[-1][1] + 1) * (_TEXT + 8) + _GAP), _PAPER)
     draw = ImageDraw.Draw(sheet)
     draw.text((_GAP, 3), title, _INK, font)
@@ -51,19 +53,26 @@ def contact_sheet(
     for c, name in enumerate(columns):
         draw.text((_GAP + c * (cell_w + _GAP), header - _TEXT - 5), name, _INK, font)
     y = header
-    for row in rows:
-        height, width = row.layout.shape
+    for row, (height, width) in zip(rows, sizes):
         photographs = [] if row.photograph is None else [row.photograph]
         assembled = [] if row.assembled is None else [row.assembled]
         for c, image in enumerate([_drawn(row, label_space), *photographs, *row.images, *assembled]):
-            cell = Image.fromarray(image).resize((width * zoom, height * zoom), Image.Resampling.NEAREST)
-            sheet.paste(cell, (_GAP + c * (cell_w + _GAP), y))
-        y += height * zoom + _GAP
+            is_smooth = c > 0 and height < len(image)  # a layout keeps the colours of its classes
+            how = Image.Resampling.BICUBIC if is_smooth else Image.Resampling.NEAREST
+            sheet.paste(Image.fromarray(image).resize((width, height), how), (_GAP + c * (cell_w + _GAP), y))
+        y += height + _GAP
     for index, (x, line) in zip(present, entries):
         y = legend_top + line * (_TEXT + 8) + 4
         draw.rectangle((x, y, x + _TEXT, y + _TEXT), label_space.colors[index], _INK)
         draw.text((x + _TEXT + 5, y - 1), label_space.classes[index], _INK, font)
     return sheet
+
+
+def _cell_sizes(shapes: Sequence[tuple[int, ...]]) -> list[tuple[int, int]]:
+    """Returns the height and the width at which the images of each row are shown. All are enlarged, or shrunk, alike."""
+    longest = max(max(shape) for shape in shapes)
+    scale = max(1, round(256 / max(width for _, width in shapes))) if longest <= _CELL else _CELL / longest
+    return [(max(1, round(scale * height)), max(1, round(scale * width))) for height, width in shapes]
 
 
 def _drawn(row: Row, label_space: LabelSpace) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Writes results to disk when all of them are there, so that an error in between leaves the former ones."""
 
 import contextlib
+import fcntl
 import json
 import math
 import os
@@ -21,6 +22,7 @@ from crn_jax.formats import json_file
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _ASCII = "".join(chr(code) for code in range(32, 127) if code != ord("%"))
+_UNFINISHED = ".unfinished."
 _MADE = "crn_jax"  # the key of a PNG's text that says how the picture was made
 
 
@@ -37,17 +39,47 @@ def staged(folder: Path) -> Iterator[Path]:
     is_new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=".unfinished.", dir=folder))
+        remove_unfinished(folder)
+        temporary = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=folder))
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error}); choose another folder.") from error
     try:
-        yield temporary
-        replace(temporary, folder)
+        with _held(temporary):
+            temporary.mkdir(exist_ok=True)  # another command may have taken it for unfinished before it was held
+            yield temporary
+            replace(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         if is_new:
             with contextlib.suppress(OSError):
                 folder.rmdir()  # only if nothing was written
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Removes the temporary folders of commands that were killed. A command that still runs holds a lock on its own."""
+    for left in folder.glob(f"{_UNFINISHED}*"):
+        with _held(left) as held:
+            if held:
+                shutil.rmtree(left, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _held(folder: Path) -> Iterator[bool]:
+    """Holds a lock on a folder, and yields whether it does: another process may hold it, or the file system has no locks."""
+    try:
+        file = os.open(folder, os.O_RDONLY)
+    except OSError:
+        yield False
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        held = True
+    except OSError:
+        held = False
+    try:
+        yield held
+    finally:
+        os.close(file)
 
 
 def replace(source: Path, folder: Path) -> None:

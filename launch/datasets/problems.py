@@ -17,7 +17,7 @@ from crn_jax.errors import UserError, counted
 from launch.datasets.survey import KEPT_VALUES, Look, Pair, Part, class_pixels, duplicates, refuse_changed, unknown_values
 
 _EXAMPLES = 5  # files that a problem names
-_MUCH_VOID = 0.5
+_MUCH_VOID, _NEARLY_ALL_VOID = 0.5, 0.9
 _MUCH_BOUNDARY = 0.5
 
 
@@ -33,7 +33,13 @@ class Problem(NamedTuple):
 
 
 def problems_of(
-    parts: dict[Split, Part], looks: Sequence[Look], label_space: LabelSpace, fitting: Sequence[str], root: Path
+    parts: dict[Split, Part],
+    looks: Sequence[Look],
+    label_space: LabelSpace,
+    fitting: Sequence[str],
+    root: Path,
+    is_guess: bool = False,
+    draft: Path | None = None,
 ) -> list[Problem]:
     """Returns all problems of a data set.
 
@@ -43,18 +49,20 @@ def problems_of(
       label_space: The label space of the layouts.
       fitting: The names of other label spaces that have all of the ids and colours.
       root: The folder that files are named relative to.
+      is_guess: Whether the label space is a published one that nobody has named.
+      draft: The drafted label file that the label space is from.
     """
     pairs = [pair for part in parts.values() for pair in part.pairs]
     return [
         *_incomplete(parts, root),
         *_unreadable(looks, root),
         *_ambiguous(pairs, looks, label_space, root),
-        *_unmatched(pairs, looks, label_space, fitting, root),
+        *_unmatched(pairs, looks, label_space, fitting, root, draft),
         *_one_off(pairs, looks, label_space),
         *_of_two_sizes(pairs, looks, root),
         *_changed(pairs, looks, root),
         *_repeated(pairs, looks, root),
-        *_lopsided(pairs, looks, label_space),
+        *_lopsided(pairs, looks, label_space, is_guess),
         *_instances(parts, looks, root),
     ]
 
@@ -151,7 +159,12 @@ def _changed(pairs: Sequence[Pair], looks: Sequence[Look], root: Path) -> Iterat
 
 
 def _unmatched(
-    pairs: Sequence[Pair], looks: Sequence[Look], label_space: LabelSpace, fitting: Sequence[str], root: Path
+    pairs: Sequence[Pair],
+    looks: Sequence[Look],
+    label_space: LabelSpace,
+    fitting: Sequence[str],
+    root: Path,
+    draft: Path | None,
 ) -> Iterator[Problem]:
     unknown = unknown_values(pairs, looks, label_space)
     own = "describe your own classes in a JSON file (--labels FILE.json)"
@@ -167,6 +180,8 @@ def _unmatched(
             remedy = f"Map them to the ids of {label_space.name}, or {own}."
         else:
             remedy = f"Save layouts as PNG without antialiasing and resize them by nearest neighbour only, or {own}."
+        if draft:
+            remedy = f"{remedy.removesuffix('.')}, or delete {draft} to draft anew."
         examples = [
             f"{u.value}: {counted(u.pixels, 'pixel')} in {counted(u.layouts, 'layout')}, such as {shown(u.example, root)}"
             + (f"; nearest: {u.nearest}" if u.nearest else "")
@@ -239,7 +254,7 @@ def _repeated(pairs: Sequence[Pair], looks: Sequence[Look], root: Path) -> Itera
             yield Problem(False, f"{counted(len(found), 'photograph')} {what}", remedy, examples)
 
 
-def _lopsided(pairs: Sequence[Pair], looks: Sequence[Look], label_space: LabelSpace) -> Iterator[Problem]:
+def _lopsided(pairs: Sequence[Pair], looks: Sequence[Look], label_space: LabelSpace, is_guess: bool) -> Iterator[Problem]:
     pixels = {split: class_pixels(pairs, looks, split, label_space) for split in get_args(Split)}
     unlearned = [name for n, name in enumerate(label_space.classes) if pixels["val"][n] and not pixels["train"][n]]
     if unlearned and pixels["train"].any():
@@ -247,7 +262,11 @@ def _lopsided(pairs: Sequence[Pair], looks: Sequence[Look], label_space: LabelSp
         yield Problem(False, what, "The cascade cannot learn these classes. Move layouts that show them to train.", [])
     whole = np.sum(list(pixels.values()), 0)
     if whole.sum() and whole[-1] > _MUCH_VOID * whole.sum():
-        what = f"{whole[-1] / whole.sum():.0%} of all pixels are void"
-        yield Problem(
-            False, what, f"Check that the layouts are in {label_space.name}, or name another label space with --labels.", []
-        )
+        share = whole[-1] / whole.sum()
+        remedy = f"Check that the layouts are in {label_space.name}, or name another label space with --labels."
+        if blocks := is_guess and bool(share > _NEARLY_ALL_VOID):
+            remedy = (
+                f"The label space {label_space.name} was only guessed. If it is right, give --labels {label_space.name}, else "
+                f"--labels FILE.json with your own classes."
+            )
+        yield Problem(blocks, f"{share:.0%} of all pixels are void", remedy, [])

@@ -31,11 +31,13 @@ Value = int | Color
 KEPT_VALUES = 64
 """The number of unknown values that are kept of a layout; an antialiased layout has thousands."""
 
+BLACK: Color = (0, 0, 0)
+
 _MOST_CLASSES = 200
 _VOID_ID = 255
 _SEVERAL_IDS = 2
-_NOTHING = LabelSpace("nothing", ("void",), ((0, 0, 0),), {-1: 0})
-_ANY_ID = LabelSpace("the layouts", ("a class", "void"), (*palette(1), (0, 0, 0)), dict.fromkeys(range(256), 0))
+_NOTHING = LabelSpace("nothing", ("void",), (BLACK,), {-1: 0})
+_ANY_ID = LabelSpace("the layouts", ("a class", "void"), (*palette(1), BLACK), dict.fromkeys(range(256), 0))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,34 +210,36 @@ def fitting_labels(pairs: Sequence[Pair], label_spaces: dict[str, LabelSpace]) -
 
 
 def values_in(pairs: Sequence[Pair], read: Reading | None) -> Counter[Value]:
-    """Counts the pixels of each id or colour in these layouts, except black, which counts as void.
+    """Counts the pixels of each id or colour in these layouts.
 
     Palette PNGs are read as `read` says, and as ids by default.
     """
     values: Counter[Value] = Counter()
     for one in readable(pairs, dataclasses.replace(_NOTHING, read_as=read or "ids")):
         values.update(one.unknown)
+        if black := one.layout.size - sum(one.unknown.values()):  # the one colour that _NOTHING has
+            values[BLACK] += black
     return values
 
 
-def drafted_labels(pairs: Sequence[Pair], name: str, read: Reading | None = None) -> dict[str, Any]:
-    """Drafts a label file for these layouts: a class for each id or colour, which a person can rename.
+def drafted_labels(pairs: Sequence[Pair], values: Counter[Value], name: str, read: Reading | None = None) -> dict[str, Any]:
+    """Drafts a label file for layouts that hold these `values`: a class for each id or colour, which a person can rename.
 
-    Id 255 is void if there are several other ids. Palette PNGs are read as `read` says, or as ids if they tell nothing else.
+    Black is void, and so is id 255 if there are several other ids. Colours come by their number of pixels, but greys in order,
+    because they may be ids. Palette PNGs are read as `read` says, or as ids if they tell nothing else.
 
     Raises:
       UserError: if there are no ids or colours, or too many to be classes, if some layouts hold ids and others colours, or if
         palettes do not tell which they hold.
     """
-    values = values_in(pairs, read)
     ids = sorted(value for value in values if isinstance(value, int))
-    colors = [value for value, _ in values.most_common() if not isinstance(value, int)]
-    if not values:
+    colors = [value for value, _ in values.most_common() if not isinstance(value, int) and value != BLACK]
+    if not ids and not colors:
         pairs[0].read_layout(_NOTHING)  # raises the reason, if none can be read
         raise UserError(f"The layouts of {name} are black throughout, and black means void.")
-    if len(values) > _MOST_CLASSES:
+    if (count := len(ids) + len(colors)) > _MOST_CLASSES:
         raise UserError(
-            f"The layouts of {name} hold {len(values):,} {'colours' if colors else 'ids'}, too many for classes. Save them "
+            f"The layouts of {name} hold {count:,} {'colours' if colors else 'ids'}, too many for classes. Save them "
             f"as PNG, without antialiasing, and resize them by nearest neighbour only."
         )
     if ids and colors:
@@ -243,6 +247,8 @@ def drafted_labels(pairs: Sequence[Pair], name: str, read: Reading | None = None
             f"Some layouts of {name} hold ids ({ids[0]}, ...) and others colours ({colors[0]}, ...). Make them alike."
         )
     if colors:
+        if all(red == green == blue for red, green, blue in colors):
+            colors.sort()
         fields: dict[str, Any] = {"name": name, "classes": [f"class {n}" for n in range(len(colors))], "colors": colors}
         return fields | ({"read": read} if read else {})
     if read is None and refuse_doubtful_palettes(pairs):

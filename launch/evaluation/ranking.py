@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from crn_jax.errors import counted
-from crn_jax.scores.statistics import Difference, bootstrap, difference
+from crn_jax.scores.statistics import Difference, bootstrap, difference, few_images
 from launch.evaluation.scoring import SCORES, Tally, percent_of
 
 RANKED = tuple(score for score in SCORES if score.key in ("miou", "accuracy", "distance", "lpips", "psnr", "ssim"))
@@ -59,7 +59,8 @@ def _apart(key: str, first: dict[str, np.ndarray], second: dict[str, np.ndarray]
         return percent(means[:, 0]) - percent(means[:, 1])
 
     pixels = np.stack([first["pixels"], second["pixels"]], 1)  # [images, 2, 4, c]
-    value, (low, high) = float(less(pixels.mean(0, keepdims=True))[0]), bootstrap(less, pixels)
+    value, ends = float(less(pixels.mean(0, keepdims=True))[0]), bootstrap(less, pixels)
+    low, high = (value + few_images(len(pixels)) * (end - value) for end in ends)
     each = [percent(one["pixels"])[None] for one in (first, second)]
     smaller = np.nan if key == "miou" else difference(each[0], each[1]).smaller
     return Difference(value, low, high, smaller)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -64,15 +64,22 @@ class Guard:
             problem: str | None = "The token is missing or wrong. Use the whole address that launch.paint has printed."
         else:
             problem = self._refusal(Headers(scope=scope), path)
-        app = JSONResponse({"error": problem}, 403) if problem else self._app
+        app: ASGIApp = JSONResponse({"error": problem}, 403) if problem else self._app
+        if path == "" and not problem:
+            app = RedirectResponse(f"/{self._token}/")
         await app({**scope, "path": path or "/"}, receive, send_confined)
 
     def _without_token(self, path: str) -> str | None:
-        """Returns a path without the token that it has to begin with, or None if it does not."""
+        """Returns a path without the token that it has to begin with, or None if it does not.
+
+        It is "" for the token alone. The page's own addresses would not have the token if the page were shown there.
+        """
         if self._token is None:
-            return path
+            return path or "/"
         _, given, *rest = path.split("/", 2)
-        return f"/{rest[0]}" if rest and secrets.compare_digest(given.encode(), self._token.encode()) else None
+        if not secrets.compare_digest(given.encode(), self._token.encode()):
+            return None
+        return f"/{rest[0]}" if rest else ""
 
     def _refusal(self, headers: Headers, path: str) -> str | None:
         """Returns why a request is refused, or None."""
@@ -81,7 +88,8 @@ class Guard:
         origin = headers.get("origin")
         if origin is not None and origin.lower().partition("://")[2] != headers["host"].lower():
             return "This request comes from the page of another site."
-        if headers.get("sec-fetch-site", "none") not in ("none", "same-origin") and path != "/":  # any site may have a link
+        is_linked = path in ("", "/")  # any site may have a link to the page
+        if headers.get("sec-fetch-site", "none") not in ("none", "same-origin") and not is_linked:
             return "This request comes from the page of another site."
         return None
 

@@ -59,9 +59,12 @@ class PaintedRun:
         return np.asarray(self.function(np.ascontiguousarray(given)[None]))[0], given
 
     def about(self) -> dict[str, Any]:
-        """Describes the run and its state as JSON."""
+        """Describes the run, how its layout files are written, and its state as JSON."""
+        space = self.run.label_space
+        ids = {str(raw): class_id for raw, class_id in space.ids.items()}
+        labels = {"ids": ids, "colors": [list(color) for color in space.colors]}
         state = {"state": self.state, "problem": self.problem, "seconds": round(time.monotonic() - self.since, 1)}
-        return about_run(self.source, self.run, self.fitted.size) | state
+        return about_run(self.source, self.run, self.fitted.size) | {"labels": labels} | state
 
     def _enter(self, state: State, problem: str = "") -> None:
         self.since, self.problem, self.state = time.monotonic(), problem, state

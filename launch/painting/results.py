@@ -1,6 +1,5 @@
 """What a painter takes away: the layout as a PNG, and the command that makes the same image."""
 
-import hashlib
 import io
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,11 +18,6 @@ def layout_png(layout: np.ndarray, label_space: LabelSpace) -> bytes:
     file = io.BytesIO()
     layout_image(layout, label_space).save(file, "png")
     return file.getvalue()
-
-
-def file_name(layout: np.ndarray) -> str:
-    """Returns a name for a layout's file that tells layouts apart."""
-    return f"layout_{hashlib.sha256(layout.tobytes()).hexdigest()[:8]}.png"
 
 
 def synthesize_command(painted: PaintedRun, index: int, picks: Mapping[int, int], file: str) -> str:

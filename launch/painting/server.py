@@ -15,7 +15,6 @@ import threading
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 from starlette.applications import Starlette
@@ -30,7 +29,7 @@ from crn_jax.errors import UserError
 from launch.painting.guard import Guard
 from launch.painting.painted_run import PaintedRun, about_canvas
 from launch.painting.renders import Busy, Renders, Superseded
-from launch.painting.results import file_name, layout_png, synthesize_command
+from launch.painting.results import synthesize_command
 from launch.painting.scenes import about_scenes, held_out_layouts
 from launch.painting.uploads import MAX_BYTES, labelled_photograph, opened_layout
 from launch.segmentation.labeller import Labeller
@@ -38,6 +37,7 @@ from launch.segmentation.labeller import Labeller
 PAGES = Path(__file__).parents[1] / "pages"
 BODY_SECONDS = 60.0
 """The time within which the body of a request has to arrive."""
+_SHARED = ("layout_file.js", "png.js")  # the parts of the folder's own engine that write layout files
 _SMALL = 1 << 16  # bytes of a request that holds no picture
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -142,13 +142,6 @@ def application(studio: Studio, host: str, token: str | None = None) -> Guard:
             layout, notes = await run_in_threadpool(decode)
         return JSONResponse({"layout": _base64(layout.astype(dtype)), "notes": notes})
 
-    async def save_layout(request: Request) -> Response:
-        painted = _painted(request.path_params["run"])
-        layout = await _layout(request)
-        png = await run_in_threadpool(layout_png, layout, painted.run.label_space)
-        headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(file_name(layout))}"}
-        return Response(png, media_type="image/png", headers=headers)
-
     async def command(request: Request) -> Response:
         fields = _fields(await _body(request, _SMALL))
         painted = _painted(fields.get("run"))
@@ -198,7 +191,6 @@ def application(studio: Studio, host: str, token: str | None = None) -> Guard:
             Route("/layouts/{number:int}", held_out),
             Route("/render/{run:int}", of_this_session(render), methods=["POST"]),
             Route("/open/{kind:str}", of_this_session(open_file), methods=["POST"]),
-            Route("/save/{run:int}", of_this_session(save_layout), methods=["POST"]),
             Route("/command", of_this_session(command), methods=["POST"]),
         ],
         exception_handlers={HTTPException: _refused, UserError: _refused, ClientDisconnect: _refused, Exception: _failed},
@@ -263,4 +255,5 @@ def _media_type(name: str) -> str:
 
 def _files() -> dict[str, bytes]:
     """Reads the files of the page. What is not among them has no address."""
-    return {path.name: path.read_bytes() for path in [PAGES / "style.css", *sorted((PAGES / "paint").iterdir())]}
+    paths = [PAGES / "style.css", *sorted((PAGES / "paint").iterdir()), *(PAGES / "paint_folder" / name for name in _SHARED)]
+    return {path.name: path.read_bytes() for path in paths}

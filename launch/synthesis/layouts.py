@@ -99,23 +99,26 @@ def fitted_shape(shape: tuple[int, int], generator: Generator, fit: Fit, how: Si
     return Fitted(shape, size, how or "own")
 
 
+_SUFFIXES = (".png", ".webp")  # JPEGs are no layouts, and photographs often lie beside layouts
 _OTHERS = "--fit pad enlarges the layout at its borders and cuts the image back; --fit resize stretches both."
 
 
 def find_layouts(paths: tuple[Path, ...]) -> Iterator[Path]:
-    """Finds the PNG files that the paths name, those of a folder in order. Hidden files, which macOS adds, are left out.
+    """Finds the layouts that the paths name, and in a folder the PNG and WebP files, in order.
+
+    Hidden files, which macOS adds, are left out.
 
     If a folder is in a bucket, the files of its copy on this machine's disk are found.
 
     Raises:
-      UserError: if a path does not exist or a folder has no PNG.
+      UserError: if a path does not exist or a folder has no PNG or WebP file.
     """
     for given in paths:
         path = on_disk(given)
         if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.suffix.lower() == ".png" and not p.name.startswith("."))
+            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in _SUFFIXES and not p.name.startswith("."))
             if not inside:
-                raise UserError(f"{given}: there is no PNG in this folder.")
+                raise UserError(f"{given}: there is no PNG or WebP file in this folder.")
             yield from inside
         elif path.is_file():
             yield path
@@ -124,12 +127,12 @@ def find_layouts(paths: tuple[Path, ...]) -> Iterator[Path]:
 
 
 def on_disk(given: Path) -> Path:
-    """Returns a path on this machine's disk. A PNG file in a bucket, or a folder of PNG files, is copied there."""
+    """Returns a path on this machine's disk. A PNG or WebP file in a bucket, or a folder of such files, is copied there."""
     if not is_bucket(given):
         return given
-    if given.suffix.lower() == ".png":
+    if given.suffix.lower() in _SUFFIXES:
         return copied_file(given)
-    return copied(given, lambda name: "/" not in name and name.lower().endswith(".png"))
+    return copied(given, lambda name: "/" not in name and name.lower().endswith(_SUFFIXES))
 
 
 def _size(size: tuple[int, int]) -> str:

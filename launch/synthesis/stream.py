@@ -8,6 +8,7 @@ import collections
 import functools
 import itertools
 import os
+import re
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -33,6 +34,8 @@ MAX_BATCH = 16
 """The default batch size on an accelerator. It is smaller for large layouts: a batch has at most 1024 * 2048 pixels."""
 
 _PIXELS = 1024 * 2048
+_SHEET = "synthesized, "  # how the note in a contact sheet begins
+_NOTE = re.compile(rf"{_SHEET}.*|.*, step \d+; [0-9a-f]+", re.DOTALL)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -49,12 +52,17 @@ class Job(NamedTuple):
     targets: list[Path]
     """The images to write."""
     made: str
-    """A text in each image that says how it was made. It tells whether an existing image is up to date."""
+    """A note in each image that says how it was made. It tells whether an existing image is up to date."""
 
     @property
     def is_done(self) -> bool:
         """Whether all images exist already, whole and made from the same layout in the same way."""
         return all(made_by(target) == (self.made, True) for target in self.targets)
+
+    def count_replaced(self) -> int:
+        """Counts the images that launch.synthesize made in another way, and that this job replaces."""
+        notes = (made_by(target)[0] for target in self.targets)
+        return sum(note != self.made and _is_own(note) for note in notes)
 
 
 class Synthesized(NamedTuple):
@@ -193,6 +201,24 @@ def device_bytes() -> int:
     return limit or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
+def image_note(name: str, step: int, digest: str) -> str:
+    """Returns the note in an image: the run's experiment and step, and a digest of all that the image depends on."""
+    return f"{name}, step {step}; {digest}"
+
+
+def sheet_note(name: str) -> str:
+    """Returns the note in the contact sheet of this name."""
+    return f"{_SHEET}{name}"
+
+
 def is_foreign(path: Path) -> bool:
-    """Tells whether `path` is anything but an image, whole or damaged, that launch.synthesize made."""
-    return os.path.lexists(path) and made_by(path)[0] is None
+    """Tells whether `path` is anything but a picture, whole or damaged, that launch.synthesize made.
+
+    Layouts of launch.segment have a note, too, and are foreign: to make one again may take a photograph that is gone.
+    """
+    return os.path.lexists(path) and not _is_own(made_by(path)[0])
+
+
+def _is_own(note: str | None) -> bool:
+    """Tells whether a note is one of launch.synthesize."""
+    return note is not None and _NOTE.fullmatch(note) is not None

@@ -84,8 +84,9 @@ def train(experiment: AnyExperiment, began: float, profile: str | None = None) -
             floored = None if first_step else train_source
             validator = VALIDATORS[experiment.measured_by](experiment, val_source, mesh, abstract, placed, floored)
             train_step = make_train_step(objective, abstract)
-            batch = abstract_batch_of(objective, batch_size, train_source.label_space.dtype)
-            compile_step(train_step, state, frozen, mesh, batch)
+            if first_step < experiment.last_step(epoch):
+                batch = abstract_batch_of(objective, batch_size, train_source.label_space.dtype)
+                compile_step(train_step, state, frozen, mesh, batch)
             validator.wait()
             loop = TrainingLoop(
                 experiment,

@@ -7,6 +7,7 @@ import { pixelOf, put } from "./view.js";
 export function showCollection(panels, info, state) {
   let panel = panels.find((each) => each.run.images > 1) ?? null;
   let tiles = [];
+  let chosen = ""; // what the chips show
   const map = $("map");
   $("collection").hidden = panel === null;
   if (!panel) return { panel: () => null };
@@ -49,10 +50,22 @@ export function showCollection(panels, info, state) {
     $("collection-hint").textContent = panel.isComposed
       ? "Each class comes from the image that you picked for it."
       : "Click an image to look at it, then click a class in it to take that class from it.";
-    $("picks").replaceChildren(...chips());
+    showPicks();
     map.disabled = !panel.isComposed;
     if (!panel.isComposed && map.getAttribute("aria-pressed") === "true") toggleMap();
   });
+
+  /** Shows the chips. They stay the same elements until they change, so that the keyboard can go on with them. */
+  function showPicks() {
+    const now = JSON.stringify([panel.number, panel.isComposed, panel.base, [...panel.picks].sort(([one], [other]) => one - other)]);
+    if (now === chosen) return;
+    chosen = now;
+    const focused = [...$("picks").children].indexOf(document.activeElement), isList = document.activeElement?.tagName === "SELECT";
+    $("picks").replaceChildren(...chips());
+    if (focused < 0) return;
+    const next = $("picks").children[isList ? $("picks").children.length - 1 : focused]; // the next chip for one that was dropped
+    (next ?? tiles.find(({ u }) => u === panel.base).button).focus();
+  }
 
   function chips() {
     if (!panel.isComposed) return [];

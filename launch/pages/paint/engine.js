@@ -1,7 +1,8 @@
-// The engine of launch.paint's page: a server makes images, and reads and writes files. Layouts travel as the bytes of their
+// The engine of launch.paint's page: a server makes images and reads files, and the page writes layouts. Layouts travel as the bytes of their
 // class ids, and images as RGB bytes. The folder that launch.convert web makes has another engine of this name.
 
 import { Refused, Unreachable } from "./errors.js";
+import { fileName, layoutPng } from "./layout_file.js";
 import { bytesOf, idsOf } from "./raster.js";
 
 const page = crypto.getRandomValues(new Uint32Array(4)).join("");
@@ -39,7 +40,7 @@ export async function heldOut(number, bytes) {
 }
 
 /** The images of a layout, and the layout as the network got it; null if a newer layout has taken its place. The server of
- * another session refuses this, a layout's file and a command, because its runs may be others. */
+ * another session refuses this and a command, because its runs may be others. */
 export async function render(number, ids, run, session) {
   const answer = await post(`render/${number}?page=${page}&session=${session}`, ids);
   if (answer.status === 204) return null;
@@ -61,11 +62,9 @@ export async function open(kind, file, bytes, reading, session) {
   return { ids: idsOf(bytesOf(layout).buffer, bytes), notes };
 }
 
-/** The layout as a PNG file of a run's ids, and its name. */
-export async function layoutFile(run, ids, session) {
-  const answer = await post(`save/${run}?session=${session}`, ids);
-  const name = decodeURIComponent(answer.headers.get("content-disposition").split("''")[1]);
-  return { content: await whole(answer, "blob"), name };
+/** The layout as a PNG file of a run's ids with its colours, and its name. No server is asked. */
+export async function layoutFile(ids, { labels }, info) {
+  return { content: new Blob([await layoutPng(ids, { ...info, ...labels })], { type: "image/png" }), name: fileName(ids) };
 }
 
 export async function command(run, index, picks, file, session) {

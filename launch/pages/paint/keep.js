@@ -2,6 +2,7 @@
 
 import { element } from "./dom.js";
 import * as engine from "./engine.js";
+import { Refused, Unreachable } from "./errors.js";
 import { complain, tell } from "./messages.js";
 import { pixelOf, put } from "./view.js";
 
@@ -11,30 +12,37 @@ function download(content, name) {
   setTimeout(() => URL.revokeObjectURL(address), 60_000);
 }
 
-/** The layout as a file with the ids and colours that the run of a panel reads, and its name. */
+/** The layout as a file with the ids and colours that the run of a panel reads, and its name. It can be had without the server,
+ * so that nothing is lost if that is gone, or paints with other runs. */
 async function layoutFile(work, panel, live) {
   const ids = work.layout.ids.slice();
-  await live.look();
-  return engine.layoutFile(panel.number, ids, live.info.session);
+  try {
+    await live.look();
+  } catch (error) {
+    if (!(error instanceof Refused) && !(error instanceof Unreachable)) throw error;
+  }
+  return engine.layoutFile(ids, panel.run, live.info);
 }
 
-/** Saves the layout. Returns the name of the file, or null. */
+/** Saves the layout. */
 export async function saveLayout(work, panel, live) {
   try {
     const { content, name } = await layoutFile(work, panel, live);
     download(content, name);
-    return name;
   } catch (error) {
     complain(error);
-    return null;
   }
 }
 
-/** Saves what a panel shows, at the run's size or enlarged. The file is named after the layout's, if the server answers. */
+/** Saves what a panel shows, at the run's size or enlarged. The file is named after the layout's. */
 export async function saveImage(work, panel, live, times) {
   const rgb = panel.shown();
   if (!rgb) return complain(new Error("There is no image yet."));
-  if (!live.isSettled) return complain(new Error("The image of this layout is still being made. Save it when it is there."));
+  if (!live.isShown(panel)) {
+    return complain(new Error(live.isSettled
+      ? `The image on the page is that of an older layout, so it is not saved. ${live.problem}`
+      : "The image of this layout is still being made. Save it when it is there."));
+  }
   const layoutName = await layoutFile(work, panel, live).then(({ name }) => name, () => "layout.png");
   const { width, height } = panel.run, own = element("canvas", { width, height });
   put(own, pixelOf(rgb));
@@ -51,12 +59,12 @@ export async function saveImage(work, panel, live, times) {
 
 /** Copies the command that makes the image on the page, and saves the layout that it reads. */
 export async function copyCommand(work, panel, live) {
-  const name = await saveLayout(work, panel, live);
-  if (!name) return;
   try {
+    const { content, name } = await layoutFile(work, panel, live);
     const index = panel.looked >= 0 ? panel.looked : panel.base;
     const picks = panel.looked >= 0 ? {} : Object.fromEntries(panel.picks);
     const line = await engine.command(panel.number, index, picks, name, live.info.session);
+    download(content, name);
     const show = (words) => tell(`${words} It reads ${name}, which was saved as well: give it in the folder of that file. ${line}`, { actions: [["OK", () => {}]] });
     try {
       await navigator.clipboard.writeText(line);

@@ -12,7 +12,8 @@ export function listenToKeys(tools, state, actions) {
   };
   const held = {
     z: (event) => (event.shiftKey ? actions.redo() : actions.undo()), y: actions.redo, s: actions.saveLayout,
-    a: actions.selectAll, c: actions.copy, x: actions.cut, d: actions.duplicate,
+    a: actions.selectAll, d: actions.duplicate,
+    c: () => { actions.copy(); return false; }, x: () => { actions.cut(); return false; }, // the browser's own events follow
   };
   addEventListener("keydown", (event) => {
     if (isTyping(event.target) || event.defaultPrevented) return;

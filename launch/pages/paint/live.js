@@ -28,6 +28,9 @@ export class Live extends EventTarget {
   /** Whether the images on the page are those of the layout on the page. */
   get isSettled() { return this.#done === this.#wanted && !this.#busy && !this.isWaiting && !this.isLost; }
 
+  /** Whether a panel shows the images of the layout on the page. It goes on showing older ones if these cannot be made. */
+  isShown(panel) { return panel.shownLayout === this.#wanted; }
+
   /** Asks for the images of the newest layout. The time until they are shown is measured if somebody has painted. */
   request(isPainted = false) {
     this.#wanted++;
@@ -42,28 +45,39 @@ export class Live extends EventTarget {
       while (this.#done !== this.#wanted) {
         const number = this.#wanted, since = this.#since, ids = this.work.layout.ids.slice();
         this.#since = null;
-        for (const panel of this.panels) {
-          if (panel.run.state !== "ready") continue;
-          const rendered = await engine.render(panel.number, ids, panel.run, this.info.session);
-          if (!rendered) continue;
-          panel.show(rendered);
-          if (since !== null) requestAnimationFrame(() => {
-            panel.latency = performance.now() - since;
-            this.#tell("status");
-          });
+        const problems = [];
+        for (const panel of this.panels.filter(({ run }) => run.state === "ready")) {
+          const problem = await this.#show(panel, ids, number, since);
+          if (problem) problems.push(this.panels.length > 1 ? `${panel.run.name}: ${problem}` : problem);
         }
-        this.#done = number;
-        this.problem = "";
+        this.#done = number; // what was refused would be refused again
+        this.problem = problems.join(" ");
       }
     } catch (error) {
-      if (error instanceof Refused && error.status !== 503 && error.status !== 403) {
-        this.problem = error.message;
-        this.#done = this.#wanted; // the same layout would be refused again
-      } else this.#lose(error);
+      this.#lose(error);
     } finally {
       this.#busy = false;
       this.#tell("status");
     }
+  }
+
+  /** Shows the images of a layout in a panel. Returns why there are none, if the engine cannot make these: other panels go on. */
+  async #show(panel, ids, number, since) {
+    let rendered;
+    try {
+      rendered = await engine.render(panel.number, ids, panel.run, this.info.session);
+    } catch (error) {
+      if (error instanceof Refused && error.status !== 503 && error.status !== 403) return error.message;
+      throw error;
+    }
+    if (!rendered) return "";
+    panel.show(rendered);
+    panel.shownLayout = number;
+    if (since !== null) requestAnimationFrame(() => {
+      panel.latency = performance.now() - since;
+      this.#tell("status");
+    });
+    return "";
   }
 
   #lose(error) {

@@ -1,8 +1,9 @@
 // Puts the page together.
 
 import { listClasses } from "./classes.js";
+import { shareClipboard } from "./clipboard.js";
 import { showCollection } from "./collection.js";
-import { $, isTyping, once } from "./dom.js";
+import { $, once } from "./dom.js";
 import * as engine from "./engine.js";
 import { Refused, Unreachable } from "./errors.js";
 import { copyCommand, keep, saveImage, saveLayout } from "./keep.js";
@@ -62,11 +63,7 @@ async function start() {
 
   const shownPanel = chooseOne(panels, collection.panel() ?? panels[0]);
   const select = tools.get("select");
-  const clipboard = (act) => {
-    if (!select.hasSelection) return false;
-    act();
-    view.redraw();
-  };
+  const clipboard = shareClipboard(select, state, view.redraw, cancel, starts.take);
   const actions = {
     undo: () => work.undo(),
     redo: () => work.redo(),
@@ -91,21 +88,9 @@ async function start() {
       select.selectAll();
       view.redraw();
     },
-    copy: () => clipboard(() => select.copy()),
-    cut: () => clipboard(() => select.cut()),
-    duplicate: () => clipboard(() => {
-      select.copy();
-      select.paste();
-    }),
+    ...clipboard,
   };
   listenToKeys(tools, state, actions);
-  addEventListener("paste", (event) => {
-    if (isTyping(event.target)) return;
-    const file = [...event.clipboardData.files].find((each) => each.type.startsWith("image/"));
-    if (file) starts.take(new File([file], "The picture in the clipboard", { type: file.type }));
-    else if (state.tool === "select" && select.paste()) view.redraw();
-    else tell("There is neither a picture nor a copied area to paste.");
-  });
 
   for (const [id, act] of Object.entries({
     undo: actions.undo, redo: actions.redo, "zoom-in": actions.zoomIn, "zoom-out": actions.zoomOut, "zoom-fit": actions.fit,
@@ -137,22 +122,23 @@ async function start() {
   document.body.dataset.ready = "yes";
 }
 
-/** The light at the top: ready and how fast, compiling, painting, or gone. */
+/** The light at the top: ready, compiling, or gone. How fast the last image was stands apart, because screen readers read out
+ * whatever changes in the status. */
 function showStatus(live, panels) {
   let told = "";
   const show = () => {
     const random = panels.some(({ run }) => run.random_vgg19) ? " · trained with random VGG-19 weights" : "";
     const times = panels.flatMap(({ latency }) => (latency === null ? [] : [latency]));
-    const last = times.length ? `${Math.round(Math.max(...times))} ms from stroke to image` : "Ready";
     const failed = panels.find(({ run }) => run.state === "failed");
     const [light, words] = live.isLost ? ["lost", live.problem || "The server does not answer. Your work is kept."]
       : live.isWaiting ? ["busy", panels.some(({ run }) => run.state === "loading") ? "Loading…" : "Compiling…"]
       : live.problem ? ["lost", live.problem]
       : failed ? ["lost", failed.run.problem]
-      : ["ready", last + random];
+      : ["ready", `Ready${random}`];
     $("status").dataset.light = light;
     if (words !== told) $("status-text").textContent = told = words;
     $("status-text").title = words;
+    $("latency").textContent = light === "ready" && times.length ? `· ${Math.round(Math.max(...times))} ms from stroke to image` : "";
     for (const panel of panels) panel.note.textContent = panel.latency === null ? "" : `${Math.round(panel.latency)} ms`;
   };
   live.addEventListener("status", show);

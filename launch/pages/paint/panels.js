@@ -14,6 +14,7 @@ export const choiceColor = (u) => CHOICES[u % CHOICES.length];
 export class Panel extends EventTarget {
   images = null; // uint8 RGB, one array for each image
   ids = null; // the layout at the size of the images
+  shownLayout = null; // the number that the layout of the images has for Live
   looked = COMPOSED; // the image that is looked at
   base = 0; // the image that all classes are taken from but those in `picks`
   picks = new Map(); // from classes to images

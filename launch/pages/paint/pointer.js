@@ -1,10 +1,15 @@
-// Mouse, pen, fingers and keyboard on the layout, as the points that tools take.
+// Mouse, pen, fingers and keyboard on the layout, as the points that tools take. What one of them has pressed, the others do not
+// move or release. While a pen is down, touches are those of the hand that holds it, and do nothing.
+
+const KEYBOARD = "keyboard";
 
 /** Hands what happens on the layout's view on to the chosen tool. Returns a function that cancels what is being drawn. */
 export function listen(view, camera, state, tools, work, onPlace) {
   const { frame } = view;
   const fingers = new Map();
   let pressed = null; // the tool that was pressed; another one may be chosen meanwhile
+  let holder = null; // the pointer that pressed it, or that pans; or KEYBOARD
+  let pen = null; // the pointer of a pen that is down
   let panning = null, pinch = null;
   let cursor = null; // the last point, for the tool's marks and for the keyboard
 
@@ -14,10 +19,10 @@ export function listen(view, camera, state, tools, work, onPlace) {
     ...view.pixelAt(event),
     straight: event.shiftKey,
     copies: event.altKey,
-    pressure: event.pointerType === "pen" ? event.pressure : 0,
+    pressure: event.pointerType === "pen" ? event.pressure : null,
     unit: unit(),
   });
-  const keyPoint = (event) => ({ ...cursor, straight: false, copies: event.altKey, pressure: 0, unit: unit() });
+  const keyPoint = (event) => ({ ...cursor, straight: false, copies: event.altKey, pressure: null, unit: unit() });
 
   function show(point) {
     cursor = point;
@@ -28,19 +33,23 @@ export function listen(view, camera, state, tools, work, onPlace) {
 
   function stop() {
     (pressed?.interrupt ?? pressed?.cancel)?.call(pressed);
-    pressed = null;
+    pressed = holder = panning = null;
   }
 
   frame.addEventListener("pointerdown", (event) => {
     frame.focus({ preventScroll: true });
     event.preventDefault();
+    if (event.pointerType === "touch" && pen !== null) return;
     frame.setPointerCapture(event.pointerId);
+    if (event.pointerType === "pen") {
+      pen = event.pointerId;
+      fingers.clear(); // the hand may have come down first
+      pinch = null;
+    }
+    if (holder !== null && holder !== event.pointerId) stop();
     if (event.pointerType === "touch") {
       fingers.set(event.pointerId, event);
-      if (fingers.size === 2) {
-        stop();
-        pinch = spread();
-      }
+      if (fingers.size === 2) pinch = spread();
       if (fingers.size > 1) return;
     }
     if (event.button === 2 || (event.altKey && tool().sized)) {
@@ -48,8 +57,10 @@ export function listen(view, camera, state, tools, work, onPlace) {
       if (view.contains({ x, y })) state.set({ classId: work.at(x, y) });
     } else if (event.button === 1 || tool().pans) {
       panning = view.placeOf(event);
+      holder = event.pointerId;
     } else if (event.button === 0) {
       pressed = tool();
+      holder = event.pointerId;
       pressed.down(pointOf(event));
     }
     show(pointOf(event));
@@ -57,6 +68,7 @@ export function listen(view, camera, state, tools, work, onPlace) {
 
   frame.addEventListener("pointermove", (event) => {
     if (fingers.has(event.pointerId)) fingers.set(event.pointerId, event);
+    else if (event.pointerType === "touch") return;
     if (pinch && fingers.size === 2) {
       const now = spread();
       camera.pan(now.x - pinch.x, now.y - pinch.y);
@@ -64,6 +76,7 @@ export function listen(view, camera, state, tools, work, onPlace) {
       pinch = now;
       return;
     }
+    if (holder !== null && holder !== event.pointerId) return;
     if (panning) {
       const place = view.placeOf(event);
       camera.pan(place.x - panning.x, place.y - panning.y);
@@ -78,10 +91,11 @@ export function listen(view, camera, state, tools, work, onPlace) {
   const release = (event) => {
     fingers.delete(event.pointerId);
     if (fingers.size < 2) pinch = null;
-    panning = null;
-    if (!pressed) return;
+    if (pen === event.pointerId) pen = null;
+    if (holder !== event.pointerId) return;
     const released = pressed;
-    pressed = null;
+    pressed = holder = panning = null;
+    if (!released) return;
     if (event.type === "pointercancel") released.cancel?.();
     else released.up?.(pointOf(event));
     show(event.pointerType === "touch" ? null : pointOf(event));
@@ -113,18 +127,19 @@ export function listen(view, camera, state, tools, work, onPlace) {
       camera.reveal({ x: cursor.x / view.width, y: cursor.y / view.height });
       pressed?.move?.(keyPoint(event));
       show(cursor);
-    } else if (event.key === " " && !event.repeat && !pressed && !tool().pans) {
+    } else if (event.key === " " && !event.repeat && holder === null && !tool().pans) {
       event.preventDefault();
       cursor ??= { x: Math.floor(view.width / 2) + 0.5, y: Math.floor(view.height / 2) + 0.5 };
       pressed = tool();
+      holder = KEYBOARD;
       pressed.down(keyPoint(event));
       show(cursor);
     } else if (event.key === " ") event.preventDefault();
   });
   frame.addEventListener("keyup", (event) => {
-    if (event.key !== " " || !pressed) return;
+    if (event.key !== " " || holder !== KEYBOARD) return;
     const released = pressed;
-    pressed = null;
+    pressed = holder = null;
     released.up?.(keyPoint(event));
     show(cursor);
   });
@@ -138,7 +153,7 @@ export function listen(view, camera, state, tools, work, onPlace) {
   work.addEventListener("change", view.redraw);
 
   return () => {
-    pressed = null;
+    pressed = holder = panning = null;
     tool().cancel?.();
     view.redraw();
   };

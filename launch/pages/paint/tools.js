@@ -15,7 +15,7 @@ export function makeTools(work, state, stamps, voidId) {
 
   const brush = (id, label, shortcut, hint, value) => {
     let last = null;
-    const size = (p) => (p.pressure ? Math.max(1, state.size * p.pressure) : state.size);
+    const size = (p) => (p.pressure === null ? state.size : Math.max(1, state.size * p.pressure)); // a pen may press with 0
     return {
       id, label, shortcut, hint, sized: true, paints: value,
       down(p) {

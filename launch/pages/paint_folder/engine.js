@@ -46,7 +46,7 @@ export async function open(_, file, bytes, reading) {
 }
 
 /** The layout as a PNG file of ids with the classes' colours, which launch.synthesize takes, and its name. */
-export async function layoutFile(_, ids) {
+export async function layoutFile(ids) {
   return { content: new Blob([await layoutPng(ids, info)], { type: "image/png" }), name: fileName(ids) };
 }
 
