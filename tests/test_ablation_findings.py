@@ -19,7 +19,7 @@ from crn_jax.scores.statistics import Spread, few_images
 from launch import ablate
 from launch.ablation import findings
 from launch.ablation.findings import collect, common_keys, curve, difference, scores_of, together
-from launch.ablation.join import joined
+from launch.ablation.join import RESCORE, check_scoring, joined
 from launch.ablation.record import FILE, Entry, read_record, record_of, write_record
 from launch.ablation.summary import conclusions, figures_table, markdown, order_kept, still_falling
 from launch.ablation.tasks import Budget, Task
@@ -419,6 +419,10 @@ def test_seeds_are_compared_with_the_same_seeds(machines):
             "'b' was trained with two settings: batch_size: 1, now 7",
         ),
         (
+            lambda record: record["trainings"][0]["lines"][-1].update(step=80),
+            "'a' was trained with two settings: steps: 40, now 80",
+        ),
+        (
             lambda record: record["trainings"][2]["evaluation"].update(title="streets val, 9 examples"),
             'scored in different ways: images: "streets val, 4 examples", now "streets val, 9 examples"',
         ),
@@ -435,6 +439,25 @@ def test_records_that_do_not_belong_together(machines, change, problem):
     write_record(second, record)
     with pytest.raises(UserError, match=re.escape(problem)):
         joined([first, second], "join")
+
+
+def test_trainings_of_one_ablation_that_were_scored_in_different_ways_are_refused(tmp_path):
+    entries = [entry(tmp_path, "a"), entry(tmp_path, "b")]
+    trainings = [(Path(each["folder"]), each) for each in record_of("suite", "Why?", entries, "40 steps", "")["trainings"]]
+    check_scoring(trainings, RESCORE)
+    trainings[1][1]["evaluation"]["vgg19"] = {"weights": "random", "sha256": "0"}
+    with pytest.raises(UserError, match="a/0 and b/0 were scored in different ways: VGG-19.* Remove the folder evaluation"):
+        check_scoring(trainings, RESCORE)
+
+
+def test_a_record_from_anybody_may_hold_anything(machines, tmp_path, capsys):
+    *_, first, second = machines
+    record = read_record(second)
+    record["versions"]["crn_jax"] = 7
+    write_record(second, record)
+    with pytest.raises(SystemExit) as exit_:
+        ablate.main(["join", str(first), str(second), "--out", str(tmp_path / "out")])
+    assert exit_.value.code == 0 and ", 7" in read_record(tmp_path / "out" / FILE)["versions"]["crn_jax"]
 
 
 def test_the_command_that_joins(machines, tmp_path, capsys):

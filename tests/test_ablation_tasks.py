@@ -19,7 +19,7 @@ from launch import ablate
 from launch.ablation.tasks import Budget, Task, shown, with_segmenter
 from launch.common.command_line import parse
 from launch.common.names import slug
-from launch.common.output import write_json
+from launch.common.output import read_json, write_json
 from launch.common.terminal import console
 
 STEPS = Budget(steps=80)
@@ -134,6 +134,23 @@ def test_scores_that_are_gone_or_of_another_command_are_measured_again(tmp_path)
         change(tmp_path / "evaluation" / "evaluation.json")
         assert finish(task(tmp_path))[0] == again[0]
     assert finish(task(tmp_path)) == []
+
+
+def test_a_run_that_is_trained_further_is_not_scored_for_a_smaller_budget(tmp_path):
+    """A larger budget was begun and stopped, so that its training is not among the finished commands."""
+    finish(task(tmp_path))
+    (tmp_path / "checkpoints" / "85").mkdir(parents=True)
+    assert finish(task(tmp_path)) == []  # it was scored before
+    for change in (lambda: task(tmp_path, score=("--segmenter", "S")), lambda: scored_at(tmp_path, 85)):
+        with pytest.raises(UserError, match="is trained to step 85 already, so it cannot be scored after the 80 steps"):
+            (change() or task(tmp_path)).outstanding()
+
+
+def scored_at(folder: Path, step: int) -> None:
+    """Somebody has scored the run by the same command at another step."""
+    path = folder / "evaluation" / "evaluation.json"
+    stored = read_json(path)
+    write_json(path, stored | {"candidates": [{}, {"about": f"step {step}, k = 1"}]})
 
 
 def test_a_run_of_other_settings_counts_as_nothing(tmp_path):

@@ -47,6 +47,17 @@ def test_what_a_link_points_to_is_left_as_it_is(tmp_path, write, there):
     assert len(list(tmp_path.iterdir())) == 1 + there
 
 
+def test_what_a_killed_command_has_left_is_removed_and_what_another_writes_is_not(tmp_path):
+    (tmp_path / ".unfinished.killed" / "images").mkdir(parents=True)
+    (tmp_path / "kept").write_text("kept")
+    with output.staged(tmp_path) as one:
+        (one / "a").write_text("a")
+        with output.staged(tmp_path) as other:  # a command that runs at the same time
+            (other / "b").write_text("b")
+        assert one.is_dir()
+    assert {path.name for path in tmp_path.iterdir()} == {"kept", "a", "b"}
+
+
 def test_a_lock_that_is_a_link_is_refused(tmp_path):
     (tmp_path / "lock").symlink_to(tmp_path / "victim")
     with pytest.raises(UserError, match="cannot be written"), claimed(tmp_path):

@@ -121,12 +121,13 @@ def test_kernels_in_the_order_of_gpus_change_nothing(tiny, uninterrupted, tmp_pa
         np.testing.assert_allclose(got[step], expected[step], rtol=1e-5)
 
 
-def test_a_run_does_not_go_back(tiny, uninterrupted, tmp_path):
+def test_a_run_does_not_go_back(tiny, uninterrupted, tmp_path, monkeypatch):
     """There are no checkpoints of earlier steps. A run that is trained as far as it is asked to be is left as it is."""
     shutil.copytree(uninterrupted, tmp_path / "copy")
     assert f"trained to step {STEPS} already, but only 5 steps are asked for" in refused_run(
         [*tiny, *LONG, "--steps", "5"], tmp_path / "copy"
     )
+    monkeypatch.setattr(session, "compile_step", None)  # there is no step to compute
     run([*tiny, *LONG, "--steps", str(STEPS)], tmp_path / "copy")
     assert_identical(final_state(tmp_path / "copy"), final_state(uninterrupted))
 

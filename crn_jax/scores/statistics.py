@@ -1,4 +1,4 @@
-"""How sure a score is, and how sure the difference of two: bootstrap over images, and over seeds where there are several.
+"""How sure a score is, and how sure the difference of two: bootstrap over images, and Student's t over seeds.
 
 The draws depend on the seed and on the numbers of images and seeds alone.
 """

@@ -146,19 +146,19 @@ class Task:
         newest = max((int(path.name) for path in (self.folder / "checkpoints").glob("[0-9]*")), default=0)
         if steps is not None and newest > steps:
             raise UserError(
-                f"{self.folder} is trained to step {newest:,} already, so it cannot be scored after the {steps:,} of this budget. "
-                f"Give the larger --budget, or another --out."
+                f"{self.folder} is trained to step {newest:,} already, so it cannot be scored after the {steps:,} steps of "
+                f"this budget. Give the larger --budget, or another --out."
             )
 
     def _has_scores_of(self, command: list[str]) -> bool:
         """Whether the run folder has the scores of this command. Somebody may have scored the run in another way since."""
         try:
             evaluation = read_json(self.folder / "evaluation" / "evaluation.json")
-            stored, steps = evaluation.get("command"), self._steps()
-            at = at_step(steps) if steps else ""
-            if not evaluation["candidates"][1]["about"].startswith(at):
-                return False
-        except (UserError, AttributeError, LookupError, TypeError):  # they are gone, damaged, or of an older version
+        except UserError:  # they are gone, or damaged
+            return False
+        stored, steps = evaluation.get("command"), self._steps()
+        about = [candidate.get("about", "") for candidate in evaluation.get("candidates", [])][1:2]
+        if steps and about and about[0].startswith("step ") and not about[0].startswith(at_step(steps)):
             return False
         return stored is None or stored.partition("evaluate ")[2] == shown(command).partition("evaluate ")[2]
 
