@@ -146,7 +146,7 @@ def evaluate(asked: Arguments, comparison: Comparison, line: str) -> None:
     vgg_params = jax.device_put(vgg_params)
     methods = methods_of(comparison, vgg_params)
     judges, notes = judges_of(asked, comparison, methods, vgg_params, vgg19)
-    notes = [*comparison.notes(), *notes]
+    notes = [*comparison.notes(), *notes, *earlier_images(asked)]
     refuse_deleting(asked)
     count = len(comparison.examples.indices)
     if several_processes():
@@ -215,6 +215,14 @@ def refuse_deleting(asked: Arguments) -> None:
             f"{images} exists, and launch.evaluate did not make it: --save_images would replace it. Choose another folder "
             f"with --out."
         )
+
+
+def earlier_images(asked: Arguments) -> list[str]:
+    """Returns a note on images of an earlier evaluation, which stay beside the new scores."""
+    images = out_folder(asked) / "images"
+    if asked.save_images or not has_saved_images(out_folder(asked)):
+        return []
+    return [f"The images in {images} are those of an earlier evaluation, perhaps at another step. --save_images replaces them."]
 
 
 def has_saved_images(out: Path) -> bool:

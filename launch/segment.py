@@ -7,6 +7,7 @@ segmenter has labelled already is not labelled again.
 import contextlib
 import dataclasses
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -40,6 +41,9 @@ OVERVIEW = "overview"
 
 MADE = "segmented"
 """How the note in a layout's file begins."""
+
+_OURS = re.compile(rf"{MADE}, [0-9a-f]{{24}}")
+"""The whole note. An experiment may be called as the note begins, and launch.synthesize notes its name."""
 
 _SHEET_ROWS, _SHEET_WIDTH = 12, 384
 
@@ -151,7 +155,7 @@ def planned(asked: Arguments, labeller: Labeller) -> list[Job]:
         if job.target.resolve() in inputs:
             raise UserError(f"{job.target}: the layout would replace this photograph. Choose another folder with --out.")
         made, _ = made_by(job.target)
-        if job.target.exists() and not asked.overwrite and not (made or "").startswith(MADE):
+        if job.target.exists() and not asked.overwrite and not _OURS.fullmatch(made or ""):
             raise UserError(
                 f"{job.target}: this file exists already, and launch.segment did not make it. Choose another folder with "
                 f"--out, or replace it with --overwrite."

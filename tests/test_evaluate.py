@@ -691,6 +691,9 @@ def test_images_of_others_are_not_replaced(tmp_path):
         evaluate.refuse_deleting(asked)
     write_json(tmp_path / "evaluation.json", {"saved_images": True})
     evaluate.refuse_deleting(asked)
+    assert evaluate.earlier_images(asked) == []
+    (note,) = evaluate.earlier_images(dataclasses.replace(asked, save_images=False))
+    assert "are those of an earlier evaluation" in note
     (tmp_path / "images" / "theirs").mkdir()
     with pytest.raises(UserError, match="theirs is to be scored, and --save_images would replace"):
         evaluate.refuse_deleting(dataclasses.replace(asked, methods=(tmp_path / "images" / "theirs",)))
