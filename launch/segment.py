@@ -4,7 +4,6 @@ It writes a layout PNG for each photograph, of the photograph's size, for launch
 segmenter has labelled already is not labelled again.
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import re
@@ -29,7 +28,7 @@ from launch.common.contact_sheet import Row, contact_sheet
 from launch.common.jax_setup import set_up_jax
 from launch.common.names import command_line
 from launch.common.options import read_options
-from launch.common.output import made_by, staged, write_json
+from launch.common.output import explained_writing, made_by, staged, write_json
 from launch.common.terminal import command, console, track
 from launch.evaluation.methods import files_of
 from launch.segmentation.labeller import Labeller, open_labeller
@@ -192,21 +191,6 @@ def upright(path: Path) -> Image.Image:
     """Opens a photograph as viewers show it, and as its layout will be: turned by a quarter if its EXIF orientation says so."""
     height, width = size_of(path)
     return open_photograph(path, (width, height))
-
-
-@contextlib.contextmanager
-def explained_writing(folder: Path) -> Iterator[None]:
-    """Turns an `OSError` within the block, which writes layouts, into an error that says what to do.
-
-    Raises:
-      UserError: if a file cannot be written.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"{folder}: the layouts cannot be written there ({error}). Choose another folder with --out."
-        ) from error
 
 
 def label_all(jobs: list[Job], labeller: Labeller, refuse: Callable[[str], object]) -> Iterator[Job]:

@@ -27,7 +27,7 @@ from crn_jax.run import Run, load_run, output_folder
 from launch.common.contact_sheet import Row, contact_sheet, grid
 from launch.common.jax_setup import set_up_jax
 from launch.common.options import BucketPath, read_options
-from launch.common.output import write_png
+from launch.common.output import explained_writing, write_png
 from launch.common.processes import Processes, agree, is_first, join_apart, several_processes, sum_over_processes
 from launch.common.profiler import Profiler
 from launch.common.terminal import command, console, track
@@ -127,7 +127,7 @@ def run_command(arguments: Arguments, out: Path) -> None:
     if several_processes():  # all have checked their layouts
         agree({"layouts": len(tasks), "parameters and options": means.hexdigest()})
     replaced, rows = sum(job.count_replaced() for job in to_do), {}
-    try:
+    with explained_writing(out):
         out.mkdir(parents=True, exist_ok=True)
         for job in done:
             record.add(*files(job.path, job.targets))
@@ -138,8 +138,6 @@ def run_command(arguments: Arguments, out: Path) -> None:
                 rows[job.path] = row
         if on_sheet:
             write_sheet(run, [rows[path] for path in on_sheet], out / SHEET_NAME)
-    except OSError as error:
-        raise UserError(f"{out}: the images cannot be written there ({error}). Choose another folder with --out.") from error
     report(run, [image for _, targets in tasks for image in targets], sum(len(job.targets) for job in to_do), replaced, out)
 
 

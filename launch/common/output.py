@@ -27,6 +27,19 @@ _MADE = "crn_jax"  # the key of a PNG's text that says how the picture was made
 
 
 @contextlib.contextmanager
+def explained_writing(folder: Path) -> Iterator[None]:
+    """Turns an `OSError` within the block, which writes to a folder, into an error that says what to do.
+
+    Raises:
+      UserError: if a file cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({error}). Choose another folder with --out.") from error
+
+
+@contextlib.contextmanager
 def staged(folder: Path) -> Iterator[Path]:
     """Yields a temporary folder, whose files replace those of the same name in `folder` at the end, unless there is an error.
 
@@ -37,12 +50,10 @@ def staged(folder: Path) -> Iterator[Path]:
     """
     folder = folder.resolve()
     is_new = not folder.exists()
-    try:
+    with explained_writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         remove_unfinished(folder)
         temporary = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=folder))
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written ({error}); choose another folder.") from error
     try:
         with _held(temporary):
             temporary.mkdir(exist_ok=True)  # another command may have taken it for unfinished before it was held
@@ -88,14 +99,12 @@ def replace(source: Path, folder: Path) -> None:
     Raises:
       UserError: if `folder` cannot be written.
     """
-    try:
+    with explained_writing(folder):
         folder.mkdir(exist_ok=True)
         for path in source.iterdir():
             if (folder / path.name).is_dir():
                 shutil.rmtree(folder / path.name)
             os.replace(path, folder / path.name)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written ({error}); choose another folder.") from error
 
 
 def write_json(path: Path, fields: dict[str, Any]) -> None:
