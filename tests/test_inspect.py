@@ -330,7 +330,7 @@ def test_results_that_cannot_be_written_are_told_before_anything_is_decoded(camv
     with pytest.raises(SystemExit) as exit_:
         inspect.main([str(camvid), "--out", str(tmp_path / "file" / "out")])
     assert exit_.value.code == 2 and "file/out cannot be written" in (told := " ".join(capsys.readouterr().out.split()))
-    assert told.endswith("choose another folder.")
+    assert told.endswith("Choose another folder with --out.")
 
 
 def test_a_folder_whose_name_begins_with_a_dash(camvid, tmp_path, monkeypatch):

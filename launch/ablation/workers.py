@@ -21,6 +21,7 @@ import crn_jax.__main__
 from crn_jax.errors import UserError
 from launch.ablation.tasks import Task, shown
 from launch.common.exit_status import TRY_AGAIN
+from launch.common.output import explained_writing
 from launch.common.terminal import console, progress_bar
 
 POLL_SECONDS = 1.0
@@ -40,11 +41,9 @@ def claimed(folder: Path, wait: bool = False) -> Iterator[int | None]:
     Raises:
       UserError: if the folder cannot be written, or its file system has no locks.
     """
-    try:
+    with explained_writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         file = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written ({error}). Choose another folder with --out.") from error
     try:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
