@@ -43,8 +43,8 @@ def test_the_derivative_of_double_bilinear_is_its_transpose(shape, upsampling):
 
 @pytest.mark.parametrize("upsampling", ["align_corners", "half_pixel"])
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (2, 3, 4, 2), (1, 5, 1, 3)])
-def test_with_indices_as_with_slices(shape, upsampling):
-    """What GPUs compute, and its derivative."""
+def test_what_each_platform_computes_is_the_same(shape, upsampling):
+    """Upsampling by GPUs, by CPUs and elsewhere, and its derivative."""
     rng = np.random.default_rng(4)
     b, h, w, c = shape
     with jax.enable_x64(True):
@@ -53,6 +53,9 @@ def test_with_indices_as_with_slices(shape, upsampling):
         expected, down = jax.vjp(lambda x: resize.interleaved(x, *weights), x)
         np.testing.assert_allclose(resize.with_indices(x, *weights), expected, rtol=0, atol=1e-14)
         np.testing.assert_allclose(resize.by_input_with_indices(y, *weights), *down(y), rtol=0, atol=1e-14)
+        on_cpus, down_on_cpus = jax.vjp(lambda x: resize.one_axis_at_a_time(x, *weights), x)
+        np.testing.assert_allclose(on_cpus, expected, rtol=0, atol=1e-14)
+        np.testing.assert_allclose(*down_on_cpus(y), *down(y), rtol=0, atol=1e-14)
 
 
 def test_only_gpus_get_indices():
@@ -78,9 +81,9 @@ def test_derivatives_of_derivatives():
 def test_bfloat16_is_rounded_once(upsampling):
     x = jnp.asarray(np.random.default_rng(3).normal(size=(1, 9, 7, 4)), "bfloat16")
     weights = [resize.bilinear_weights(n, upsampling, jnp.dtype("float32")) for n in x.shape[1:3]]
-    for function in (lambda x: double_bilinear(x, upsampling), lambda x: resize.with_indices(x, *weights)):
-        exact = np.asarray(function(x.astype("float32")))
-        np.testing.assert_array_equal(function(x), jnp.asarray(exact, "bfloat16"))
+    for function in (resize.one_axis_at_a_time, resize.interleaved, resize.with_indices):
+        exact = np.asarray(function(x.astype("float32"), *weights))
+        np.testing.assert_array_equal(function(x, *weights), jnp.asarray(exact, "bfloat16"))
 
 
 @pytest.mark.parametrize("shape", [(1, 2, 2, 1), (2, 4, 6, 3), (1, 8, 2, 20)])
