@@ -46,7 +46,7 @@ from crn_jax.train import abstract_state, init_state, make_train_step
 from crn_jax.vgg_weights import random_vgg19
 from launch.common.catalogue import experiments, take_configs
 from launch.common.command_line import experiment_of_kind
-from launch.common.jax_setup import collect_garbage_rarely, set_up_jax, use_cache
+from launch.common.jax_setup import collect_garbage_rarely, compile_fewer_kernels, set_up_jax, use_cache
 from launch.common.names import command_line
 from launch.common.options import read_options
 from launch.common.profiler import Profiler
@@ -96,6 +96,8 @@ def main(arguments: list[str] | None = None) -> None:
     with command():
         given = sys.argv[1:] if arguments is None else arguments
         asked: Arguments = read_options(Arguments, "benchmark", take_configs(given))
+        if asked.compile_only:
+            compile_fewer_kernels()
         set_up_jax()
         report: dict[str, Any] = {"command": command_line("benchmark", *given)}
         report |= {"machine": describe_machine(), "cases": [], "input": []}
@@ -193,13 +195,18 @@ def in_own_process(function: Callable, *arguments: Any) -> Any:
 
 
 def measure(case: Experiment, asked: Arguments) -> dict[str, Any]:
-    """Measures the time to the first step with an empty and a filled compilation cache, and all that `measure_steps` does."""
+    """Measures the time to the first step with an empty and a filled compilation cache, and all that `measure_steps` does.
+
+    On CPUs, a process of its own measures synthesis, because trainings are compiled with other flags.
+    """
     with tempfile.TemporaryDirectory() as cache:
         began = time.time()
         cold = in_own_process(first_step, case, cache) - began
         began = time.time()
         result = in_own_process(measure_steps, case, cache, asked.steps, asked.against, asked.profile)
         warm = result.pop("first_step_at") - began
+        if result["device"] == "cpu":
+            result = in_own_process(measure_synthesis, case, asked.steps) | result
     return {**result, "first_step_cold_s": cold, "first_step_warm_s": warm}
 
 
@@ -259,6 +266,7 @@ def random_batch(case: Experiment) -> dict[str, np.ndarray]:
 
 def prepare(case: Experiment, cache: str) -> tuple:
     """Returns a case's compiled step, and its arguments. It is called in the case's own process."""
+    compile_fewer_kernels()
     collect_garbage_rarely()
     use_cache(cache)
     mesh, objective = mesh_of(case), objective_of(case)
@@ -278,7 +286,7 @@ def first_step(case: Experiment, cache: str) -> float:
 
 
 def measure_steps(case: Experiment, cache: str, count: int, against: str | None, profile: str | None = None) -> dict[str, Any]:
-    """Measures the time of synthesis, the step, the reference's step and a matrix product, in turns.
+    """Measures the time of the step, the reference's step, a matrix product and, on accelerators, synthesis, in turns.
 
     On accelerators it runs ten of each in a row, so that the host starts one while the device computes the one before, as in a
     training.
@@ -293,43 +301,60 @@ def measure_steps(case: Experiment, cache: str, count: int, against: str | None,
         "peak_bytes": peak_bytes(),
     }
 
-    params = put(mesh_of(case), jax.tree.map(np.asarray, state.params))
-    side, in_a_row = (2048, 1) if jax.default_backend() == "cpu" else (8192, 10)
-    matrix = jax.random.normal(jax.random.key(0), (side, side), case.cascade.dtype)
-    product = jax.jit(lambda a: a @ a)
     steps, states = {"step": step}, {"step": state}
     if against:
         reference = importlib.import_module(against).make_train_step(objective_of(case))
         state = init_state(objective_of(case), 0)
         steps["reference"], states["reference"] = reference.lower(state, vgg_params, batch).compile(), state
 
-    seconds: dict[str, list[float]] = {name: [] for name in ("product", "forward", *steps)}
-
-    def timed(name: str, run: Callable[[], Any]) -> None:
-        began = time.perf_counter()
-        for _ in range(in_a_row):
-            done = run()
-        jax.block_until_ready(done)
-        seconds[name].append((time.perf_counter() - began) / in_a_row)
-
     def next_step(name: str) -> dict:
         states[name], metrics = steps[name](states[name], vgg_params, batch)
         return metrics
 
-    with profiler_of(case, profile) as profiler:
+    measured: dict[str, Callable[[], Any]] = {name: functools.partial(next_step, name) for name in steps}
+    if jax.default_backend() != "cpu":
+        params = put(mesh_of(case), jax.tree.map(np.asarray, state.params))
+        measured["forward"] = forward_of(case, params, batch)
+    return result | times_of(case, measured, count, profile)
+
+
+def measure_synthesis(case: Experiment, count: int) -> dict[str, Any]:
+    """Measures the time of synthesis in turns with a matrix product."""
+    params = init_state(objective_of(case), 0, abstract_state(objective_of(case), mesh_of(case))).params
+    batch = put_batch(mesh_of(case), case.batch_size, random_batch(case))
+    return times_of(case, {"forward": forward_of(case, params, batch)}, count)
+
+
+def forward_of(case: Experiment, params: dict, batch: dict[str, jax.Array]) -> Callable[[], jax.Array]:
+    """Returns a function that synthesizes a batch."""
+    return lambda: synthesize(case.cascade, params, batch["layout"], batch.get("instances"))
+
+
+def times_of(
+    case: Experiment, measured: dict[str, Callable[[], Any]], count: int, profile: str | None = None
+) -> dict[str, Any]:
+    """Returns the times of functions, which run in turns with a matrix product, and their shares of its rate."""
+    side, in_a_row = (2048, 1) if jax.default_backend() == "cpu" else (8192, 10)
+    matrix = jax.random.normal(jax.random.key(0), (side, side), case.cascade.dtype)
+    product = jax.jit(lambda a: a @ a)
+    runs = {"product": lambda: [product(matrix) for _ in range(3)], **measured}
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    with profiler_of(case, profile) as profiler, jax.set_mesh(mesh_of(case)):
         for number in range(count + 1):
             with profiler.step(number):
-                timed("product", lambda: [product(matrix) for _ in range(3)])
-                with jax.set_mesh(mesh_of(case)):
-                    timed("forward", lambda: synthesize(case.cascade, params, batch["layout"], batch.get("instances")))
-                for name in steps:
-                    timed(name, functools.partial(next_step, name))
+                for name, run in runs.items():
+                    began = time.perf_counter()
+                    for _ in range(in_a_row):
+                        done = run()
+                    jax.block_until_ready(done)
+                    seconds[name].append((time.perf_counter() - began) / in_a_row)
+    result: dict[str, Any] = {}
     for name, values in seconds.items():
         values = values[1:]  # the first was to warm up
         result[f"{name}_s"] = {"median": float(np.median(values)), "least": min(values), "most": max(values)}
     result["matrix_flops_per_s"] = 3 * 2 * side**3 / result.pop("product_s")["median"]
     flops = identity(case)
-    for part in ("forward", "step"):
+    for part in measured.keys() & {"forward", "step"}:
         rate = flops[f"{part}_flops"] / result[f"{part}_s"]["median"] / mesh_of(case).size  # per device
         result[f"{part}_of_matrix_rate"] = rate / result["matrix_flops_per_s"]
     return result

@@ -52,10 +52,12 @@ def build_caches(stages: list[Command]) -> None:
 
 def estimate(stages: list[Command]) -> None:
     """Prints the memory, exchanges, operations and time of a training step of each stage, without running it."""
-    from launch.common.jax_setup import set_up_jax
+    from launch.common.jax_setup import compile_fewer_kernels, set_up_jax
     from launch.cost.dry_run import dry_run
     from launch.training.failures import explained_memory
 
+    if stages[0].topology is None:
+        compile_fewer_kernels()
     set_up_jax()
     for stage in stages:
         experiment = require_kind(stage.experiment, Experiment, f"--dry_run: '{stage.experiment.name}'")
@@ -71,12 +73,13 @@ def train(stages: list[Command], began: float | None) -> None:
       began: when the command was given, by `time.monotonic()`. None: when this process began.
     """
     from launch.common.ending import listen
-    from launch.common.jax_setup import keep_compiled_in, set_up_jax
+    from launch.common.jax_setup import compile_fewer_kernels, keep_compiled_in, set_up_jax
     from launch.common.processes import is_first, join, several_processes
     from launch.training import session
     from launch.training.ledger import process_began
 
     began = process_began() if began is None else began
+    compile_fewer_kernels()
     set_up_jax()
     join(stages[0].processes)
     if several_processes():

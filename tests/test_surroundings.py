@@ -26,7 +26,7 @@ from crn_jax.vgg_weights import ENVIRONMENT_VARIABLE, find_vgg19
 from launch import synthesize, train
 from launch.common import interruption, jax_setup, standard_streams
 from launch.common.exit_status import INTERRUPTED
-from launch.common.jax_setup import keep_compiled, unwritable
+from launch.common.jax_setup import compile_fewer_kernels, keep_compiled, unwritable
 from launch.common.names import COMMANDS, command_line, quoted
 from launch.common.options import read_options
 from launch.common.terminal import command, console, progress_bar
@@ -274,3 +274,47 @@ def test_an_error_shows_names_as_they_are(capsys):
     with console.capture() as capture, pytest.raises(SystemExit) as ended, command():
         raise UserError("runs/[v2] :car: 'x'")
     assert ended.value.code == 2 and capture.get() == "error: runs/[v2] :car: 'x'\n"
+
+
+FEWER_KERNELS = "--xla_backend_extra_options=xla_cpu_use_multi_output_fusion=true"
+
+
+@pytest.mark.parametrize(
+    "given, platforms, plugins, expected",
+    [
+        ("", None, [], FEWER_KERNELS),
+        ("--xla_cpu_enable_fast_math=false", None, [], f"--xla_cpu_enable_fast_math=false {FEWER_KERNELS}"),
+        ("", "cpu", ["cuda12"], FEWER_KERNELS),
+        ("", None, ["cuda12"], ""),  # GPUs have no such option
+        ("", "cuda,cpu", [], ""),
+        ("--xla_backend_extra_options=mine=1", None, [], "--xla_backend_extra_options=mine=1"),
+    ],
+)
+def test_trainings_on_cpus_alone_compile_fewer_kernels(given, platforms, plugins, expected, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", given)
+    monkeypatch.delenv("JAX_PLATFORMS")
+    if platforms:
+        monkeypatch.setenv("JAX_PLATFORMS", platforms)
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: plugins if group == "jax_plugins" else [])
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    compile_fewer_kernels()
+    assert os.environ["XLA_FLAGS"] == expected
+
+
+def test_xla_writes_several_arrays_in_one_kernel_if_told_before_jax_starts():
+    """Whether this version of XLA still knows the option, which it would ignore otherwise."""
+    program = """
+import sys
+import jax, numpy
+from launch.common.jax_setup import compile_fewer_kernels
+
+if sys.argv[1:]:
+    compile_fewer_kernels()
+print(jax.jit(lambda x: (x + 2, x * 3)).lower(numpy.ones(1000)).compile().as_text().count(" fusion("))
+"""
+    environment = os.environ | {"XLA_FLAGS": ""}
+    kernels = [
+        int(subprocess.run([sys.executable, "-c", program, *a], env=environment, check=True, capture_output=True).stdout)
+        for a in ((), ("fewer",))
+    ]
+    assert kernels == [2, 1]
