@@ -255,7 +255,7 @@ cityscapes_256p_diverse = dataclasses.replace(
 # TFLOP. (The authors' models start from the next smaller model, and train for 20 and 5 epochs: see cityscapes_grow_released.)
 #   python -m launch.train cityscapes_512p --data.root DIR
 #   python -m launch.train cityscapes_1024p --data.root DIR --cascade.dtype bfloat16
-# Expect: we have not yet trained them. At 1024p, a CPU needs 7.1 GB in float32, thanks to --remat full. An H200 needs
+# Expect: we have not yet trained them. At 1024p, a CPU needs 6.5 GB in float32, thanks to --remat full. An H200 needs
 # 31.9 ms for a step, and 6.1 GB, in bfloat16 with --remat none.
 cityscapes_512p = dataclasses.replace(
     cityscapes_256p,
