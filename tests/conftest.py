@@ -14,8 +14,6 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 _FLAGS = [
     # Most of the time here goes into compiling.
     "--xla_backend_optimization_level=0",
-    # As trainings are compiled. Given here, it also holds for what tests compile in their own process.
-    "--xla_backend_extra_options=xla_cpu_use_multi_output_fusion=true",
     # XLA aborts the process if one of the eight devices keeps a collective waiting too long, as it may on a busy machine.
     "--xla_cpu_collective_call_terminate_timeout_seconds=300",
 ]

@@ -1,6 +1,7 @@
 """What a machine may be like around a command: its terminal, its signals, its folders, and a person's names."""
 
 import codecs
+import json
 import os
 import pwd
 import re
@@ -12,6 +13,7 @@ import warnings
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 import rich.table
 from hypothesis import given, settings
@@ -288,33 +290,52 @@ FEWER_KERNELS = "--xla_backend_extra_options=xla_cpu_use_multi_output_fusion=tru
         ("", None, ["cuda12"], ""),  # GPUs have no such option
         ("", "cuda,cpu", [], ""),
         ("--xla_backend_extra_options=mine=1", None, [], "--xla_backend_extra_options=mine=1"),
+        ("--xla_force_host_platform_device_count=2", None, [], "--xla_force_host_platform_device_count=2"),
     ],
 )
 def test_trainings_on_cpus_alone_compile_fewer_kernels(given, platforms, plugins, expected, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", given)
     monkeypatch.delenv("JAX_PLATFORMS")
+    monkeypatch.delenv("JAX_NUM_CPU_DEVICES")
     if platforms:
         monkeypatch.setenv("JAX_PLATFORMS", platforms)
     monkeypatch.setattr("importlib.metadata.entry_points", lambda group: plugins if group == "jax_plugins" else [])
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     compile_fewer_kernels()
     assert os.environ["XLA_FLAGS"] == expected
+    monkeypatch.setenv("XLA_FLAGS", given)
+    monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "2")
+    compile_fewer_kernels()
+    assert os.environ["XLA_FLAGS"] == given
 
 
-def test_xla_writes_several_arrays_in_one_kernel_if_told_before_jax_starts():
-    """Whether this version of XLA still knows the option, which it would ignore otherwise."""
+def test_several_arrays_in_one_kernel_are_the_same_arrays():
+    """Whether this version of XLA still knows the option, which it would ignore otherwise; and a convolution's gradients."""
     program = """
+import json
 import sys
-import jax, numpy
+import jax, jax.numpy as jnp, numpy as np
+from crn_jax.kernels.convolution import trained_conv3x3
+from crn_jax.kernels.resize import double_bilinear
 from launch.common.jax_setup import compile_fewer_kernels
 
 if sys.argv[1:]:
     compile_fewer_kernels()
-print(jax.jit(lambda x: (x + 2, x * 3)).lower(numpy.ones(1000)).compile().as_text().count(" fusion("))
+
+def loss(k, x):
+    return (trained_conv3x3((double_bilinear(jax.nn.leaky_relu(x)),), k) ** 2).mean()
+
+rng = np.random.default_rng(0)
+k, x = (jnp.asarray(rng.normal(size=shape), "float32") for shape in ((3, 3, 130, 128), (1, 8, 16, 130)))
+step = jax.jit(jax.value_and_grad(loss, (0, 1))).lower(k, x).compile()
+value, (by_k, by_x) = step(k, x)
+numbers = [float(value), *np.ravel(by_k)[::1000].tolist(), *np.ravel(by_x)[::1000].tolist()]
+print(json.dumps([step.as_text().count(" fusion("), numbers]))
 """
-    environment = os.environ | {"XLA_FLAGS": ""}
-    kernels = [
-        int(subprocess.run([sys.executable, "-c", program, *a], env=environment, check=True, capture_output=True).stdout)
+    environment = {key: value for key, value in os.environ.items() if key not in ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES")}
+    (kernels, numbers), (fewer, same) = (
+        json.loads(subprocess.run([sys.executable, "-c", program, *a], env=environment, check=True, capture_output=True).stdout)
         for a in ((), ("fewer",))
-    ]
-    assert kernels == [2, 1]
+    )
+    assert fewer < 0.8 * kernels
+    np.testing.assert_allclose(same, numbers, rtol=1e-4, atol=1e-6)

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from crn_jax.kernels.halo import Haloed, with_halo
 from crn_jax.settings import Upsampling
-from crn_jax.sharding import MIN_ROWS, by_device, constrain, place_in_height, rows_are_split
+from crn_jax.sharding import MIN_ROWS, by_device, constrain, is_split, place_in_height, rows_are_split
 
 
 def halve_area(x: Float[Array, "B H W C"]) -> Float[Array, "B H//2 W//2 C"]:
@@ -101,7 +101,7 @@ def _doubled(x: jax.Array, rows: Weights, columns: Weights) -> jax.Array:
     Each pixel is the weighted mean of its four neighbours in x. CPUs take a pass for each axis. Elsewhere there is none: on a
     GPU, this becomes a part of the kernel that puts the layout beside the result, and its derivative is one kernel.
     """
-    return jax.lax.platform_dependent(x, rows, columns, cpu=one_axis_at_a_time, cuda=with_indices, default=interleaved)
+    return jax.lax.platform_dependent(x, rows, columns, cpu=_for_cpus(), cuda=with_indices, default=interleaved)
 
 
 @jax.custom_vjp
@@ -111,7 +111,7 @@ def _by_input(y: jax.Array, rows: Weights, columns: Weights) -> jax.Array:
     def transposed(function: Callable) -> Callable:
         return lambda y, *weights: jax.linear_transpose(lambda x: function(x, *weights), y[:, ::2, ::2])(y)[0]
 
-    by_slices = {"cpu": transposed(one_axis_at_a_time), "default": transposed(interleaved)}
+    by_slices = {"cpu": transposed(_for_cpus()), "default": transposed(interleaved)}
     return jax.lax.platform_dependent(y, rows, columns, cuda=by_input_with_indices, **by_slices)
 
 
@@ -128,13 +128,18 @@ _by_input.defvjp(
 # By slices and pads, which CPUs vectorize and the compiler for TPUs splits over devices
 
 
+def _for_cpus() -> Callable:
+    """Returns the fastest way for a single CPU; one axis at a time, XLA would sum the derivative over several devices."""
+    return interleaved if is_split() else one_axis_at_a_time
+
+
 def one_axis_at_a_time(x: jax.Array, weights_of_rows: Weights, weights_of_columns: Weights) -> jax.Array:
     """Computes `interleaved`, the rows first and then the columns: an axis at a time is what CPUs compute fastest."""
     y = x.astype(_exact(x))
     for axis, weights in ((1, weights_of_rows), (2, weights_of_columns)):
         shape = [2 * n if a == axis else n for a, n in enumerate(y.shape)]
         of_axis = [weight.reshape([-1 if a == axis else 1 for a in range(y.ndim)]) for weight in weights]
-        halves = [(1 - t) * y + t * _neighbour(y, axis, step) for step, t in zip((-1, 1), of_axis)]
+        halves = [y + t * (_neighbour(y, axis, step) - y) for step, t in zip((-1, 1), of_axis)]
         y = jnp.stack(halves, axis + 1).reshape(shape)
     return y.astype(x.dtype)
 

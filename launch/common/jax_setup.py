@@ -40,10 +40,12 @@ def compile_fewer_kernels() -> None:
     """Lets XLA for CPUs write several arrays in one kernel: a training step compiles in two thirds of the time.
 
     A command calls this before JAX starts, and only to train: a step takes the same time, but synthesis a fifth longer
-    (docs/performance_log.md). `jax.jit` has no such option.
+    (docs/performance_log.md). `jax.jit` has no such option. Nothing changes if several devices are asked for, whose gradients
+    would be summed one by one, or if XLA_FLAGS has extra options already.
     """
-    flags = os.environ.get("XLA_FLAGS", "")
-    if _on_cpus_alone() and "xla_backend_extra_options" not in flags:
+    flags, devices = os.environ.get("XLA_FLAGS", ""), os.environ.get("JAX_NUM_CPU_DEVICES") or "1"
+    several = devices != "1" or "xla_force_host_platform_device_count" in flags
+    if _on_cpus_alone() and not several and "xla_backend_extra_options" not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} --xla_backend_extra_options=xla_cpu_use_multi_output_fusion=true".strip()
 
 
