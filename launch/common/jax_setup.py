@@ -40,8 +40,8 @@ def compile_fewer_kernels() -> None:
     """Lets XLA for CPUs write several arrays in one kernel: a training step compiles in two thirds of the time.
 
     A command calls this before JAX starts, and only to train: a step takes the same time, but synthesis a fifth longer
-    (docs/performance_log.md). `jax.jit` has no such option. Nothing changes if several devices are asked for, whose gradients
-    would be summed one by one, or if XLA_FLAGS has extra options already.
+    (docs/performance_log.md). `jax.jit` has no such option. Nothing changes if this process is asked for several devices, whose
+    gradients would be summed one by one, or if XLA_FLAGS has extra options already.
     """
     flags, devices = os.environ.get("XLA_FLAGS", ""), os.environ.get("JAX_NUM_CPU_DEVICES") or "1"
     several = devices != "1" or "xla_force_host_platform_device_count" in flags
