@@ -129,7 +129,7 @@ _by_input.defvjp(
 
 
 def _for_cpus() -> Callable:
-    """Returns the fastest way. On several devices it is `interleaved`: XLA would sum the other way's derivative over them."""
+    """Returns the fastest way. On several devices XLA would sum the derivative of `one_axis_at_a_time` over them."""
     return interleaved if is_split() else one_axis_at_a_time
 
 
