@@ -98,8 +98,8 @@ def bilinear_weights(n: int, upsampling: Upsampling, dtype: jnp.dtype) -> Weight
 def _doubled(x: jax.Array, rows: Weights, columns: Weights) -> jax.Array:
     """Upsamples with given weights.
 
-    Each pixel is the weighted mean of its four neighbours in x. A single CPU takes a pass for each axis. Elsewhere there is none:
-    on a GPU, this becomes a part of the kernel that puts the layout beside the result, and its derivative is one kernel.
+    Each pixel is the weighted mean of its four neighbours in x. A single CPU takes a pass for each axis. Elsewhere there is
+    none: on a GPU, this becomes a part of the kernel that puts the layout beside the result, and its derivative is one kernel.
     """
     return jax.lax.platform_dependent(x, rows, columns, cpu=_for_cpus(), cuda=with_indices, default=interleaved)
 
