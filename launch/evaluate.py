@@ -50,6 +50,8 @@ from launch.evaluation.scoring import SCORES, Judges, Tally, by_protocol, summar
 from launch.evaluation.study import StudyMethod, write_study
 from launch.evaluation.study_answers import analyse, study_table, to_json
 
+_MUCH_VOID = 0.1  # segmenters hardly ever answer void
+
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
@@ -157,6 +159,7 @@ def evaluate(asked: Arguments, comparison: Comparison, line: str) -> None:
         images_folder = Path(first_says(str(folder))) / "images" if asked.save_images else None
         tallies, resources = measure(asked, comparison, methods, judges, images_folder)
         if is_first():
+            notes += void_notes(tallies[PHOTOGRAPHS], asked.segmenter)
             results = results_of(methods, tallies, resources, judges)
             height, width = comparison.experiment.size
             evaluation = {
@@ -425,6 +428,20 @@ def results_of(
                 result["protocols"] = by_protocol(conventions, arrays, real)
             results.append(result)
     return results
+
+
+def void_notes(photographs: Tally, segmenter: str | None) -> list[str]:
+    """Returns a note if the segmenter takes much of the photographs for void, as answers in other numbers look."""
+    if photographs.confusion is None:
+        return []
+    known = photographs.confusion[:-1]
+    share = known[:, -1].sum() / max(1, known.sum())
+    if share <= _MUCH_VOID:
+        return []
+    return [
+        f"{segmenter} sees void in {share:.0%} of the photographs' pixels that have a class. Are its answers numbered "
+        "otherwise, such as Cityscapes' train ids, or ADE20K's classes from 0? Then mIoU and accuracy mean nothing."
+    ]
 
 
 def chosen_examples(evaluation: dict[str, Any], each: int = 3, evenly: int = 6) -> dict[int, str]:

@@ -34,12 +34,13 @@ from launch.common.output import staged, write_json
 from launch.common.terminal import console
 from launch.evaluation import open_segmenter as open_segmenter_module
 from launch.evaluation import protocols, scoring
-from launch.evaluation.comparison import names_of
+from launch.evaluation.comparison import maybe_trained_on, names_of
 from launch.evaluation.methods import PHOTOGRAPHS, Batch, compared, files_of, resized
 from launch.evaluation.open_segmenter import Opened, open_segmenter
 from launch.evaluation.ranking import FEWEST, differences, ranking
 from launch.evaluation.score_tables import cell_text
 from launch.evaluation.scoring import Tally
+from launch.training.run_folder import describe_data
 from tests.support import reference
 from tests.support.commands import copy_described_otherwise
 from tests.support.pages import embedded
@@ -146,6 +147,30 @@ def test_a_runs_scores_are_those_of_what_it_synthesizes(runs, scored, random_vgg
     assert terms @ DISTANCE_WEIGHTS == pytest.approx(candidates["one"]["scores"]["distance"]["value"])
     resources = candidates["one"]["resources"]
     assert resources["parameters"] == count_parameters(run.params) and resources["peak_bytes"] > 4 * resources["parameters"]
+
+
+def test_a_run_may_have_been_trained_on_what_is_held_out_now(tmp_path, trained_streets):
+    """Every tenth name is held out, so the split moves if files are added."""
+
+    def add(*names: str) -> None:
+        for name in names:
+            for kind, mode in (("photographs", "RGB"), ("layouts", "L")):
+                (tmp_path / "data" / kind).mkdir(parents=True, exist_ok=True)
+                Image.new(mode, (64, 48), 7).save(tmp_path / "data" / kind / f"{name}.png")
+
+    add(*map(str, range(100, 112)))
+    data = DataConfig("folder", str(tmp_path / "data"), labels="cityscapes")
+    trained_on = describe_data(open_source(data, "train", (48, 64)), 1)
+    run = tmp_path / "run"
+    copy_described_otherwise(trained_streets, run, lambda description: description["data"].update(trained_on))
+
+    def told() -> tuple[str, ...]:
+        return maybe_trained_on({"one": run}, data, "val", open_source(data, "val", (48, 64)))
+
+    assert told() == ()
+    add("0", "1", "2")
+    (sentence,) = told()
+    assert sentence.startswith(f"one was trained on 10 photographs, and {data.root} has other ones for training now (13).")
 
 
 def test_the_photographs_are_the_ceiling_and_equal_themselves(scored):
@@ -427,6 +452,18 @@ def test_polegroup_is_void_by_train_ids(tmp_path):
     assert shown == [(1, 256, 512, 3)]  # what was seen at the data's size is not shown again
 
 
+def test_a_label_file_named_cityscapes_keeps_its_own_ids(tmp_path):
+    """Train ids are as many as Cityscapes' classes, but other numbers."""
+    own = dataclasses.replace(CITYSCAPES, ids={n: n for n in range(19)} | {255: 19})
+    for kind, values in (("photographs", 0), ("layouts", 18)):
+        (tmp_path / "val" / kind).mkdir(parents=True)
+        Image.new("RGB" if kind == "photographs" else "L", (64, 32), values).save(tmp_path / "val" / kind / "a.png")
+    data = DataConfig("folder", str(tmp_path))
+    source = open_source(data, "val", (32, 64), label_space=own)
+    conventions = protocols.open_conventions(protocols.protocols_on(own, ["oasis"]), data, "val", source, [0])
+    assert [source.label_space for source in conventions.sources.values()] == [source.label_space]
+
+
 def test_an_fid_of_a_protocol_is_of_the_images_at_its_size():
     """Features are made up here: the mean colours. Inception-V3 itself is tested in tests/test_inception.py."""
     small = [ON_CITYSCAPES[name]._replace(size=(16, 32)) for name in ("oasis", "pix2pixhd")]
@@ -619,6 +656,25 @@ def test_a_ranking_says_which_pairs_are_decided(by_protocols, runs, scored):
     assert rivals == {"one", "two", "same"}  # neither the photographs nor what was chosen by them
     endless = next(p for p in scored[0]["differences"] if (p["second"], p["score"]) == ("same", "psnr"))
     assert endless["value"] is None and endless["better"] == 0
+
+
+def test_an_accuracy_of_images_leaves_out_layouts_of_void():
+    """Such a layout has no pixel that could be right."""
+    rng, tallies, accuracies = np.random.default_rng(0), {}, {}
+    for name in "ab":
+        tallies[name], counts = Tally(), rng.integers(1, 50, (7, 3, 3))
+        counts[0, :2] = 0
+        tallies[name].add({"confusion": counts, "terms": np.zeros((7, 6))}, 7)
+        accuracies[name] = np.einsum("nii->n", counts[1:, :2, :2]) / counts[1:, :2].sum((1, 2))
+    (pair,) = differences(tallies, [{"name": name, "kind": "run", "scores": {"accuracy": {}}} for name in "ab"])
+    assert pair["better"] == pytest.approx(np.mean(accuracies["a"] > accuracies["b"]))
+
+
+def test_segmenters_that_see_void_everywhere_are_noticed():
+    for share, noticed in ((0.05, False), (0.5, True)):
+        counts = np.array([[100 - 100 * share, 0, 100 * share], [0, 0, 0], [7, 0, 70]])
+        notes = evaluate.void_notes(Tally(confusion=counts), "answers")
+        assert bool(notes) == noticed and all("answers sees void in 50%" in note for note in notes)
 
 
 def test_six_images_that_agree_decide_a_pair():

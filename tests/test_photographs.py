@@ -118,6 +118,12 @@ def words(*numbers: int) -> bytes:
 PRIMARIES = {name: words(31270, 32900, *(round(1e5 * n) for n in one)) for name, one in (("p3", P3), ("srgb", SRGB))}
 
 
+def decode_bt709(levels):
+    """Inverts the curve of ITU-R BT.709 by a table of the curve itself."""
+    light = np.linspace(0, 1, 1 << 20)
+    return np.interp(levels, np.where(light < 0.018, 4.5 * light, 1.099 * light**0.45 - 0.099), light)
+
+
 def test_gamma_and_primaries_of_a_png(tmp_path):
     image = colours()
     for chunks, primaries, decode in (
@@ -126,6 +132,7 @@ def test_gamma_and_primaries_of_a_png(tmp_path):
         ([(b"gAMA", words(100000))], SRGB, lambda levels: levels),
         ([(b"gAMA", words(55556))], SRGB, lambda levels: levels**1.8),
         ([(b"cICP", bytes((12, 13, 0, 1)))], P3, decode_srgb),
+        ([(b"cICP", bytes((1, 1, 0, 1))), (b"gAMA", words(51000))], SRGB, decode_bt709),  # a video's frame
     ):
         photograph = read_photograph(png_with(tmp_path / "a.png", *chunks))
         assert photograph.converted_from and difference(photograph.image, in_srgb(image, primaries, decode)) <= 1

@@ -235,6 +235,24 @@ def test_a_folder_of_ones_own_holds_out_every_tenth(tmp_path, folder):
     assert one_class(val, 1) == "road" and "every 10th name, 2 in all, is held out" in val.notes[0]
 
 
+def test_photographs_beside_the_splits_are_named(tmp_path):
+    for folder, count in (("train", 20), ("validation", 3), ("test", 3)):
+        own(tmp_path, folder, count)
+    data = DataConfig("folder", str(tmp_path), labels="cityscapes")
+    beside = f"{tmp_path}: photographs in test, validation are not read. The splits are train and val."
+    assert beside in open_source(data, "val", (6, 8)).notes
+    (tmp_path / "validation").rename(tmp_path / "val")
+    assert open_source(data, "val", (6, 8)).notes == (beside.replace(", validation", ""),)
+
+
+def test_polygons_are_named_where_layouts_are_missing(tmp_path):
+    own(tmp_path, "", 12)
+    for path in (tmp_path / "layouts").glob("*.png"):
+        path.rename(path.with_suffix(".json"))
+    with pytest.raises(UserError, match=r"Polygons, as in 00\.json, .* are not read\. Export them as PNGs of ids"):
+        open_source(DataConfig("folder", str(tmp_path), labels="cityscapes"), "train", (6, 8))
+
+
 def test_pictures_within_a_folder_of_pictures_are_not_left_out_without_a_word(tmp_path):
     own(tmp_path, "", 20)
     photograph(tmp_path / "photographs" / "day2" / "20.png", 9)

@@ -20,6 +20,7 @@ _OTHER_SUFFIXES = tuple(
     ".bmp .dib .tif .tiff .gif .heic .heif .avif .jp2 .jpx .j2k .jxl .ppm .pgm .pnm .tga .psd .eps .dng .cr2 .nef .arw".split()
 )
 """The suffixes of pictures that are not read."""
+_ANNOTATIONS = (".json", ".xml", ".txt")
 _HELD_OUT_EVERY = 10
 _LIST_BYTES = 1 << 24
 """The greatest size of a list of frames."""
@@ -163,13 +164,21 @@ def folder(root: Path, split: str) -> Found:
     """
     train, val = (root / part if (root / part).is_dir() else None for part in ("train", "val"))
     chosen = val if split == "val" and val else train or root
-    found = Found(by_name(chosen / "photographs"), by_name(chosen / "layouts"))
+    found = Found(by_name(chosen / "photographs"), by_name(chosen / "layouts"), _beside_the_splits(root))
     if val:
         return found
     names = found.names()
     held_out = names[::_HELD_OUT_EVERY]
     part = held_out if split == "val" else sorted({*names} - {*held_out})
     return found.only(part, f"{root} has no val, so every {_HELD_OUT_EVERY}th name, {len(held_out):,} in all, is held out.")
+
+
+def _beside_the_splits(root: Path) -> tuple[str, ...]:
+    """Says which folders beside `train` and `val` have photographs that are not read, such as `valid` or `validation`."""
+    others = [
+        path.name for path in sorted(root.iterdir()) if path.name not in ("train", "val") and (path / "photographs").is_dir()
+    ]
+    return (f"{root}: photographs in {some(others)} are not read. The splits are train and val.",) if others else ()
 
 
 def by_name(folder: Path, pattern: str = "*", name: Callable[[Path], str] = lambda path: path.stem) -> dict[str, Path]:
@@ -202,7 +211,8 @@ def by_name(folder: Path, pattern: str = "*", name: Callable[[Path], str] = lamb
     if not files:
         deeper = next((p.parent for p in sorted(folder.glob("*/**/*")) if p.suffix.lower() in SUFFIXES), None)
         hint = f" Its subfolders have some, such as {deeper}; bring them here." if deeper and "/" not in pattern else ""
-        raise UserError(f"{folder}: no files match {pattern} and end in {', '.join(SUFFIXES)}.{hint} {unread(folder)}".rstrip())
+        others = unread(folder) or _polygons(folder)
+        raise UserError(f"{folder}: no files match {pattern} and end in {', '.join(SUFFIXES)}.{hint} {others}".rstrip())
     return files
 
 
@@ -223,6 +233,14 @@ def unread(folder: Path) -> str:
     said = [f"The pictures in {some([str(path) for path in deeper])} are not read. Bring them into {folder}."] * bool(deeper)
     others = [path.name for path in inside if path.suffix.lower() in _OTHER_SUFFIXES]
     return " ".join([*said, *[_of_other_formats(others, folder)] * bool(others)])
+
+
+def _polygons(folder: Path) -> str:
+    """Says that polygons are not read, if a folder has files of annotations, as tools for labelling write them."""
+    files = [path.name for path in sorted(folder.iterdir()) if path.suffix.lower() in _ANNOTATIONS]
+    if not files:
+        return ""
+    return f"Polygons, as in {some(files)}, are not read. Export them as PNGs of ids from the program that wrote them."
 
 
 def _of_other_formats(others: list[str], folder: Path) -> str:

@@ -30,7 +30,8 @@ _DISPLAY_P3 = (0.3127, 0.3290, 0.680, 0.320, 0.265, 0.690, 0.150, 0.060)
 _ADOBE_RGB = (0.3127, 0.3290, 0.64, 0.33, 0.21, 0.71, 0.15, 0.06)
 _ADOBE_EXPONENT = 563 / 256
 # ITU-T H.273: the numbers of primaries, curve (13 is sRGB's), matrix (0 is RGB) and range (1 is full).
-_CICP = {bytes((1, 13, 0, 1)): _SRGB, bytes((12, 13, 0, 1)): _DISPLAY_P3}
+_BT709 = bytes((1, 1, 0, 1))  # frames of videos, as ffmpeg writes them
+_CICP = {bytes((1, 13, 0, 1)): _SRGB, bytes((12, 13, 0, 1)): _DISPLAY_P3, _BT709: _SRGB}
 _EXIF_INTEROPERABILITY, _INTEROPERABILITY_INDEX = 0xA005, 1
 _BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
 
@@ -53,8 +54,9 @@ def to_srgb(picture: Picture) -> tuple[Image.Image, str | None]:
     chunks = picture.chunks
     if cicp := chunks.get(b"cICP"):
         if cicp not in _CICP:
-            raise Unconvertible(f"its cICP {tuple(cicp)} is neither sRGB nor Display P3")
-        return _by_primaries(image, _srgb_curve(), _CICP[cicp], "cICP")
+            raise Unconvertible(f"its cICP {tuple(cicp)} is not of sRGB, Display P3 or BT.709")
+        curve = _bt709_curve() if cicp == _BT709 else _srgb_curve()
+        return _by_primaries(image, curve, _CICP[cicp], "cICP")
     if picture.profile is not None:
         return _by_profile(image, picture.profile)
     if b"sRGB" in chunks:
@@ -81,6 +83,11 @@ def _curve_and_primaries(chunks: dict[bytes, bytes]) -> tuple[Curve, Chromaticit
 
 def _srgb_curve() -> Curve:
     return np.where(_LEVELS <= 0.04045, _LEVELS / 12.92, ((_LEVELS + 0.055) / 1.055) ** 2.4)  # IEC 61966-2-1
+
+
+def _bt709_curve() -> Curve:
+    """Returns the inverse of the camera's curve of BT.709. ffmpeg's gAMA beside such a cICP, 0.51, stands for the same."""
+    return np.where(_LEVELS < 0.081, _LEVELS / 4.5, ((_LEVELS + 0.099) / 1.099) ** (1 / 0.45))
 
 
 def _curve_of_gamma(gamma: float) -> Curve:

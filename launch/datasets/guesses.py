@@ -108,7 +108,7 @@ def guessed_source(data: DataConfig) -> tuple[DataConfig, list[Pair]]:
         if lonely := next(filter(None, map(unpaired, parts)), ""):
             raise UserError(f"No photograph has a layout: {lonely}")
         missing = dict.fromkeys(part.missing for found in parts for part in found if part.missing)
-        reasons = [reason for reason in missing if "there is no such" not in reason]  # all sources but one lack their folders
+        reasons = [reason for reason in missing if "there is no " not in reason]  # all sources but one lack their folders
         raise UserError(
             f"{data.root} has no photographs with layouts where {', '.join(IN_FILES)} have them. Give the data set's "
             f"top folder; or name the data set by --source, which tells what is missing. {' '.join(reasons)}".strip()

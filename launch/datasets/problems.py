@@ -120,14 +120,18 @@ def _ambiguous(pairs: Sequence[Pair], looks: Sequence[Look], label_space: LabelS
         what = f"{counted(len(said), 'palette PNG')} could hold ids or colours"
         remedy = "Say which with --data.read ids or --data.read colors. The page inspection.html shows both readings."
         yield Problem(True, what, remedy, said[:_EXAMPLES])
-    if label_space.read_as is None:
+    if label_space.read_as != "colors":  # a drafted label file says "ids", by the files that there were then
         seen: dict[int, tuple[Color, Path]] = {}
         try:
             for pair, look in zip(pairs, looks):
                 refuse_changed(seen, look.palette, pair.layout)
         except UserError as error:
-            what = "Indices of palette PNGs are no ids, because palettes differ"
-            yield Problem(True, what, "If they are ids all the same, say --data.read ids.", [str(error)])
+            if label_space.read_as is None:
+                what = "Indices of palette PNGs are no ids, because palettes differ"
+                yield Problem(True, what, "If they are ids all the same, say --data.read ids.", [str(error)])
+            else:
+                what = "Palettes differ, but indices of palette PNGs are read as ids, as --data.read or the label file says"
+                yield Problem(False, what, 'If that is wrong, say "colors" there, or save layouts as RGB.', [str(error)])
 
 
 def _changed(pairs: Sequence[Pair], looks: Sequence[Look], root: Path) -> Iterator[Problem]:

@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 from crn_jax.buckets import is_bucket
+from crn_jax.data.examples import Source
 from crn_jax.data.labels.indexed import Reading
 from crn_jax.data.labels.label_space import LabelSpace
 from crn_jax.data.pipeline import spread
-from crn_jax.data.sources import DRAWN, DataConfig, Split, label_space_of
-from crn_jax.errors import UserError
+from crn_jax.data.sources import DRAWN, DataConfig, Split, label_space_of, open_source
+from crn_jax.errors import UserError, counted
 from crn_jax.experiment import Synthesis, require_kind
-from crn_jax.run import Run, is_run, load_run
+from crn_jax.run import Run, is_run, load_run, read_description
 from launch.common.command_line import experiment_of_kind
 from launch.common.terminal import opened
 from launch.evaluation.methods import PHOTOGRAPHS, Examples
+from launch.training.run_folder import describe_data
 
 
 class Comparison(NamedTuple):
@@ -30,16 +32,44 @@ class Comparison(NamedTuple):
     data: DataConfig
     examples: Examples
     given: dict[str, Run | Path]
+    trained_on: tuple[str, ...] = ()
+    """Sentences on runs that may have been trained on some of the examples."""
 
     def notes(self) -> list[str]:
         """Says which runs were trained on photographs that differ from the examples, which are the first run's."""
         runs = {name: run.experiment.data for name, run in self.given.items() if isinstance(run, Run)}
-        return [
+        other = [
             f"{name} was trained with --data.{field} {there}, and these examples have {here}."
             for name, data in runs.items()
             for field in ("clear_days", "vivid", "fit")
             if (there := getattr(data, field)) != (here := getattr(self.experiment.data, field))
         ]
+        return [*self.trained_on, *other]
+
+
+def maybe_trained_on(runs: dict[str, Path], data: DataConfig, split: Split, source: Source) -> tuple[str, ...]:
+    """Says which runs were trained on other photographs than those that the data set has for training now.
+
+    If files were added, or the data set is another one, the split may have moved, and held-out examples were trained on.
+    """
+    if split == "train" or not runs or data.source in DRAWN or (data.cache and is_bucket(data.root or "")):
+        return ()
+    try:
+        train = open_source(
+            dataclasses.replace(data, cache=None, vivid=False), "train", source.size, label_space=source.label_space
+        )
+    except UserError:
+        return ()  # the folder holds nothing to train on
+    now, notes = describe_data(train, 1), list[str]()
+    for name, path in runs.items():
+        then = read_description(path)[2].get("data", {})
+        if then.get("names_sha256", now["names_sha256"]) != now["names_sha256"]:
+            notes.append(
+                f"{name} was trained on {counted(then['examples'], 'photograph')}, and {data.root} has other ones for "
+                f"training now ({now['examples']:,}). If files were added or removed since, the run may have been trained on "
+                "some of these examples."
+            )
+    return tuple(notes)
 
 
 def open_comparison(
@@ -76,9 +106,10 @@ def open_comparison(
     data = dataclasses.replace(common.data, root=root or common.data.root, cache=cache, instances=instances or maps)
     source = opened(data, split, common.size, label_space, instances=common.boundaries or bool(with_instances))
     indices = spread(source, len(source) if limit is None else limit)
-    return Comparison(
-        common, data, Examples(source, indices), {name: runs.get(path, path) for name, path in names_of(paths).items()}
-    )
+    names = names_of(paths)
+    trained = maybe_trained_on({name: path for name, path in names.items() if path in runs}, data, split, source)
+    given = {name: runs.get(path, path) for name, path in names.items()}
+    return Comparison(common, data, Examples(source, indices), given, trained)
 
 
 def common_ground(paths: Sequence[Path], runs: dict[Path, Run], name: str | None) -> tuple[Synthesis, LabelSpace]:
@@ -92,6 +123,8 @@ def common_ground(paths: Sequence[Path], runs: dict[Path, Run], name: str | None
     """
     if not runs:
         if not name:
+            if missing := [path for path in paths if not is_bucket(path) and not path.exists()]:
+                raise UserError(f"{missing[0]}: there is no such folder.")
             raise UserError(
                 f"{paths[0]} is not a run folder. To score images alone, name their data and size with --experiment."
             )

@@ -245,7 +245,8 @@ def open_conventions(
     sources = {}
     for protocol in protocols:
         view = View(protocol.size or source.size, protocol.polegroup_is_void)
-        other = protocol.polegroup_is_void and source.label_space.name == CITYSCAPES.name
+        # Not by its name: a label file of one's own may be called cityscapes.json, and have other ids.
+        other = protocol.polegroup_is_void and source.label_space.ids == CITYSCAPES.ids
         label_space = dataclasses.replace(strict, read_as=source.label_space.read_as) if other else source.label_space
         if view.size == source.size and label_space is source.label_space:
             sources[view] = source

@@ -61,8 +61,9 @@ def _apart(key: str, first: dict[str, np.ndarray], second: dict[str, np.ndarray]
     pixels = np.stack([first["pixels"], second["pixels"]], 1)  # [images, 2, 4, c]
     value, ends = float(less(pixels.mean(0, keepdims=True))[0]), bootstrap(less, pixels)
     low, high = (value + few_images(len(pixels)) * (end - value) for end in ends)
-    each = [percent(one["pixels"])[None] for one in (first, second)]
-    smaller = np.nan if key == "miou" else difference(each[0], each[1]).smaller
+    each = np.stack([percent(one["pixels"]) for one in (first, second)])
+    each = each[:, np.isfinite(each).all(0)]  # a layout that is void throughout has no accuracy
+    smaller = np.nan if key == "miou" or not each.size else difference(each[:1], each[1:]).smaller
     return Difference(value, low, high, smaller)
 
 
