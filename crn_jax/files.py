@@ -13,6 +13,9 @@ from typing import BinaryIO
 
 from crn_jax.errors import UserError
 
+TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.tmp")
+"""The names of files that `replacing` has not finished."""
+
 
 def expanded(path: str | Path) -> str:
     """Returns a path with the home directory in place of `~`, and values in place of $VARIABLE, as a shell does.

@@ -82,10 +82,15 @@ def activation_spec(mesh: Mesh | AbstractMesh, shape: Sequence[int], min_rows: i
     return PartitionSpec(None if shape[0] % data else DATA, rows)
 
 
+def _is_ours(mesh: Mesh | AbstractMesh) -> bool:
+    """Tells whether a mesh in force is one of `make_mesh`. A program that calls `synthesize` may have set one of its own."""
+    return mesh.axis_names == (DATA, SPATIAL) and AxisType.Explicit not in mesh.axis_types
+
+
 def constrain(x: Shaped[Array, "B H *rest"], min_rows: int = 1) -> Shaped[Array, "B H *rest"]:
     """Returns `x` with the sharding of `activation_spec` on the mesh in force (`jax.set_mesh`), or as it is without a mesh."""
     mesh = jax.sharding.get_abstract_mesh()
-    if DATA not in mesh.axis_names:
+    if not _is_ours(mesh):
         return x
     return jax.lax.with_sharding_constraint(x, activation_spec(mesh, x.shape, min_rows))
 
@@ -93,7 +98,7 @@ def constrain(x: Shaped[Array, "B H *rest"], min_rows: int = 1) -> Shaped[Array,
 def rows_are_split(x: Shaped[Array, "B H ..."] | jax.ShapeDtypeStruct, min_rows: int) -> bool:
     """Returns whether `constrain` splits the rows of an activation `x` [B, H, ...] over several devices."""
     mesh = jax.sharding.get_abstract_mesh()
-    split = DATA in mesh.axis_names and mesh.shape[SPATIAL] > 1
+    split = _is_ours(mesh) and mesh.shape[SPATIAL] > 1
     return split and activation_spec(mesh, x.shape, min_rows)[1] is not None
 
 
@@ -141,7 +146,7 @@ def from_neighbours(
 def is_split() -> bool:
     """Returns whether the mesh in force splits arrays: the compiler has to see convolutions then, to split them."""
     mesh = jax.sharding.get_abstract_mesh()
-    return DATA in mesh.axis_names and math.prod(mesh.axis_sizes) > 1
+    return _is_ours(mesh) and math.prod(mesh.axis_sizes) > 1
 
 
 class OverDevices:
@@ -249,7 +254,7 @@ def all_gathered(params: Any, dtype: Any) -> Any:
 
     3x3 kernels are converted to `dtype` first, as their layers would do anyway: bfloat16 halves the communication.
     """
-    if DATA not in jax.sharding.get_abstract_mesh().axis_names:
+    if not _is_ours(jax.sharding.get_abstract_mesh()):
         return params
     cast = jax.tree.map(lambda leaf: leaf.astype(dtype) if leaf.shape[:2] == (3, 3) else leaf, params)
     return jax.tree.map(_all_gathered, cast)
@@ -265,7 +270,7 @@ _all_gathered.defvjp(lambda shard: (_all_gathered(shard), None), lambda _, gradi
 
 def reduce_scattered(gradient: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
     """Sums the devices' contributions to a gradient, and leaves each device the shard of the sum that it updates."""
-    if DATA not in jax.sharding.get_abstract_mesh().axis_names:
+    if not _is_ours(jax.sharding.get_abstract_mesh()):
         return gradient
     # It is replicated first, because the compiler would otherwise split the convolutions by channels, too.
     return _constrain_sharded(_constrain_replicated(gradient))

@@ -37,6 +37,7 @@ def synthesize(
         the ids are no integers, if there are no layouts, if a class id is out of range, or if instances are missing or not
         wanted. The range is checked in NumPy arrays, not on a device.
     """
+    layout_ids = _native(layout_ids)
     if layout_ids.dtype.kind not in "iu":
         raise ValueError(f"Class ids are integers, not {layout_ids.dtype}.")
     if layout_ids.shape[:1] == (0,):
@@ -76,8 +77,17 @@ def _was_put(array: Any) -> TypeGuard[jax.Array]:
     return isinstance(array, jax.Array) and not isinstance(array, jax.core.Tracer) and array.committed
 
 
+def _native(ids: Any) -> Array | np.ndarray:
+    """Returns ids as JAX takes them: in this machine's byte order. What is no array yet, such as a list, becomes one."""
+    if isinstance(ids, jax.Array):  # a tracer is one, too
+        return ids
+    ids = ids if isinstance(ids, np.ndarray) else np.asarray(ids)
+    return ids if ids.dtype.isnative else ids.astype(ids.dtype.newbyteorder("="))
+
+
 def _checked(instance_ids: Array | np.ndarray, shape: tuple[int, ...]) -> Array | np.ndarray:
     """Returns the instance ids, in at most 32 bits, which is what JAX keeps of them."""
+    instance_ids = _native(instance_ids)
     if instance_ids.dtype.kind not in "iu":
         raise ValueError(f"Instance ids are integers, not {instance_ids.dtype}.")
     if instance_ids.shape != shape:
@@ -87,7 +97,18 @@ def _checked(instance_ids: Array | np.ndarray, shape: tuple[int, ...]) -> Array 
     return instance_ids
 
 
+def _check_size(config: Generator, height: int, width: int) -> None:
+    """Raises ValueError for sizes that a network would take for its own, or fail at, without naming those that fit."""
+    rows, columns = config.size
+    if config.fixed_size and (height, width) != (rows, columns):
+        raise ValueError(f"A layout of {height}x{width} does not fit: this network makes images of {rows}x{columns} only.")
+    if 0 in (height, width):
+        raise ValueError(f"A layout of {height}x{width} has no pixels. This network was made for {rows}x{columns}.")
+
+
 def _images(config: Generator, params: dict, layout_ids: Array, instance_ids: Array | None = None) -> Array:
+    if layout_ids.ndim == 3:  # the network refuses other ranks
+        _check_size(config, *layout_ids.shape[1:])
     return to_uint8(generate(config, params, layout_of(config, layout_ids, instance_ids)))
 
 

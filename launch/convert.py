@@ -34,6 +34,8 @@ from launch.conversion.onnxruntime_web import runtime_files, version_of
 from launch.conversion.web_page import MODEL, check_size, write_web_page
 from launch.painting.painted_run import check_paintable
 
+_REMEDY = "Give another place as OUT, the last argument."
+
 ReleasedData = Literal["cityscapes", "gta5"]
 
 
@@ -196,7 +198,7 @@ def write_run(
     ema = None if state.ema is None else params
     opt_state = {**state.opt_state, **(moments or {})}
     state = state._replace(step=jnp.int32(step), params=params, opt_state=opt_state, ema=ema)
-    with staged(folder) as unfinished:
+    with staged(folder, _REMEDY) as unfinished:
         write_json(unfinished / "run.json", description)
         with Checkpoints(unfinished / "checkpoints", keep_last=1) as checkpoints:
             checkpoints.save(step, jax.tree.map(jnp.asarray, state), None, description)
@@ -237,7 +239,7 @@ def from_safetensors(asked: FromSafetensors) -> None:
 def export(asked: Export) -> None:
     """Exports a run as an artifact with a model card."""
     run = load_run(asked.run, asked.checkpoint)
-    with staged(asked.out) as unfinished:
+    with staged(asked.out, _REMEDY) as unfinished:
         about = write_artifact(unfinished, run, asked.size)
         card = model_card(run, asked.run, use_of_artifact(about), size=about["size"])
         replace_text(unfinished / "README.md", card)
@@ -279,7 +281,7 @@ def to_web(asked: Web) -> None:
     runtime = runtime_files(asked.onnxruntime)
     run = load_run(asked.run, asked.checkpoint)
     check_paintable(run, str(asked.run))
-    with staged(asked.out) as unfinished:
+    with staged(asked.out, _REMEDY) as unfinished:
         write_onnx(unfinished / MODEL, run, asked.run, run.generator.size, asked.half)
         check_size(unfinished)
         write_web_page(unfinished, run, str(asked.run), runtime)

@@ -8,6 +8,7 @@ import collections
 import dataclasses
 import functools
 import hashlib
+import os
 import re
 from pathlib import Path
 from typing import Annotated
@@ -27,7 +28,7 @@ from crn_jax.run import Run, load_run, output_folder
 from launch.common.contact_sheet import Row, contact_sheet, grid
 from launch.common.jax_setup import set_up_jax
 from launch.common.options import BucketPath, read_options
-from launch.common.output import explained_writing, write_png
+from launch.common.output import explained_writing, remove_unfinished, write_png
 from launch.common.processes import Processes, agree, is_first, join_apart, several_processes, sum_over_processes
 from launch.common.profiler import Profiler
 from launch.common.terminal import command, console, track
@@ -37,6 +38,8 @@ from launch.synthesis.stream import Job, Synthesized, image_note, is_foreign, sh
 
 SHEET_NAME = "contact_sheet.png"
 SHEET_ROWS = 32
+LONGEST_NAME = 255
+"""The most bytes that the name of a file has, on most file systems."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,6 +132,7 @@ def run_command(arguments: Arguments, out: Path) -> None:
     replaced, rows = sum(job.count_replaced() for job in to_do), {}
     with explained_writing(out):
         out.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(out)
         for job in done:
             record.add(*files(job.path, job.targets))
         written = synthesize_all(run, to_do, arguments.batch_size, functools.partial(write, arguments, choice), profiler)
@@ -165,10 +169,19 @@ def tasks_of(arguments: Arguments, num_images: int, out: Path) -> list[Task]:
     Raises:
       UserError: if a layout does not exist, if two layouts have one name, or if an image would replace a layout.
     """
-    paths = list(find_layouts(arguments.layouts))
+    paths = _without_own_images(list(find_layouts(arguments.layouts)), arguments, out)
     targets = [[out / name for name in names] for names in target_names(paths, num_images)]
     refuse_overwriting(paths, [image for each in targets for image in each] + [out / SHEET_NAME] * arguments.sheet)
     return list(zip(paths, targets))
+
+
+def _without_own_images(paths: list[Path], arguments: Arguments, out: Path) -> list[Path]:
+    """Leaves out what launch.synthesize has written into a folder of layouts, which --out may name, too."""
+    place = out.resolve()
+    if all(is_bucket(given) or given.resolve() != place for given in arguments.layouts):
+        return paths
+    kept = [path for path in paths if path in arguments.layouts or path.parent.resolve() != place or is_foreign(path)]
+    return kept or paths
 
 
 def with_own_layouts(arguments: Arguments, run: Run) -> Arguments:
@@ -308,7 +321,7 @@ def target_names(paths: list[Path], num_images: int) -> list[list[str]]:
     """Names the files of each layout's images: `NAME.png` for one image, `NAME_0.png` and so on for several.
 
     Raises:
-      UserError: if two layouts would write the same file.
+      UserError: if two layouts would write the same file, or if a name would be too long for a file.
     """
     stems = [path.stem for path in paths]
     if doubled := sorted(stem for stem, count in collections.Counter(stems).items() if count > 1):
@@ -316,7 +329,11 @@ def target_names(paths: list[Path], num_images: int) -> list[list[str]]:
             f"Several layouts are called {', '.join(doubled)}: their images would overwrite each other. Give them in separate "
             f"calls with --out."
         )
-    return [[f"{s}.png"] if num_images == 1 else [f"{s}_{u}.png" for u in range(num_images)] for s in stems]
+    names = [[f"{s}.png"] if num_images == 1 else [f"{s}_{u}.png" for u in range(num_images)] for s in stems]
+    for path, each in zip(paths, names):
+        if len(os.fsencode(each[-1])) > LONGEST_NAME:
+            raise UserError(f"{path}: the name of its image would have more than {LONGEST_NAME} bytes. Rename the layout.")
+    return names
 
 
 def refuse_overwriting(inputs: list[Path], targets: list[Path]) -> None:

@@ -115,3 +115,6 @@ def test_what_cannot_be_converted_is_named(shared_data, tmp_path):
     (tmp_path / "taken" / "file").touch()
     assert "taken exists already. Give another name." in refused("authors", source / "final.ckpt", tmp_path / "taken")
     assert not out.exists()
+    (tmp_path / "file").touch()
+    told = refused("export", "streets", tmp_path / "file" / "x")
+    assert "cannot be written" in told and "Give another place as OUT, the last argument." in told

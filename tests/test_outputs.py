@@ -5,6 +5,7 @@ import re
 import struct
 import subprocess
 import sys
+import time
 import zlib
 from pathlib import Path
 
@@ -50,12 +51,15 @@ def test_what_a_link_points_to_is_left_as_it_is(tmp_path, write, there):
 def test_what_a_killed_command_has_left_is_removed_and_what_another_writes_is_not(tmp_path):
     (tmp_path / ".unfinished.killed" / "images").mkdir(parents=True)
     (tmp_path / "kept").write_text("kept")
+    for name, hours in ((f".{'0' * 16}.tmp", 2), (f".{'1' * 16}.tmp", 0), (".own.tmp", 2)):  # the second is being written
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (time.time() - 3600 * hours,) * 2)
     with output.staged(tmp_path) as one:
         (one / "a").write_text("a")
         with output.staged(tmp_path) as other:  # a command that runs at the same time
             (other / "b").write_text("b")
         assert one.is_dir()
-    assert {path.name for path in tmp_path.iterdir()} == {"kept", "a", "b"}
+    assert {path.name for path in tmp_path.iterdir()} == {"kept", "a", "b", f".{'1' * 16}.tmp", ".own.tmp"}
 
 
 def test_a_lock_that_is_a_link_is_refused(tmp_path):

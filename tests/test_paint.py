@@ -893,6 +893,7 @@ def test_every_answer_confines_the_page(server):
         ("/open/layout", b"no picture", 422),
         ("/open/layout?read=both", b"", 400),
         ("/open/photograph", b"", 422),
+        ("/open/anything", b"", 404),
         ("/command", b"{", 400),
         ("/command", b"[]", 400),
         ("/command", b"[" * 60_000, 400),

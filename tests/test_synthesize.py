@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from jax.sharding import AxisType
 from PIL import Image
 
 from crn_jax.baselines.gan import GANConfig
@@ -73,6 +74,35 @@ def test_ids_that_are_no_integers_are_refused(kind):
     for layout in (np.ones((1, *CONFIG.size), kind), jax.numpy.ones((1, *CONFIG.size), kind)):
         with pytest.raises(ValueError, match=f"Class ids are integers, not {np.dtype(kind)}"):
             synthesize(CONFIG, {}, layout)
+
+
+def test_ids_of_any_byte_order_and_lists_are_read():
+    params = init_params(CONFIG, jax.random.key(0))
+    layout = np.random.default_rng(0).integers(0, 5, (1, *CONFIG.size)).astype(np.uint16)
+    expected = np.asarray(synthesize(CONFIG, params, layout))
+    for same in (layout.astype(">u2"), layout.astype("<u2"), layout.tolist()):
+        np.testing.assert_array_equal(synthesize(CONFIG, params, same), expected)
+
+
+def test_sizes_that_are_no_sizes_are_refused_in_words():
+    for size in ((0, 6), (4, 0)):
+        with pytest.raises(ValueError, match=f"A layout of {size[0]}x{size[1]} has no pixels. This network was made for 4x6"):
+            synthesize(CONFIG, {}, np.zeros((1, *size), np.uint8))
+    network = GANConfig(5, (64, 128), "pix2pix")
+    for size in ((32, 64), (128, 256)):
+        with pytest.raises(ValueError, match=f"{size[0]}x{size[1]} does not fit: this network makes images of 64x128 only"):
+            synthesize(network, {}, np.zeros((1, *size), np.uint8))
+
+
+@pytest.mark.parametrize("axes", [("data",), ("data", "model"), ("spatial",)])
+def test_a_mesh_of_the_calling_program_is_left_alone(axes):
+    """Many programs have an axis `data`, but no axis for rows."""
+    params = init_params(CONFIG, jax.random.key(0))
+    layout = np.zeros((1, *CONFIG.size), np.uint8)
+    expected = np.asarray(synthesize(CONFIG, params, layout))
+    for kind in (AxisType.Auto, AxisType.Explicit):
+        with jax.set_mesh(jax.make_mesh((1,) * len(axes), axes, (kind,) * len(axes), devices=jax.devices()[:1])):
+            np.testing.assert_array_equal(synthesize(CONFIG, params, layout), expected)
 
 
 @pytest.fixture(scope="module")
@@ -286,6 +316,19 @@ def test_images_of_another_origin_are_not_overwritten(trained, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["ids.png"] and (read(photograph) == (9, 8, 7)).all()
     command.main([*arguments, "--overwrite"])
     assert len(list(tmp_path.iterdir())) == 3 and (read(photograph) != (9, 8, 7)).any()
+
+
+def test_images_in_the_folder_of_their_layouts_are_no_layouts(trained, tmp_path):
+    folder, layouts = trained
+    convert.main(["safetensors", str(folder), str(tmp_path / "run.safetensors")])
+    together = tmp_path / "together"
+    together.mkdir()
+    shutil.copy(layouts / "ids.png", together / "ids.PNG")
+    for _ in range(2):
+        with console.capture() as capture:
+            command.main([str(tmp_path / "run.safetensors"), str(together), "--out", str(together)])
+    assert "1 image in" in capture.get() and "of which 1 existed already" in capture.get()
+    assert {path.name for path in together.glob("*")} == {"ids.PNG", "ids.png"}
 
 
 def test_images_of_other_layouts_are_replaced_and_counted(trained, tmp_path):

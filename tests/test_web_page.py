@@ -323,6 +323,8 @@ def test_other_files_are_refused_in_words(read):
         encoded(np.full((4, 4), 99, np.uint8)): "99 (16 pixels) is no label id of cityscapes",
         encoded(Image.fromarray(layout > 3)): "a grey PNG of 1 bit a pixel",
         encoded(clear): "some pixels are transparent. Paint them in void's colour",
+        encoded(colors, transparency=tuple(colors[0, 0].tolist())): "some pixels are transparent",
+        encoded(layout + np.uint8(7), transparency=9): "some pixels are transparent",
         encoded(Image.fromarray(layout).convert("LA")): "not of greys with transparency",
         encoded(colors, "jpeg"): "this is no PNG file",
         b"": "this is no PNG file",

@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import tempfile
+import time
 import urllib.parse
 import zlib
 from collections.abc import Iterator
@@ -17,17 +18,20 @@ from PIL import Image, PngImagePlugin
 
 from crn_jax.checksums import KEY, sealed
 from crn_jax.errors import UserError
-from crn_jax.files import replace_text, replacing
+from crn_jax.files import TEMPORARY, replace_text, replacing
 from crn_jax.formats import json_file
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _ASCII = "".join(chr(code) for code in range(32, 127) if code != ord("%"))
 _UNFINISHED = ".unfinished."
+_ABANDONED = 3600.0  # seconds since anybody wrote to a temporary file
+REMEDY = "Choose another folder with --out."
+"""What a person can do if a folder cannot be written."""
 _MADE = "crn_jax"  # the key of a PNG's text that says how the picture was made
 
 
 @contextlib.contextmanager
-def explained_writing(folder: Path) -> Iterator[None]:
+def explained_writing(folder: Path, remedy: str = REMEDY) -> Iterator[None]:
     """Turns an `OSError` within the block, which writes to a folder, into an error that says what to do.
 
     Raises:
@@ -36,11 +40,11 @@ def explained_writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"{folder} cannot be written ({error}). Choose another folder with --out.") from error
+        raise UserError(f"{folder} cannot be written ({error}). {remedy}") from error
 
 
 @contextlib.contextmanager
-def staged(folder: Path) -> Iterator[Path]:
+def staged(folder: Path, remedy: str = REMEDY) -> Iterator[Path]:
     """Yields a temporary folder, whose files replace those of the same name in `folder` at the end, unless there is an error.
 
     The temporary folder lies within `folder`, because `folder` may be a file system of its own, such as a container's volume.
@@ -50,7 +54,7 @@ def staged(folder: Path) -> Iterator[Path]:
     """
     folder = folder.resolve()
     is_new = not folder.exists()
-    with explained_writing(folder):
+    with explained_writing(folder, remedy):
         folder.mkdir(parents=True, exist_ok=True)
         remove_unfinished(folder)
         temporary = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=folder))
@@ -58,7 +62,7 @@ def staged(folder: Path) -> Iterator[Path]:
         with _held(temporary):
             temporary.mkdir(exist_ok=True)  # another command may have taken it for unfinished before it was held
             yield temporary
-            replace(temporary, folder)
+            replace(temporary, folder, remedy)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         if is_new:
@@ -67,11 +71,18 @@ def staged(folder: Path) -> Iterator[Path]:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Removes the temporary folders of commands that were killed. A command that still runs holds a lock on its own."""
+    """Removes the temporary folders and files of commands that were killed.
+
+    A command that still runs holds a lock on its folder, and has written to its file within the last hour.
+    """
     for left in folder.glob(f"{_UNFINISHED}*"):
         with _held(left) as held:
             if held:
                 shutil.rmtree(left, ignore_errors=True)
+    for left in folder.glob(".*.tmp"):
+        with contextlib.suppress(OSError):  # another command may have removed it
+            if TEMPORARY.fullmatch(left.name) and time.time() - left.stat().st_mtime > _ABANDONED:
+                left.unlink()
 
 
 @contextlib.contextmanager
@@ -93,13 +104,13 @@ def _held(folder: Path) -> Iterator[bool]:
         os.close(file)
 
 
-def replace(source: Path, folder: Path) -> None:
+def replace(source: Path, folder: Path, remedy: str = REMEDY) -> None:
     """Moves the files and folders of `source` into `folder`, where they replace those of the same name.
 
     Raises:
       UserError: if `folder` cannot be written.
     """
-    with explained_writing(folder):
+    with explained_writing(folder, remedy):
         folder.mkdir(exist_ok=True)
         for path in source.iterdir():
             if (folder / path.name).is_dir():

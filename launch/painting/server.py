@@ -127,6 +127,8 @@ def application(studio: Studio, host: str, token: str | None = None) -> Guard:
 
     async def open_file(request: Request) -> Response:
         kind, reading = request.path_params["kind"], request.query_params.get("read")
+        if kind not in ("layout", "photograph"):
+            raise HTTPException(404, f"The page opens layouts and photographs, no {kind}.")
         name = Path(request.query_params.get("name", "")[:200]).name or "The file"
         if reading not in (None, *READINGS):
             raise HTTPException(400, f"A palette PNG holds {' or '.join(READINGS)}, not {reading}.")
@@ -153,7 +155,7 @@ def application(studio: Studio, host: str, token: str | None = None) -> Guard:
         if any(type(image) is not int or not 0 <= image < count for image in (index, *picks.values())):
             raise HTTPException(400, f"This run makes {count} images, 0 to {count - 1}.")
         chosen = {class_ids[name]: image for name, image in picks.items()}
-        file = Path(str(fields.get("file", ""))[:200]).name or "LAYOUT.png"
+        file = Path(str(fields.get("file", ""))[:200]).name.encode(errors="replace").decode() or "LAYOUT.png"
         return JSONResponse({"command": synthesize_command(painted, index, chosen, file)})
 
     def of_this_session(handler: Handler) -> Handler:

@@ -1,5 +1,6 @@
 """Layouts for synthesis: finds their files, and brings layouts to a size that the generator makes, and images back."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -116,14 +117,24 @@ def find_layouts(paths: tuple[Path, ...]) -> Iterator[Path]:
     for given in paths:
         path = on_disk(given)
         if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in _SUFFIXES and not p.name.startswith("."))
+            inside = sorted(filter(_is_layout, path.iterdir()))
             if not inside:
-                raise UserError(f"{given}: there is no PNG or WebP file in this folder.")
+                deeper = next((p for p in sorted(path.iterdir()) if _is_listed(p) and any(map(_is_layout, p.iterdir()))), None)
+                hint = f" Its subfolders have some: give them instead, such as {given / deeper.name}." if deeper else ""
+                raise UserError(f"{given}: there is no PNG or WebP file in this folder.{hint}")
             yield from inside
         elif path.is_file():
             yield path
         else:
             raise UserError(f"{given}: there is no such file or folder.")
+
+
+def _is_listed(path: Path) -> bool:
+    return path.is_dir() and os.access(path, os.R_OK | os.X_OK)
+
+
+def _is_layout(path: Path) -> bool:
+    return path.suffix.lower() in _SUFFIXES and not path.name.startswith(".")
 
 
 def on_disk(given: Path) -> Path:

@@ -30,7 +30,9 @@ export async function readLayout(content, name, info, reading = info.read_as) {
     `${unknown.size > 1 ? `${unknown.size} colours are` : "1 colour is"} not in ${info.labels}'s palette: ${told(unknown, (value) => `(${value >> 16}, ${(value >> 8) & 255}, ${value & 255})`)}. ` +
     "Save layouts as PNG without antialiasing, or open a layout of its classes.");
 
+  const clearColor = () => refuse(`some pixels are transparent. Paint them in void's colour, (${info.colors.at(-1).join(", ")}).`);
   if (kind === "grey") {
+    if (alpha.length >= 2 && samples.includes((alpha[0] << 8) | alpha[1])) throw clearColor(); // one grey is declared transparent
     if (depth < 8) throw refuse(`a grey PNG of ${depth} bit${depth > 1 ? "s" : ""} a pixel. Save ids with 8 or 16 bits.`);
     return asIds(samples);
   }
@@ -41,15 +43,16 @@ export async function readLayout(content, name, info, reading = info.read_as) {
     const chosen = reading ?? meaning(used, colors, info, refuse);
     if (chosen === "ids") return asIds(samples);
     const clear = used.filter((i) => (alpha[i] ?? 255) < 255 && colorsTable(info).get(colors[i]) !== info.classes.length - 1);
-    if (clear.length) throw refuse(`some pixels are transparent. Paint them in void's colour, (${info.colors.at(-1).join(", ")}).`);
+    if (clear.length) throw clearColor();
     return asColors(Int32Array.from(samples, (i) => colors[i]));
   }
   if (kind === "grey+alpha") throw refuse("a layout is a PNG of ids (8 or 16 bits) or of colours, not of greys with transparency.");
   if (depth === 16) throw refuse("a colour PNG of 16 bits a channel. Save colours with 8.");
   const channels = kind === "rgba" ? 4 : 3, values = new Int32Array(width * height);
+  const declared = kind === "rgb" && alpha.length >= 6 ? code(alpha[1], alpha[3], alpha[5]) : -1; // one colour is transparent
   for (let i = 0; i < values.length; i++) {
-    if (channels === 4 && samples[4 * i + 3] < 255) throw refuse(`some pixels are transparent. Paint them in void's colour, (${info.colors.at(-1).join(", ")}).`);
     values[i] = code(samples[channels * i], samples[channels * i + 1], samples[channels * i + 2]);
+    if ((channels === 4 && samples[4 * i + 3] < 255) || values[i] === declared) throw clearColor();
   }
   return asColors(values);
 }
