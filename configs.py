@@ -570,8 +570,8 @@ ABLATIONS = {
     # Expect: the results in docs/ablations.md after an hour for each seed on two cores.
     "design": _designs_choices(camvid_48x64),
     # This ablation uses procedural streets at 32x64, whose hidden choices are known, and needs no data.
-    #   python -m launch.ablate diversity --budget 1500 --jobs 2
-    # Expect: the results in docs/ablations.md after an hour on two cores.
+    #   python -m launch.ablate diversity --budget 1500 --jobs 2 --seeds 3
+    # Expect: the results in docs/ablations.md after an hour for each seed on two cores.
     "diversity": Ablation(
         "How many images, which of them is rewarded, and what does the mean add?",
         (
