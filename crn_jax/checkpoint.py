@@ -82,6 +82,10 @@ class Checkpoints:
         """Returns the steps done at every checkpoint, in ascending order."""
         return sorted(self._steps)
 
+    def is_validated(self, step: int) -> bool:
+        """Returns whether the held-out distance of a checkpoint is known."""
+        return self._distances.get(step) is not None
+
     def _read_distance(self, step: int) -> float | None:
         """Returns the held-out distance of a checkpoint; None if it was not validated, is damaged, or cannot be read now.
 

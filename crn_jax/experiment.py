@@ -69,6 +69,8 @@ class RunConfig:
     wrongly. GPUs need flags for it, which docs/reliability.md lists. None: no step is."""
 
     def __post_init__(self):
+        if self.folder and self.folder.startswith("hf:"):
+            raise UserError(f"--run.folder {self.folder}: nothing is trained on the Hub. Name a folder, or gs://BUCKET/FOLDER.")
         for field in dataclasses.fields(self)[1:]:
             if (value := getattr(self, field.name)) is not None and value < 1:
                 raise UserError(f"--run.{field.name} must be at least 1, got {value}.")

@@ -75,6 +75,7 @@ def train(stages: list[Command], began: float | None) -> None:
     from launch.common.ending import listen
     from launch.common.jax_setup import compile_fewer_kernels, keep_compiled_in, set_up_jax
     from launch.common.processes import is_first, join, several_processes
+    from launch.common.stop_signals import Stop
     from launch.training import session
     from launch.training.ledger import process_began
 
@@ -87,7 +88,8 @@ def train(stages: list[Command], began: float | None) -> None:
     keep_compiled_in(stages[0].experiment.folder)
     console.quiet = not is_first()
     for stage in stages:
-        if not session.train(stage.experiment, began, stage.profile):
+        is_done = session.train(stage.experiment, began, stage.profile)
+        if not is_done or (Stop.came and stage is not stages[-1]):
             sys.exit(TRY_AGAIN)
         began = time.monotonic()
 

@@ -182,6 +182,11 @@ def test_intervals_must_be_positive():
         RunConfig(log_every=0)
 
 
+def test_the_hub_is_no_place_to_train():
+    with pytest.raises(UserError, match=r"--run\.folder hf://a/b: nothing is trained on the Hub"):
+        RunConfig(folder="hf://a/b")
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -233,6 +234,21 @@ def test_half_an_address_is_refused():
         join(Processes(coordinator="here:1"))
 
 
+@pytest.mark.quick
+def test_a_port_that_another_run_uses_is_refused():
+    """JAX's coordinators share a port, so that the processes of one run would meet those of another."""
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        other.bind(("", 0))
+        other.listen()
+        there = f"localhost:{other.getsockname()[1]}"
+        with pytest.raises(UserError, match=rf"{there}: process 0 cannot listen at this port .* Give another port"):
+            processes.refuse_used_port(there, patience=0)
+    processes.refuse_used_port(there, patience=0)
+    with pytest.raises(UserError, match="99999: process 0 cannot listen at this port"):
+        processes.refuse_used_port("localhost:99999")
+
+
 @pytest.fixture
 def asked_of_jax(monkeypatch) -> list[dict]:
     """What `join` asks of JAX, which does not do it."""
@@ -246,7 +262,7 @@ def test_the_only_task_of_slurm_has_all_devices(asked_of_jax, monkeypatch):
     monkeypatch.setenv("SLURM_NTASKS", "1")
     join(Processes())
     assert not asked_of_jax
-    join(Processes("here:1", 2, 0))  # two such tasks may meet, and have all of theirs
+    join(Processes(f"here:{free_port()}", 2, 0))  # two such tasks may meet, and have all of theirs
     assert (asked_of_jax[0]["local_device_ids"], asked_of_jax[0]["cluster_detection_method"]) == (None, "deactivate")
 
 
@@ -280,14 +296,12 @@ with socket.socket() as free:
     free.bind(("127.0.0.1", 0))
     port = free.getsockname()[1]
 join(Processes(f"127.0.0.1:{port}", 1, 0))
-Stop.listen_from(1000)
 with Stop() as stop:
-    print([stop.requested_at(step) for step in (1001, 1002)])
-Stop.listen_from(0)  # the next stage of a recipe
-os.kill(os.getpid(), signal.SIGTERM)
+    print([stop.requested(), stop.requested()])
+os.kill(os.getpid(), signal.SIGTERM)  # while the next stage of a recipe starts
 time.sleep(3)  # JAX looks once a second
 with Stop() as stop:
-    print([stop.requested_at(step) for step in (1, 2)])
+    print([stop.requested(), stop.requested()])
 """
     result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
     assert result.stdout.split("\n")[:2] == ["[False, False]", "[True, False]"], result.stderr
@@ -315,10 +329,10 @@ def test_a_terminal_that_is_closed_ends_a_run_between_two_steps(monkeypatch):
     for handler, stops in ((signal.SIG_DFL, True), (signal.SIG_IGN, False)):
         signal.signal(signal.SIGHUP, handler)
         with Stop() as stop:
-            assert not stop.requested_at(1)
+            assert not stop.requested()
             for _ in range(2):  # the shell sends one, and the kernel another
                 os.kill(os.getpid(), signal.SIGHUP)
-                assert stop.requested_at(2) == stops
+                assert stop.requested() == stops
     signal.signal(signal.SIGHUP, before)
 
 
@@ -331,7 +345,7 @@ def test_sigterms_together_are_one_request_and_a_later_one_ends_the_process(monk
     with Stop() as stop:
         for now[0] in (100.0, 100.1, 104.9):
             os.kill(os.getpid(), signal.SIGTERM)
-            assert stop.requested_at(1)
+            assert stop.requested()
         monkeypatch.setattr(os, "kill", lambda _, number: killed.append((number, signal.getsignal(number))))
         now[0], killed = 105.1, list[tuple]()
         signal.raise_signal(signal.SIGTERM)

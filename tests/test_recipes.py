@@ -1,7 +1,10 @@
 """A cascade that grows in stages through the command line: where each stage starts, and what survives an interruption."""
 
+import dataclasses
 import itertools
+import os
 import shlex
+import signal
 
 import jax
 import numpy as np
@@ -18,6 +21,7 @@ from launch import train
 from launch.common import command_line
 from launch.common.command_line import parse_stages
 from launch.common.exit_status import TRY_AGAIN
+from launch.common.stop_signals import Stop
 from launch.common.terminal import console
 from launch.training import session
 from tests.support.commands import final_state, refused_run, run
@@ -96,6 +100,26 @@ def test_a_stage_that_was_asked_to_stop_is_the_last(recipe, tmp_path, monkeypatc
     with pytest.raises(SystemExit) as exit_:
         run(["grown"], tmp_path)
     assert exit_.value.code == TRY_AGAIN and trained == ["grown_small"]
+
+
+def test_a_signal_in_the_last_validation_of_a_stage_stops_the_recipe(recipe, tmp_path, monkeypatch):
+    trained = []
+
+    def train(experiment, *_) -> bool:
+        trained.append(experiment.name)
+        with Stop() as stop:
+            assert not stop.requested()
+            os.kill(os.getpid(), signal.SIGTERM)  # after the last step, all of which are done
+        return True
+
+    monkeypatch.setattr(session, "train", train)
+    with pytest.raises(SystemExit) as exit_:
+        run(["grown"], tmp_path)
+    assert exit_.value.code == TRY_AGAIN and trained == ["grown_small"]
+    monkeypatch.setitem(
+        RECIPES, "grown", dataclasses.replace(RECIPES["grown"], stages={"small": RECIPES["grown"].stages["small"]})
+    )
+    run(["grown"], tmp_path)  # nothing is left that could be stopped
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,7 @@ from launch.common.exit_status import TRY_AGAIN
 from launch.common.terminal import console
 from launch.training import session
 from launch.training.metrics_log import read_metrics
+from launch.training.run_folder import check_room
 from tests.support.commands import PATIENCE, ROOT, final_state, redescribe, refused_run, run, start, trained_lines, wait_for
 from tests.support.rounding import assert_identical
 
@@ -262,6 +263,29 @@ def test_a_run_of_other_settings_is_not_resumed(tiny, uninterrupted, tmp_path):
     assert "--run.folder" in message
 
 
+def test_a_run_without_a_step_takes_other_settings(tiny, uninterrupted, tmp_path):
+    """Its first start may have failed for want of memory, which other settings mend."""
+    shutil.copytree(uninterrupted, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("checkpoints"))
+    given = [*tiny, *LONG, "--seed", "3", "--steps", "2"]
+    assert "seed: 0, now 3" in refused_run(given, tmp_path)  # metrics.jsonl tells of steps
+    (tmp_path / "metrics.jsonl").unlink()
+    run(given, tmp_path)
+    assert read_description(tmp_path)[0].seed == 3 and "seed: 3, now 4" in refused_run([*given, "--seed", "4"], tmp_path)
+
+
+def test_a_last_step_that_was_not_validated_is_validated(tiny, uninterrupted, tmp_path):
+    """A run may have been stopped at the step to which it is to be trained now."""
+    shutil.copytree(uninterrupted, tmp_path, dirs_exist_ok=True)
+    step = max(step for step in Checkpoints(tmp_path / "checkpoints").steps() if step not in VALIDATED)
+    for later in Checkpoints(tmp_path / "checkpoints").steps():
+        if later > step:
+            shutil.rmtree(tmp_path / "checkpoints" / str(later))
+    run([*tiny, *LONG, "--steps", str(step)], tmp_path)
+    assert (tmp_path / "contact_sheets" / f"step_{step:07d}.png").is_file()
+    last = read_metrics(tmp_path / "metrics.jsonl")[-1]
+    assert last["step"] == step and last["validation"]["distance"] > 0
+
+
 def test_a_run_is_not_resumed_on_other_data(tiny, uninterrupted):
     """Steps per epoch and the order of the data would change under it."""
     message = refused_run([*tiny, *LONG, "--data.num_scenes", "7"], uninterrupted)
@@ -375,6 +399,19 @@ def test_room_is_looked_for_before_each_save(tiny, tmp_path, monkeypatch):
     said = refused_run([*tiny, *LONG], tmp_path)
     assert re.search(rf"{tmp_path} has 0.000 GB free; 0.00[12] GB are needed for 1 checkpoint of this training", said)
     assert Checkpoints(tmp_path / "checkpoints").steps() == [4]
+
+
+def test_room_is_looked_for_where_the_checkpoints_are(tmp_path, monkeypatch):
+    """`checkpoints` may be a link to another disk."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "run" / "checkpoints").symlink_to(tmp_path / "disk")
+    usage, free = shutil.disk_usage(tmp_path), {"run": 1 << 30, "disk": 1000}
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=free[Path(path).resolve().name]))
+    with pytest.raises(UserError, match=r"0\.000 GB free; 0\.002 GB are needed for 2 checkpoints"):
+        check_room(str(tmp_path / "run"), {"params": np.zeros(10, np.float32)}, copies=2)
+    free.update(run=1000, disk=1 << 30)
+    check_room(str(tmp_path / "run"), {"params": np.zeros(10, np.float32)}, copies=2)
 
 
 def test_a_folder_that_cannot_be_written_is_named(tiny, tmp_path):

@@ -54,7 +54,7 @@ def test_a_phase_that_never_ends_is_noticed_with_the_stacks_of_all_threads(ended
 def test_bounds_come_from_the_median_of_the_kind(ended):
     dog = Watchdog(2, print)
     assert dog.bound("start") == float("inf") and dog.bound("step") == FIRST * 2
-    for seconds in (500.0, 0.1, 0.1, 0.2, 3.0):  # the first one reads files that are not in memory yet
+    for seconds in (0.0, 500.0, 0.1, 0.1, 0.2, 3.0):  # the second one reads files that are not in memory yet
         dog.begin("step", 1)
         dog.current.spent = seconds
     dog.begin("validation", 1)
@@ -62,6 +62,17 @@ def test_bounds_come_from_the_median_of_the_kind(ended):
     dog.current.spent = 7.0
     dog.begin("step", 2)
     assert dog.bound("validation") == FACTOR * 7.0
+
+
+def test_the_first_step_of_a_start_may_take_long_although_the_second_one_waits_for_it(ended):
+    """JAX returns as soon as a step is given to the devices. The next step waits until they have computed it."""
+    dog = Watchdog(2, print)
+    for seconds in (0.01, 30.0):
+        dog.begin("step", 1)
+        assert dog.bound("step") == FIRST * 2
+        dog.current.spent = seconds
+    dog.begin("step", 3)
+    assert dog.bound("step") == FACTOR * 30.0
 
 
 def test_a_checkpoint_may_take_long_however_short_the_waits_before(ended):

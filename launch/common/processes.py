@@ -9,10 +9,13 @@ would read is there.
 """
 
 import contextlib
+import errno
 import io
 import json
 import os
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -60,6 +63,8 @@ def join(config: Processes) -> None:
     if not any(given) and is_only_one():
         refuse_undetected()
         return
+    if config.coordinator and config.process_id == 0:
+        refuse_used_port(config.coordinator)
     patience = threading.Timer(
         15, print, [f"Waiting for the other processes; if they do not come within {JOIN_SECONDS} s, this one aborts."]
     )
@@ -86,6 +91,28 @@ def join(config: Processes) -> None:
         raise UserError(f"The processes cannot be connected: {reason}. {_WAY_OUT}") from error
     finally:
         patience.cancel()
+
+
+def refuse_used_port(coordinator: str, patience: float = 20.0) -> None:
+    """Raises UserError if another program listens at the port where the first process is to listen.
+
+    JAX's coordinator would share the port with that of another run. Processes of both runs then meet, and abort.
+    An earlier start of this run may still be ending, so the function waits for `patience` seconds.
+    """
+    port, end = int(coordinator.rpartition(":")[2]), time.monotonic() + patience
+    while True:
+        try:
+            with socket.socket() as trial:
+                trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of an earlier start may still close
+                return trial.bind(("", port))
+        except (OSError, OverflowError) as error:
+            in_use = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+            if not in_use or time.monotonic() > end:
+                raise UserError(
+                    f"--coordinator {coordinator}: process 0 cannot listen at this port ({error}). Another run may use it. "
+                    "Give another port to all processes."
+                ) from error
+            time.sleep(0.5)
 
 
 def number_in(variable: str) -> int | None:

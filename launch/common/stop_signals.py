@@ -18,25 +18,15 @@ the kernel both send SIGHUP."""
 class Stop:
     """Notes a SIGTERM, SIGINT or SIGHUP, so that the run can end between two steps, the same two on every process.
 
-    With several processes, JAX's preemption service catches SIGTERM, tells all processes, and names the step after which they
-    stop: the one after the latest step that it has been told of. `listen_from` tells it of `first_step`, because it could
-    otherwise name a step that a resumed run has passed. The service only accepts growing numbers, also where one process trains
-    several runs in turn, so the class adds an offset to each run's steps.
+    With several processes, JAX's preemption service catches SIGTERM, tells all processes, and names the number at which they
+    stop: the one after the greatest that it has been told. It does so once, perhaps while a run is still starting, at any step.
+    So the service is not told the step, but how often a process has asked, in all runs that it trains in turn. All processes
+    ask equally often, so the number that the service names always lies ahead of them.
     """
 
-    _told = 0
-    _offset = 0
-
-    @classmethod
-    def listen_from(cls, first_step: int) -> None:
-        """Makes a SIGTERM count from now on. `first_step`, the steps done so far, is the same on all processes."""
-        cls._offset = max(0, cls._told - first_step)
-        cls._reached(first_step)
-
-    @classmethod
-    def _reached(cls, step: int) -> bool:
-        cls._told = step + cls._offset
-        return jax.distributed.is_initialized() and multihost_utils.reached_preemption_sync_point(cls._told)
+    _asked = 0
+    came = False
+    """Whether a signal came while the last run of a single process trained, perhaps too late for it, in its last validation."""
 
     def __enter__(self):
         self._noted, self._by_jax = dict[int, float](), jax.distributed.is_initialized()
@@ -50,10 +40,14 @@ class Stop:
     def __exit__(self, *_):
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        Stop.came = bool(self._noted) and not self._by_jax
 
-    def requested_at(self, step: int) -> bool:
-        """Returns whether to stop after this step. Every process has to ask at every step."""
-        return self._reached(step) if self._by_jax else bool(self._noted)
+    def requested(self) -> bool:
+        """Returns whether to stop now. Every process has to ask after every step."""
+        if not self._by_jax:
+            return bool(self._noted)
+        Stop._asked += 1
+        return multihost_utils.reached_preemption_sync_point(Stop._asked)
 
     def _note(self, number, _frame) -> None:
         """Notes a signal, and lets a second one end the process at once, unless it is a repeated SIGTERM or SIGHUP."""

@@ -91,7 +91,7 @@ class TrainingLoop:
                     batch = self.next_batch(steps, step, state)
                     state, metrics = self.compute(train_step, step, state, self.put(batch))
                     steps.add(step, metrics)
-                stopping = stop.requested_at(step)
+                stopping = stop.requested()
                 validated = step == last_step or step % every.validate_every == 0
                 saved = validated or stopping or step % every.checkpoint_every == 0
                 if saved or step == rescaled:  # both read the state, which the next step donates
@@ -103,6 +103,8 @@ class TrainingLoop:
                     self.save(step, state, distance)
                 if stopping:
                     break
+            if first_step == last_step and not self.checkpoints.is_validated(step):  # the run was stopped here before
+                self.validate(step, state)
             self.wait_for_save(step)
         self.farewell(step)
         return step == last_step

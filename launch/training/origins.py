@@ -42,7 +42,7 @@ def origins_of(experiment: AnyExperiment) -> dict[str, dict[str, Any]]:
             way_out = f" The run in {experiment.folder} goes on without --init_from, too." * _is_there(experiment)
             raise UserError(f"--init_from: {error}{way_out}") from error
     if experiment.segmenter_run:
-        origins["segmenter"] = _origin(experiment.segmenter_run, "segmenter")
+        origins["segmenter"] = _known_segmenter(experiment) or _origin(experiment.segmenter_run, "segmenter")
     return origins
 
 
@@ -58,6 +58,21 @@ def _known_start(experiment: AnyExperiment) -> dict[str, Any] | None:
     if not stored.start or os.path.realpath(stored.start.folder) != os.path.realpath(experiment.start.folder):
         return None
     return description.get("origins", {}).get("init_from", {}) | {"folder": experiment.start.folder}
+
+
+def _known_segmenter(experiment: Training) -> dict[str, Any] | None:
+    """Returns the segmenter as the run folder describes it, if it describes one in the same place.
+
+    A segmenter that is trained further has another best checkpoint. The training goes on with the one that it began with.
+    """
+    folder = experiment.segmenter_run
+    if folder is None or not _is_there(experiment):
+        return None
+    stored, _, description = read_description(experiment.folder)
+    if stored.segmenter_run is None or os.path.realpath(stored.segmenter_run) != os.path.realpath(folder):
+        return None
+    known = description.get("origins", {}).get("segmenter")
+    return known and known | {"folder": folder}
 
 
 def _origin(folder: str, option: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import jax
 
-from crn_jax.buckets import BucketFolder, is_bucket
+from crn_jax.buckets import BucketFolder, copied_file, is_bucket
 from crn_jax.checksums import sealed
 from crn_jax.data.examples import Source
 from crn_jax.errors import UserError
@@ -18,9 +19,11 @@ from crn_jax.experiment import AnyExperiment
 from crn_jax.files import replace_text
 from crn_jax.resuming import description_changes, flat
 from crn_jax.run import holds_run, read_description
+from crn_jax.storage import storage_of
 from crn_jax.train import TrainState
 from launch.common.processes import agree, is_first, wait_for_all
 from launch.training.lock import Ownership, owned
+from launch.training.metrics_log import last_step
 
 BESIDE_THE_STATE = 1 << 20
 """Bytes of a checkpoint besides its arrays: the names, shapes and places of these, and the settings of the run."""
@@ -101,19 +104,32 @@ def refuse_other_settings(folder: str, experiment: AnyExperiment, description: d
                 f"{folder} was converted from {file}, without all that a training needs to go on, such as λ. Start another run "
                 f"from it: --init_from {folder} --run.folder NEW_FOLDER."
             )
-        if changes := description_changes(before, description):
+        changes = description_changes(before, description)
+        if changes and is_begun(folder):
             raise UserError(
                 f"{folder} holds a run of other settings; it cannot be resumed with these:\n  " + "\n  ".join(changes) + "\n"
                 "Give the settings of that run, or start another run with --run.folder."
             )
 
 
+def is_begun(folder: str) -> bool:
+    """Returns whether a step of the run in a folder was ever computed. Until then, nothing is lost if its settings change."""
+    if storage_of(f"{folder}/checkpoints").steps():
+        return True
+    metrics = copied_file(f"{folder}/metrics.jsonl") if is_bucket(folder) else Path(folder, "metrics.jsonl")
+    return last_step(metrics) > 0
+
+
 def check_room(folder: str, state: TrainState, copies: int) -> None:
-    """Raises UserError if the disk has no room for this number of checkpoints of the state. A bucket always has."""
+    """Raises UserError if the disk has no room for this number of checkpoints of the state. A bucket always has.
+
+    The folder of the checkpoints may be a link to another disk.
+    """
     if is_bucket(folder):
         return
     needed = copies * (sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)) + BESIDE_THE_STATE)
-    free = shutil.disk_usage(folder).free
+    place = f"{folder}/checkpoints"
+    free = shutil.disk_usage(place if os.path.exists(place) else folder).free
     if free < needed:
         plural = "s" if copies > 1 else ""
         raise UserError(

@@ -14,7 +14,6 @@ from crn_jax.train import abstract_batch_of, abstract_state, make_train_step
 from crn_jax.vgg_weights import obtain_vgg19
 from launch.common.processes import agree, is_first
 from launch.common.profiler import Profiler
-from launch.common.stop_signals import Stop
 from launch.common.terminal import console, opened, show_error
 from launch.training.ahead import compile_step
 from launch.training.failures import explained_memory, explained_writes
@@ -73,7 +72,6 @@ def train(experiment: AnyExperiment, began: float, profile: str | None = None) -
         refuse_going_back(folder, newest, experiment.last_step(epoch))
         first_step, state, event = first_state(experiment, objective, abstract, checkpoints, description)
         ledger.go_on_from(first_step)
-        Stop.listen_from(first_step)
         announce(experiment, mesh, state, first_step, epoch, vgg19)
         with explained_writes(checkpoints):
             log = stack.enter_context(contextlib.closing(MetricsLog(files.path, first_step) if is_first() else NoLog()))

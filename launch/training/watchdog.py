@@ -116,6 +116,8 @@ class Watchdog:
         """How often the watchdog has looked."""
         self.took: dict[Phase, deque[float]] = defaultdict(lambda: deque(maxlen=101))
         """The seconds that the last phases of each kind took, at most 101 of a kind."""
+        self._begun = False
+        """Whether the first step of this start has been given to the devices."""
         self._main, self._closed = threading.get_ident(), threading.Event()
         self.current = Current("start", 0)
         """The phase that the main thread is in."""
@@ -139,7 +141,9 @@ class Watchdog:
     def begin(self, phase: Phase, step: int) -> None:
         """Notes that the main thread begins a phase, which ends the one before."""
         before, self.current = self.current, Current(phase, step)
-        if before.phase not in ("start", "wait"):
+        if before.phase == "step" and not self._begun:
+            self._begun = True  # JAX has only begun to compute the first step; what waits for it is the second one
+        elif before.phase not in ("start", "wait"):
             self.took[before.phase].append(before.spent)
 
     def bound(self, phase: Phase) -> float:
