@@ -11,6 +11,7 @@ from jax.sharding import PartitionSpec
 
 from crn_jax.kernels import convolution, cpu_convolution
 from crn_jax.kernels.convolution import conv3x3, trained_conv3x3
+from crn_jax.kernels.tpu_convolution import banded_conv3x3, banded_input_gradient, banded_kernel_gradient, bands
 from crn_jax.sharding import DATA, SPATIAL, ShardingConfig, make_mesh
 from tests.support.reference import conv_same
 
@@ -92,6 +93,31 @@ def test_the_last_band(h, band, monkeypatch):
     monkeypatch.setattr(cpu_convolution, "BAND", band)
     x, k, _ = random((2, h, 1040, 90, 800), "float32")
     assert relative(run(conv3x3, x, k), run(plain, x, k)) < 1e-5
+
+
+@pytest.mark.parametrize("n", [1, 2, 6])
+def test_bands_of_rows(n):
+    x, k, y = random((2, 6, 5, 4, 3), "float64")
+    with jax.enable_x64(True):
+        value, by_x, by_k = run(functools.partial(value_and_gradients, plain), x, k, y)
+        assert relative(run(functools.partial(banded_conv3x3, n=n), x, k), value) < 1e-12
+        assert relative(run(functools.partial(banded_input_gradient, n=n), y, k), by_x) < 1e-12
+        assert relative(run(functools.partial(banded_kernel_gradient, n=n), x, y), by_k) < 1e-12
+
+
+@pytest.mark.parametrize("shape, n", [((1, 1024, 2048, 160), 32), ((2, 64, 128, 1024), 1), ((1, 999, 2048, 160), 1)])
+def test_a_tpu_convolves_large_images_in_bands(shape, n):
+    x = jax.ShapeDtypeStruct(shape, jnp.bfloat16)
+    assert bands(x, (shape[3], 32)) == n
+    for function, other in (
+        (conv3x3, (3, 3, shape[3], 32)),
+        (convolution.kernel_gradient, (*shape[:3], 32)),
+        (convolution.input_gradient, (3, 3, 32, shape[3])),
+    ):
+        traced = jax.jit(function).trace(x, jax.ShapeDtypeStruct(other, jnp.bfloat16))
+        for platform in ("tpu", "cuda"):
+            loops = "stablehlo.while" in traced.lower(lowering_platforms=(platform,)).as_text()
+            assert loops == (platform == "tpu" and n > 1)
 
 
 def test_a_frozen_kernel_beside_a_trained_one():

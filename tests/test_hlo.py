@@ -108,6 +108,24 @@ def test_the_work_of_a_program_by_hand():
     assert not any(kernel.operations for kernel in work[1:])
 
 
+def test_loops_of_tpus_and_what_stays_in_their_vector_memory():
+    """Their compiler writes no number of rounds. The condition has it."""
+    condition = """%cond (state.2: (s32[], f32[64])) -> pred[] {
+  %nine = s32[]{:T(128)} constant(9)
+  %state.2 = (s32[], f32[64]{0}) parameter(0)
+  %i.2 = s32[] get-tuple-element(%state.2), index=0
+  ROOT %less = pred[]{:T(512)} compare(%i.2, %nine), direction=LT
+}
+
+ENTRY"""
+    program = PROGRAM.replace(', backend_config={"known_trip_count":{"n":"9"}}', "").replace("ENTRY", condition)
+    assert "known_trip_count" not in program
+    assert schedule(program) == schedule(PROGRAM)
+    inside = "f32[64]{0:T(256)S(1)}"
+    copies = [item for item in schedule(program.replace("f32[64]{0} copy", f"{inside} copy")) if item.moved == 4 * 64]
+    assert len(copies) == 9  # each reads its operand, and writes to the vector memory
+
+
 CUDNN = """HloModule jit_step, is_scheduled=true, num_partitions=4
 
 ENTRY %main.1 (x.1: bf16[2,8,8,24], k.1: bf16[32,3,3,24], y.1: bf16[2,4,4,32], a.1: f32[6,5], b.1: f32[5,7]) -> (f32[6,7]) {
@@ -175,7 +193,7 @@ def test_a_convolution_within_a_fusion():
     """As XLA writes it for TPUs, with their layouts."""
     (kernel,) = schedule(TPU)
     assert kernel[:1] + kernel[2:5] == ("convolution, y", 2 * 64 * 128 * 64 * 9 * 48, "bf16", 48)
-    assert kernel.moved == 2 * (64 * 128 * (48 + 64) + 9 * 48 * 64 + 64)
+    assert kernel.moved == 2 * (64 * 128 * 64 + 9 * 48 * 64 + 64)  # x lies in the vector memory
 
 
 def test_the_kinds_of_other_kernels():

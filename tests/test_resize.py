@@ -44,7 +44,7 @@ def test_the_derivative_of_double_bilinear_is_its_transpose(shape, upsampling):
 @pytest.mark.parametrize("upsampling", ["align_corners", "half_pixel"])
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (2, 3, 4, 2), (1, 5, 1, 3)])
 def test_what_each_platform_computes_is_the_same(shape, upsampling):
-    """Upsampling by GPUs, by CPUs and elsewhere, and its derivative."""
+    """Upsampling by GPUs, by CPUs and elsewhere, and its derivative, also by TPUs."""
     rng = np.random.default_rng(4)
     b, h, w, c = shape
     with jax.enable_x64(True):
@@ -56,6 +56,7 @@ def test_what_each_platform_computes_is_the_same(shape, upsampling):
         on_cpus, down_on_cpus = jax.vjp(lambda x: resize.one_axis_at_a_time(x, *weights), x)
         np.testing.assert_allclose(on_cpus, expected, rtol=0, atol=1e-14)
         np.testing.assert_allclose(*down_on_cpus(y), *down(y), rtol=0, atol=1e-14)
+        np.testing.assert_allclose(resize.by_input_one_axis_at_a_time(y, *weights), *down(y), rtol=0, atol=1e-14)
 
 
 def test_only_gpus_get_indices():
@@ -63,6 +64,15 @@ def test_only_gpus_get_indices():
     for function in (double_bilinear, jax.grad(lambda x: (double_bilinear(x) ** 2).sum())):
         cuda, tpu = (jax.jit(function).trace(x).lower(lowering_platforms=(name,)).as_text() for name in ("cuda", "tpu"))
         assert cuda.count("stablehlo.gather") >= 4 and "stablehlo.gather" not in tpu
+
+
+def test_halving_is_the_same_on_tpus():
+    x = jnp.asarray(np.random.default_rng(3).normal(size=(2, 4, 6, 3)), "bfloat16")
+    (expected, down), (got, down_on_tpus) = (jax.vjp(f, x) for f in (resize.mean_of_blocks, resize.mean_in_windows))
+    np.testing.assert_array_equal(got, expected)
+    np.testing.assert_array_equal(*down_on_tpus(expected), *down(expected))
+    tpu, cuda = (jax.jit(halve_area).trace(x).lower(lowering_platforms=(name,)).as_text() for name in ("tpu", "cuda"))
+    assert "reduce_window" in tpu and "reduce_window" not in cuda
 
 
 def test_derivatives_of_derivatives():

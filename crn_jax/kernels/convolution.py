@@ -5,8 +5,9 @@ T(x, k, y) = <conv3x3(x, k), y>. The three maps in this file are the derivatives
 are the other two, so all can be differentiated any number of times (in reverse mode).
 
 Accelerators use XLA's convolution. In bfloat16, NVIDIA's GPUs also get padded channels and, for few output channels, several
-pixels of a row at once. A single CPU gets matrix products instead (cpu_convolution.py), because XLA's convolution for CPUs
-computes the derivative by k, and by x for small images, at a fifth of the rate of matrix products.
+pixels of a row at once. A single TPU convolves large images in bands (tpu_convolution.py), which need less memory. A single CPU
+gets matrix products instead (cpu_convolution.py), because XLA's convolution for CPUs computes the derivative by k, and by x for
+small images, at a fifth of the rate of matrix products.
 
 If the rows of an image are split over devices, `conv3x3_inside` takes the rows of one device with their halo (halo.py), and
 `trained_conv3x3` keeps the rows with the halo for the derivative by k.
@@ -24,6 +25,7 @@ from jaxtyping import Array, Float
 from crn_jax.kernels.cpu_convolution import col2im, im2col, im2col_by_kernel, winograd, winograd_by_input, winograd_by_kernel
 from crn_jax.kernels.halo import Haloed, haloed
 from crn_jax.kernels.remat import added
+from crn_jax.kernels.tpu_convolution import banded_conv3x3, banded_input_gradient, banded_kernel_gradient, bands
 from crn_jax.sharding import MIN_ROWS, by_device, constrain, is_split, reduce_scattered, rows_are_split
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")  # of images, kernels and results
@@ -38,7 +40,8 @@ NARROW_KERNEL = 8  # for the derivative by k, which XLA computes slowest
 def conv3x3(x: Float[Array, "B H W C"], k: Float[Array, "3 3 C D"]) -> Float[Array, "B H W D"]:
     """Convolves images: computes a cross-correlation, as `flax.linen.Conv` does."""
     cpu = _choice(x, k.shape[2:], NARROW, xla_conv3x3, im2col, winograd)
-    return jax.lax.platform_dependent(x, k, cpu=cpu, cuda=cuda_conv3x3, default=xla_conv3x3)
+    tpu = _for_tpus(x, k.shape[2:], banded_conv3x3)
+    return jax.lax.platform_dependent(x, k, cpu=cpu, cuda=cuda_conv3x3, default=xla_conv3x3, **tpu)
 
 
 def conv3x3_inside(x: Float[Array, "B h W C"], k: Float[Array, "3 3 C D"]) -> Float[Array, "B h-2 W D"]:
@@ -76,7 +79,8 @@ def _haloed_conv3x3(parts: tuple[Haloed, ...], k: jax.Array) -> jax.Array:
 def input_gradient(y: Float[Array, "B H W D"], k: Float[Array, "3 3 C D"]) -> Float[Array, "B H W C"]:
     """Returns the derivative of T by x."""
     cpu = _choice(y, k.shape[2:], NARROW, xla_input_gradient, col2im, winograd_by_input)
-    return jax.lax.platform_dependent(y, k, cpu=cpu, cuda=cuda_input_gradient, default=xla_input_gradient)
+    tpu = _for_tpus(y, k.shape[2:], banded_input_gradient)
+    return jax.lax.platform_dependent(y, k, cpu=cpu, cuda=cuda_input_gradient, default=xla_input_gradient, **tpu)
 
 
 @jax.custom_vjp
@@ -84,7 +88,8 @@ def kernel_gradient(x: Float[Array, "B H W C"], y: Float[Array, "B H W D"]) -> F
     """Returns the derivative of T by k."""
     channels = x.shape[-1], y.shape[-1]
     cpu = _choice(x, channels, NARROW_KERNEL, xla_kernel_gradient, im2col_by_kernel, winograd_by_kernel)
-    return jax.lax.platform_dependent(x, y, cpu=cpu, cuda=cuda_kernel_gradient, default=xla_kernel_gradient)
+    tpu = _for_tpus(x, channels, banded_kernel_gradient)
+    return jax.lax.platform_dependent(x, y, cpu=cpu, cuda=cuda_kernel_gradient, default=xla_kernel_gradient, **tpu)
 
 
 def _choice(
@@ -97,6 +102,12 @@ def _choice(
         return small
     c, d = channels
     return large if c * d / (c + d) >= narrow else xla
+
+
+def _for_tpus(image: jax.Array, channels: tuple[int, ...], banded: Callable) -> dict[str, Callable]:
+    """Returns what a single TPU computes instead of XLA's convolution, if the image is too large for that."""
+    n = 1 if is_split() else bands(image, channels)
+    return {"tpu": functools.partial(banded, n=n)} if n > 1 else {}
 
 
 def _beside(parts: Sequence[jax.Array]) -> jax.Array:

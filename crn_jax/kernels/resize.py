@@ -27,7 +27,22 @@ def halve_area(x: Float[Array, "B H W C"]) -> Float[Array, "B H//2 W//2 C"]:
     b, h, w, c = x.shape
     if h % 2 or w % 2:
         raise ValueError(f"halve_area needs an even height and width, got {h}x{w}.")
+    if is_split():
+        return mean_of_blocks(x)
+    return jax.lax.platform_dependent(x, tpu=mean_in_windows, default=mean_of_blocks)
+
+
+def mean_of_blocks(x: jax.Array) -> jax.Array:
+    """Has a derivative that stays within the rows of a device."""
+    b, h, w, c = x.shape
     return x.reshape(b, h // 2, 2, w // 2, 2, c).mean((2, 4))
+
+
+def mean_in_windows(x: jax.Array) -> jax.Array:
+    """Needs no temporaries on a TPU, where an axis of 2 takes the room of one of 8: 1.3 GB at 1024x2048."""
+    window = (1, 2, 2, 1)
+    total = jax.lax.reduce_window(x.astype(_exact(x)), 0.0, jax.lax.add, window, window, "VALID")
+    return (total / 4).astype(x.dtype)
 
 
 def double_bilinear(x: Float[Array, "B H W C"], upsampling: Upsampling = "align_corners") -> Float[Array, "B 2*H 2*W C"]:
@@ -94,6 +109,12 @@ def bilinear_weights(n: int, upsampling: Upsampling, dtype: jnp.dtype) -> Weight
     return 0.25 * (k > 0).astype(dtype), 0.25 * (k < n - 1).astype(dtype)
 
 
+def transposed(weights: Weights) -> tuple[jax.Array | np.ndarray, ...]:
+    """Returns the weights [n] of outputs 2k - 1, 2k, 2k + 1 and 2k + 2 in the derivative by input k."""
+    even, odd = weights
+    return jnp.pad(odd[:-1], (1, 0)), 1 - even, 1 - odd, jnp.pad(even[1:], (0, 1))
+
+
 @jax.custom_vjp
 def _doubled(x: jax.Array, rows: Weights, columns: Weights) -> jax.Array:
     """Upsamples with given weights.
@@ -108,10 +129,12 @@ def _doubled(x: jax.Array, rows: Weights, columns: Weights) -> jax.Array:
 def _by_input(y: jax.Array, rows: Weights, columns: Weights) -> jax.Array:
     """Computes the derivative of `_doubled`, which is its transpose: [B, 2H, 2W, C] -> [B, H, W, C]."""
 
-    def transposed(function: Callable) -> Callable:
+    def transpose(function: Callable) -> Callable:
         return lambda y, *weights: jax.linear_transpose(lambda x: function(x, *weights), y[:, ::2, ::2])(y)[0]
 
-    by_slices = {"cpu": transposed(_for_cpus()), "default": transposed(interleaved)}
+    by_slices = {"cpu": transpose(_for_cpus()), "default": transpose(interleaved)}
+    if not is_split():
+        by_slices["tpu"] = by_input_one_axis_at_a_time
     return jax.lax.platform_dependent(y, rows, columns, cuda=by_input_with_indices, **by_slices)
 
 
@@ -142,6 +165,17 @@ def one_axis_at_a_time(x: jax.Array, weights_of_rows: Weights, weights_of_column
         halves = [y + t * (_neighbour(y, axis, step) - y) for step, t in zip((-1, 1), of_axis)]
         y = jnp.stack(halves, axis + 1).reshape(shape)
     return y.astype(x.dtype)
+
+
+def by_input_one_axis_at_a_time(y: jax.Array, weights_of_rows: Weights, weights_of_columns: Weights) -> jax.Array:
+    """Computes `_by_input` from every second row and column. On a TPU, it needs 1.6 GB of temporaries at 1024x2048, not 3.8."""
+    x = y  # the weights make it float32; converted before, it would take 1 GB more
+    for axis, weights in ((1, weights_of_rows), (2, weights_of_columns)):
+        even, odd = (jax.lax.slice_in_dim(x, first, None, 2, axis) for first in (0, 1))
+        outputs = _neighbour(odd, axis, -1), even, odd, _neighbour(even, axis, 1)
+        of_axis = [jnp.reshape(weight, [-1 if a == axis else 1 for a in range(y.ndim)]) for weight in transposed(weights)]
+        x = functools.reduce(operator.add, map(operator.mul, of_axis, outputs))
+    return x.astype(y.dtype)
 
 
 def interleaved(x: jax.Array, weights_of_rows: Weights, weights_of_columns: Weights) -> jax.Array:
@@ -193,10 +227,8 @@ def by_input_with_indices(y: jax.Array, rows: Weights, columns: Weights) -> jax.
     """Computes `_by_input`: each pixel of x contributes to four rows and four columns."""
 
     def taps(weights: Weights) -> list[Tap]:
-        even, odd = weights
-        k = np.arange(even.size)
-        transposed = jnp.pad(odd[:-1], (1, 0)), 1 - even, 1 - odd, jnp.pad(even[1:], (0, 1))
-        return [((2 * k + step).clip(0, 2 * k.size - 1), weight) for step, weight in zip((-1, 0, 1, 2), transposed)]
+        k = np.arange(weights[0].size)
+        return [((2 * k + step).clip(0, 2 * k.size - 1), weight) for step, weight in zip((-1, 0, 1, 2), transposed(weights))]
 
     return _weighted(y, taps(rows), taps(columns))
 

@@ -76,15 +76,15 @@ def schedule(hlo: str) -> list[Kernel | Exchange | Wait]:
             called = re.search(r"calls=%([\w.-]+)", line.rest)
             lines = computations[called[1]] if called else [line]
             if line.opcode == "while":
-                trips = re.search(r'"known_trip_count":\{"n":"(\d+)"', line.rest)
                 body = list(ordered(re.findall(r"body=%([\w.-]+)", line.rest)[0]))
-                yield from body * int(trips[1] if trips else 1)
+                yield from body * _trips(line, computations)
             elif line.opcode.endswith("-done"):
                 yield Wait(line.operands[0])
             elif line.opcode not in _FREE:
                 results = shapes | {inner.name: inner.result for inner in lines}
                 operands = [shapes.get(name, "") for name in line.operands]
                 moved = _fused(lines) if called else size_of(" ".join([line.result, *operands]))
+                moved -= min(moved, sum(map(_size_in_vmem, [line.result, *operands])))
                 exchange = next((found for inner in lines if (found := _exchange(inner, everyone))), None)
                 if exchange is None:
                     origin = re.search(r'op_name="([^"]*)"', line.rest)
@@ -95,6 +95,18 @@ def schedule(hlo: str) -> list[Kernel | Exchange | Wait]:
                         yield Wait(line.name)
 
     return list(ordered(entry))
+
+
+def _trips(loop: Instruction, computations: dict[str, list[Instruction]]) -> int:
+    """Returns how often a loop runs; 1 if the program does not tell.
+
+    The compiler for TPUs does not say it. JAX's loops count from 0 to the constant that their condition compares with.
+    """
+    if said := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.rest):
+        return int(said[1])
+    *others, compared = computations[re.findall(r"condition=%([\w.-]+)", loop.rest)[0]]
+    limits = [int(line.inside) for line in others if line.opcode == "constant" and line.name in compared.operands]
+    return limits[0] if limits else 1
 
 
 def traffic(work: list[Kernel | Exchange | Wait]) -> dict[str, tuple[int, int]]:
@@ -127,6 +139,11 @@ def collectives(hlo: str) -> list[Exchange]:
 def size_of(shapes: str) -> int:
     """Returns the bytes of all arrays in a text such as `(bf16[1,8,8,3]{3,2,1,0}, f32[])`."""
     return _bytes(_arrays(shapes))
+
+
+def _size_in_vmem(shapes: str) -> int:
+    """Returns the bytes of those arrays that a TPU keeps in its vector memory, as in `bf16[8,128]{1,0:T(8,128)(2,1)S(1)}`."""
+    return size_of(" ".join(re.findall(r"\w+\[[\d,]*\]\{[^}]*T\([^}]*S\(1\)\}", shapes)))
 
 
 def _bytes(arrays: list[tuple[str, tuple[int, ...]]]) -> int:
