@@ -53,6 +53,7 @@ def load(folder):
     (height, width), classes = about["size"], len(about["classes"])
 
     def synthesize(ids, instances=None):
+        ids, instances = np.asarray(ids), None if instances is None else np.asarray(instances)
         if ids.shape[:1] == (0,):
             raise ValueError(f"There are no layouts: the class ids have the shape {list(ids.shape)}. Give at least one layout.")
         fits = ids.shape[1:] == (height, width) and ids.dtype.kind in "iu"

@@ -94,7 +94,7 @@ from load import load
 synthesize, about = load(".")
 layouts = np.load({str(tmp_path / "layouts.npy")!r})
 np.save({str(tmp_path / "three.npy")!r}, synthesize(layouts))
-np.save({str(tmp_path / "one.npy")!r}, synthesize(layouts[:1].astype(int)))
+np.save({str(tmp_path / "one.npy")!r}, synthesize(layouts[:1].astype(int).tolist()))
 for wrong in (layouts[:, :32], layouts + 20, layouts[0], layouts / 1, layouts.astype(int) - 1, layouts[:0]):
     try:
         synthesize(wrong)

@@ -11,13 +11,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 LARGEST = 1 << 24
-"""The number of elements of a band, in the input or the output. A band of it takes 32 MiB in bfloat16."""
+"""The number of elements of an image's band, in the input or the output. A band of it takes 32 MiB in bfloat16."""
 
 
 def bands(image: jax.Array, channels: tuple[int, ...]) -> int:
-    """Returns in how many bands to convolve an image `[B, H, W, _]`, given the channels of input and output."""
-    elements, n = image.size // image.shape[-1] * max(channels), 1
-    while elements > n * LARGEST and image.shape[1] % (2 * n) == 0:
+    """Returns in how many bands to convolve images `[B, H, W, _]`, given the channels of input and output.
+
+    The batch does not count: in an exported function, it may be any number.
+    """
+    _, height, width, _ = image.shape
+    n = 1
+    while height * width * max(channels) > n * LARGEST and height % (2 * n) == 0:
         n *= 2
     return n
 
