@@ -1,6 +1,7 @@
 """A run: its folder, the description that it contains, and how to load the trained network from it."""
 
 import contextlib
+import hashlib
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from jaxtyping import Shaped, UInt16
 from crn_jax import load_artifact
 from crn_jax.buckets import address_of, copied, copied_file, is_bucket
 from crn_jax.checksums import KEY
+from crn_jax.data.examples import Source
 from crn_jax.data.geometry import view
 from crn_jax.data.instances import MARGIN, decoded, numbered
 from crn_jax.data.labels.label_space import LabelSpace
@@ -79,6 +81,15 @@ class Run(NamedTuple):
         ids = decoded(path)
         chosen = view(ids.shape, self.experiment.size, self.experiment.data.fit, path=path)
         return numbered(chosen.layout(ids, MARGIN), path)
+
+
+def describe_data(source: Source, epoch: int) -> dict[str, Any]:
+    """Returns what identifies the training examples: their number, the steps in an epoch, and a hash of their names.
+
+    The order of the data and the step at which λ is rescaled depend on them.
+    """
+    names = hashlib.sha256("\n".join(source.names).encode("utf-8", "surrogateescape")).hexdigest()
+    return {"examples": len(source), "steps_per_epoch": epoch, "names_sha256": names}
 
 
 def describe_run(experiment: Training, label_space: LabelSpace, vgg19: dict[str, str], data: dict[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from crn_jax.errors import UserError
 from crn_jax.evaluation import DISTANCE_WEIGHTS
 from crn_jax.generator import count_parameters
 from crn_jax.losses import Perception
-from crn_jax.run import load_run
+from crn_jax.run import describe_data, load_run
 from crn_jax.scores import upernet
 from crn_jax.scores.frechet import frechet_distance, kernel_distance, precision_recall, published_kernel_distance
 from crn_jax.scores.metrics import confusion, pixels_by_class, psnr, segmentation_scores
@@ -40,7 +40,6 @@ from launch.evaluation.open_segmenter import Opened, open_segmenter
 from launch.evaluation.ranking import FEWEST, differences, ranking
 from launch.evaluation.score_tables import cell_text
 from launch.evaluation.scoring import Tally
-from launch.training.run_folder import describe_data
 from tests.support import reference
 from tests.support.commands import copy_described_otherwise
 from tests.support.pages import embedded

@@ -245,11 +245,11 @@ def test_photographs_beside_the_splits_are_named(tmp_path):
     assert open_source(data, "val", (6, 8)).notes == (beside.replace(", validation", ""),)
 
 
-def test_polygons_are_named_where_layouts_are_missing(tmp_path):
+def test_annotations_are_named_where_layouts_are_missing(tmp_path):
     own(tmp_path, "", 12)
     for path in (tmp_path / "layouts").glob("*.png"):
         path.rename(path.with_suffix(".json"))
-    with pytest.raises(UserError, match=r"Polygons, as in 00\.json, .* are not read\. Export them as PNGs of ids"):
+    with pytest.raises(UserError, match=r"Annotations, such as 00\.json, .* are not read\. Export layouts from them"):
         open_source(DataConfig("folder", str(tmp_path), labels="cityscapes"), "train", (6, 8))
 
 

@@ -27,7 +27,7 @@ from crn_jax.data.pipeline import training_batches, validation_batches
 from crn_jax.data.sources import open_source
 from crn_jax.errors import UserError
 from crn_jax.evaluation import make_eval_step
-from crn_jax.run import load_run, read_description
+from crn_jax.run import describe_data, load_run, read_description
 from crn_jax.train import make_train_step
 from launch import hidden_choices, synthesize, train
 from launch.common.command_line import parse, parse_stages
@@ -294,7 +294,7 @@ def test_a_run_is_not_resumed_on_other_data(tiny, uninterrupted):
 
 def test_names_that_are_not_utf8_identify_the_data():
     sources = [Source(CITYSCAPES, [os.fsdecode(name)], (16, 16)) for name in (b"\xe4.png", b"\xe5.png")]
-    one, other = (session.describe_data(source, 1) for source in sources)
+    one, other = (describe_data(source, 1) for source in sources)
     assert one["names_sha256"] != other["names_sha256"]
 
 

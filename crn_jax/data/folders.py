@@ -211,7 +211,7 @@ def by_name(folder: Path, pattern: str = "*", name: Callable[[Path], str] = lamb
     if not files:
         deeper = next((p.parent for p in sorted(folder.glob("*/**/*")) if p.suffix.lower() in SUFFIXES), None)
         hint = f" Its subfolders have some, such as {deeper}; bring them here." if deeper and "/" not in pattern else ""
-        others = unread(folder) or _polygons(folder)
+        others = unread(folder) or _annotations(folder)
         raise UserError(f"{folder}: no files match {pattern} and end in {', '.join(SUFFIXES)}.{hint} {others}".rstrip())
     return files
 
@@ -235,12 +235,12 @@ def unread(folder: Path) -> str:
     return " ".join([*said, *[_of_other_formats(others, folder)] * bool(others)])
 
 
-def _polygons(folder: Path) -> str:
-    """Says that polygons are not read, if a folder has files of annotations, as tools for labelling write them."""
+def _annotations(folder: Path) -> str:
+    """Says that annotations are not read, if a folder has several files such as tools for labelling write them."""
     files = [path.name for path in sorted(folder.iterdir()) if path.suffix.lower() in _ANNOTATIONS]
-    if not files:
+    if len(files) < 2:  # a single one may be a readme or a list
         return ""
-    return f"Polygons, as in {some(files)}, are not read. Export them as PNGs of ids from the program that wrote them."
+    return f"Annotations, such as {some(files)}, are not read. Export layouts from them as PNGs of ids."
 
 
 def _of_other_formats(others: list[str], folder: Path) -> str:

@@ -1,7 +1,8 @@
 """The three maps of convolution.py in bands of rows, one band after the other, for a single TPU.
 
 XLA for TPUs brings large images into orders in memory in which 160 channels take the room of 256, and 32 that of 128. It also
-cuts images of batch 1 into pieces, with copies. One convolution at 1024x2048 needs 3 GB of temporaries, and in bands 0.1 GB.
+cuts images of batch 1 into pieces, with copies. One convolution at 1024x2048 needs 3 GB of temporaries. Those of a band fit
+into the chip's vector memory.
 """
 
 from collections.abc import Callable

@@ -112,8 +112,8 @@ def _trips(loop: Instruction, computations: dict[str, list[Instruction]]) -> int
 def traffic(work: list[Kernel | Exchange | Wait]) -> dict[str, tuple[int, int]]:
     """Returns the number of kernels and the bytes that they move: `{"convolutions": (97, 16e9), "others": ...}`.
 
-    Each kernel reads its operands once, or the slices that it takes of them, and writes its results once. A convolution's
-    workspace, and what the GPU's caches save, are not known from the text.
+    Each kernel reads its operands once, or the slices that it takes of them, and writes its results once. What a TPU keeps in
+    its vector memory does not count. A convolution's workspace, and what a GPU's caches save, are not known from the text.
     """
     kernels, moved = Counter[str](), Counter[str]()
     for item in work:

@@ -15,11 +15,10 @@ from crn_jax.data.pipeline import spread
 from crn_jax.data.sources import DRAWN, DataConfig, Split, label_space_of, open_source
 from crn_jax.errors import UserError, counted
 from crn_jax.experiment import Synthesis, require_kind
-from crn_jax.run import Run, is_run, load_run, read_description
+from crn_jax.run import Run, describe_data, is_run, load_run, read_description
 from launch.common.command_line import experiment_of_kind
 from launch.common.terminal import opened
 from launch.evaluation.methods import PHOTOGRAPHS, Examples
-from launch.training.run_folder import describe_data
 
 
 class Comparison(NamedTuple):

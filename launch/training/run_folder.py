@@ -7,13 +7,11 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 
 from crn_jax.buckets import BucketFolder, copied_file, is_bucket
 from crn_jax.checksums import sealed
-from crn_jax.data.examples import Source
 from crn_jax.errors import UserError
 from crn_jax.experiment import AnyExperiment
 from crn_jax.files import replace_text
@@ -36,15 +34,6 @@ def refuse_going_back(folder: str, trained: int, asked: int) -> None:
             f"{folder} is trained to step {trained:,} already, but only {asked:,} steps are asked for. Ask for more, or "
             f"start another run with --run.folder."
         )
-
-
-def describe_data(source: Source, epoch: int) -> dict[str, Any]:
-    """Returns what identifies the training examples: their number, the steps in an epoch, and a hash of their names.
-
-    The order of the data and the step at which λ is rescaled depend on them.
-    """
-    names = hashlib.sha256("\n".join(source.names).encode("utf-8", "surrogateescape")).hexdigest()
-    return {"examples": len(source), "steps_per_epoch": epoch, "names_sha256": names}
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ import jax
 from crn_jax.checkpoint import Checkpoints
 from crn_jax.data.pipeline import steps_per_epoch, training_batches
 from crn_jax.experiment import AnyExperiment
-from crn_jax.run import describe_run
+from crn_jax.run import describe_data, describe_run
 from crn_jax.sharding import local_rows, make_mesh, put
 from crn_jax.train import abstract_batch_of, abstract_state, make_train_step
 from crn_jax.vgg_weights import obtain_vgg19
@@ -24,7 +24,7 @@ from launch.training.metrics_log import MetricsLog, NoLog
 from launch.training.origins import origins_of, with_start_of_folder
 from launch.training.progress import announce
 from launch.training.run_files import run_files
-from launch.training.run_folder import describe_data, prepared_folder, refuse_going_back, writable
+from launch.training.run_folder import prepared_folder, refuse_going_back, writable
 from launch.training.start import first_state
 from launch.training.watchdog import Watchdog
 
