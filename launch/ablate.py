@@ -105,6 +105,8 @@ class Join:
     """The files record.json.gz of ablations of one suite with the same budget."""
     out: Path
     """The folder for the page, and for the record of all trainings."""
+    without_judge: bool = False
+    """Leave out mIoU and pixel accuracy, so that records of different segmenters can be joined."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -207,7 +209,7 @@ def join(asked: Join, command_line: str) -> int:
             f"--out {asked.out}: the record of all trainings would replace one of the records. Choose another folder."
         )
     with computable(*asked.records):
-        record = joined(asked.records, command_line)
+        record = joined(asked.records, command_line, judge=not asked.without_judge)
         results = write_results(asked.out, record)
     tell(results, asked.out)
     return 0

@@ -32,7 +32,7 @@ from launch.common.output import explained_writing, remove_unfinished, write_png
 from launch.common.processes import Processes, agree, is_first, join_apart, several_processes, sum_over_processes
 from launch.common.profiler import Profiler
 from launch.common.terminal import command, console, track
-from launch.synthesis.layouts import Sizing, find_layouts, fitted, on_disk
+from launch.synthesis.layouts import Sizing, find_layouts, fitted, folders_with_layouts, on_disk
 from launch.synthesis.record import Record
 from launch.synthesis.stream import Job, Synthesized, image_note, is_foreign, sheet_note, synthesize_all
 
@@ -170,6 +170,10 @@ def tasks_of(arguments: Arguments, num_images: int, out: Path) -> list[Task]:
       UserError: if a layout does not exist, if two layouts have one name, or if an image would replace a layout.
     """
     paths = _without_own_images(list(find_layouts(arguments.layouts)), arguments, out)
+    for given in arguments.layouts:
+        deeper = [path.name for path in folders_with_layouts(given) if path.resolve() != out.resolve()] if given.is_dir() else []
+        if deeper:
+            console.print(f"{given}: layouts in subfolders, such as {deeper[0]}, are left out. Give the subfolders to take them.")
     targets = [[out / name for name in names] for names in target_names(paths, num_images)]
     refuse_overwriting(paths, [image for each in targets for image in each] + [out / SHEET_NAME] * arguments.sheet)
     return list(zip(paths, targets))

@@ -19,7 +19,7 @@ from crn_jax.scores.statistics import Spread, few_images
 from launch import ablate
 from launch.ablation import findings
 from launch.ablation.findings import collect, common_keys, curve, difference, scores_of, together
-from launch.ablation.join import RESCORE, check_scoring, joined
+from launch.ablation.join import JUDGED, RESCORE, check_scoring, joined
 from launch.ablation.record import FILE, Entry, read_record, record_of, write_record
 from launch.ablation.summary import conclusions, figures_table, markdown, order_kept, still_falling
 from launch.ablation.tasks import Budget, Task
@@ -428,7 +428,7 @@ def test_seeds_are_compared_with_the_same_seeds(machines):
         ),
         (
             lambda record: record["trainings"][2]["evaluation"]["candidates"][0]["scores"]["accuracy"].update(value=51.0),
-            "scored in different ways: photographs.accuracy: 50, now 51",
+            "scored in different ways: photographs.accuracy: 50, now 51. Their segmenters differ. --without_judge",
         ),
     ],
 )
@@ -439,6 +439,33 @@ def test_records_that_do_not_belong_together(machines, change, problem):
     write_record(second, record)
     with pytest.raises(UserError, match=re.escape(problem)):
         joined([first, second], "join")
+
+
+def test_records_of_two_judges_are_joined_without_what_the_judges_found(machines, tmp_path):
+    """All other scores, and their differences, are those of two records of one judge."""
+    *_, first, second = machines
+    together_ = results_of(joined([first, second], "join"))
+    record = read_record(second)
+    for training in record["trainings"]:
+        training["evaluation"]["candidates"][0]["scores"]["accuracy"]["value"] = 51.0
+        training["evaluation"]["notes"].append("Segmenter: runs/other, step 9.")
+    write_record(second, record)
+    with pytest.raises(UserError, match="Their segmenters differ. --without_judge joins all scores but mIoU"):
+        joined([first, second], "join")
+    out = tmp_path / "out"
+    with pytest.raises(SystemExit) as exit_:
+        ablate.main(["join", str(first), str(second), "--without_judge", "--out", str(out)])
+    assert exit_.value.code == 0
+    results = read_record(out / FILE)["results"]
+    assert not any("Segmenter" in note for note in results["notes"])
+    assert any("mIoU and pixel accuracy were left out" in note for note in results["notes"])
+    for before, now in zip(together_["variants"], results["variants"], strict=True):
+        assert now["difference"] == before["difference"]
+        assert now["scores"] == {key: score for key, score in before["scores"].items() if key not in JUDGED}
+    for training in read_record(out / FILE)["trainings"]:
+        for candidate in training["evaluation"]["candidates"] if training["evaluation"] else ():
+            assert not set(JUDGED) & (set(candidate["scores"]) | set(candidate["per_image"]))
+            assert candidate["confusion"] is None and candidate["class_iou"] is None
 
 
 def test_trainings_of_one_ablation_that_were_scored_in_different_ways_are_refused(tmp_path):

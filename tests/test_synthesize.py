@@ -331,6 +331,25 @@ def test_images_in_the_folder_of_their_layouts_are_no_layouts(trained, tmp_path)
     assert {path.name for path in together.glob("*")} == {"ids.PNG", "ids.png"}
 
 
+def test_layouts_in_subfolders_are_left_out_with_a_word(trained, tmp_path):
+    """The folder of the images may be a subfolder."""
+    folder, layouts = trained
+    convert.main(["safetensors", str(folder), str(tmp_path / "run.safetensors")])
+    given = tmp_path / "given"
+    given.mkdir()
+    shutil.copy(layouts / "ids.png", given)
+
+    def screen() -> str:
+        with console.capture() as capture:
+            command.main([str(tmp_path / "run.safetensors"), str(given), "--out", str(given / "images")])
+        return " ".join(capture.get().split())
+
+    screen()
+    assert "are left out" not in screen()
+    shutil.copytree(layouts, given / "more")
+    assert "given: layouts in subfolders, such as more, are left out." in screen()
+
+
 def test_images_of_other_layouts_are_replaced_and_counted(trained, tmp_path):
     folder, _ = trained
     for seed, name in enumerate("ab"):

@@ -28,7 +28,7 @@ from crn_jax.data.sources import open_source
 from crn_jax.errors import UserError
 from crn_jax.evaluation import make_eval_step
 from crn_jax.run import describe_data, load_run, read_description
-from crn_jax.train import make_train_step
+from crn_jax.train import TrainState, make_train_step
 from launch import hidden_choices, synthesize, train
 from launch.common.command_line import parse, parse_stages
 from launch.common.contact_sheet import grid
@@ -36,6 +36,7 @@ from launch.common.exit_status import TRY_AGAIN
 from launch.common.terminal import console
 from launch.training import session
 from launch.training.metrics_log import read_metrics
+from launch.training.progress import announce
 from launch.training.run_folder import check_room
 from tests.support.commands import PATIENCE, ROOT, final_state, redescribe, refused_run, run, start, trained_lines, wait_for
 from tests.support.rounding import assert_identical
@@ -434,6 +435,27 @@ def test_random_vgg_weights_are_announced_everywhere(tiny, tmp_path, monkeypatch
         sheet = np.asarray(image.convert("RGB")).astype(int)
     assert (sheet[:60, :, 0] - sheet[:60, :, 1:].max(-1) > 150).sum() > 100  # the warning is red
     assert "no network" in refused_run([*without_vgg, "--vgg.no_allow_random"], tmp_path / "real")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ((), ""),
+        (
+            ("--optimizer.schedule", "authors_fallback", "--init_moments", "kept"),
+            "--optimizer.schedule authors_fallback has rates of its own, so --optimizer.learning_rate 0.0001 is not used. "
+            "--init_moments kept has no effect without --init_from: there is no run whose moments to keep.",
+        ),
+    ],
+)
+def test_settings_without_effect_are_told(arguments, told):
+    experiment = parse(["demo", "--optimizer.learning_rate", "1e-4", *arguments]).experiment
+    mesh = sharding.make_mesh(experiment.sharding, experiment.batch_size, experiment.size[0])
+    state = TrainState(*({} for _ in TrainState._fields))
+    with console.capture() as capture:
+        announce(experiment, mesh, state, 0, 1000, {"weights": "file"})
+    screen = " ".join(capture.get().split())
+    assert told in screen and ("no effect" in screen) == bool(told) and ("not used" in screen) == bool(told)
 
 
 @pytest.mark.parametrize(

@@ -18,18 +18,27 @@ _SAME = ("suite", "question", "budget", "classes")
 """What the records of one suite have in common."""
 
 
-def joined(paths: Sequence[Path], command: str) -> dict[str, Any]:
+JUDGED = ("miou", "accuracy", "miou_void", "accuracy_void")
+"""The scores that depend on the segmenter."""
+
+
+def joined(paths: Sequence[Path], command: str, judge: bool = True) -> dict[str, Any]:
     """Returns one record with the trainings of several, without results.
 
     Variants are in the order of the first record that has them, and seeds in ascending order. A training that one record has
     finished replaces the same training of another that has not. The pictures of a variant are those of the first record.
+
+    Args:
+      paths: the records.
+      command: what the new record says of how it was made.
+      judge: whether to keep what segmenters found, which has to come from one segmenter.
 
     Raises:
       UserError: if the records are of different suites, or hold the same training twice, or a variant with two settings.
     """
     if not paths:
         raise UserError("Name at least one record, such as runs/ablations/paper/record.json.gz.")
-    records = [read_record(path) for path in paths]
+    records = [read_record(path) if judge else without_judge(read_record(path)) for path in paths]
     first = records[0]
     trainings: dict[tuple[str, int], tuple[Path, dict[str, Any]]] = {}
     for path, record in zip(paths, records):
@@ -54,6 +63,28 @@ def joined(paths: Sequence[Path], command: str) -> dict[str, Any]:
         "notes": distinct(itertools.chain(*(record["notes"] for record in records))),
         "examples": joined_examples(records),
     }
+
+
+def without_judge(record: dict[str, Any]) -> dict[str, Any]:
+    """Returns a record without what its segmenter found: mIoU, pixel accuracy, and what they are computed from."""
+
+    def candidate(scored: dict[str, Any]) -> dict[str, Any]:
+        found = {of: {key: value for key, value in scored[of].items() if key not in JUDGED} for of in ("scores", "per_image")}
+        return scored | found | {"class_iou": None, "confusion": None}
+
+    def evaluation(whole: dict[str, Any]) -> dict[str, Any]:
+        return whole | {
+            "candidates": [candidate(scored) for scored in whole["candidates"]],
+            "scores": [score for score in whole["scores"] if score["key"] not in JUDGED],
+            "notes": [note for note in whole["notes"] if not note.startswith("Segmenter: ")],
+        }
+
+    trainings = [
+        training | {"evaluation": training["evaluation"] and evaluation(training["evaluation"])}
+        for training in record["trainings"]
+    ]
+    note = "mIoU and pixel accuracy were left out when records were joined (--without_judge)."
+    return record | {"trainings": trainings, "notes": [*record["notes"], note]}
 
 
 def more_finished(one: tuple[Path, dict[str, Any]], other: tuple[Path, dict[str, Any]]) -> bool:
@@ -96,6 +127,9 @@ def check_settings(trainings: Sequence[tuple[Path, dict[str, Any]]], by_time: bo
 RESCORE = "Remove the folder evaluation of those that were scored first, and give the command again."
 """The remedy for trainings of one ablation that were scored in different ways."""
 
+WITHOUT_JUDGE = "Their segmenters differ. --without_judge joins all scores but mIoU and pixel accuracy."
+"""The remedy for records of different segmenters."""
+
 
 def check_scoring(trainings: Sequence[tuple[Path, dict[str, Any]]], remedy: str = "") -> None:
     """Raises UserError if the trainings were not scored on the same images, or by other weights or another judge.
@@ -107,12 +141,21 @@ def check_scoring(trainings: Sequence[tuple[Path, dict[str, Any]]], remedy: str 
         first_path, first = scored[0]
         apart = list(unequal(conditions(first), conditions(evaluation), APART, ROUNDING))
         if apart:
-            raise UserError(f"{first_path} and {path} were scored in different ways: {'; '.join(apart[:3])}. {remedy}".rstrip())
+            unjudged = (conditions(each, judge=False) for each in (first, evaluation))
+            judge_alone = not list(unequal(*unjudged, APART, ROUNDING))
+            raise UserError(
+                f"{first_path} and {path} were scored in different ways: {'; '.join(apart[:3])}. "
+                f"{remedy or WITHOUT_JUDGE * judge_alone}".rstrip()
+            )
 
 
-def conditions(evaluation: dict[str, Any]) -> dict[str, Any]:
-    """Returns what the evaluations of one suite have in common: the images, the weights, and how the photographs score."""
-    scores = {key: score["value"] for key, score in evaluation["candidates"][0]["scores"].items()}
+def conditions(evaluation: dict[str, Any], judge: bool = True) -> dict[str, Any]:
+    """Returns what the evaluations of one suite have in common: the images, the weights, and how the photographs score.
+
+    `judge` says whether the scores count that depend on the segmenter.
+    """
+    photographs = evaluation["candidates"][0]["scores"]
+    scores = {key: score["value"] for key, score in photographs.items() if judge or key not in JUDGED}
     weights = evaluation.get("vgg19", {}).get("sha256")
     return {"images": evaluation["title"], "names": evaluation.get("names"), "VGG-19": weights, "photographs": scores}
 

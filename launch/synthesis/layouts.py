@@ -119,7 +119,7 @@ def find_layouts(paths: tuple[Path, ...]) -> Iterator[Path]:
         if path.is_dir():
             inside = sorted(filter(_is_layout, path.iterdir()))
             if not inside:
-                deeper = next((p for p in sorted(path.iterdir()) if _is_listed(p) and any(map(_is_layout, p.iterdir()))), None)
+                deeper = next(folders_with_layouts(path), None)
                 hint = f" Its subfolders have some: give them instead, such as {given / deeper.name}." if deeper else ""
                 raise UserError(f"{given}: there is no PNG or WebP file in this folder.{hint}")
             yield from inside
@@ -129,8 +129,11 @@ def find_layouts(paths: tuple[Path, ...]) -> Iterator[Path]:
             raise UserError(f"{given}: there is no such file or folder.")
 
 
-def _is_listed(path: Path) -> bool:
-    return path.is_dir() and os.access(path, os.R_OK | os.X_OK)
+def folders_with_layouts(folder: Path) -> Iterator[Path]:
+    """Yields the folders in a folder that have layouts, in order."""
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and os.access(path, os.R_OK | os.X_OK) and any(map(_is_layout, path.iterdir())):
+            yield path
 
 
 def _is_layout(path: Path) -> bool:

@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from rich.console import Console, Group
 from rich.text import Text
 
-from crn_jax.experiment import AnyExperiment
+from crn_jax.experiment import AnyExperiment, Experiment
 from crn_jax.generator import count_parameters
 from crn_jax.train import TrainState
 from crn_jax.vgg_layers import TAPS
@@ -39,6 +39,13 @@ def announce(experiment: AnyExperiment, mesh: Mesh, state: TrainState, first_ste
     if due := late_rescaling(experiment, epoch):
         advice = "" if first_step else " --lambdas.rescale_epoch chooses another epoch."  # a run that goes on keeps its own
         console.print(f"λ is to be rescaled after step {due:,}, so no step uses the rescaled λ.{advice}", style="dim")
+    schedule, rate = experiment.optimizer.schedule, experiment.optimizer.learning_rate
+    if schedule != "constant":
+        console.print(
+            f"--optimizer.schedule {schedule} has rates of its own, so --optimizer.learning_rate {rate:g} is not used.", style="dim"
+        )
+    if isinstance(experiment, Experiment) and experiment.init_moments == "kept" and not experiment.start:
+        console.print("--init_moments kept has no effect without --init_from: there is no run whose moments to keep.", style="dim")
     if first_step:
         console.print(f"Resuming {experiment.folder} at step {first_step}.")
     if vgg19["weights"] == "random":
