@@ -10,6 +10,7 @@ import functools
 import hashlib
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -170,13 +171,18 @@ def tasks_of(arguments: Arguments, num_images: int, out: Path) -> list[Task]:
       UserError: if a layout does not exist, if two layouts have one name, or if an image would replace a layout.
     """
     paths = _without_own_images(list(find_layouts(arguments.layouts)), arguments, out)
-    for given in arguments.layouts:
-        deeper = [path.name for path in folders_with_layouts(given) if path.resolve() != out.resolve()] if given.is_dir() else []
-        if deeper:
-            console.print(f"{given}: layouts in subfolders, such as {deeper[0]}, are left out. Give the subfolders to take them.")
+    _tell_left_out(arguments.layouts, out)
     targets = [[out / name for name in names] for names in target_names(paths, num_images)]
     refuse_overwriting(paths, [image for each in targets for image in each] + [out / SHEET_NAME] * arguments.sheet)
     return list(zip(paths, targets))
+
+
+def _tell_left_out(given: Sequence[Path], out: Path) -> None:
+    """Says which folders of layouts have further layouts in subfolders, which are not taken. `out` holds images."""
+    for folder in filter(Path.is_dir, given):
+        deeper = next((path for path in folders_with_layouts(folder) if path.resolve() != out.resolve()), None)
+        if deeper:
+            console.print(f"{folder}: layouts in subfolders are left out. Give a subfolder to take them, such as {deeper}.")
 
 
 def _without_own_images(paths: list[Path], arguments: Arguments, out: Path) -> list[Path]:

@@ -347,7 +347,7 @@ def test_layouts_in_subfolders_are_left_out_with_a_word(trained, tmp_path):
     screen()
     assert "are left out" not in screen()
     shutil.copytree(layouts, given / "more")
-    assert "given: layouts in subfolders, such as more, are left out." in screen()
+    assert "given: layouts in subfolders are left out. Give a subfolder to take them, such as " in screen()
 
 
 def test_images_of_other_layouts_are_replaced_and_counted(trained, tmp_path):

@@ -141,8 +141,8 @@ def check_scoring(trainings: Sequence[tuple[Path, dict[str, Any]]], remedy: str 
         first_path, first = scored[0]
         apart = list(unequal(conditions(first), conditions(evaluation), APART, ROUNDING))
         if apart:
-            unjudged = (conditions(each, judge=False) for each in (first, evaluation))
-            judge_alone = not list(unequal(*unjudged, APART, ROUNDING))
+            unjudged = unequal(conditions(first, judge=False), conditions(evaluation, judge=False), APART, ROUNDING)
+            judge_alone = not list(unjudged)
             raise UserError(
                 f"{first_path} and {path} were scored in different ways: {'; '.join(apart[:3])}. "
                 f"{remedy or WITHOUT_JUDGE * judge_alone}".rstrip()

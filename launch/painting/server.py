@@ -83,6 +83,116 @@ class Studio:
         return about_scenes(self.layouts(), self.runs[0].run.label_space.classes, self.size)
 
 
+class Answers:
+    """What the server answers: one method for each of the page's requests."""
+
+    def __init__(self, studio: Studio):
+        space = studio.runs[0].run.label_space
+        self._studio, self._space = studio, space
+        self._dtype = np.dtype(space.dtype).newbyteorder("<")
+        self._pages = _files()
+        self._decoding = asyncio.Semaphore(1)  # a large picture takes a gigabyte while it is decoded
+
+    async def page(self, request: Request) -> Response:
+        """Sends the page, or one of its files."""
+        name = request.path_params.get("name", "index.html")
+        if name not in self._pages:
+            raise HTTPException(404, f"There is no file {name} here.")
+        return Response(self._pages[name], media_type=_media_type(name))
+
+    async def about(self, _: Request) -> Response:
+        """Describes runs, classes and canvas."""
+        return JSONResponse(self._studio.about())
+
+    async def scenes(self, _: Request) -> Response:
+        """Describes what there is to start from, and the objects to stamp."""
+        return JSONResponse(await run_in_threadpool(self._studio.scenes))
+
+    async def held_out(self, request: Request) -> Response:
+        """Sends a held-out layout."""
+        layouts, number = await run_in_threadpool(self._studio.layouts), request.path_params["number"]
+        if number >= len(layouts):
+            raise HTTPException(404, f"There is no held-out layout {number}.")
+        return _raw(layouts[number].astype(self._dtype).tobytes())
+
+    async def render(self, request: Request) -> Response:
+        """Sends the images of the layout in the body, and the class ids that they were made from."""
+        painted = self._painted(request.path_params["run"])
+        layout = await self._layout(request)
+        if painted.state != "ready":
+            return JSONResponse({"error": painted.problem or "The run is being compiled."}, 503)
+        try:
+            images, given = await self._studio.renders.render(request.query_params.get("page", "")[:64], painted, layout)
+        except Superseded:
+            return Response(status_code=204)
+        except Busy:
+            return JSONResponse({"error": "Too many pages paint at the same time. Close some of them."}, 503)
+        return _raw(images.tobytes() + given.astype(self._dtype).tobytes())
+
+    async def open_file(self, request: Request) -> Response:
+        """Sends the layout of the file in the body: a layout, or a photograph that the segmenter labels."""
+        kind, reading = request.path_params["kind"], request.query_params.get("read")
+        if kind not in ("layout", "photograph"):
+            raise HTTPException(404, f"The page opens layouts and photographs, no {kind}.")
+        name = Path(request.query_params.get("name", "")[:200]).name or "The file"
+        if reading not in (None, *READINGS):
+            raise HTTPException(400, f"A palette PNG holds {' or '.join(READINGS)}, not {reading}.")
+        content = await _body(request, MAX_BYTES)
+        run, labeller = self._studio.runs[0].run, self._studio.labeller
+        if kind == "photograph":
+            if labeller is None:
+                raise HTTPException(400, "Photographs need a segmenter: start launch.paint with --segmenter RUN.")
+            decode = functools.partial(labelled_photograph, run, labeller, content, name)
+        else:
+            decode = functools.partial(opened_layout, run, content, name, reading)
+        async with self._decoding:
+            layout, notes = await run_in_threadpool(decode)
+        return JSONResponse({"layout": _base64(layout.astype(self._dtype)), "notes": notes})
+
+    async def command(self, request: Request) -> Response:
+        """Sends the command line that makes the image which the page shows."""
+        fields = _fields(await _body(request, _SMALL))
+        painted = self._painted(fields.get("run"))
+        count, class_ids = painted.run.generator.num_images, {str(n): n for n in range(self._space.num_classes)}
+        index: Any = fields.get("index")
+        picks = fields.get("picks")
+        if not isinstance(picks, dict) or not picks.keys() <= class_ids.keys():
+            last = self._space.num_classes - 1
+            raise HTTPException(400, f"Picks are numbers of classes, 0 to {last}, with the images for them.")
+        if any(type(image) is not int or not 0 <= image < count for image in (index, *picks.values())):
+            raise HTTPException(400, f"This run makes {count} images, 0 to {count - 1}.")
+        chosen = {class_ids[name]: image for name, image in picks.items()}
+        file = Path(str(fields.get("file", ""))[:200]).name.encode(errors="replace").decode() or "LAYOUT.png"
+        return JSONResponse({"command": synthesize_command(painted, index, chosen, file)})
+
+    def of_this_session(self, handler: Handler) -> Handler:
+        """Refuses what a page asks that has not noticed that the server was started again."""
+
+        async def checked(request: Request) -> Response:
+            if request.query_params.get("session", self._studio.session) != self._studio.session:
+                await _body(request, MAX_BYTES)  # of another size, perhaps
+                raise HTTPException(503, "The server was started again, perhaps with other runs. Reload the page.")
+            return await handler(request)
+
+        return checked
+
+    def _painted(self, number: Any) -> PaintedRun:
+        if type(number) is not int or not 0 <= number < len(self._studio.runs):
+            raise HTTPException(404, f"There is no run {number} here.")
+        return self._studio.runs[number]
+
+    async def _layout(self, request: Request) -> np.ndarray:
+        size, num_classes = self._studio.size, self._space.num_classes
+        expected = size[0] * size[1] * self._dtype.itemsize
+        content = await _body(request, expected)
+        if len(content) != expected:
+            raise HTTPException(400, f"A layout has {expected:,} bytes here, not {len(content):,}. Reload the page.")
+        layout = np.frombuffer(content, self._dtype).reshape(size).astype(self._space.dtype)
+        if layout.max() >= num_classes:
+            raise HTTPException(400, f"Class id {layout.max()} is out of range: there are {num_classes} classes.")
+        return layout
+
+
 def application(studio: Studio, host: str, token: str | None = None) -> Guard:
     """Returns the ASGI application.
 
@@ -91,109 +201,17 @@ def application(studio: Studio, host: str, token: str | None = None) -> Guard:
       host: the address that the server listens on.
       token: what the path of each request begins with, if other machines can reach the server.
     """
-    space, dtype = studio.runs[0].run.label_space, np.dtype(studio.runs[0].run.label_space.dtype).newbyteorder("<")
-    pages, decoding = _files(), asyncio.Semaphore(1)  # a large picture takes a gigabyte while it is decoded
-
-    async def page(request: Request) -> Response:
-        name = request.path_params.get("name", "index.html")
-        if name not in pages:
-            raise HTTPException(404, f"There is no file {name} here.")
-        return Response(pages[name], media_type=_media_type(name))
-
-    async def about(_: Request) -> Response:
-        return JSONResponse(studio.about())
-
-    async def scenes(_: Request) -> Response:
-        return JSONResponse(await run_in_threadpool(studio.scenes))
-
-    async def held_out(request: Request) -> Response:
-        layouts, number = await run_in_threadpool(studio.layouts), request.path_params["number"]
-        if number >= len(layouts):
-            raise HTTPException(404, f"There is no held-out layout {number}.")
-        return _raw(layouts[number].astype(dtype).tobytes())
-
-    async def render(request: Request) -> Response:
-        painted = _painted(request.path_params["run"])
-        layout = await _layout(request)
-        if painted.state != "ready":
-            return JSONResponse({"error": painted.problem or "The run is being compiled."}, 503)
-        try:
-            images, given = await studio.renders.render(request.query_params.get("page", "")[:64], painted, layout)
-        except Superseded:
-            return Response(status_code=204)
-        except Busy:
-            return JSONResponse({"error": "Too many pages paint at the same time. Close some of them."}, 503)
-        return _raw(images.tobytes() + given.astype(dtype).tobytes())
-
-    async def open_file(request: Request) -> Response:
-        kind, reading = request.path_params["kind"], request.query_params.get("read")
-        if kind not in ("layout", "photograph"):
-            raise HTTPException(404, f"The page opens layouts and photographs, no {kind}.")
-        name = Path(request.query_params.get("name", "")[:200]).name or "The file"
-        if reading not in (None, *READINGS):
-            raise HTTPException(400, f"A palette PNG holds {' or '.join(READINGS)}, not {reading}.")
-        content = await _body(request, MAX_BYTES)
-        run = studio.runs[0].run
-        if kind == "photograph":
-            if studio.labeller is None:
-                raise HTTPException(400, "Photographs need a segmenter: start launch.paint with --segmenter RUN.")
-            decode = functools.partial(labelled_photograph, run, studio.labeller, content, name)
-        else:
-            decode = functools.partial(opened_layout, run, content, name, reading)
-        async with decoding:
-            layout, notes = await run_in_threadpool(decode)
-        return JSONResponse({"layout": _base64(layout.astype(dtype)), "notes": notes})
-
-    async def command(request: Request) -> Response:
-        fields = _fields(await _body(request, _SMALL))
-        painted = _painted(fields.get("run"))
-        count, class_ids = painted.run.generator.num_images, {str(n): n for n in range(space.num_classes)}
-        index: Any = fields.get("index")
-        picks = fields.get("picks")
-        if not isinstance(picks, dict) or not picks.keys() <= class_ids.keys():
-            raise HTTPException(400, f"Picks are numbers of classes, 0 to {space.num_classes - 1}, with the images for them.")
-        if any(type(image) is not int or not 0 <= image < count for image in (index, *picks.values())):
-            raise HTTPException(400, f"This run makes {count} images, 0 to {count - 1}.")
-        chosen = {class_ids[name]: image for name, image in picks.items()}
-        file = Path(str(fields.get("file", ""))[:200]).name.encode(errors="replace").decode() or "LAYOUT.png"
-        return JSONResponse({"command": synthesize_command(painted, index, chosen, file)})
-
-    def of_this_session(handler: Handler) -> Handler:
-        """Refuses what a page asks that has not noticed that the server was started again."""
-
-        async def checked(request: Request) -> Response:
-            if request.query_params.get("session", studio.session) != studio.session:
-                await _body(request, MAX_BYTES)  # of another size, perhaps
-                raise HTTPException(503, "The server was started again, perhaps with other runs. Reload the page.")
-            return await handler(request)
-
-        return checked
-
-    def _painted(number: Any) -> PaintedRun:
-        if type(number) is not int or not 0 <= number < len(studio.runs):
-            raise HTTPException(404, f"There is no run {number} here.")
-        return studio.runs[number]
-
-    async def _layout(request: Request) -> np.ndarray:
-        expected = studio.size[0] * studio.size[1] * dtype.itemsize
-        content = await _body(request, expected)
-        if len(content) != expected:
-            raise HTTPException(400, f"A layout has {expected:,} bytes here, not {len(content):,}. Reload the page.")
-        layout = np.frombuffer(content, dtype).reshape(studio.size).astype(space.dtype)
-        if layout.max() >= space.num_classes:
-            raise HTTPException(400, f"Class id {layout.max()} is out of range: there are {space.num_classes} classes.")
-        return layout
-
+    answers = Answers(studio)
     app = Starlette(
         routes=[
-            Route("/", page),
-            Route("/page/{name}", page),
-            Route("/about", about),
-            Route("/scenes", scenes),
-            Route("/layouts/{number:int}", held_out),
-            Route("/render/{run:int}", of_this_session(render), methods=["POST"]),
-            Route("/open/{kind:str}", of_this_session(open_file), methods=["POST"]),
-            Route("/command", of_this_session(command), methods=["POST"]),
+            Route("/", answers.page),
+            Route("/page/{name}", answers.page),
+            Route("/about", answers.about),
+            Route("/scenes", answers.scenes),
+            Route("/layouts/{number:int}", answers.held_out),
+            Route("/render/{run:int}", answers.of_this_session(answers.render), methods=["POST"]),
+            Route("/open/{kind:str}", answers.of_this_session(answers.open_file), methods=["POST"]),
+            Route("/command", answers.of_this_session(answers.command), methods=["POST"]),
         ],
         exception_handlers={HTTPException: _refused, UserError: _refused, ClientDisconnect: _refused, Exception: _failed},
     )

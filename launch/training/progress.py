@@ -42,10 +42,13 @@ def announce(experiment: AnyExperiment, mesh: Mesh, state: TrainState, first_ste
     schedule, rate = experiment.optimizer.schedule, experiment.optimizer.learning_rate
     if schedule != "constant":
         console.print(
-            f"--optimizer.schedule {schedule} has rates of its own, so --optimizer.learning_rate {rate:g} is not used.", style="dim"
+            f"--optimizer.schedule {schedule} has rates of its own, so --optimizer.learning_rate {rate:g} is not used.",
+            style="dim",
         )
     if isinstance(experiment, Experiment) and experiment.init_moments == "kept" and not experiment.start:
-        console.print("--init_moments kept has no effect without --init_from: there is no run whose moments to keep.", style="dim")
+        console.print(
+            "--init_moments kept has no effect without --init_from: there is no run whose moments to keep.", style="dim"
+        )
     if first_step:
         console.print(f"Resuming {experiment.folder} at step {first_step}.")
     if vgg19["weights"] == "random":
