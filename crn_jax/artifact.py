@@ -35,7 +35,7 @@ from crn_jax.errors import UserError
 from crn_jax.experiment import to_json
 from crn_jax.files import replace_text, replacing, sha256_of
 from crn_jax.generator import Generator
-from crn_jax.run import Run
+from crn_jax.run import Run, nearby
 from crn_jax.synthesize import abstract_ids, synthesize
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -113,6 +113,15 @@ def write_artifact(folder: Path, run: Run, size: tuple[int, int] | None = None) 
     except OSError as error:
         raise UserError(f"{folder}: the artifact cannot be written there ({error}).") from error
     return about
+
+
+def exported_size(source: str | Path) -> tuple[int, int] | None:
+    """Returns the height and the width of the layouts that an artifact takes, or None if the source is no artifact."""
+    here = Path(nearby(source))
+    if not (here / "artifact.json").is_file():
+        return None
+    height, width = load_artifact.read(here)[0]["size"]
+    return height, width
 
 
 def _describe(run: Run, size: tuple[int, int]) -> dict[str, Any]:

@@ -50,7 +50,7 @@ def require_text(path: Path) -> Path:
         os.fspath(path).encode()
     except UnicodeEncodeError as error:
         raise UserError(
-            f"{path}: the name of this folder is no text in {sys.getfilesystemencoding()}, the encoding of file names here. "
+            f"{path}: this name is no text in {sys.getfilesystemencoding()}, the encoding of file names here. "
             f"Rename it, or set PYTHONUTF8=1."
         ) from error
     return path

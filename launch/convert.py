@@ -12,13 +12,13 @@ import numpy as np
 import tyro
 
 from configs import COLLECTION
-from crn_jax.artifact import write_artifact
+from crn_jax.artifact import exported_size, write_artifact
 from crn_jax.authors import load_released
 from crn_jax.checkpoint import Checkpoints
 from crn_jax.data.sources import DataConfig, label_space_of
 from crn_jax.errors import UserError
 from crn_jax.experiment import Experiment, Regression, require_kind
-from crn_jax.files import expanded, replace_text
+from crn_jax.files import expanded, replace_text, require_text
 from crn_jax.formats.safetensors_file import load_run_file, save_run
 from crn_jax.generator import count_parameters
 from crn_jax.run import Run, describe_run, load_run, parse_description, read_description
@@ -27,7 +27,7 @@ from crn_jax.train import abstract_state, init_state
 from launch.common.jax_setup import set_up_jax
 from launch.common.names import as_typed, command_line, quoted
 from launch.common.options import BucketPath, read_options
-from launch.common.output import staged, write_json
+from launch.common.output import remove_unfinished, staged, write_json
 from launch.common.terminal import command, console
 from launch.conversion.model_card import licences, model_card, use_of_artifact, use_of_onnx, use_of_web
 from launch.conversion.onnxruntime_web import runtime_files, version_of
@@ -221,6 +221,7 @@ def to_safetensors(asked: Safetensors) -> None:
     run = load_run(asked.run, asked.checkpoint, kind=Regression)
     _, _, description = read_description(asked.run)
     params = jax.tree.map(lambda leaf: np.asarray(leaf, asked.dtype), run.params)
+    remove_unfinished(asked.out.parent)
     save_run(asked.out, params, description | {"step": run.step})
     console.print(f"{asked.out}: step {run.step}, {count_parameters(run.params):,} parameters")
 
@@ -240,7 +241,7 @@ def export(asked: Export) -> None:
     """Exports a run as an artifact with a model card."""
     run = load_run(asked.run, asked.checkpoint)
     with staged(asked.out, _REMEDY) as unfinished:
-        about = write_artifact(unfinished, run, asked.size)
+        about = write_artifact(unfinished, run, asked.size or exported_size(asked.run))
         card = model_card(run, asked.run, use_of_artifact(about), size=about["size"])
         replace_text(unfinished / "README.md", card)
     megabytes = sum(path.stat().st_size for path in asked.out.iterdir()) / 1e6
@@ -249,8 +250,10 @@ def export(asked: Export) -> None:
 
 def to_onnx(asked: Onnx) -> None:
     """Exports a run as an ONNX model that carries its classes, colours and model card."""
+    require_text(asked.out)  # the model says how to open a file of this name
     run = load_run(asked.run, asked.checkpoint)
-    shape = write_onnx(asked.out, run, asked.run, asked.size, asked.half)
+    with staged(asked.out.parent, _REMEDY) as unfinished:
+        shape = write_onnx(unfinished / asked.out.name, run, asked.run, asked.size, asked.half)
     instances = f"; instance_ids, int32 {shape}" if run.generator.boundaries else ""
     console.print(
         f"{asked.out}: step {run.step}, {asked.out.stat().st_size / 1e6:.1f} MB. Input: layout_ids, "
@@ -278,6 +281,7 @@ def write_onnx(file: Path, run: Run, source: Path, size: tuple[int, int] | None,
 
 def to_web(asked: Web) -> None:
     """Makes the folder of a page that paints with a run, without a server of ours."""
+    require_text(asked.out.resolve())  # onnx cannot check a file in another folder
     runtime = runtime_files(asked.onnxruntime)
     run = load_run(asked.run, asked.checkpoint)
     check_paintable(run, str(asked.run))

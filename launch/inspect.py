@@ -19,6 +19,7 @@ import tyro
 from PIL import Image
 from rich.text import Text
 
+from crn_jax.data.folders import refuse_unreadable
 from crn_jax.data.instances import decoded
 from crn_jax.data.labels.indexed import Reading
 from crn_jax.data.labels.label_space import LabelSpace
@@ -124,6 +125,7 @@ def inspect(asked: Arguments, root: Path, line: str) -> bool:
     """
     if not root.is_dir():
         raise UserError(f"{root}: there is no such folder.")
+    refuse_unreadable(root)
     out = out_folder(asked, root)
     with staged(out) as folder:
         found, page = inspected(asked, root, line)

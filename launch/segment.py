@@ -19,8 +19,7 @@ from PIL import Image
 
 from crn_jax.data.folders import by_name, unread
 from crn_jax.data.labels.label_space import LabelSpace
-from crn_jax.data.photographs import open_photograph
-from crn_jax.data.pictures import size_of
+from crn_jax.data.photographs import upright
 from crn_jax.data.pipeline import spread
 from crn_jax.errors import UserError, counted
 from crn_jax.scores.metrics import class_iou, confusion, segmentation_scores
@@ -185,12 +184,6 @@ def find_photographs(paths: tuple[Path, ...]) -> Iterator[Path]:
             yield path
         else:
             raise UserError(f"{path}: there is no such file or folder.")
-
-
-def upright(path: Path) -> Image.Image:
-    """Opens a photograph as viewers show it, and as its layout will be: turned by a quarter if its EXIF orientation says so."""
-    height, width = size_of(path)
-    return open_photograph(path, (width, height))
 
 
 def label_all(jobs: list[Job], labeller: Labeller, refuse: Callable[[str], object]) -> Iterator[Job]:

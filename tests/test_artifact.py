@@ -1,5 +1,6 @@
 """What travels: the exported function with its weights, loaded where there is nothing but jax and numpy; one-file runs."""
 
+import dataclasses
 import datetime
 import functools
 import importlib.metadata
@@ -22,7 +23,7 @@ from crn_jax import load_artifact
 from crn_jax.artifact import export_synthesize, without_folders, write_artifact
 from crn_jax.cascade import CascadeConfig
 from crn_jax.checksums import KEY, sealed
-from crn_jax.data.labels.published import CITYSCAPES
+from crn_jax.data.labels.published import CITYSCAPES, LABEL_SPACES
 from crn_jax.errors import UserError
 from crn_jax.files import sha256_of
 from crn_jax.generator import init_params
@@ -241,6 +242,25 @@ def test_folders_are_not_told_but_words_are(tmp_path):
     fields = {"about": "day and/or night", "data": {"root": "/home/me/CamVid"}, "vgg": {"weights": "a/b.h5"}}
     told = {"about": "day and/or night", "data": {"root": "CamVid"}, "vgg": {"weights": "b.h5"}}
     assert without_folders(fields) == told
+
+
+def test_a_renewed_artifact_keeps_its_size(trained, tmp_path):
+    convert.main(["export", str(trained), str(tmp_path / "wide"), "--size", "48", "128"])
+    convert.main(["export", str(tmp_path / "wide"), str(tmp_path / "renewed")])
+    assert json.loads((tmp_path / "renewed" / "artifact.json").read_text())["size"] == [48, 128]
+    assert "layout of 48x128 pixels" in (tmp_path / "renewed" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(("space", "told"), [(LABEL_SPACES["gta5"], "GTA5 (Playing for Data)"), (None, "data are your own")])
+def test_the_model_card_names_a_published_data_set_by_its_classes(trained, space, told):
+    """Data of one's own may lie in folders like those of a published data set."""
+    run = load_run(trained)
+    data = dataclasses.replace(run.experiment.data, source="gta5", root="data", labels=None if space else "labels.json")
+    own = dataclasses.replace(CITYSCAPES, name="labels")
+    vgg = dataclasses.replace(run.experiment.vgg, allow_random=False)
+    run = run._replace(experiment=dataclasses.replace(run.experiment, data=data, vgg=vgg), label_space=space or own)
+    card = model_card(run, trained, "")
+    assert told in card and ('"gta5"]' in card) == (space is not None) and ("of folder." in card) == (space is None)
 
 
 def test_the_model_card(artifact, trained):

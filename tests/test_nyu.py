@@ -110,6 +110,20 @@ def test_an_unknown_id_is_named_with_its_frame(root):
         opened(root)[41]
 
 
+@pytest.mark.parametrize("label", [np.nan, np.inf, 3.5, 1e30])
+def test_a_label_that_is_no_id_is_named_with_its_frame(tmp_path, arrays, label):
+    """MATLAB stores numbers as float64 unless it is told otherwise."""
+    photographs, ids = (array[..., :1201] for array in arrays)
+    with h5py.File(tmp_path / "nyu_depth_v2_labeled.mat", "w") as file:
+        file["images"], labels = photographs.T, ids.T.astype(np.float64)
+        labels[41, 2, 3] = label
+        file["labels"] = labels
+    source = opened(tmp_path)
+    np.testing.assert_array_equal(nyu.read_frame(tmp_path / "nyu_depth_v2_labeled.mat", 8)[1], ids[..., 7])
+    with pytest.raises(UserError, match=r"nyu_depth_v2_labeled\.mat: frame 42 has a label .*, which is no id"):
+        source[41]
+
+
 def test_damaged_and_other_files_are_named(root):
     path = root / "nyu_depth_v2_labeled.mat"
     whole = path.read_bytes()

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import os
 
 import jax
 import numpy as np
@@ -114,9 +115,6 @@ def test_large_weights_lie_beside_the_file(tmp_path):
     save_onnx(tmp_path / "one.onnx", model)
     save_onnx(tmp_path / "two.onnx", model, largest=10_000)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one.onnx", "two.onnx", "two.onnx.data"]
-    (tmp_path / "link.onnx").symlink_to(tmp_path / "nowhere")
-    save_onnx(tmp_path / "link.onnx", onnx_model(CASCADE, params_of(CASCADE), np.uint8))
-    assert not (tmp_path / "nowhere").exists() and not (tmp_path / "link.onnx").is_symlink()
     with pytest.raises(UserError, match="x.onnx: the file cannot be written"):
         save_onnx(tmp_path / "missing" / "x.onnx", model)
     assert (tmp_path / "two.onnx").stat().st_size < (tmp_path / "one.onnx").stat().st_size / 2
@@ -152,7 +150,13 @@ def test_the_command(tiny, tmp_path, capsys):
     assert "Creative Commons" in metadata["licences"] and 'InferenceSession("run.onnx")' in metadata["model_card"]
     layouts = layouts_of(1, experiment.size, 20)
     assert_same_images(images_of(str(file), layouts), np.asarray(synthesize(experiment.cascade, params, layouts)))
+    (tmp_path / "wide.onnx").symlink_to(tmp_path / "nowhere")
+    (tmp_path / ".unfinished.1").mkdir()  # of a command that was killed
     convert.main(["onnx", str(tmp_path / "run"), str(tmp_path / "wide.onnx"), "--size", "48", "128"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "run.onnx", "wide.onnx"]
+    assert not (tmp_path / "wide.onnx").is_symlink()
     metadata = {entry.key: entry.value for entry in onnx.load(tmp_path / "wide.onnx").metadata_props}
     assert json.loads(metadata["size"]) == [48, 128] and "layout of 48x128 pixels" in metadata["model_card"]
+    no_text = tmp_path / os.fsdecode(b"caf\xe9.onnx")
+    assert "this name is no text" in commands.refused(convert.main, "onnx", tmp_path / "run", no_text)
     assert f"{file} exists already" in commands.refused(convert.main, "onnx", tmp_path / "run", file)

@@ -7,18 +7,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 pytest.importorskip("starlette", reason="needs the extra 'paint'")
 
 from configs import demo
 from crn_jax.data.labels.published import CITYSCAPES
+from crn_jax.run import load_run
+from launch.common.terminal import console
 from launch.paint import address_of
 from launch.painting import renders
 from launch.painting.guard import needs_token, new_token
 from launch.painting.painted_run import parted
 from launch.painting.renders import Busy, Renders, Superseded
 from launch.painting.results import layout_png, synthesize_command
-from launch.painting.scenes import horizon, stamps
+from launch.painting.scenes import held_out_layouts, horizon, stamps
 from launch.painting.server import Studio
 from launch.painting.uploads import opened_layout
 
@@ -38,6 +41,15 @@ class Slow:
         if layout == "broken":
             raise MemoryError("too large")
         return f"images of {layout}", layout
+
+
+def test_a_layout_of_another_shape_is_left_out_with_a_word(trained_streets, tmp_path):
+    run = load_run(trained_streets)
+    Image.fromarray(np.zeros((30, 50), np.uint8)).save(tmp_path / "mine.png")
+    with console.capture() as capture:
+        layouts = held_out_layouts(run._replace(layouts=(*run.layouts, tmp_path / "mine.png")))
+    assert len(layouts) == len(run.layouts) > 0
+    assert "A layout to start from is left out." in capture.get() and "mine.png" in capture.get()
 
 
 def test_the_newest_layout_of_each_page_takes_its_turn():

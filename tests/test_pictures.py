@@ -210,6 +210,7 @@ def test_a_png_with_fewer_rows_than_it_declares_is_refused(tmp_path, interlace):
     [
         (png(color=3), "its pixels need a palette, but it has none"),
         (png(color=3, extra=chunk(b"PLTE", bytes(7))), "palette"),
+        (png(color=3, extra=chunk(b"PLTE", bytes(768)) + chunk(b"tRNS", bytes(257))), "transparency for 257 colours"),
         (png(bits=5), "its header is impossible"),
         (png(extra=chunk(b"ABCD", b"")), "that no PNG may need"),
         (png(extra=chunk(b"IHDR", bytes(13))), "two parts IHDR"),

@@ -5,11 +5,11 @@ import os
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from crn_jax.data.labels.label_file import read_label_file
 from crn_jax.data.labels.published import CITYSCAPES, LABEL_SPACES
-from crn_jax.data.photographs import open_photograph
+from crn_jax.data.photographs import open_photograph, upright
 from crn_jax.data.streets import render_street
 from crn_jax.experiment import SegmenterExperiment
 from crn_jax.run import load_run
@@ -175,6 +175,19 @@ def test_a_plug_in_labels_with_the_classes_that_are_named(photographs, tmp_path)
     layout = LABEL_SPACES["camvid"].read(tmp_path / "[2] é.png")
     assert layout.shape == (31, 20) and not layout.any()
     assert "--labels NAME" in refused(segment.main, plug_in, photograph, "--out", tmp_path / "b")
+    arguments = (plug_in, photograph, "--labels", "camvid", "--checkpoint", "9", "--out", tmp_path / "b")
+    assert "has no checkpoints. Leave this option out." in refused(segment.main, *arguments)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_photograph_is_labelled_as_viewers_show_it(tmp_path, orientation):
+    """Pillow turns and mirrors by the same tag. Squares are turned, too."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+    with Image.open(tmp_path / "a.png") as image:
+        np.testing.assert_array_equal(upright(tmp_path / "a.png"), ImageOps.exif_transpose(image))
 
 
 def test_a_photograph_that_cannot_be_read_does_not_keep_the_others_from_it(tiny_segmenter, photographs, tmp_path):

@@ -272,6 +272,23 @@ def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch, hidden):
         by_name(tmp_path / "photographs", "*/*")
 
 
+def test_a_folder_beside_the_splits_that_may_not_be_read_is_left_out(tmp_path, monkeypatch):
+    """The root of a disk of its own has such a folder, lost+found, in which Python 3.11 cannot even look for another one."""
+    own(tmp_path, "", 20)
+    hidden = tmp_path / "lost+found"
+    hidden.mkdir()
+    real_access, real_is_dir = os.access, Path.is_dir
+
+    def is_dir(path):
+        if hidden in path.parents:
+            raise PermissionError(13, "Permission denied", str(path))
+        return real_is_dir(path)
+
+    monkeypatch.setattr(Path, "is_dir", is_dir)
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != hidden and real_access(path, mode))
+    assert len(open_source(DataConfig("folder", str(tmp_path), labels="cityscapes"), "val", (6, 8))) == 2
+
+
 def test_a_folder_of_ones_own_with_a_split(tmp_path):
     own(tmp_path, "train", 3)
     own(tmp_path, "val", 2)

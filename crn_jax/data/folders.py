@@ -175,9 +175,8 @@ def folder(root: Path, split: str) -> Found:
 
 def _beside_the_splits(root: Path) -> tuple[str, ...]:
     """Says which folders beside `train` and `val` have photographs that are not read, such as `valid` or `validation`."""
-    others = [
-        path.name for path in sorted(root.iterdir()) if path.name not in ("train", "val") and (path / "photographs").is_dir()
-    ]
+    beside = (path for path in sorted(root.iterdir()) if path.name not in ("train", "val"))
+    others = [path.name for path in beside if os.access(path, os.R_OK | os.X_OK) and (path / "photographs").is_dir()]
     return (f"{root}: photographs in {some(others)} are not read. The splits are train and val.",) if others else ()
 
 
@@ -193,9 +192,9 @@ def by_name(folder: Path, pattern: str = "*", name: Callable[[Path], str] = lamb
         if folder.is_symlink():
             raise UserError(f"{leads_nowhere(folder)} Mend or remove it.")
         raise UserError(f"{folder}: there is no such folder. Does --data.root name the data set's top folder?")
-    _refuse_unreadable(folder)
+    refuse_unreadable(folder)
     for path in sorted(folder.iterdir()) if "/" in pattern else ():
-        _refuse_unreadable(path)
+        refuse_unreadable(path)
     files: dict[str, Path] = {}
     for path in sorted(folder.glob(pattern), key=str):
         if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
@@ -216,7 +215,7 @@ def by_name(folder: Path, pattern: str = "*", name: Callable[[Path], str] = lamb
     return files
 
 
-def _refuse_unreadable(path: Path) -> None:
+def refuse_unreadable(path: Path) -> None:
     """Raises UserError if a folder may not be listed. Python's `glob` would leave it out without a word."""
     if path.is_dir() and not os.access(path, os.R_OK | os.X_OK):
         raise UserError(f"{path}: the folder may not be read. Change its permissions, or move it out of the data set.")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import UInt8, UInt16
+from jaxtyping import Integer, UInt8
 
 from crn_jax.data.folders import numbers_in
 from crn_jax.errors import UserError, counted
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _FILE, _SPLIT = "nyu_depth_v2_labeled.mat", "splits.mat"
 _TRAINING = 1200
+_TOO_LARGE = 2**31  # no id is as large
 """The number of training frames in the paper, the first of 1449."""
 
 
@@ -61,7 +62,7 @@ def find_frames(root: Path, split: str) -> tuple[Path, list[int], str]:
     return path, list(range(first, last + 1)), note
 
 
-def read_frame(path: Path, number: int) -> tuple[UInt8[np.ndarray, "H W 3"], UInt16[np.ndarray, "H W"]]:
+def read_frame(path: Path, number: int) -> tuple[UInt8[np.ndarray, "H W 3"], Integer[np.ndarray, "H W"]]:
     """Reads the photograph and the ids of frame `number`, counted from 1. The published frames are 480x640.
 
     The file is opened each time, which takes a millisecond and leaves no handle to share with threads and processes.
@@ -77,6 +78,11 @@ def read_frame(path: Path, number: int) -> tuple[UInt8[np.ndarray, "H W 3"], UIn
             photograph, ids = (read_array(array, getattr(array, "shape", ()), number - 1) for array in arrays)
         except (OSError, RuntimeError, LookupError, ValueError, zlib.error) as error:
             raise UserError(f"{path}: frame {number} cannot be read ({error}). Fetch the file again.") from error
+    if ids.dtype.kind == "f":
+        wrong = ids[~((np.trunc(ids) == ids) & (np.abs(ids) < _TOO_LARGE))]
+        if wrong.size:
+            raise UserError(f"{path}: frame {number} has a label {wrong[0]}, which is no id. Fetch the file again.")
+        ids = ids.astype(np.int32)
     return np.ascontiguousarray(photograph.T), np.ascontiguousarray(ids.T)
 
 

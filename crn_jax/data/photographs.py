@@ -41,11 +41,17 @@ def open_photograph(path: str | Path, layout_size: tuple[int, int] | None = None
     return read_photograph(path, layout_size).image
 
 
-def read_photograph(path: str | Path, layout_size: tuple[int, int] | None = None) -> Photograph:
+def upright(path: str | Path) -> Image.Image:
+    """Decodes a photograph as 8-bit sRGB, turned and mirrored as viewers show it. A layout is yet to be made of it."""
+    return read_photograph(path, as_viewers=True).image
+
+
+def read_photograph(path: str | Path, layout_size: tuple[int, int] | None = None, *, as_viewers: bool = False) -> Photograph:
     """Decodes a photograph as 8-bit sRGB, and tells what was done to it.
 
     If its EXIF orientation says that viewers turn it by a quarter, the height and width of its layout decide. It is turned if
-    the layout has the turned size, and not if the layout has the size of the pixels.
+    the layout has the turned size, and not if the layout has the size of the pixels. With `as_viewers`, it has no layout, and
+    is turned and mirrored as its EXIF orientation says.
 
     Raises:
       UserError: if it is damaged, if it is grey with more than 8 bits, which Pillow would clip, if its colours cannot be
@@ -62,7 +68,7 @@ def read_photograph(path: str | Path, layout_size: tuple[int, int] | None = None
         if picture.image.mode in ("P", "PA"):
             picture = picture._replace(image=opaque.convert("RGB"))  # Pillow would warn of the transparency later
     orientation = _orientation(picture.exif)
-    turn = orientation in _TURNS and _is_turned(path, picture.image, orientation, layout_size)
+    turn = orientation in _TURNS and (as_viewers or _is_turned(path, picture.image, orientation, layout_size))
     try:
         image, converted_from = to_srgb(picture)
     except Unconvertible as error:

@@ -226,6 +226,8 @@ def _png(data: bytes) -> _File:
     palette = first.get(b"PLTE", b"")
     if color == 3 and (not palette or len(palette) % 3 or len(palette) > 768):
         raise _Damaged(f"its pixels need a palette, but it has {'none' if not palette else f'one of {len(palette)} bytes'}")
+    if color == 3 and len(first.get(b"tRNS", b"")) > 256:
+        raise _Damaged(f"its palette has transparency for {len(first[b'tRNS'])} colours, and can have 256")
     return _File(
         "PNG", width, height, b"".join(kept), bits,
         profile=_png_profile(first[b"iCCP"]) if b"iCCP" in first else None,

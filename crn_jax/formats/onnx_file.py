@@ -5,8 +5,6 @@ before height and width, so that features are `[B, C, H, W]` here. Needs the pac
 """
 
 import functools
-import os
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -314,19 +312,15 @@ def onnx_model(
 
 
 def save_onnx(path: Path, model: "onnx.ModelProto", largest: int = LARGEST_FILE) -> None:
-    """Writes a model after a full check of it. Weights of more than `largest` bytes go to a file beside `path`,
-    and `model` itself then only says where they are.
+    """Writes a model, and checks the file in full. Weights of more than `largest` bytes go to a file beside `path`, and `model`
+    itself then only says where they are.
 
     Raises:
       UserError: if the file cannot be written.
     """
     beside = model.ByteSize() > largest
     try:
-        with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as folder:
-            file = Path(folder) / path.name
-            onnx.save_model(model, file, save_as_external_data=beside, location=f"{path.name}.data", convert_attribute=False)
-            onnx.checker.check_model(str(file), full_check=True)
-            for part in sorted(Path(folder).iterdir(), reverse=True):  # the weights first
-                os.replace(part, path.with_name(part.name))
+        onnx.save_model(model, path, save_as_external_data=beside, location=f"{path.name}.data", convert_attribute=False)
     except OSError as error:
         raise UserError(f"{path}: the file cannot be written ({error}).") from error
+    onnx.checker.check_model(str(path), full_check=True)

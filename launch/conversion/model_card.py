@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from crn_jax.artifact import without_folders
+from crn_jax.data.labels.published import LABEL_SPACES
 from crn_jax.errors import counted
 from crn_jax.experiment import to_json
 from crn_jax.run import Run
@@ -51,7 +52,7 @@ The class ids are {", ".join(f"{i} {name}" for i, name in enumerate(run.label_sp
 
 ## Training
 
-{steps}. Each batch has {counted(experiment.batch_size, "example")} of {experiment.data.source}. This is the whole experiment:
+{steps}. Each batch has {counted(experiment.batch_size, "example")} of {data_of(run)}. This is the whole experiment:
 
 ```json
 {json.dumps(without_folders(to_json(experiment)), indent=1)}
@@ -124,10 +125,18 @@ start from.
 def licences(run: Run) -> list[str]:
     """Returns the terms that concern a run: those of its data and of VGG-19."""
     return [
-        _LICENCES.get(run.experiment.data.source, "The training data are your own, under your own terms."),
+        _LICENCES.get(data_of(run), "The training data are your own, under your own terms."),
         f"The loss uses VGG-19 ({run.vgg19.get('file', run.vgg19['weights'])}). The Oxford weights are under Creative Commons "
         "Attribution. They were trained on ImageNet, which is for research.",
     ]
+
+
+def data_of(run: Run) -> str:
+    """Returns the name of the published data set that a run was trained on, or "folder" for data of the user's own.
+
+    Data in the folders of a published data set may be the user's own. Their classes come from a file of the user's own then.
+    """
+    return run.experiment.data.source if run.label_space in LABEL_SPACES.values() else "folder"
 
 
 def _front_matter(run: Run, folder: Path) -> str:
@@ -141,7 +150,7 @@ def _front_matter(run: Run, folder: Path) -> str:
         "license_name": "see-the-section-licences",
         "library_name": "crn_jax",
         "pipeline_tag": "image-to-image",
-        "tags": ["jax", "semantic-image-synthesis", "cascaded-refinement-networks", experiment.data.source],
+        "tags": ["jax", "semantic-image-synthesis", "cascaded-refinement-networks", data_of(run)],
     }
     if measured is not None and measured[0] == run.step:
         score = {
@@ -151,7 +160,7 @@ def _front_matter(run: Run, folder: Path) -> str:
         }
         result = {
             "task": {"type": "image-to-image", "name": "semantic image synthesis"},
-            "dataset": {"type": experiment.data.source, "name": experiment.data.source},
+            "dataset": {"type": data_of(run), "name": data_of(run)},
             "metrics": [score],
         }
         fields["model-index"] = [{"name": experiment.name, "results": [result]}]

@@ -2,13 +2,15 @@
 
 import base64
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from crn_jax.data.sources import open_source
+from crn_jax.errors import UserError
 from crn_jax.run import Run
+from launch.common.terminal import console
 
 DRAWN = 6
 """The number of held-out layouts that are drawn if a run of procedural streets has stored none."""
@@ -57,11 +59,20 @@ def held_out_layouts(run: Run) -> list[np.ndarray]:
     A run of procedural streets that has stored none, such as an artifact, gets streets that it was not trained on.
     """
     if run.layouts:
-        return [run.read_layout(path) for path in run.layouts]
+        return list(_readable(run))
     if run.experiment.data.source not in ("streets", "detailed_streets"):
         return []
     source = open_source(dataclasses.replace(run.experiment.data, cache=None, vivid=False), "val", run.generator.size)
     return [source[index]["layout"] for index in range(min(DRAWN, len(source)))]
+
+
+def _readable(run: Run) -> Iterator[np.ndarray]:
+    """Yields the stored layouts. One that somebody has added may have another size or other classes, and is left out."""
+    for path in run.layouts:
+        try:
+            yield run.read_layout(path)
+        except UserError as error:
+            console.print(f"A layout to start from is left out. {error}")
 
 
 def stamps(layouts: Sequence[np.ndarray], void: int) -> list[Stamp]:

@@ -10,7 +10,7 @@ import numpy as np
 from crn_jax.data.geometry import alike, view
 from crn_jax.data.labels.indexed import Reading
 from crn_jax.data.labels.label_space import LabelSpace
-from crn_jax.data.photographs import open_photograph
+from crn_jax.data.photographs import upright
 from crn_jax.errors import UserError
 from crn_jax.run import Run
 from launch.segmentation.labeller import Labeller
@@ -44,7 +44,7 @@ def labelled_photograph(run: Run, labeller: Labeller, content: bytes, name: str)
     Raises:
       UserError: if it cannot be read as a photograph.
     """
-    return _from_file(content, name, lambda path: on_canvas(run, labeller.label(open_photograph(path)), "The photograph"))
+    return _from_file(content, name, lambda path: on_canvas(run, labeller.label(upright(path)), "The photograph"))
 
 
 def check_labeller(labeller: Labeller, label_space: LabelSpace) -> None:

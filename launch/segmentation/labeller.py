@@ -50,6 +50,8 @@ def open_labeller(asked: str, labels: str | None, checkpoint: str) -> Labeller:
         return _of_run(folder, labels, checkpoint)
     if ":" not in asked:
         raise UserError(f"{asked}: this is neither a segmenter's run folder nor package.module:factory.")
+    if checkpoint != "best":
+        raise UserError(f"--checkpoint {checkpoint}: the plug-in {asked} has no checkpoints. Leave this option out.")
     if labels is None:
         raise UserError(f"{asked}: give the classes of this plug-in's answers, --labels NAME, or a JSON file of your own.")
     label_space = find_label_space(labels)
