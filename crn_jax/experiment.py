@@ -418,8 +418,10 @@ def to_json(experiment: Training) -> dict[str, Any]:
     return {"kind": fields.pop("kind"), **fields}  # a person reads the kind first
 
 
-def from_json(fields: dict[str, Any]) -> AnyExperiment:
-    """Returns the experiment that `to_json` has turned into `fields`.
+def from_json(
+    fields: dict[str, Any], complaint: str = "the stored experiment does not fit this version of crn_jax"
+) -> AnyExperiment:
+    """Returns the experiment that `to_json` has turned into `fields`. A message of an error begins with `complaint`.
 
     Raises:
       UserError: if fields are unknown, missing or of a wrong type; the message names each.
@@ -432,7 +434,7 @@ def from_json(fields: dict[str, Any]) -> AnyExperiment:
         raise UserError(f"the stored experiment is of a kind that this version of crn_jax does not know: {error}.") from error
     except cattrs.BaseValidationError as error:
         problems = "; ".join(cattrs.transform_error(error, "experiment", _describe_problem))
-        raise UserError(f"the stored experiment does not fit this version of crn_jax: {problems}") from error
+        raise UserError(f"{complaint}: {problems}.") from error
 
 
 def _describe_problem(error: BaseException, type_: type | None) -> str:

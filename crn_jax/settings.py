@@ -365,7 +365,7 @@ class OptimizerConfig:
     """The learning rate of Adam. The paper uses 1e-4 throughout."""
     schedule: Literal["constant", "authors_fallback"] = "constant"
     """How the learning rate changes. constant: never. authors_fallback: the rate is min(1e-6 * 1.1^(epoch-1), 1e-4 if epoch >
-    100 else 1e-3), which the authors' program offers for a training that diverges."""
+    100 else 1e-3), which the authors' program offers for a training that diverges; learning_rate is not used."""
     b1: float = 0.9
     """Adam's decay rate for the mean of the gradient. GANs use 0.5."""
     ema_decay: float | None = None

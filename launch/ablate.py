@@ -20,10 +20,8 @@ import rich.table
 import tyro
 
 from crn_jax.ablation import Ablation
-from crn_jax.buckets import is_bucket
 from crn_jax.errors import UserError, did_you_mean
-from crn_jax.files import expanded
-from crn_jax.run import holds_run
+from launch.ablation.checks import check_comparable, check_files, check_judge, check_words
 from launch.ablation.join import RESCORE, check_scoring, joined
 from launch.ablation.record import FILE, Entry, read_record, record_of, write_record
 from launch.ablation.summary import figures_table, markdown
@@ -38,7 +36,6 @@ from launch.common.options import BucketPath, read_options
 from launch.common.output import staged, write_json
 from launch.common.page import write_page
 from launch.common.terminal import command, console
-from launch.evaluation.open_segmenter import is_weights
 
 SHOWN = 20
 """The number of differences that `verify` prints."""
@@ -148,7 +145,9 @@ def ablate(asked: Arguments, command_line: str) -> int:
             for line in itertools.islice(task.commands(), None if budget.minutes is None else 1):
                 console.print(shown(line))
         return 0
-    check_files(asked)
+    check_files((asked.segmenter, asked.inception, *(asked.lpips or ())))
+    if asked.judge:
+        check_judge(asked.judge, entries[0].task.experiment)
 
     def report() -> dict[str, Any]:
         with claimed(out, wait=True):  # each task of a SLURM array reports, and the last one has read all that is finished
@@ -235,22 +234,9 @@ def suite(asked: Arguments) -> Ablation:
     return ablation
 
 
-def check_files(asked: Arguments) -> None:
-    """Raises UserError if a file is missing that is needed only after the first training."""
-    for path in (asked.segmenter, asked.inception, *(asked.lpips or ())):
-        if path is not None and not is_bucket(path) and not path.exists():
-            raise UserError(f"{path}: there is no such file or folder.")
-    judge = expanded(asked.judge or "")
-    named = judge and (is_bucket(judge) or ":" not in judge)
-    if named and not is_weights(judge) and not holds_run(judge):
-        raise UserError(
-            f"--judge {asked.judge}: this is neither a run folder nor a file of weights nor package.module:factory. To judge "
-            "by label files of another tool, score each run by launch.evaluate."
-        )
-
-
 def plan(asked: Arguments, ablation: Ablation, budget: Budget, out: Path) -> tuple[list[Task], list[Entry]]:
     """Returns the task of the suite's own segmenter, if that is needed, and an entry for each variant and seed."""
+    check_words(ablation.variants, words_of(asked.train), budget != Budget())
     root = [] if asked.data is None else ["--data.root", asked.data]
     vgg = ["--vgg.weights", asked.vgg] if asked.vgg else []
     common = [*root, *words_of(asked.train)]
@@ -268,6 +254,7 @@ def plan(asked: Arguments, ablation: Ablation, budget: Budget, out: Path) -> tup
             name, folder = f"{variant.name}, seed {seed}", out / slug(variant.name) / f"seed_{seed}"
             task = Task(name, folder, (*arguments, "--seed", str(seed)), budget, (*score, *vgg))
             entries.append(Entry(variant, seed, task))
+    check_comparable(ablation, [entry for entry in entries if entry.seed == asked.first_seed])
     return own, entries
 
 
@@ -295,7 +282,7 @@ def scoring(asked: Arguments, judge: str | Path | None, classes: tuple[str, ...]
 def tasks_of_this_job(tasks: list[Task]) -> list[Task]:
     """Returns the tasks for this job of a SLURM array, or all tasks outside such an array."""
     environment = os.environ
-    if "SLURM_ARRAY_TASK_ID" not in environment:
+    if "SLURM_ARRAY_TASK_COUNT" not in environment:  # the number alone, which scripts set, is no array
         return tasks
     number, first, last, step, count = (
         int(environment[f"SLURM_ARRAY_TASK_{key}"]) for key in ("ID", "MIN", "MAX", "STEP", "COUNT")

@@ -46,6 +46,7 @@ from crn_jax.train import abstract_state, init_state, make_train_step
 from crn_jax.vgg_weights import random_vgg19
 from launch.common.catalogue import experiments, take_configs
 from launch.common.command_line import experiment_of_kind
+from launch.common.exit_status import FAILED
 from launch.common.jax_setup import collect_garbage_rarely, compile_fewer_kernels, set_up_jax, use_cache
 from launch.common.names import command_line
 from launch.common.options import read_options
@@ -117,6 +118,8 @@ def main(arguments: list[str] | None = None) -> None:
         console.print(table_of(report["cases"]))
         if report["input"]:
             console.print(input_table(report["input"]))
+        if all("error" in case for case in report["cases"]):
+            sys.exit(FAILED)
 
 
 def save(asked: Arguments, report: dict[str, Any]) -> None:
@@ -135,6 +138,8 @@ def cases_of(asked: Arguments) -> list[Experiment]:
         raise UserError(f"Name at least one experiment of: {', '.join(experiments())}.")
     if asked.steps < 1:
         raise UserError(f"--steps must be at least 1, got {asked.steps}.")
+    if asked.json and (asked.json.is_dir() or not asked.json.parent.is_dir()):
+        raise UserError(f"--json {asked.json}: no file can be written there. Name a file in a folder that exists.")
     if asked.profile and asked.compile_only:
         raise UserError("--profile records what is run, and --compile_only runs nothing. Leave out one of them.")
     if asked.against and set(asked.meshes) != {(1, 1)}:

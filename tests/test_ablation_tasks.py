@@ -1,6 +1,8 @@
 """What launch.ablate is to run; nothing is run here (test_ablate.py does that)."""
 
+import dataclasses
 import json
+import re
 import shlex
 import threading
 import time
@@ -10,12 +12,14 @@ from pathlib import Path
 import pytest
 import tyro
 
-from configs import ABLATIONS
+from configs import ABLATIONS, camvid_96x128, demo
+from crn_jax.ablation import Ablation, Variant
 from crn_jax.data.sources import label_space_of
 from crn_jax.errors import UserError
 from crn_jax.experiment import GANExperiment, SegmenterExperiment, Synthesis
 from crn_jax.run import describe_run
 from launch import ablate
+from launch.ablation.checks import check_judge
 from launch.ablation.tasks import Budget, Task, shown, with_segmenter
 from launch.common.command_line import parse
 from launch.common.names import slug
@@ -254,6 +258,11 @@ def test_a_slurm_array_shares_the_tasks(monkeypatch):
             "--judge nowhere: this is neither a run folder nor a file of weights nor package.module:factory",
         ),
         ("paper --budget soon", "--budget soon"),
+        ("paper --data D --judge no_module:factory", "--judge no_module:factory: there is no module no_module to import."),
+        ("paper --train='--seed 3'", "--train gives --seed, about which --first_seed and --seeds decide."),
+        ("paper --train=--run.folder=x", "--train gives --run.folder, about which --out decides."),
+        ("paper --budget 9 --train='--steps 3'", "--train gives --steps, about which --budget decides."),
+        ("diversity --data D", "--data.root D is not for streets, which are drawn."),
         ("paper --train='\"x'", '--train "x: No closing quotation'),
     ],
 )
@@ -262,6 +271,33 @@ def test_mistakes_are_named(arguments, message, tmp_path):
         ablate.main([*shlex.split(arguments), "--out", str(tmp_path / "out")])
     assert exit_.value.code == 2 and message in capture.get()
     assert not (tmp_path / "out").exists()
+
+
+TWO_SIZES = "demo", "demo --cascade.widths 8 8 8"
+
+
+@pytest.mark.parametrize(
+    ("words", "classes", "message"),
+    [
+        (TWO_SIZES, (), "cannot be compared on the same images: the size of one is (64, 128), and that of the other (16, 32)"),
+        (("demo", "demo --seed 5"), (), "The variant '1' gives --seed, about which --first_seed and --seeds decide"),
+        (("demo", "demo"), ("cars",), "The suite compares the class 'cars', which the data lack. Did you mean 'car'?"),
+    ],
+)
+def test_variants_that_cannot_be_compared_are_refused_before_the_first_training(monkeypatch, words, classes, message):
+    variants = tuple(Variant(str(n), arguments) for n, arguments in enumerate(words))
+    monkeypatch.setattr(ablate, "ablations", lambda: {"mine": Ablation("Why?", variants, classes=classes)})
+    with pytest.raises(UserError, match=re.escape(message)):
+        planned("mine")
+
+
+def test_a_judge_of_other_classes_or_another_size_is_refused_before_the_first_training(tiny_segmenter):
+    _, folder = tiny_segmenter
+    fitting = dataclasses.replace(demo, cascade=dataclasses.replace(demo.cascade, base=(3, 4)))
+    check_judge(str(folder), fitting)
+    for other in (demo, camvid_96x128):
+        with pytest.raises(UserError, match="is for 48x64 and the classes road"):
+            check_judge(str(folder), other)
 
 
 def test_the_commands_can_be_seen_beforehand(tmp_path):

@@ -102,6 +102,12 @@ def test_accelerators(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
     assert [accelerator(slot, jobs=2)["CUDA_VISIBLE_DEVICES"] for slot in (0, 1)] == ["4", "7"]
     check_jobs(2)
+    for hidden in ("-1", "", "-1,4"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+        check_jobs(2)
+        given = [accelerator(slot, jobs=2)["CUDA_VISIBLE_DEVICES"] for slot in (0, 1)]
+        assert given == ["-1,0", "-1,1"]  # CUDA shows nothing from -1 on; each job needs a lock of its own
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
     with pytest.raises(UserError, match="--jobs 3, but CUDA_VISIBLE_DEVICES lists fewer GPUs: 4,7"):
         check_jobs(3)
 

@@ -122,6 +122,7 @@ def test_a_case_that_failed_hides_no_other(capsys):
         ([], "at least one experiment"),
         (["demo", "--profile", "5"], "--profile 5: FIRST:LAST is needed"),
         (["demo", "--profile", "1:2", "--compile_only"], "--profile records what is run"),
+        (["demo", "--json", "/nowhere/x.json"], "--json /nowhere/x.json: no file can be written there"),
         (["demos"], "Did you mean 'demo'"),
         (["segmenter_camvid"], "trains a segmenter"),
         (["packaged_streets"], "'packaged_streets' is a recipe of several stages"),

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import re
 
 import jax
 import numpy as np
@@ -9,6 +10,7 @@ from configs import EXPERIMENTS, camvid_96x128, cityscapes_256p, cityscapes_1024
 from crn_jax.data.sources import DataConfig, label_space_of
 from crn_jax.errors import UserError
 from crn_jax.experiment import RunConfig, Start, from_json, to_json
+from crn_jax.growth import Recipe
 from crn_jax.losses import Perception
 from crn_jax.resuming import differences
 from crn_jax.settings import (
@@ -22,6 +24,7 @@ from crn_jax.settings import (
     OptimizerConfig,
 )
 from crn_jax.vgg_weights import VGGConfig, random_vgg19
+from launch.common import command_line
 from launch.training.frozen import objective_and_frozen
 from launch.training.loop import VALIDATORS
 
@@ -165,6 +168,40 @@ def test_steps_in_place_of_epochs():
     assert demo.last_step(steps_per_epoch=250) == 500
     assert dataclasses.replace(demo, steps=7).last_step(250) == 7
     assert differences(demo, dataclasses.replace(demo, steps=7)) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "steps"), [("--steps 4", 4), ("--epochs 3", None), ("--epochs=3", None), ("--epochs 3 --steps 5", 5)]
+)
+def test_epochs_take_the_place_of_steps(monkeypatch, words, steps):
+    """Those of the experiment, or of the run folder, that is trained further; and of a recipe's stages."""
+    fixed = dataclasses.replace(demo, steps=250)
+    monkeypatch.setattr(command_line, "named_experiment", lambda name: fixed)
+    assert command_line.parse(["it", *words.split()]).experiment.steps == steps
+    recipe = Recipe("It.", {"one": "it --steps 9", "two": "it --cascade.widths 8 8 8 8 8 8"})
+    monkeypatch.setattr(command_line, "recipes", lambda: {"grown": recipe})
+    with monkeypatch.context() as context:
+        context.setattr(command_line, "check_growth", lambda before, experiment: None)
+        stages = command_line.parse_stages(["grown", *words.split()])
+        assert [stage.experiment.steps for stage in stages] == [steps, steps]
+        assert [stage.experiment.steps for stage in command_line.parse_stages(["grown"])] == [9, 250]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["demo", "--init_from", ""], "--init_from is empty. Perhaps a variable of the shell is not set. Leave it out."),
+        (["camvid_gan_segmentation", "--data.root", "D", "--segmenter", ""], "--segmenter is empty."),
+        (["camvid_96x128", "--data.root", "", "--epochs", "3"], "--data.root is empty."),
+        (["demo", "--data.root", "D"], "--data.root D is not for streets, which are drawn. Leave it out, or choose another"),
+        (["demo", "--data.fit", "crop"], "--data.fit crop is not for streets"),
+        (["packaged_streets", "--data.clear_days"], "--data.clear_days True is not for detailed_streets"),
+        (["camvid_96x128", "--data.root", "D", "--data.num_scenes", "3"], "--data.num_scenes 3 is not for camvid. Leave"),
+    ],
+)
+def test_options_that_would_change_nothing_are_refused(words, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        command_line.parse_stages(words)
 
 
 def test_a_run_outlives_its_label_file(tmp_path):

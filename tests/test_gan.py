@@ -1,6 +1,7 @@
 """How the adversarial baselines are trained; the networks have tests of their own (test_adversarial.py)."""
 
 import functools
+import json
 
 import jax
 import numpy as np
@@ -16,7 +17,9 @@ from crn_jax.scores.segmenter import SegmenterConfig, SegmenterObjective, scaled
 from crn_jax.synthesize import synthesize
 from crn_jax.train import OptimizerConfig, init_state, make_train_step
 from launch import evaluate, train
+from launch.common.command_line import parse
 from launch.common.terminal import console
+from launch.training.frozen import load_segmenter
 from launch.training.metrics_log import read_metrics
 from launch.training.origins import origins_of
 from tests.support.commands import redescribe
@@ -101,6 +104,18 @@ def test_a_step_moves_both_networks(problem):
 def test_a_segmenter_and_its_weight_belong_together():
     with pytest.raises(UserError, match="belong together; got None and 1"):
         GANExperiment(name="x", data=camvid_gan_segmentation.data, gan=camvid_gan_segmentation.gan, loss=GANLossConfig(0, 1))
+
+
+def test_a_segmenter_of_other_classes_is_refused(tiny_segmenter, tmp_path):
+    """Their number is the same."""
+    file = tmp_path / "labels.json"
+    file.write_text(json.dumps({"classes": [f"thing {n}" for n in range(19)]}))
+    words = "camvid_gan_segmentation --data.source folder --data.root D --gan.num_classes 20 --gan.size 48 64 --data.labels"
+    experiment = parse([*words.split(), str(file)]).experiment
+    with pytest.raises(
+        UserError, match="is for the classes road, .* The classes of this training are thing 0, thing 1"
+    ):
+        load_segmenter({"folder": str(tiny_segmenter[1])}, experiment)
 
 
 @pytest.mark.parametrize("name", ["pix2pix", "gan_segmentation"])

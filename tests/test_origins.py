@@ -77,6 +77,20 @@ def test_a_start_that_is_left_out_before_the_first_save_still_counts(tiny, first
     assert_identical(final_state(tmp_path / "killed"), final_state(tmp_path / "whole"))
 
 
+def test_before_the_first_step_a_start_may_be_left_out_or_changed(tiny, first, tmp_path):
+    """The start is that of the command alone, and the newest checkpoint of the other run counts."""
+    second = tmp_path / "second"
+    told = refused_run([*tiny, "--cascade.widths", "4", *["8"] * 3, "--init_from", "first", "--steps", "1"], second)
+    assert "does not fit into this one" in told and read_description(second)[0].init_from == "first"
+    shutil.copytree(second, tmp_path / "third")
+    run([*tiny, "--steps", "1"], second)
+    assert read_description(second)[0].init_from is None and "init_from" not in read_description(second)[2]["origins"]
+
+    train.main([str(first), "--steps", "14"])
+    run([*tiny, "--init_from", "first", "--steps", "1"], tmp_path / "third")
+    assert read_description(tmp_path / "third")[2]["origins"]["init_from"]["step"] == 14
+
+
 def test_a_start_that_was_trained_further_counts_as_it_was(tiny, first, tmp_path):
     """A training that is killed before its first save begins again with the checkpoint that run.json names, or not at all."""
     run([*tiny, "--init_from", "first", "--steps", "2"], tmp_path / "whole")

@@ -115,6 +115,7 @@ def test_a_run_does_not_need_the_file_again(written, tiny, tmp_path, monkeypatch
 
 
 RECIPE = "from crn_jax.growth import Recipe\nRECIPES = {'new': Recipe('', "
+REPLACED = "import dataclasses\nfrom configs import demo\nEXPERIMENTS = {'new': dataclasses.replace(demo, "
 ABLATION = "from crn_jax.ablation import Ablation, Variant\nABLATIONS = {'new': Ablation('', "
 
 
@@ -161,6 +162,21 @@ ABLATION = "from crn_jax.ablation import Ablation, Variant\nABLATIONS = {'new': 
         (f"{ABLATION}(Variant('a', 'demo'), Variant('a', 'demo')))}}", ["'a' and 'a' give no folder of their own"]),
         (f"{ABLATION}(Variant('???', 'demo'),))}}", [": '???' give no folder of their own"]),
         ("from configs import demo\nEXPERIMENTS = {3: demo}", ["EXPERIMENTS has the key 3, which is no name"]),
+        ("from configs import demo\nEXPERIMENTS = {'--help': demo}", ["the key '--help', which is no name"]),
+        ("a = 1\nimport sys; sys.exit()", ["{file}, line 2: SystemExit"]),
+        (f"{REPLACED}steps=2e0)}}", ["EXPERIMENTS['new']: invalid value for type, expected int | None @ experiment.steps"]),
+        (f"{REPLACED}run=dataclasses.replace(demo.run, keep_last=1.5))}}", ["expected int @ experiment.run.keep_last"]),
+        (
+            "from configs import demo\nfrom crn_jax.experiment import Experiment\nclass Mine(Experiment): pass\n"
+            "EXPERIMENTS = {'new': Mine(**{k: v for k, v in vars(demo).items()})}",
+            ["EXPERIMENTS['new'] is of the class Mine"],
+        ),
+        (f"{RECIPE}{{64: 'demo'}})}}", ["has a stage 64, which is no name of a folder"]),
+        (f"{RECIPE}{{'../x': 'demo'}})}}", ["has a stage '../x', which is no name of a folder"]),
+        (f"{RECIPE}{{'': 'demo'}})}}", ["has a stage '', which is no name of a folder"]),
+        (f"{ABLATION}('demo',))}}", ["has the variant 'demo', which is no Variant with a name"]),
+        (f"{ABLATION}(Variant(1, 'demo'),))}}", ["which is no Variant with a name"]),
+        (f"{ABLATION}(Variant('a', 'demo'),), classes='car')}}", ["has classes 'car'. Make them a tuple of names"]),
     ],
 )
 def test_what_is_wrong_is_said_with_its_place(written, text, parts):
@@ -168,6 +184,12 @@ def test_what_is_wrong_is_said_with_its_place(written, text, parts):
     message = refusal(file)
     for part in parts:
         assert part.format(file=file, ours=configs.__file__) in message
+
+
+def test_lists_are_taken_for_tuples(written, monkeypatch):
+    text = "cascade=dataclasses.replace(demo.cascade, widths=[8] * 5))}"
+    monkeypatch.setenv(VARIABLE, written(REPLACED + text))
+    assert named_experiment("new").cascade.widths == (8,) * 5 and hash(named_experiment("new"))
 
 
 def test_a_missing_file_is_named(written, tmp_path):

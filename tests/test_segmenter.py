@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from crn_jax.data.sources import open_source
 from crn_jax.errors import UserError
 from crn_jax.experiment import SegmenterExperiment
 from crn_jax.generator import count_parameters
@@ -19,8 +20,10 @@ from crn_jax.sharding import ShardingConfig, formats_of, make_mesh, put, put_bat
 from crn_jax.train import OptimizerConfig, abstract_state, init_state, make_train_step
 from crn_jax.unet import EncoderDecoder
 from launch import synthesize, train
+from launch.common.command_line import parse
 from launch.common.terminal import console
 from launch.training.metrics_log import read_metrics
+from launch.training.segmenter_validation import SegmenterValidator
 from tests.support import reference
 
 CONFIG = SegmenterConfig(num_classes=4, size=(16, 24), widths=(6, 7, 8))
@@ -138,6 +141,16 @@ def test_it_learns_what_colours_mean(trained):
     with Image.open(sorted((trained / "contact_sheets").iterdir())[-1]) as sheet:
         assert sheet.width == 3 * 256 + 4 * 4
     assert not (trained / "layouts").exists()
+
+
+def test_held_out_layouts_of_void_alone_are_refused(tiny_segmenter):
+    experiment = parse(tiny_segmenter[0]).experiment
+    source = open_source(experiment.data, "val", experiment.size)
+    void = [example | {"layout": np.full_like(example["layout"], 19)} for example in (source[0], source[1])]
+    mesh = make_mesh(experiment.sharding, experiment.batch_size, experiment.size[0])
+    abstract = abstract_state(experiment.objective(1), mesh)
+    with pytest.raises(UserError, match="The 2 held-out layouts of the validation have no class but void.* launch.inspect"):
+        SegmenterValidator(experiment, void, mesh, abstract, {}, source).floor()
 
 
 def test_a_segmenter_is_resumed_and_is_no_cascade(tiny_segmenter, trained, tmp_path):

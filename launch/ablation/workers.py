@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import fcntl
+import itertools
 import os
 import signal
 import socket
@@ -68,9 +69,16 @@ def accelerator(slot: int, jobs: int) -> dict[str, str]:
     """Returns environment variables that show a process only the accelerator `slot`, if several jobs run at a time."""
     if jobs == 1:
         return {}
-    visible = [gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu]
+    visible = visible_gpus()
+    gpu = str(slot) if visible is None else visible[slot] if visible else f"-1,{slot}"  # CUDA shows none from -1 on
     tpu = {"TPU_VISIBLE_CHIPS": str(slot), "TPU_CHIPS_PER_PROCESS_BOUNDS": "1,1,1", "TPU_PROCESS_BOUNDS": "1,1,1"}
-    return {"CUDA_VISIBLE_DEVICES": visible[slot] if visible else str(slot), **tpu}
+    return {"CUDA_VISIBLE_DEVICES": gpu, **tpu}
+
+
+def visible_gpus() -> list[str] | None:
+    """Returns the GPUs that CUDA_VISIBLE_DEVICES shows, none if it hides all; None if it is not set."""
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return None if listed is None else list(itertools.takewhile(lambda gpu: gpu not in ("", "-1"), listed.split(",")))
 
 
 def take_cores(slot: int, jobs: int) -> None:
@@ -87,9 +95,8 @@ def take_cores(slot: int, jobs: int) -> None:
 
 def check_jobs(jobs: int) -> None:
     """Raises UserError if there are more jobs than GPUs in CUDA_VISIBLE_DEVICES."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible and jobs > max(1, len(visible.split(","))):
-        raise UserError(f"--jobs {jobs}, but CUDA_VISIBLE_DEVICES lists fewer GPUs: {visible}.")
+    if (visible := visible_gpus()) and jobs > len(visible):
+        raise UserError(f"--jobs {jobs}, but CUDA_VISIBLE_DEVICES lists fewer GPUs: {','.join(visible)}.")
 
 
 @dataclasses.dataclass

@@ -13,12 +13,12 @@ import shlex
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import configs
-from crn_jax.ablation import Ablation
+from crn_jax.ablation import Ablation, Variant
 from crn_jax.errors import UserError
-from crn_jax.experiment import AnyExperiment, Experiment, Training
+from crn_jax.experiment import AnyExperiment, Experiment, Training, from_json, to_json
 from crn_jax.files import expanded
 from crn_jax.growth import Recipe
 from launch.common.names import slug
@@ -102,7 +102,7 @@ def _read(file: Path) -> dict[str, dict[str, Any]]:
         if not isinstance(found[kind], dict):
             raise UserError(f"{file}: {kind} is of type {type(found[kind]).__name__}. Make it a dict, as in configs.py.")
         for name, value in found[kind].items():
-            if not isinstance(name, str):
+            if not isinstance(name, str) or not name or name.startswith("-"):
                 raise UserError(f"{file}: {kind} has the key {name!r}, which is no name.")
             if not isinstance(value, type_):
                 raise UserError(f"{file}: {kind}['{name}'] is of type {type(value).__name__}, not {_a(type_)}.")
@@ -114,8 +114,22 @@ def _read(file: Path) -> dict[str, dict[str, Any]]:
         _check_stages(f"{file}: RECIPES['{name}']", recipe, known)
     for name, ablation in found["ABLATIONS"].items():
         _check_variants(f"{file}: ABLATIONS['{name}']", ablation, known)
-    named = {name: dataclasses.replace(experiment, name=name) for name, experiment in found["EXPERIMENTS"].items()}
+    named = {
+        name: _checked(f"{file}: EXPERIMENTS['{name}']", dataclasses.replace(experiment, name=name))
+        for name, experiment in found["EXPERIMENTS"].items()
+    }
     return {**found, "EXPERIMENTS": named}
+
+
+def _checked(which: str, experiment: Any) -> AnyExperiment:
+    """Returns an experiment as a run folder would give it back: lists are tuples, and values have the types of their fields.
+
+    Raises:
+      UserError: if it is of a class of the file's own, or a value has another type.
+    """
+    if type(experiment) not in get_args(AnyExperiment):
+        raise UserError(f"{which} is of the class {type(experiment).__name__}. Run folders can store those of crn_jax alone.")
+    return from_json(to_json(experiment), which)
 
 
 def _check_stages(which: str, recipe: Recipe, known: Mapping[str, AnyExperiment]) -> None:
@@ -123,18 +137,24 @@ def _check_stages(which: str, recipe: Recipe, known: Mapping[str, AnyExperiment]
     if not isinstance(recipe.stages, dict) or not recipe.stages:
         raise UserError(f"{which} has no stages. Give it at least one, in a dict.")
     for stage, words in recipe.stages.items():
+        if not isinstance(stage, str) or not stage or not set(stage).isdisjoint("/\\") or stage.startswith((".", "-")):
+            raise UserError(f"{which} has a stage {stage!r}, which is no name of a folder.")
         if not isinstance(known.get(_first_word(f"{which}, stage '{stage}'", words)), Experiment):
             raise UserError(f"{which}, stage '{stage}': '{words}' does not begin with an experiment that trains a cascade.")
 
 
 def _check_variants(which: str, ablation: Ablation, known: Mapping[str, AnyExperiment]) -> None:
     """Raises UserError unless an ablation has variants that can be trained, each in a folder of its own."""
-    if not ablation.variants:
+    if not isinstance(ablation.variants, tuple | list) or not ablation.variants:
         raise UserError(f"{which} has no variants. Give it at least one.")
+    if isinstance(ablation.classes, str):
+        raise UserError(f"{which} has classes {ablation.classes!r}. Make them a tuple of names.")
     if ablation.segmenter is not None:
         _first_word(f"{which}, segmenter", ablation.segmenter)
     folders = dict[str, str]()  # the variant of each folder
     for variant in ablation.variants:
+        if not isinstance(variant, Variant) or not isinstance(variant.name, str):
+            raise UserError(f"{which} has the variant {variant!r}, which is no Variant with a name.")
         if _first_word(f"{which}, variant '{variant.name}'", variant.arguments) not in known:
             raise UserError(f"{which}, variant '{variant.name}': '{variant.arguments}' does not begin with an experiment.")
         folder = slug(variant.name)
@@ -169,7 +189,7 @@ def _run(file: Path) -> dict[str, Any]:
         return runpy.run_path(str(file))
     except SyntaxError as error:
         raise UserError(f"{error.filename}, line {error.lineno}: {error.msg}.") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a file that ends the process would end a training without a word
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
         raise UserError(f"{file}, line {lines[-1] if lines else '?'}: {type(error).__name__}: {error}") from error
 

@@ -11,6 +11,7 @@ import rich.table
 import tyro
 
 from crn_jax.buckets import is_bucket
+from crn_jax.data.sources import DRAWN, DataConfig
 from crn_jax.errors import UserError, did_you_mean
 from crn_jax.experiment import AnyExperiment, Experiment, Kind, require_kind
 from crn_jax.files import expanded
@@ -57,15 +58,46 @@ def parse(arguments: list[str]) -> Command:
 def _overridden(experiment: AnyExperiment, overrides: list[str], name: str, description: str) -> Command:
     """Returns an experiment with overrides, which help shows under this name and description."""
     with _PARSING:
-        return tyro.cli(
+        asked = tyro.cli(
             command_type(experiment),
             default=Command(experiment),
-            args=overrides,
+            args=_epochs_decide(overrides),
             prog=as_typed(f"python -m launch.train {name}"),
             description=description,
             use_underscores=True,
             config=(tyro.conf.AvoidSubcommands,),
         )
+    refuse_empty(asked.experiment)
+    refuse_unread(experiment.data, asked.experiment.data)
+    return asked
+
+
+def _epochs_decide(words: list[str]) -> list[str]:
+    """Adds to words with --epochs, but without --steps, that the experiment's own number of steps does not count."""
+    given = {word.partition("=")[0] for word in words}
+    return [*words, "--steps", "None"] if "--epochs" in given and "--steps" not in given else words
+
+
+def refuse_empty(settings: Any, prefix: str = "--") -> None:
+    """Raises UserError for an option with an empty text, such as that of a variable of the shell that is not set."""
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if dataclasses.is_dataclass(value):
+            refuse_empty(value, f"{prefix}{field.name}.")
+        elif value == "" and field.name != "about":
+            raise UserError(f"{prefix}{field.name} is empty. Perhaps a variable of the shell is not set. Leave it out.")
+
+
+def refuse_unread(before: DataConfig, data: DataConfig) -> None:
+    """Raises UserError if an option of the data was given that their source does not read."""
+    drawn = data.source in DRAWN
+    unread = {"root": drawn, "fit": drawn, "read": drawn, "num_scenes": not drawn, "clear_days": data.source != "streets"}
+    for name, has_no_effect in unread.items():
+        if has_no_effect and (value := getattr(data, name)) != getattr(before, name):
+            drawn_or_not = ", which are drawn" * drawn
+            raise UserError(
+                f"--data.{name} {value} is not for {data.source}{drawn_or_not}. Leave it out, or choose another --data.source."
+            )
 
 
 def command_type(experiment: AnyExperiment) -> Any:
@@ -90,7 +122,7 @@ def parse_stages(arguments: list[str]) -> list[Command]:
     for stage, words in recipe.stages.items():
         base, *settings = shlex.split(words)
         experiment = dataclasses.replace(named_experiment(base), name=name, about=f"{recipe.about} Stage {stage}.")
-        command = _overridden(experiment, [*settings, *overrides], name, description)
+        command = _overridden(experiment, [*_epochs_decide(settings), *_epochs_decide(overrides)], name, description)
         experiment = command.experiment
         run = dataclasses.replace(experiment.run, folder=f"{experiment.run.folder or f'runs/{experiment.name}'}/{stage}")
         start = before.folder if before else experiment.init_from

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from crn_jax.data.sources import label_space_of
 from crn_jax.errors import UserError
 from crn_jax.experiment import AnyExperiment, SegmenterExperiment, require_kind
 from crn_jax.settings import SegmenterConfig
@@ -43,4 +44,8 @@ def load_segmenter(origin: dict[str, Any], experiment: AnyExperiment) -> tuple[S
             f"--segmenter {folder} is for {found[0][0]}x{found[0][1]} and {found[1]} classes. The experiment's images are "
             f"{wanted[0][0]}x{wanted[0][1]} and have {wanted[1]} classes."
         )
+    classes = label_space_of(experiment.data).classes
+    if run.label_space.classes != classes:
+        theirs, ours = (", ".join(names) for names in (run.label_space.classes, classes))
+        raise UserError(f"--segmenter {folder} is for the classes {theirs}. The classes of this training are {ours}.")
     return segmenter, run.params

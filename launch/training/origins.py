@@ -11,14 +11,15 @@ import numpy as np
 from crn_jax.errors import UserError
 from crn_jax.experiment import AnyExperiment, Experiment, SegmenterExperiment, Training
 from crn_jax.run import Run, holds_run, load_run, read_description
+from launch.training.run_folder import is_begun
 
 
 def with_start_of_folder(experiment: AnyExperiment) -> AnyExperiment:
     """Returns the experiment, with the start of its run folder if it names none itself.
 
-    A training that goes on from its own checkpoints does not need --init_from any more.
+    A training that goes on does not need --init_from any more. Before its first step, every setting may still change.
     """
-    if not isinstance(experiment, Experiment) or experiment.init_from or not _is_there(experiment):
+    if not isinstance(experiment, Experiment) or experiment.init_from or not _goes_on(experiment):
         return experiment
     stored, _, _ = read_description(experiment.folder)
     if not isinstance(stored, Experiment):
@@ -39,20 +40,20 @@ def origins_of(experiment: AnyExperiment) -> dict[str, dict[str, Any]]:
         try:
             origins["init_from"] = _known_start(experiment) or _origin(experiment.start.folder, "init_from")
         except UserError as error:
-            way_out = f" The run in {experiment.folder} goes on without --init_from, too." * _is_there(experiment)
+            way_out = f" The run in {experiment.folder} goes on without --init_from, too." * _goes_on(experiment)
             raise UserError(f"--init_from: {error}{way_out}") from error
     if experiment.segmenter_run:
         origins["segmenter"] = _known_segmenter(experiment) or _origin(experiment.segmenter_run, "segmenter")
     return origins
 
 
-def _is_there(experiment: Training) -> bool:
-    return holds_run(experiment.folder)
+def _goes_on(experiment: Training) -> bool:
+    return holds_run(experiment.folder) and is_begun(experiment.folder)
 
 
 def _known_start(experiment: AnyExperiment) -> dict[str, Any] | None:
     """Returns the start as the run folder describes it, if it describes one in the same place."""
-    if not experiment.start or not _is_there(experiment):
+    if not experiment.start or not _goes_on(experiment):
         return None
     stored, _, description = read_description(experiment.folder)
     if not stored.start or os.path.realpath(stored.start.folder) != os.path.realpath(experiment.start.folder):
@@ -66,7 +67,7 @@ def _known_segmenter(experiment: Training) -> dict[str, Any] | None:
     A segmenter that is trained further has another best checkpoint. The training goes on with the one that it began with.
     """
     folder = experiment.segmenter_run
-    if folder is None or not _is_there(experiment):
+    if folder is None or not _goes_on(experiment):
         return None
     stored, _, description = read_description(experiment.folder)
     if stored.segmenter_run is None or os.path.realpath(stored.segmenter_run) != os.path.realpath(folder):

@@ -49,6 +49,9 @@ def announce(experiment: AnyExperiment, mesh: Mesh, state: TrainState, first_ste
         console.print(
             "--init_moments kept has no effect without --init_from: there is no run whose moments to keep.", style="dim"
         )
+    lambdas = getattr(experiment, "lambdas", None)
+    if lambdas and lambdas.rescale_epoch is None and lambdas.conv5_2_factor != 1:
+        console.print("--lambdas.conv5_2_factor has no effect, because λ is never rescaled.", style="dim")
     if first_step:
         console.print(f"Resuming {experiment.folder} at step {first_step}.")
     if vgg19["weights"] == "random":

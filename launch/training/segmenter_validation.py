@@ -9,6 +9,7 @@ from PIL import Image
 
 from crn_jax.data.examples import Source
 from crn_jax.data.pipeline import spread, validation_batches
+from crn_jax.errors import UserError, counted
 from crn_jax.experiment import SegmenterExperiment
 from crn_jax.scores.metrics import confusion, segmentation_scores
 from crn_jax.scores.segmenter import segment
@@ -112,6 +113,11 @@ class SegmenterValidator:
         for index in self._indices:
             layout = self._source[index]["layout"]
             total += confusion(layout, np.full_like(layout, most), self._config.num_classes)
+        if not total[:-1].sum():
+            raise UserError(
+                f"The {counted(len(self._indices), 'held-out layout')} of the validation have no class but void, so nothing "
+                f"can be scored. Check the label file and its ids with launch.inspect, or raise --run.validation_examples."
+            )
         return Segmentation(total, {})
 
     @staticmethod
