@@ -112,9 +112,7 @@ def test_a_segmenter_of_other_classes_is_refused(tiny_segmenter, tmp_path):
     file.write_text(json.dumps({"classes": [f"thing {n}" for n in range(19)]}))
     words = "camvid_gan_segmentation --data.source folder --data.root D --gan.num_classes 20 --gan.size 48 64 --data.labels"
     experiment = parse([*words.split(), str(file)]).experiment
-    with pytest.raises(
-        UserError, match="is for the classes road, .* The classes of this training are thing 0, thing 1"
-    ):
+    with pytest.raises(UserError, match="is for the classes road, .* The classes of this training are thing 0, thing 1"):
         load_segmenter({"folder": str(tiny_segmenter[1])}, experiment)
 
 
