@@ -116,11 +116,11 @@ def write_artifact(folder: Path, run: Run, size: tuple[int, int] | None = None) 
 
 
 def exported_size(source: str | Path) -> tuple[int, int] | None:
-    """Returns the height and the width of the layouts that an artifact takes, or None if the source is no artifact."""
+    """Returns the height and the width of the layouts that a whole artifact takes, or None if the source is no artifact."""
     here = Path(nearby(source))
     if not (here / "artifact.json").is_file():
         return None
-    height, width = load_artifact.read(here)[0]["size"]
+    height, width = json.loads((here / "artifact.json").read_text("utf-8"))["size"]
     return height, width
 
 

@@ -421,7 +421,7 @@ def to_json(experiment: Training) -> dict[str, Any]:
 def from_json(
     fields: dict[str, Any], complaint: str = "the stored experiment does not fit this version of crn_jax"
 ) -> AnyExperiment:
-    """Returns the experiment that `to_json` has turned into `fields`. A message of an error begins with `complaint`.
+    """Returns the experiment that `to_json` has turned into `fields`. A message about its fields begins with `complaint`.
 
     Raises:
       UserError: if fields are unknown, missing or of a wrong type; the message names each.

@@ -236,7 +236,6 @@ def suite(asked: Arguments) -> Ablation:
 
 def plan(asked: Arguments, ablation: Ablation, budget: Budget, out: Path) -> tuple[list[Task], list[Entry]]:
     """Returns the task of the suite's own segmenter, if that is needed, and an entry for each variant and seed."""
-    check_words(ablation.variants, words_of(asked.train), budget != Budget())
     root = [] if asked.data is None else ["--data.root", asked.data]
     vgg = ["--vgg.weights", asked.vgg] if asked.vgg else []
     common = [*root, *words_of(asked.train)]
@@ -246,6 +245,7 @@ def plan(asked: Arguments, ablation: Ablation, budget: Budget, out: Path) -> tup
     if segmenter is None and ablation.segmenter is not None and needed:
         segmenter = out / "segmenter"
         own = [Task("segmenter", segmenter, (*shlex.split(ablation.segmenter), *common))]
+    check_words(ablation.variants, words_of(asked.train), budget != Budget(), segmenter=bool(own))
     score = scoring(asked, asked.judge or segmenter, ablation.classes)
     entries = []
     for variant, arguments in zip(ablation.variants, trainings):

@@ -27,7 +27,7 @@ from crn_jax.train import abstract_state, init_state
 from launch.common.jax_setup import set_up_jax
 from launch.common.names import as_typed, command_line, quoted
 from launch.common.options import BucketPath, read_options
-from launch.common.output import remove_unfinished, staged, write_json
+from launch.common.output import explained_writing, remove_unfinished, staged, write_json
 from launch.common.terminal import command, console
 from launch.conversion.model_card import licences, model_card, use_of_artifact, use_of_onnx, use_of_web
 from launch.conversion.onnxruntime_web import runtime_files, version_of
@@ -86,7 +86,7 @@ class Export:
     checkpoint: str = "latest"
     """The checkpoint: latest, best (smallest held-out distance), or a number of steps."""
     size: tuple[int, int] | None = None
-    """Height and width of the layouts, in pixels. Default: the run's size."""
+    """Height and width of the layouts, in pixels. Default: the run's size, or that of an artifact that is renewed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -250,9 +250,9 @@ def export(asked: Export) -> None:
 
 def to_onnx(asked: Onnx) -> None:
     """Exports a run as an ONNX model that carries its classes, colours and model card."""
-    require_text(asked.out)  # the model says how to open a file of this name
+    require_text(Path(asked.out.name))  # the model says how to open a file of this name
     run = load_run(asked.run, asked.checkpoint)
-    with staged(asked.out.parent, _REMEDY) as unfinished:
+    with explained_writing(asked.out, _REMEDY), staged(asked.out.parent, _REMEDY) as unfinished:
         shape = write_onnx(unfinished / asked.out.name, run, asked.run, asked.size, asked.half)
     instances = f"; instance_ids, int32 {shape}" if run.generator.boundaries else ""
     console.print(
@@ -281,11 +281,10 @@ def write_onnx(file: Path, run: Run, source: Path, size: tuple[int, int] | None,
 
 def to_web(asked: Web) -> None:
     """Makes the folder of a page that paints with a run, without a server of ours."""
-    require_text(asked.out.resolve())  # onnx cannot check a file in another folder
     runtime = runtime_files(asked.onnxruntime)
     run = load_run(asked.run, asked.checkpoint)
     check_paintable(run, str(asked.run))
-    with staged(asked.out, _REMEDY) as unfinished:
+    with explained_writing(asked.out, _REMEDY), staged(asked.out, _REMEDY) as unfinished:
         write_onnx(unfinished / MODEL, run, asked.run, run.generator.size, asked.half)
         check_size(unfinished)
         write_web_page(unfinished, run, str(asked.run), runtime)

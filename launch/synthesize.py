@@ -171,17 +171,18 @@ def tasks_of(arguments: Arguments, num_images: int, out: Path) -> list[Task]:
       UserError: if a layout does not exist, if two layouts have one name, or if an image would replace a layout.
     """
     paths = _without_own_images(list(find_layouts(arguments.layouts)), arguments, out)
-    _tell_left_out(arguments.layouts, out)
+    _tell_left_out(arguments.layouts, [out, *([arguments.instances] if arguments.instances else [])])
     targets = [[out / name for name in names] for names in target_names(paths, num_images)]
     refuse_overwriting(paths, [image for each in targets for image in each] + [out / SHEET_NAME] * arguments.sheet)
     return list(zip(paths, targets))
 
 
-def _tell_left_out(given: Sequence[Path], out: Path) -> None:
-    """Says which folders of layouts have further layouts in subfolders, which are not taken. `out` holds images."""
+def _tell_left_out(given: Sequence[Path], others: Sequence[Path]) -> None:
+    """Says which folders of layouts have further layouts in subfolders, which are not taken. `others` hold other pictures."""
+    known = [path.resolve() for path in others]
     for folder in filter(Path.is_dir, given):
-        deeper = next((path for path in folders_with_layouts(folder) if path.resolve() != out.resolve()), None)
-        if deeper:
+        deeper = next((path for path in folders_with_layouts(folder) if path.resolve() not in known), None)
+        if deeper and any(is_foreign(path) for path in find_layouts((deeper,))):
             console.print(f"{folder}: layouts in subfolders are left out. Give a subfolder to take them, such as {deeper}.")
 
 

@@ -230,6 +230,8 @@ def test_those_who_train_with_a_segmenter_get_it():
 def test_a_slurm_array_shares_the_tasks(monkeypatch):
     tasks = list(range(7))
     assert ablate.tasks_of_this_job(tasks) == tasks
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")  # alone, it is no array
+    assert ablate.tasks_of_this_job(tasks) == tasks
     for first, step in ((0, 1), (1, 2)):
         monkeypatch.setenv("SLURM_ARRAY_TASK_MIN", str(first))
         monkeypatch.setenv("SLURM_ARRAY_TASK_STEP", str(step))
@@ -258,10 +260,13 @@ def test_a_slurm_array_shares_the_tasks(monkeypatch):
             "--judge nowhere: this is neither a run folder nor a file of weights nor package.module:factory",
         ),
         ("paper --budget soon", "--budget soon"),
-        ("paper --data D --judge no_module:factory", "--judge no_module:factory: there is no module no_module to import."),
-        ("paper --train='--seed 3'", "--train gives --seed, about which --first_seed and --seeds decide."),
+        (
+            "paper --data D --judge no_module:factory",
+            "--judge no_module:factory: there is no package 'no_module'. Install it, or",
+        ),
+        ("paper --segmenter S --train='--seed 3'", "--train gives --seed, about which --first_seed and --seeds decide."),
         ("paper --train=--run.folder=x", "--train gives --run.folder, about which --out decides."),
-        ("paper --budget 9 --train='--steps 3'", "--train gives --steps, about which --budget decides."),
+        ("paper --segmenter S --budget 9 --train='--steps 3'", "--train gives --steps, about which --budget decides."),
         ("diversity --data D", "--data.root D is not for streets, which are drawn."),
         ("paper --train='\"x'", '--train "x: No closing quotation'),
     ],
@@ -295,9 +300,10 @@ def test_a_judge_of_other_classes_or_another_size_is_refused_before_the_first_tr
     _, folder = tiny_segmenter
     fitting = dataclasses.replace(demo, cascade=dataclasses.replace(demo.cascade, base=(3, 4)))
     check_judge(str(folder), fitting)
-    for other in (demo, camvid_96x128):
-        with pytest.raises(UserError, match="is for 48x64 and the classes road"):
-            check_judge(str(folder), other)
+    with pytest.raises(UserError, match="is for 48x64, the images are 64x128. Train one: .* --segmenter.size 64 128"):
+        check_judge(str(folder), demo)
+    with pytest.raises(UserError, match="is for other classes: road"):
+        check_judge(str(folder), camvid_96x128)
 
 
 def test_the_commands_can_be_seen_beforehand(tmp_path):
@@ -329,7 +335,8 @@ def test_the_judge_may_be_another_than_the_segmenter_that_is_trained_with(suite,
 
 
 def test_what_is_given_for_every_training():
-    own, tasks = planned('paper --train="--data.cache C --batch_size 2"')
+    own, tasks = planned('paper --train="--data.cache C --batch_size 2 --steps 7 --seed 3"')
+    assert [(task.experiment.steps, task.experiment.seed) for task in own] == [(7, 3)]  # its budget is not the variants'
     assert {(task.experiment.data.cache, task.experiment.batch_size) for task in (*own, *tasks)} == {("C", 2)}
 
 

@@ -251,7 +251,9 @@ def test_a_renewed_artifact_keeps_its_size(trained, tmp_path):
     assert "layout of 48x128 pixels" in (tmp_path / "renewed" / "README.md").read_text()
 
 
-@pytest.mark.parametrize(("space", "told"), [(LABEL_SPACES["gta5"], "GTA5 (Playing for Data)"), (None, "data are your own")])
+@pytest.mark.parametrize(
+    ("space", "told"), [(LABEL_SPACES["gta5"], "- GTA5 (Playing for Data)"), (None, "If the photographs are the published")]
+)
 def test_the_model_card_names_a_published_data_set_by_its_classes(trained, space, told):
     """Data of one's own may lie in folders like those of a published data set."""
     run = load_run(trained)
@@ -260,7 +262,7 @@ def test_the_model_card_names_a_published_data_set_by_its_classes(trained, space
     vgg = dataclasses.replace(run.experiment.vgg, allow_random=False)
     run = run._replace(experiment=dataclasses.replace(run.experiment, data=data, vgg=vgg), label_space=space or own)
     card = model_card(run, trained, "")
-    assert told in card and ('"gta5"]' in card) == (space is not None) and ("of folder." in card) == (space is None)
+    assert told in card and ('"gta5"]' in card) == (space is not None) and ("of the owner's data." in card) == (space is None)
 
 
 def test_the_model_card(artifact, trained):

@@ -13,6 +13,7 @@ from crn_jax.sharding import ShardingConfig
 from crn_jax.train import abstract_state, make_train_step
 from crn_jax.vgg import abstract_vgg19
 from launch import benchmark
+from launch.common.exit_status import FAILED
 from launch.common.options import read_options
 from launch.cost.flops import forward_flops, step_flops
 from tests.support.narrow import narrow_vgg19
@@ -113,6 +114,12 @@ def test_a_case_that_failed_hides_no_other(capsys):
     benchmark.console.print(benchmark.table_of(cases))
     printed = capsys.readouterr().out
     assert "7.25" in printed and "of that rate" not in printed
+
+
+def test_if_every_case_fails_the_status_says_so(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        benchmark.main("demo --widths 8 8 8 --meshes 3 1 --compile_only".split())
+    assert exit_.value.code == FAILED and "error" in capsys.readouterr().out
 
 
 @pytest.mark.quick

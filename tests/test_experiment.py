@@ -193,6 +193,8 @@ def test_epochs_take_the_place_of_steps(monkeypatch, words, steps):
         (["demo", "--init_from", ""], "--init_from is empty. Perhaps a variable of the shell is not set. Leave it out."),
         (["camvid_gan_segmentation", "--data.root", "D", "--segmenter", ""], "--segmenter is empty."),
         (["camvid_96x128", "--data.root", "", "--epochs", "3"], "--data.root is empty."),
+        (["demo", "--profile", ""], "--profile is empty."),
+        (["demo", "--optimizer.freeze", ""], "--optimizer.freeze is empty."),
         (["demo", "--data.root", "D"], "--data.root D is not for streets, which are drawn. Leave it out, or choose another"),
         (["demo", "--data.fit", "crop"], "--data.fit crop is not for streets"),
         (["packaged_streets", "--data.clear_days"], "--data.clear_days True is not for detailed_streets"),
@@ -202,6 +204,14 @@ def test_epochs_take_the_place_of_steps(monkeypatch, words, steps):
 def test_options_that_would_change_nothing_are_refused(words, message):
     with pytest.raises(UserError, match=re.escape(message)):
         command_line.parse_stages(words)
+
+
+def test_what_a_run_has_stored_is_not_refused(monkeypatch):
+    """An older version took an empty text, and options that a data set does not read. Defaults may be given, too."""
+    stored = dataclasses.replace(demo, init_from="", data=dataclasses.replace(demo.data, root="D", fit="crop"))
+    monkeypatch.setattr(command_line, "named_experiment", lambda name: stored)
+    asked = command_line.parse(["runs/old", "--data.root", "None", "--steps", "9"]).experiment
+    assert asked == dataclasses.replace(stored, steps=9, data=dataclasses.replace(stored.data, root=None))
 
 
 def test_a_run_outlives_its_label_file(tmp_path):

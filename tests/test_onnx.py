@@ -115,8 +115,8 @@ def test_large_weights_lie_beside_the_file(tmp_path):
     save_onnx(tmp_path / "one.onnx", model)
     save_onnx(tmp_path / "two.onnx", model, largest=10_000)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one.onnx", "two.onnx", "two.onnx.data"]
-    with pytest.raises(UserError, match="x.onnx: the file cannot be written"):
-        save_onnx(tmp_path / "missing" / "x.onnx", model)
+    with pytest.raises(FileNotFoundError):
+        save_onnx(tmp_path / "missing" / "x.onnx", onnx_model(CASCADE, params_of(CASCADE), np.uint8))
     assert (tmp_path / "two.onnx").stat().st_size < (tmp_path / "one.onnx").stat().st_size / 2
     layouts = layouts_of(2, CASCADE.size)
     np.testing.assert_array_equal(*(images_of(str(tmp_path / name), layouts) for name in ("one.onnx", "two.onnx")))
@@ -134,7 +134,7 @@ def test_sizes_that_do_not_fit(name, size, message):
         onnx_model(GENERATORS[name], params_of(GENERATORS[name]), np.uint8, size)
 
 
-def test_the_command(tiny, tmp_path, capsys):
+def test_the_command(tiny, tmp_path, capsys, monkeypatch):
     """A run becomes a file that says what its ids mean."""
     experiment = parse([*tiny, "--cascade.num_images", "2", "--run.folder", str(tmp_path / "run")]).experiment
     description = describe_run(experiment, CITYSCAPES, {"weights": "file", "file": "vgg19.h5"}, {"examples": 6})
@@ -159,4 +159,9 @@ def test_the_command(tiny, tmp_path, capsys):
     assert json.loads(metadata["size"]) == [48, 128] and "layout of 48x128 pixels" in metadata["model_card"]
     no_text = tmp_path / os.fsdecode(b"caf\xe9.onnx")
     assert "this name is no text" in commands.refused(convert.main, "onnx", tmp_path / "run", no_text)
+    no_text_folder = tmp_path / os.fsdecode(b"caf\xe9")
+    no_text_folder.mkdir()
+    monkeypatch.chdir(no_text_folder)
+    convert.main(["onnx", str(tmp_path / "run"), "here.onnx"])
+    assert (no_text_folder / "here.onnx").is_file()
     assert f"{file} exists already" in commands.refused(convert.main, "onnx", tmp_path / "run", file)

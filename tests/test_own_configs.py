@@ -173,6 +173,8 @@ ABLATION = "from crn_jax.ablation import Ablation, Variant\nABLATIONS = {'new': 
         ),
         (f"{RECIPE}{{64: 'demo'}})}}", ["has a stage 64, which is no name of a folder"]),
         (f"{RECIPE}{{'../x': 'demo'}})}}", ["has a stage '../x', which is no name of a folder"]),
+        ("from configs import demo\nEXPERIMENTS = {'a/b': demo}", ["the key 'a/b', which is no name"]),
+        (f"{ABLATION}(Variant('a', 'demo'),), classes=(1,))}}", ["has classes (1,). Make them a tuple of names"]),
         (f"{RECIPE}{{'': 'demo'}})}}", ["has a stage '', which is no name of a folder"]),
         (f"{ABLATION}('demo',))}}", ["has the variant 'demo', which is no Variant with a name"]),
         (f"{ABLATION}(Variant(1, 'demo'),))}}", ["which is no Variant with a name"]),
@@ -186,10 +188,12 @@ def test_what_is_wrong_is_said_with_its_place(written, text, parts):
         assert part.format(file=file, ours=configs.__file__) in message
 
 
-def test_lists_are_taken_for_tuples(written, monkeypatch):
-    text = "cascade=dataclasses.replace(demo.cascade, widths=[8] * 5))}"
+def test_lists_are_taken_for_tuples_and_numpys_numbers_for_numbers(written, monkeypatch):
+    rate = "optimizer=dataclasses.replace(demo.optimizer, learning_rate=__import__('numpy').float64(0.25))"
+    text = f"{rate}, cascade=dataclasses.replace(demo.cascade, widths=[8] * 5))}}"
     monkeypatch.setenv(VARIABLE, written(REPLACED + text))
-    assert named_experiment("new").cascade.widths == (8,) * 5 and hash(named_experiment("new"))
+    new = named_experiment("new")
+    assert new.cascade.widths == (8,) * 5 and hash(new) and type(new.optimizer.learning_rate) is float
 
 
 def test_a_missing_file_is_named(written, tmp_path):

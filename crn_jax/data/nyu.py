@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 _FILE, _SPLIT = "nyu_depth_v2_labeled.mat", "splits.mat"
 _TRAINING = 1200
-_TOO_LARGE = 2**31  # no id is as large
 """The number of training frames in the paper, the first of 1449."""
+_TOO_LARGE = 2**31  # no id is as large
 
 
 def find_frames(root: Path, split: str) -> tuple[Path, list[int], str]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from crn_jax.baselines.shapes import dilations, fitting
 from crn_jax.errors import UserError
+from crn_jax.files import require_text
 from crn_jax.generator import Generator
 from crn_jax.settings import CascadeConfig, EncoderDecoderConfig, FullResolutionConfig, GANConfig
 
@@ -312,15 +313,18 @@ def onnx_model(
 
 
 def save_onnx(path: Path, model: "onnx.ModelProto", largest: int = LARGEST_FILE) -> None:
-    """Writes a model, and checks the file in full. Weights of more than `largest` bytes go to a file beside `path`, and `model`
-    itself then only says where they are.
+    """Checks a model in full and writes it. Weights of more than `largest` bytes go to a file beside `path`, and `model` itself
+    then only says where they are.
+
+    Whoever calls this lets no reader see the files before it returns.
 
     Raises:
-      UserError: if the file cannot be written.
+      OSError: if a file cannot be written.
+      UserError: if weights lie beside the file, and the path is no text, which onnx needs.
     """
     beside = model.ByteSize() > largest
-    try:
-        onnx.save_model(model, path, save_as_external_data=beside, location=f"{path.name}.data", convert_attribute=False)
-    except OSError as error:
-        raise UserError(f"{path}: the file cannot be written ({error}).") from error
-    onnx.checker.check_model(str(path), full_check=True)
+    if not beside:
+        onnx.checker.check_model(model, full_check=True)
+    onnx.save_model(model, path, save_as_external_data=beside, location=f"{path.name}.data", convert_attribute=False)
+    if beside:
+        onnx.checker.check_model(str(require_text(path)), full_check=True)

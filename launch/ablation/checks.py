@@ -1,6 +1,7 @@
 """What can be known of an ablation before its first training, so that nobody learns of a mistake after hours."""
 
 import importlib.util
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,18 +13,26 @@ from crn_jax.experiment import AnyExperiment
 from crn_jax.files import expanded
 from crn_jax.run import holds_run, read_description
 from launch.ablation.record import Entry
+from launch.common.names import command_line
 from launch.evaluation.open_segmenter import is_weights
 
 _DECIDED = {"--seed": "--first_seed and --seeds decide", "--run.folder": "--out decides"}
 """The options of launch.train that an ablation gives itself, and what decides about them."""
 
 
-def check_words(variants: Sequence[Variant], train: Sequence[str], budget: bool) -> None:
-    """Raises UserError if a variant, or `--train`, gives an option that the ablation would override without a word."""
+def check_words(variants: Sequence[Variant], train: Sequence[str], budget: bool, segmenter: bool) -> None:
+    """Raises UserError if a variant, or `--train`, gives an option that the ablation would override without a word.
+
+    Args:
+      variants: the variants.
+      train: the words of `--train`.
+      budget: whether the ablation has a budget.
+      segmenter: whether it trains a segmenter, too, whose steps and seed `--train` decides.
+    """
     decided = _DECIDED | ({"--steps": "--budget decides"} if budget else {})
-    for whose, words in [("--train", train), *((f"The variant '{v.name}'", v.arguments.split()) for v in variants)]:
+    for whose, words in [("--train", train), *((f"The variant '{v.name}'", shlex.split(v.arguments)) for v in variants)]:
         for option in (word.partition("=")[0] for word in words):
-            if option in decided:
+            if option in decided and not (segmenter and words is train and option != "--run.folder"):
                 raise UserError(f"{whose} gives {option}, about which {decided[option]}. Leave it out there.")
 
 
@@ -39,7 +48,7 @@ def check_comparable(ablation: Ablation, entries: Sequence[Entry]) -> None:
             if ours != theirs:
                 raise UserError(
                     f"The variants '{entries[0].variant.name}' and '{entry.variant.name}' cannot be compared on the same "
-                    f"images: the {what} of one is {ours}, and that of the other {theirs}."
+                    f"images: the {what} of one is {ours}, and that of the other {theirs}. Give both the same."
                 )
     if ablation.classes:
         known = label_space_of(first.data).classes
@@ -60,20 +69,17 @@ def check_judge(asked: str, experiment: AnyExperiment) -> None:
     judge = expanded(asked)
     if holds_run(judge):
         described, space, _ = read_description(judge)
-        if space.classes != label_space_of(experiment.data).classes or described.size != experiment.size:
-            height, width = described.size
-            raise UserError(
-                f"--judge {asked} is for {height}x{width} and the classes {', '.join(space.classes)}. The images have "
-                f"{experiment.size[0]}x{experiment.size[1]} and {', '.join(label_space_of(experiment.data).classes)}."
-            )
+        if space.classes != label_space_of(experiment.data).classes:
+            theirs = ", ".join(space.classes)
+            raise UserError(f"--judge {asked} is for other classes: {theirs}. Give a segmenter of this suite's classes.")
+        if described.size != experiment.size:
+            (height, width), size = described.size, experiment.size
+            remedy = command_line("train", described.name, "--segmenter.size", *map(str, size))
+            raise UserError(f"--judge {asked} is for {height}x{width}, the images are {size[0]}x{size[1]}. Train one: {remedy}")
     elif ":" in judge and not is_bucket(judge) and not Path(judge).exists():
-        module = judge.partition(":")[0]
-        try:
-            known = importlib.util.find_spec(module) is not None
-        except (ImportError, ValueError):
-            known = False
-        if not known:
-            raise UserError(f"--judge {asked}: there is no module {module} to import.")
+        package = judge.partition(":")[0].partition(".")[0]  # to look for more would import it
+        if not package or importlib.util.find_spec(package) is None:
+            raise UserError(f"--judge {asked}: there is no package '{package}'. Install it, or add its folder to PYTHONPATH.")
     elif not is_weights(judge):
         raise UserError(
             f"--judge {asked}: this is neither a run folder nor a file of weights nor package.module:factory. To judge "

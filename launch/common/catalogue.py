@@ -6,6 +6,7 @@ RECIPES and ABLATIONS, as configs.py does. The processes that a command starts r
 
 import dataclasses
 import functools
+import json
 import linecache
 import os
 import runpy
@@ -102,7 +103,7 @@ def _read(file: Path) -> dict[str, dict[str, Any]]:
         if not isinstance(found[kind], dict):
             raise UserError(f"{file}: {kind} is of type {type(found[kind]).__name__}. Make it a dict, as in configs.py.")
         for name, value in found[kind].items():
-            if not isinstance(name, str) or not name or name.startswith("-"):
+            if not _is_name(name):
                 raise UserError(f"{file}: {kind} has the key {name!r}, which is no name.")
             if not isinstance(value, type_):
                 raise UserError(f"{file}: {kind}['{name}'] is of type {type(value).__name__}, not {_a(type_)}.")
@@ -129,7 +130,16 @@ def _checked(which: str, experiment: Any) -> AnyExperiment:
     """
     if type(experiment) not in get_args(AnyExperiment):
         raise UserError(f"{which} is of the class {type(experiment).__name__}. Run folders can store those of crn_jax alone.")
-    return from_json(to_json(experiment), which)
+    try:
+        stored = json.loads(json.dumps(to_json(experiment)))  # NumPy's numbers are numbers then
+    except TypeError as error:
+        raise UserError(f"{which} cannot be stored in a run folder: {error}. Give its fields plain values.") from error
+    return from_json(stored, which)
+
+
+def _is_name(value: Any) -> bool:
+    """Returns whether a value is a name that a folder can have and that looks like no option."""
+    return isinstance(value, str) and bool(value) and set(value).isdisjoint("/\\") and not value.startswith((".", "-"))
 
 
 def _check_stages(which: str, recipe: Recipe, known: Mapping[str, AnyExperiment]) -> None:
@@ -137,7 +147,7 @@ def _check_stages(which: str, recipe: Recipe, known: Mapping[str, AnyExperiment]
     if not isinstance(recipe.stages, dict) or not recipe.stages:
         raise UserError(f"{which} has no stages. Give it at least one, in a dict.")
     for stage, words in recipe.stages.items():
-        if not isinstance(stage, str) or not stage or not set(stage).isdisjoint("/\\") or stage.startswith((".", "-")):
+        if not _is_name(stage):
             raise UserError(f"{which} has a stage {stage!r}, which is no name of a folder.")
         if not isinstance(known.get(_first_word(f"{which}, stage '{stage}'", words)), Experiment):
             raise UserError(f"{which}, stage '{stage}': '{words}' does not begin with an experiment that trains a cascade.")
@@ -147,7 +157,7 @@ def _check_variants(which: str, ablation: Ablation, known: Mapping[str, AnyExper
     """Raises UserError unless an ablation has variants that can be trained, each in a folder of its own."""
     if not isinstance(ablation.variants, tuple | list) or not ablation.variants:
         raise UserError(f"{which} has no variants. Give it at least one.")
-    if isinstance(ablation.classes, str):
+    if not isinstance(ablation.classes, tuple | list) or not all(isinstance(name, str) for name in ablation.classes):
         raise UserError(f"{which} has classes {ablation.classes!r}. Make them a tuple of names.")
     if ablation.segmenter is not None:
         _first_word(f"{which}, segmenter", ablation.segmenter)
@@ -191,7 +201,8 @@ def _run(file: Path) -> dict[str, Any]:
         raise UserError(f"{error.filename}, line {error.lineno}: {error.msg}.") from error
     except (Exception, SystemExit) as error:  # a file that ends the process would end a training without a word
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
-        raise UserError(f"{file}, line {lines[-1] if lines else '?'}: {type(error).__name__}: {error}") from error
+        said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        raise UserError(f"{file}, line {lines[-1] if lines else '?'}: {said}") from error
 
 
 def _refuse_twice(file: Path, found: Mapping[str, Mapping[str, Any]], kinds: Iterable[str]) -> None:

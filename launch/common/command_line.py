@@ -67,7 +67,7 @@ def _overridden(experiment: AnyExperiment, overrides: list[str], name: str, desc
             use_underscores=True,
             config=(tyro.conf.AvoidSubcommands,),
         )
-    refuse_empty(asked.experiment)
+    refuse_empty(Command(experiment), asked)
     refuse_unread(experiment.data, asked.experiment.data)
     return asked
 
@@ -78,22 +78,23 @@ def _epochs_decide(words: list[str]) -> list[str]:
     return [*words, "--steps", "None"] if "--epochs" in given and "--steps" not in given else words
 
 
-def refuse_empty(settings: Any, prefix: str = "--") -> None:
-    """Raises UserError for an option with an empty text, such as that of a variable of the shell that is not set."""
+def refuse_empty(before: Any, settings: Any, prefix: str = "--") -> None:
+    """Raises UserError if an option was given an empty text, such as that of a variable of the shell that is not set."""
     for field in dataclasses.fields(settings):
-        value = getattr(settings, field.name)
+        was, value = (getattr(each, field.name) for each in (before, settings))
         if dataclasses.is_dataclass(value):
-            refuse_empty(value, f"{prefix}{field.name}.")
-        elif value == "" and field.name != "about":
+            refuse_empty(was, value, prefix if field.name in ("experiment", "processes") else f"{prefix}{field.name}.")
+        elif value != was and value in ("", ("",)) and field.name != "about":
             raise UserError(f"{prefix}{field.name} is empty. Perhaps a variable of the shell is not set. Leave it out.")
 
 
 def refuse_unread(before: DataConfig, data: DataConfig) -> None:
     """Raises UserError if an option of the data was given that their source does not read."""
     drawn = data.source in DRAWN
+    default = DataConfig(data.source)
     unread = {"root": drawn, "fit": drawn, "read": drawn, "num_scenes": not drawn, "clear_days": data.source != "streets"}
     for name, has_no_effect in unread.items():
-        if has_no_effect and (value := getattr(data, name)) != getattr(before, name):
+        if has_no_effect and (value := getattr(data, name)) not in (getattr(before, name), getattr(default, name)):
             drawn_or_not = ", which are drawn" * drawn
             raise UserError(
                 f"--data.{name} {value} is not for {data.source}{drawn_or_not}. Leave it out, or choose another --data.source."

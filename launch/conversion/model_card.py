@@ -40,6 +40,7 @@ def model_card(run: Run, source: str | Path, use: str, *, size: tuple[int, int] 
     height, width = size or experiment.size
     steps = f"{run.step:,} steps" if run.step else "Converted from another program, so the number of steps is unknown"
     title = f"# {experiment.name}\n\n{experiment.about}".strip()
+    data = published_data(run) or "the owner's data"
     return f"""{_front_matter(run, folder)}
 {title}
 
@@ -52,7 +53,7 @@ The class ids are {", ".join(f"{i} {name}" for i, name in enumerate(run.label_sp
 
 ## Training
 
-{steps}. Each batch has {counted(experiment.batch_size, "example")} of {data_of(run)}. This is the whole experiment:
+{steps}. Each batch has {counted(experiment.batch_size, "example")} of {data}. This is the whole experiment:
 
 ```json
 {json.dumps(without_folders(to_json(experiment)), indent=1)}
@@ -124,19 +125,26 @@ start from.
 
 def licences(run: Run) -> list[str]:
     """Returns the terms that concern a run: those of its data and of VGG-19."""
+    own, of_folders = "The training data are your own, under your own terms.", _LICENCES.get(run.experiment.data.source)
+    if of_folders and not published_data(run):
+        own = (
+            f"The classes of the training data are the owner's, and their folders are those of {run.experiment.data.source}. "
+            f"If the photographs are the published ones, their terms are these. {of_folders}"
+        )
     return [
-        _LICENCES.get(data_of(run), "The training data are your own, under your own terms."),
+        of_folders if of_folders and published_data(run) else own,
         f"The loss uses VGG-19 ({run.vgg19.get('file', run.vgg19['weights'])}). The Oxford weights are under Creative Commons "
         "Attribution. They were trained on ImageNet, which is for research.",
     ]
 
 
-def data_of(run: Run) -> str:
-    """Returns the name of the published data set that a run was trained on, or "folder" for data of the user's own.
+def published_data(run: Run) -> str | None:
+    """Returns the name of the published data set that a run was trained on, or None if the data may be the user's own.
 
-    Data in the folders of a published data set may be the user's own. Their classes come from a file of the user's own then.
+    They may be so even in the folders of a published data set, if their classes come from a file of the user's own.
     """
-    return run.experiment.data.source if run.label_space in LABEL_SPACES.values() else "folder"
+    known = run.experiment.data.source in _LICENCES and run.label_space in LABEL_SPACES.values()
+    return run.experiment.data.source if known else None
 
 
 def _front_matter(run: Run, folder: Path) -> str:
@@ -144,13 +152,13 @@ def _front_matter(run: Run, folder: Path) -> str:
 
     The values are JSON, which YAML contains, so that no name needs an escape of its own.
     """
-    experiment, measured = run.experiment, _held_out(folder, run.step)
+    experiment, measured, data = run.experiment, _held_out(folder, run.step), published_data(run)
     fields: dict[str, Any] = {
         "license": "other",
         "license_name": "see-the-section-licences",
         "library_name": "crn_jax",
         "pipeline_tag": "image-to-image",
-        "tags": ["jax", "semantic-image-synthesis", "cascaded-refinement-networks", data_of(run)],
+        "tags": ["jax", "semantic-image-synthesis", "cascaded-refinement-networks", *([data] if data else [])],
     }
     if measured is not None and measured[0] == run.step:
         score = {
@@ -160,7 +168,7 @@ def _front_matter(run: Run, folder: Path) -> str:
         }
         result = {
             "task": {"type": "image-to-image", "name": "semantic image synthesis"},
-            "dataset": {"type": data_of(run), "name": data_of(run)},
+            "dataset": {"type": data or "own", "name": data or "own data"},
             "metrics": [score],
         }
         fields["model-index"] = [{"name": experiment.name, "results": [result]}]

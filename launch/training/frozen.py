@@ -47,5 +47,8 @@ def load_segmenter(origin: dict[str, Any], experiment: AnyExperiment) -> tuple[S
     classes = label_space_of(experiment.data).classes
     if run.label_space.classes != classes:
         theirs, ours = (", ".join(names) for names in (run.label_space.classes, classes))
-        raise UserError(f"--segmenter {folder} is for the classes {theirs}. The classes of this training are {ours}.")
+        raise UserError(
+            f"--segmenter {folder} is for the classes {theirs}. The classes of this training are {ours}. Train a segmenter on "
+            f"these data."
+        )
     return segmenter, run.params
