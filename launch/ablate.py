@@ -21,7 +21,7 @@ import tyro
 
 from crn_jax.ablation import Ablation
 from crn_jax.errors import UserError, did_you_mean
-from launch.ablation.checks import check_comparable, check_files, check_judge, check_words
+from launch.ablation.beforehand import check_comparable, check_files, check_judge, check_words
 from launch.ablation.join import RESCORE, check_scoring, joined
 from launch.ablation.record import FILE, Entry, read_record, record_of, write_record
 from launch.ablation.summary import figures_table, markdown

@@ -19,7 +19,7 @@ from crn_jax.errors import UserError
 from crn_jax.experiment import GANExperiment, SegmenterExperiment, Synthesis
 from crn_jax.run import describe_run
 from launch import ablate
-from launch.ablation.checks import check_judge
+from launch.ablation.beforehand import check_judge
 from launch.ablation.tasks import Budget, Task, shown, with_segmenter
 from launch.common.command_line import parse
 from launch.common.names import slug
