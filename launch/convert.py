@@ -284,8 +284,9 @@ def to_web(asked: Web) -> None:
     runtime = runtime_files(asked.onnxruntime)
     run = load_run(asked.run, asked.checkpoint)
     check_paintable(run, str(asked.run))
-    with explained_writing(asked.out, _REMEDY), staged(asked.out, _REMEDY) as unfinished:
-        write_onnx(unfinished / MODEL, run, asked.run, run.generator.size, asked.half)
+    with staged(asked.out, _REMEDY) as unfinished:
+        with explained_writing(asked.out, _REMEDY):
+            write_onnx(unfinished / MODEL, run, asked.run, run.generator.size, asked.half)
         check_size(unfinished)
         write_web_page(unfinished, run, str(asked.run), runtime)
         use = use_of_web(run.experiment.size, version_of(runtime))

@@ -272,6 +272,13 @@ def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch, hidden):
         by_name(tmp_path / "photographs", "*/*")
 
 
+def test_a_data_set_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    own(tmp_path, "", 20)
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
+    with pytest.raises(UserError, match=f"{tmp_path}: the folder may not be read. Change its permissions"):
+        open_source(DataConfig("folder", str(tmp_path), labels="cityscapes"), "train", (6, 8))
+
+
 def test_a_folder_beside_the_splits_that_may_not_be_read_is_left_out(tmp_path, monkeypatch):
     """The root of a disk of its own has such a folder, lost+found, in which Python 3.11 cannot even look for another one."""
     own(tmp_path, "", 20)

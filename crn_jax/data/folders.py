@@ -218,7 +218,7 @@ def by_name(folder: Path, pattern: str = "*", name: Callable[[Path], str] = lamb
 def refuse_unreadable(path: Path) -> None:
     """Raises UserError if a folder may not be listed. Python's `glob` would leave it out without a word."""
     if path.is_dir() and not os.access(path, os.R_OK | os.X_OK):
-        raise UserError(f"{path}: the folder may not be read. Change its permissions, or move it out of the data set.")
+        raise UserError(f"{path}: the folder may not be read. Change its permissions, or move it elsewhere.")
 
 
 def unread(folder: Path) -> str:

@@ -357,7 +357,9 @@ def _found(data: DataConfig, split: Split, label_space: LabelSpace | None = None
 def _root(data: DataConfig) -> Path:
     if data.root is None:
         raise UserError(f"The data set {data.source} needs its folder: --data.root DIR.")
-    return Path(expanded(data.root))
+    root = Path(expanded(data.root))
+    folders.refuse_unreadable(root)
+    return root
 
 
 _COPIES: dict[str, Path] = {}

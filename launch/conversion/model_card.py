@@ -125,14 +125,15 @@ start from.
 
 def licences(run: Run) -> list[str]:
     """Returns the terms that concern a run: those of its data and of VGG-19."""
-    own, of_folders = "The training data are your own, under your own terms.", _LICENCES.get(run.experiment.data.source)
-    if of_folders and not published_data(run):
-        own = (
-            f"The classes of the training data are the owner's, and their folders are those of {run.experiment.data.source}. "
-            f"If the photographs are the published ones, their terms are these. {of_folders}"
+    source = run.experiment.data.source
+    terms = _LICENCES.get(source, "The training data are your own, under your own terms.")
+    if source in _LICENCES and not published_data(run):
+        terms = (
+            f"The classes of the training data are the owner's, and their folders are those of {source}. If the photographs "
+            f"are the published ones, their terms are these. {terms}"
         )
     return [
-        of_folders if of_folders and published_data(run) else own,
+        terms,
         f"The loss uses VGG-19 ({run.vgg19.get('file', run.vgg19['weights'])}). The Oxford weights are under Creative Commons "
         "Attribution. They were trained on ImageNet, which is for research.",
     ]

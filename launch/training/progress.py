@@ -1,5 +1,6 @@
 """What a person sees of a training: first what is trained, then a bar with the time left, and loss, terms, λ and speed."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import rich.live
@@ -9,7 +10,7 @@ from jax.sharding import Mesh
 from rich.console import Console, Group
 from rich.text import Text
 
-from crn_jax.experiment import AnyExperiment, Experiment
+from crn_jax.experiment import AnyExperiment, Experiment, Regression
 from crn_jax.generator import count_parameters
 from crn_jax.train import TrainState
 from crn_jax.vgg_layers import TAPS
@@ -39,24 +40,24 @@ def announce(experiment: AnyExperiment, mesh: Mesh, state: TrainState, first_ste
     if due := late_rescaling(experiment, epoch):
         advice = "" if first_step else " --lambdas.rescale_epoch chooses another epoch."  # a run that goes on keeps its own
         console.print(f"λ is to be rescaled after step {due:,}, so no step uses the rescaled λ.{advice}", style="dim")
-    schedule, rate = experiment.optimizer.schedule, experiment.optimizer.learning_rate
-    if schedule != "constant":
-        console.print(
-            f"--optimizer.schedule {schedule} has rates of its own, so --optimizer.learning_rate {rate:g} is not used.",
-            style="dim",
-        )
-    if isinstance(experiment, Experiment) and experiment.init_moments == "kept" and not experiment.start:
-        console.print(
-            "--init_moments kept has no effect without --init_from: there is no run whose moments to keep.", style="dim"
-        )
-    lambdas = getattr(experiment, "lambdas", None)
-    if lambdas and lambdas.rescale_epoch is None and lambdas.conv5_2_factor != 1:
-        console.print("--lambdas.conv5_2_factor has no effect, because λ is never rescaled.", style="dim")
+    for note in without_effect(experiment):
+        console.print(note, style="dim")
     if first_step:
         console.print(f"Resuming {experiment.folder} at step {first_step}.")
     if vgg19["weights"] == "random":
         console.print(RANDOM_WARNING, style="bold yellow")
         console.print(vgg19["because"], style="dim")
+
+
+def without_effect(experiment: AnyExperiment) -> Iterator[str]:
+    """Yields a sentence for each setting that changes nothing beside the others."""
+    schedule, rate = experiment.optimizer.schedule, experiment.optimizer.learning_rate
+    if schedule != "constant":
+        yield f"--optimizer.schedule {schedule} has rates of its own, so --optimizer.learning_rate {rate:g} is not used."
+    if isinstance(experiment, Experiment) and experiment.init_moments == "kept" and not experiment.start:
+        yield "--init_moments kept has no effect without --init_from: there is no run whose moments to keep."
+    if isinstance(experiment, Regression) and not experiment.rescale_epoch and experiment.lambdas.conv5_2_factor != 1:
+        yield "--lambdas.conv5_2_factor has no effect, because λ is never rescaled."
 
 
 def late_rescaling(experiment: AnyExperiment, epoch: int) -> int | None:
