@@ -181,9 +181,9 @@ def _tell_left_out(given: Sequence[Path], others: Sequence[Path]) -> None:
     """Says which folders of layouts have further layouts in subfolders, which are not taken. `others` hold other pictures."""
     known = [path.resolve() for path in others]
     for folder in filter(Path.is_dir, given):
-        deeper = next((path for path in folders_with_layouts(folder) if path.resolve() not in known), None)
-        if deeper and any(is_foreign(path) for path in find_layouts((deeper,))):
-            console.print(f"{folder}: layouts in subfolders are left out. Give a subfolder to take them, such as {deeper}.")
+        deeper = (path for path in folders_with_layouts(folder) if path.resolve() not in known)
+        if example := next((path for path in deeper if any(map(is_foreign, find_layouts((path,))))), None):
+            console.print(f"{folder}: layouts in subfolders are left out. Give a subfolder to take them, such as {example}.")
 
 
 def _without_own_images(paths: list[Path], arguments: Arguments, out: Path) -> list[Path]:

@@ -346,7 +346,7 @@ def test_layouts_in_subfolders_are_left_out_with_a_word(trained, tmp_path):
 
     screen()
     assert "are left out" not in screen()
-    (given / "images").rename(given / "older_images")
+    (given / "images").rename(given / "earlier")  # it comes before the others
     assert "are left out" not in screen()
     shutil.copytree(layouts, given / "more")
     assert "given: layouts in subfolders are left out. Give a subfolder to take them, such as " in screen()

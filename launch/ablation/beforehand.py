@@ -30,9 +30,10 @@ def check_words(variants: Sequence[Variant], train: Sequence[str], budget: bool,
       segmenter: whether it trains a segmenter, too, whose steps and seed `--train` decides.
     """
     decided = _DECIDED | ({"--steps": "--budget decides"} if budget else {})
-    for whose, words in [("--train", train), *((f"The variant '{v.name}'", shlex.split(v.arguments)) for v in variants)]:
+    given = [(f"The variant '{variant.name}'", shlex.split(variant.arguments), {*decided}) for variant in variants]
+    for whose, words, refused in [("--train", train, {"--run.folder"} if segmenter else {*decided}), *given]:
         for option in (word.partition("=")[0] for word in words):
-            if option in decided and not (segmenter and words is train and option != "--run.folder"):
+            if option in refused:
                 raise UserError(f"{whose} gives {option}, about which {decided[option]}. Leave it out there.")
 
 
